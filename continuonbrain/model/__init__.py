@@ -1,0 +1,1 @@
+"""Gemma 3n: loading a base, the image connector, LoRA as PEFT folders, the cached suffix."""

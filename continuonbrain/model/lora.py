@@ -1,0 +1,176 @@
+"""LoRA as PEFT folders on the KV-shared layers of a driving model.
+
+Adapters are PEFT's own: `adapter_config.json` + `adapter_model.safetensors`. The base that an adapter was
+trained on stands in `base_model_name_or_path` as `continuonbrain:<sha256>`; another base is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from continuonbrain.errors import BrainError
+from continuonbrain.model.driving import DrivingModel
+from continuonbrain.model.suffix import first_shared_layer
+
+SHARED_LAYER_TARGETS = (
+    "q_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+    "per_layer_input_gate",
+    "per_layer_projection",
+    "linear_left",
+    "linear_right",
+)
+"""Modules that exist in a KV-shared layer and get a gradient there. k_proj and v_proj do not exist there."""
+
+_BASE_PREFIX = "continuonbrain:"
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
+
+
+class LoraError(BrainError):
+    """LoRA settings or an adapter folder do not fit the model."""
+
+
+def lora_targets(wanted: Sequence[str]) -> list[str]:
+    """The targets of a config that exist in shared layers. k_proj and v_proj (in the ecosystem's default) are
+    left out; any other unknown name raises `LoraError` with the list of valid ones."""
+    unknown = [t for t in wanted if t not in SHARED_LAYER_TARGETS and t not in ("k_proj", "v_proj")]
+    valid = [t for t in wanted if t in SHARED_LAYER_TARGETS]
+    if unknown or not valid:
+        raise LoraError(
+            f"lora_layers: {', '.join(map(repr, unknown or wanted))} cannot be trained in Gemma 3n's KV-shared layers",
+            remedy=f"choose from {', '.join(SHARED_LAYER_TARGETS)}",
+        )
+    return valid
+
+
+def attach_lora(
+    model: DrivingModel, *, base_sha256: str, rank: int, alpha: float, targets: Sequence[str]
+) -> list[torch.nn.Parameter]:
+    """Put fresh LoRA (B = 0: same outputs) on the KV-shared layers; returns the trainable parameters."""
+    config = model.causal_lm.config
+    lora = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT annotates int; it only divides
+        lora_dropout=0.0,
+        target_modules=lora_targets(targets),
+        layers_to_transform=list(range(first_shared_layer(config), config.num_hidden_layers)),
+        layers_pattern="layers",
+        base_model_name_or_path=_BASE_PREFIX + base_sha256,
+    )
+    model.language_model = get_peft_model(model.causal_lm, lora)
+    model.language_model.peft_config["default"].base_model_name_or_path = _BASE_PREFIX + base_sha256
+    return [p for p in model.language_model.parameters() if p.requires_grad]
+
+
+def adapter_files(model: DrivingModel) -> dict[str, bytes]:
+    """The attached adapter as the files of a PEFT folder, plus `lora_adapters.pt` (the same tensors)."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        model.language_model.save_pretrained(folder)
+        files = {n: (folder / n).read_bytes() for n in ("adapter_model.safetensors", "adapter_config.json")}
+        torch.save(load_file(folder / "adapter_model.safetensors"), folder / "lora_adapters.pt")
+        files["lora_adapters.pt"] = (folder / "lora_adapters.pt").read_bytes()
+    return files
+
+
+def read_adapter(folder: Path, *, base_sha256: str, config: Any) -> dict[str, torch.Tensor]:
+    """Check an adapter folder against a base and return its tensors.
+
+    `LoraError` when files are missing or damaged, the base is another one, a layer is not KV-shared, or a
+    number is not finite.
+    """
+    settings_path, weights_path = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    again = "train again, or choose another version (continuonbrain adapters list)"
+    try:
+        settings = json.loads(settings_path.read_bytes())
+        named = str(settings["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LoraError(f"{settings_path} cannot be read: {error!r}", remedy=again) from error
+    if named != _BASE_PREFIX + base_sha256:
+        shown = named.removeprefix(_BASE_PREFIX)[:12]
+        raise LoraError(
+            f"{settings_path}: base_model_name_or_path is {shown}, this robot runs base {base_sha256[:12]}",
+            remedy="use an adapter that was trained on this base, or set base_model_path to the base it needs",
+        )
+    try:
+        tensors = load_file(weights_path)
+    except (OSError, SafetensorError) as error:
+        raise LoraError(f"{weights_path} is missing or damaged: {error}", remedy=again) from error
+    if not tensors:
+        raise LoraError(f"{weights_path} holds no tensors", remedy=again)
+    first = first_shared_layer(config)
+    for name, tensor in tensors.items():
+        found = _LAYER.search(name)
+        if found is None or int(found[1]) < first:
+            raise LoraError(f"{weights_path}: {name} is not in a KV-shared layer (>= {first})", remedy=again)
+        if not bool(torch.isfinite(tensor).all()):
+            raise LoraError(f"{weights_path}: {name} holds numbers that are not finite", remedy=again)
+    return tensors
+
+
+def load_adapter(model: DrivingModel, folder: Path, *, base_sha256: str, name: str) -> None:
+    """Attach the adapter in `folder` beside any other, make it the active one, then drop the others.
+
+    Everything is checked before the model is touched; `LoraError` leaves it as it was.
+    """
+    tensors = read_adapter(folder, base_sha256=base_sha256, config=model.causal_lm.config)
+    wrapped = model.language_model
+    previous = list(wrapped.peft_config) if isinstance(wrapped, PeftModel) else []
+    if name in previous:
+        return
+    try:
+        if isinstance(wrapped, PeftModel):
+            result = wrapped.load_adapter(str(folder), adapter_name=name, local_files_only=True)
+            missing = [*result.missing_keys, *result.unexpected_keys]
+            fresh = wrapped
+        else:
+            fresh = PeftModel.from_pretrained(model.causal_lm, str(folder), adapter_name=name, local_files_only=True)
+            missing = []
+        attached = {k.replace(f".{name}.", ".") for k, _ in fresh.named_parameters() if f".{name}." in k}
+        absent = sorted(k for k in tensors if k not in attached)
+        if missing and f".{name}." in str(missing) or absent:
+            raise ValueError(f"tensors without a place in the model: {absent[:3]}")
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        if isinstance(wrapped, PeftModel) and name in wrapped.peft_config:
+            wrapped.set_adapter(previous[0])
+            wrapped.delete_adapter(name)
+        elif not isinstance(wrapped, PeftModel):
+            detach_lora(model)
+        raise LoraError(f"the adapter in {folder} does not fit this base: {error}", remedy="train again") from error
+    fresh.set_adapter(name)
+    for old in previous:
+        fresh.delete_adapter(old)
+    fresh.requires_grad_(False)
+    model.language_model = fresh
+
+
+def detach_lora(model: DrivingModel) -> None:
+    """Back to the base alone: LoRA layers are taken out, base weights are as loaded."""
+    wrapped = model.language_model
+    if isinstance(wrapped, PeftModel):
+        model.language_model = wrapped.unload()
+
+
+def zero_like(folder: Path, out: Path) -> None:
+    """Write a copy of an adapter whose B matrices are zero: it must act as the base does (a test fixture)."""
+    out.mkdir(parents=True, exist_ok=True)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file(
+        {k: torch.zeros_like(v) if "lora_B" in k else v for k, v in tensors.items()},
+        out / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
+    (out / "adapter_config.json").write_bytes((folder / "adapter_config.json").read_bytes())

@@ -1,0 +1,1 @@
+"""From observation to path: prompt layout, action codec, action chunk, engines, path tracker."""

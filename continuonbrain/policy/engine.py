@@ -1,0 +1,46 @@
+"""What an engine is: frames, instructions and speeds in, numbers of action chunks out.
+
+`torch_engine.TorchEngine` is the reference. An engine is bound to one base; adapters come and go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from continuonbrain.errors import BrainError
+
+
+class AdapterError(BrainError):
+    """An adapter is damaged, or not made for this base. The adapter in use stays."""
+
+
+class Decisions(NamedTuple):
+    """curvature `[B, 8]` in 1/m at the chunk's distances; speed `[B, 2]` in m/s at its times."""
+
+    curvature: NDArray[np.float32]
+    speed: NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """A policy that can be asked and re-adapted."""
+
+    @property
+    def base_sha256(self) -> str:
+        """Identity of the base."""
+
+    @property
+    def adapter_sha256(self) -> str:
+        """Identity of the adapter in use, "" for the base alone."""
+
+    def decide(
+        self, frames: NDArray[np.uint8], instructions: Sequence[str], speeds_mps: Sequence[float | None]
+    ) -> Decisions:
+        """Answer B observations in one pass; frames `[B, 120, 160, 3]`."""
+
+    def use_adapter(self, folder: Path | None, *, sha256: str = "") -> None:
+        """Switch to the adapter in a PEFT folder, or to the base alone. `AdapterError` leaves all as it was."""

@@ -1,0 +1,67 @@
+"""The reference engine: transformers' Gemma 3n with PEFT adapters, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from continuonbrain.model.base import base_sha256, load_base
+from continuonbrain.model.driving import DrivingModel
+from continuonbrain.model.lora import LoraError, detach_lora, load_adapter
+from continuonbrain.policy import codec
+from continuonbrain.policy.engine import AdapterError, Decisions
+from continuonbrain.policy.prompt import PromptLayout
+
+
+def read_answers(layout: PromptLayout, logits: torch.Tensor) -> Decisions:
+    """Logits `[B, 10, V]` -> decisions: the expectation over each question's own bins."""
+    knots = len(codec.CURVATURE_KNOTS_M)
+    bends = slice(layout.curvature_first, layout.curvature_first + codec.CURVATURE_BINS.count)
+    speeds = slice(layout.speed_first, layout.speed_first + codec.SPEED_BINS.count)
+    curvature = torch.softmax(logits[:, :knots, bends].float(), -1).numpy()
+    speed = torch.softmax(logits[:, knots:, speeds].float(), -1).numpy()
+    return Decisions(codec.decode_curvature(curvature), codec.decode_speed(speed))
+
+
+class TorchEngine:
+    """An `Engine`. threads: torch's thread count for this process (None leaves it)."""
+
+    def __init__(self, base: Path, *, threads: int | None = None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._base_sha256 = base_sha256(base)
+        self.model: DrivingModel = load_base(base)
+        self.layout = PromptLayout.from_folder(base)
+        self._adapter_sha256 = ""
+
+    @property
+    def base_sha256(self) -> str:
+        return self._base_sha256
+
+    @property
+    def adapter_sha256(self) -> str:
+        return self._adapter_sha256
+
+    def decide(
+        self, frames: NDArray[np.uint8], instructions: Sequence[str], speeds_mps: Sequence[float | None]
+    ) -> Decisions:
+        with torch.inference_mode():
+            ids = torch.from_numpy(self.layout.ids(instructions, speeds_mps))
+            logits = self.model(ids, torch.from_numpy(frames))
+            return read_answers(self.layout, logits)
+
+    def use_adapter(self, folder: Path | None, *, sha256: str = "") -> None:
+        if folder is None:
+            detach_lora(self.model)
+            self._adapter_sha256 = ""
+            return
+        name = sha256 or folder.name
+        try:
+            load_adapter(self.model, folder, base_sha256=self._base_sha256, name=f"sha_{name[:16]}")
+        except LoraError as error:
+            raise AdapterError(error.message, remedy=error.remedy) from error
+        self._adapter_sha256 = name

@@ -1,0 +1,175 @@
+"""From a path that the model saw some time ago to a command for now: odometry and path tracking.
+
+The model's chunk is geometry in the frame of the observation that it answers. The car has moved since: dead
+reckoning from wheel speed and gyro says how far, and the tracker follows the path from where the car is now.
+Without motion sensors the commanded motion stands in for the measured one (then path, odometry and recorded
+commands all live in the same commanded space, and stay consistent).
+
+Steering: curvature of the path where the car will be after the actuation delay, plus lateral and heading error
+fed back as a critically damped second-order law over distance (e'' = -k1 e - k2 e').
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections import deque
+from dataclasses import dataclass, field
+
+from continuonbrain.policy.calibration import THROTTLE_PER_MPS, Calibration
+from continuonbrain.policy.chunk import ActionChunk
+from continuonbrain.policy.codec import CURVATURE_KNOTS_M, SPEED_KNOTS_S
+
+_STEP_M = 0.05
+_K_LATERAL = 3.0  # 1/m^2
+_K_HEADING = 2 * math.sqrt(_K_LATERAL)  # 1/m, critically damped
+_HISTORY = 128  # ticks of poses kept: 6.4 s at 20 Hz, more than any chunk may be old
+_ACCELERATION, _DRAG = 3.0, 1.2
+_MAX_CURVATURE = 1.8
+
+
+def _interpolate(x: float, xs: tuple[float, ...], ys: tuple[float, ...]) -> float:
+    if x <= xs[0]:
+        return ys[0]
+    if x >= xs[-1]:
+        return ys[-1]
+    i = bisect_left(xs, x)
+    share = (x - xs[i - 1]) / (xs[i] - xs[i - 1])
+    return ys[i - 1] + share * (ys[i] - ys[i - 1])
+
+
+@dataclass(frozen=True, slots=True)
+class Pose:
+    """x, y in metres, heading in radians, in the odometry frame (where the robot was switched on)."""
+
+    x: float = 0.0
+    y: float = 0.0
+    heading: float = 0.0
+
+    def ahead(self, distance: float, curvature: float) -> Pose:
+        """The pose after driving `distance` metres at a curvature."""
+        turned = distance * curvature
+        middle = self.heading + turned / 2
+        return Pose(self.x + distance * math.cos(middle), self.y + distance * math.sin(middle), self.heading + turned)
+
+
+@dataclass(slots=True)
+class Odometry:
+    """Dead reckoning. `update` once a tick; `at` looks up where the car was at a past time."""
+
+    calibration: Calibration
+    pose: Pose = field(default_factory=Pose)
+    speed_mps: float = 0.0
+    curvature: float = 0.0
+    _history: deque[tuple[float, Pose]] = field(default_factory=lambda: deque(maxlen=_HISTORY))
+    _last_s: float | None = None
+
+    def update(
+        self, *, now_s: float, speed_mps: float | None, yaw_rate_rps: float | None, commanded: tuple[float, float]
+    ) -> Pose:
+        """Advance to now. commanded: steering and throttle that were in force since the last update."""
+        elapsed = 0.0 if self._last_s is None else max(0.0, min(0.5, now_s - self._last_s))
+        self._last_s = now_s
+        steering, throttle = commanded
+        if speed_mps is None or not math.isfinite(speed_mps):
+            change = (_ACCELERATION * self.calibration.throttle_gain * throttle - _DRAG * self.speed_mps) * elapsed
+            self.speed_mps = min(3.0, max(0.0, self.speed_mps + change))
+        else:
+            self.speed_mps = speed_mps
+        if yaw_rate_rps is None or not math.isfinite(yaw_rate_rps):
+            self.curvature = self.calibration.curvature(steering)
+            yaw_rate = self.curvature * self.speed_mps
+        else:
+            yaw_rate = yaw_rate_rps
+            bend = yaw_rate / self.speed_mps if self.speed_mps > 0.15 else 0.0
+            self.curvature = max(-_MAX_CURVATURE, min(_MAX_CURVATURE, bend))
+        turned = yaw_rate * elapsed
+        middle = self.pose.heading + turned / 2
+        moved = self.speed_mps * elapsed
+        self.pose = Pose(
+            self.pose.x + moved * math.cos(middle), self.pose.y + moved * math.sin(middle), self.pose.heading + turned
+        )
+        self._history.append((now_s, self.pose))
+        return self.pose
+
+    def at(self, when_s: float) -> Pose | None:
+        """Pose at the last update not after `when_s`, or None when that is no longer (or not yet) known."""
+        for time_s, pose in reversed(self._history):
+            if time_s <= when_s + 1e-6:
+                return pose
+        return None
+
+
+class Path:
+    """A chunk laid into the odometry frame as points every 5 cm."""
+
+    __slots__ = ("_progress", "chunk", "curvature", "heading", "x", "y")
+
+    def __init__(self, chunk: ActionChunk, start: Pose) -> None:
+        self.chunk = chunk
+        count = round(CURVATURE_KNOTS_M[-1] / _STEP_M) + 1
+        self.curvature = [_interpolate(i * _STEP_M, CURVATURE_KNOTS_M, chunk.curvature) for i in range(count)]
+        self.x, self.y, self.heading = [start.x], [start.y], [start.heading]
+        pose = start
+        for bend in self.curvature[:-1]:
+            pose = pose.ahead(_STEP_M, bend)
+            self.x.append(pose.x)
+            self.y.append(pose.y)
+            self.heading.append(pose.heading)
+        self._progress = 0
+
+    def nearest(self, pose: Pose) -> int:
+        """Index of the path point nearest to `pose`; never goes back."""
+        best = self._progress
+        shortest = math.inf
+        for i in range(self._progress, min(self._progress + 24, len(self.x))):
+            squared = (self.x[i] - pose.x) ** 2 + (self.y[i] - pose.y) ** 2
+            if squared < shortest:
+                best, shortest = i, squared
+        self._progress = best
+        return best
+
+    @property
+    def exhausted(self) -> bool:
+        """The car has come to the end of what the model saw."""
+        return self._progress >= len(self.x) - 4
+
+
+class PathTracker:
+    """Follows the freshest path. `command` returns None when there is nothing left to follow."""
+
+    def __init__(self, calibration: Calibration) -> None:
+        self.calibration = calibration
+        self.path: Path | None = None
+
+    def follow(self, chunk: ActionChunk, start: Pose) -> None:
+        """Follow a new chunk whose observation was made at pose `start`."""
+        self.path = Path(chunk, start)
+
+    def command(
+        self, *, now_s: float, odometry: Odometry, speed_limit_mps: float | None = None
+    ) -> tuple[float, float] | None:
+        """Steering and throttle for now, or None without a path or at its end."""
+        path = self.path
+        if path is None:
+            return None
+        speed, delay = odometry.speed_mps, self.calibration.delay_s
+        pose = odometry.pose.ahead(speed * delay, odometry.curvature)
+        i = path.nearest(pose)
+        if path.exhausted:
+            return None
+        cos, sin = math.cos(path.heading[i]), math.sin(path.heading[i])
+        lateral = -sin * (pose.x - path.x[i]) + cos * (pose.y - path.y[i])
+        turned = math.remainder(pose.heading - path.heading[i], 2 * math.pi)
+        curvature = path.curvature[i] - _K_LATERAL * lateral - _K_HEADING * math.sin(turned)
+        steering = self.calibration.steering(max(-_MAX_CURVATURE, min(_MAX_CURVATURE, curvature)))
+        # The driver's speed law closes most of the gap to its cruise speed within half a second, so the speed
+        # expected half a second from now stands in for the cruise speed.
+        ahead_s = max(0.0, now_s - path.chunk.observed_s) + SPEED_KNOTS_S[0]
+        target = _interpolate(ahead_s, SPEED_KNOTS_S, path.chunk.speed)
+        if speed_limit_mps is not None:
+            target = min(target, speed_limit_mps)
+        throttle = (THROTTLE_PER_MPS * target + (target - speed)) / self.calibration.throttle_gain
+        if target < 0.05 and speed < 0.05:
+            throttle = 0.0
+        return steering, max(-0.5, min(1.0, throttle))

@@ -1,0 +1,1 @@
+"""Guards, limits and reason codes: pure functions and small state machines, no I/O."""

@@ -1,0 +1,40 @@
+"""Reason codes: why the guard changed or refused a command.
+
+The codes are written to the `safety_violations` key of a recorded step, so they are part of the
+episode format: add new ones, never rename one.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """One reason for an intervention of the guard; the value is what is recorded."""
+
+    # Corrections: the command is followed as far as the limits allow.
+    STEERING_BOUND = "steering_bound"
+    THROTTLE_BOUND = "throttle_bound"
+    STEERING_SLEW = "steering_slew"
+    THROTTLE_SLEW = "throttle_slew"
+
+    # Stops: the command is not followed at all.
+    NOT_FINITE = "not_finite"
+    WRONG_KEYS = "wrong_keys"
+    WRONG_TYPE = "wrong_type"
+    NO_PATH = "no_path"
+    STALE_PATH = "stale_path"
+    DEADMAN = "deadman"
+    CLOCK = "clock"
+    EMERGENCY_STOP = "emergency_stop"
+    INSTRUCTION_STOP = "instruction_stop"
+    SENSOR_FAULT = "sensor_fault"
+
+
+CORRECTIONS: frozenset[Reason] = frozenset(
+    {Reason.STEERING_BOUND, Reason.THROTTLE_BOUND, Reason.STEERING_SLEW, Reason.THROTTLE_SLEW}
+)
+"""Reasons after which the robot still follows the command."""
+
+STOPS: frozenset[Reason] = frozenset(Reason) - CORRECTIONS
+"""Reasons that give the safe stop."""

@@ -1,0 +1,82 @@
+"""Claims about `continuonbrain doctor`: it shows what is wrong without failing itself or loading torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from continuonbrain.cli.main import app
+from continuonbrain.robot.host import HOST_FILE_NAME, FileHost, SimulatedHost
+from continuonbrain.storage.layout import BrainLayout, init_brain_root
+
+
+def examined(root: Path) -> tuple[int, dict[str, Any]]:
+    result = CliRunner().invoke(app, ["doctor", "--root", str(root), "--json"])
+    return result.exit_code, json.loads(result.stdout)
+
+
+def brain(root: Path) -> BrainLayout:
+    return init_brain_root(root, "sim-donkey")
+
+
+def test_a_sound_brain_with_a_reporting_robot_is_healthy_and_may_train(tmp_path: Path) -> None:
+    layout = brain(tmp_path / "brain")
+    FileHost(layout.run_dir / HOST_FILE_NAME).write(SimulatedHost().read())
+    code, report = examined(layout.root)
+    assert code == 0
+    assert report["healthy"] is True
+    assert report["gates"]["open"] is True
+
+
+def test_a_robot_that_does_not_run_closes_gates_but_is_not_a_failure(tmp_path: Path) -> None:
+    code, report = examined(brain(tmp_path / "brain").root)
+    assert code == 0
+    assert report["gates"]["open"] is False
+    assert "has not written it" in report["gates"]["gates"]["idle"]["reason"]
+
+
+def test_a_folder_that_is_no_brain_root_fails_with_a_remedy(tmp_path: Path) -> None:
+    code, report = examined(tmp_path / "absent")
+    assert code == 1
+    assert report["gates"] is None
+    failed = {
+        check["name"]: check["remedy"] for check in report["checks"] if check["needed"] and not check["ok"]
+    }
+    assert set(failed) == {"root", "config"}
+    assert "continuonbrain init" in failed["config"]
+
+
+def test_a_misspelt_setting_is_named(tmp_path: Path) -> None:
+    layout = brain(tmp_path / "brain")
+    config = json.loads(layout.config_path.read_text())
+    config["gates"]["min_batery"] = 0.4
+    layout.config_path.write_text(json.dumps(config))
+    code, report = examined(layout.root)
+    assert code == 1
+    check = next(check for check in report["checks"] if check["name"] == "config")
+    assert "min_batery" in check["value"]
+    assert "min_battery" in check["remedy"]
+
+
+def test_the_table_is_for_people(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["doctor", "--root", str(brain(tmp_path / "brain").root)])
+    assert result.exit_code == 0
+    assert "may the robot train now?" in result.stdout
+    assert "teleop" in result.stdout
+
+
+def test_looking_for_torch_does_not_import_it(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from continuonbrain.cli import doctor as d; "
+        "d.check_module('torch'); d.check_brain(Path(sys.argv[1])); print('torch' in sys.modules)"
+    )
+    root = brain(tmp_path / "brain").root
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(root)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
