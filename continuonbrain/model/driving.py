@@ -44,7 +44,11 @@ class ImageConnector(nn.Module):
         before = 12
         for i, channels in enumerate(config.channels):
             kernel = 5 if i == 0 else 3
-            layers += [nn.Conv2d(before, channels, kernel, 2, kernel // 2), nn.GroupNorm(8, channels), nn.SiLU()]
+            layers += [
+                nn.Conv2d(before, channels, kernel, 2, kernel // 2),
+                nn.GroupNorm(8, channels),
+                nn.SiLU(),
+            ]
             before = channels
         self.trunk = nn.Sequential(*layers)
         self.project = nn.Linear(before, config.hidden_size)
@@ -69,7 +73,9 @@ class DrivingModel(nn.Module):
     prompt.
     """
 
-    def __init__(self, language_model: Any, connector: ImageConnector, *, image_token: int, queries: int) -> None:
+    def __init__(
+        self, language_model: Any, connector: ImageConnector, *, image_token: int, queries: int
+    ) -> None:
         super().__init__()
         self.language_model = language_model
         self.connector = connector
@@ -138,7 +144,11 @@ def new_tiny_model(vocabulary: int, *, image_token: int, queries: int) -> Drivin
 
 def connector_json(model: DrivingModel) -> bytes:
     """The part of a base folder that transformers' config does not hold."""
-    fields = {"connector": asdict(model.connector.config), "image_token": model.image_token, "queries": model.queries}
+    fields = {
+        "connector": asdict(model.connector.config),
+        "image_token": model.image_token,
+        "queries": model.queries,
+    }
     return (json.dumps(fields, indent=2) + "\n").encode()
 
 

@@ -137,11 +137,13 @@ def load_adapter(model: DrivingModel, folder: Path, *, base_sha256: str, name: s
             missing = [*result.missing_keys, *result.unexpected_keys]
             fresh = wrapped
         else:
-            fresh = PeftModel.from_pretrained(model.causal_lm, str(folder), adapter_name=name, local_files_only=True)
+            fresh = PeftModel.from_pretrained(
+                model.causal_lm, str(folder), adapter_name=name, local_files_only=True
+            )
             missing = []
         attached = {k.replace(f".{name}.", ".") for k, _ in fresh.named_parameters() if f".{name}." in k}
         absent = sorted(k for k in tensors if k not in attached)
-        if missing and f".{name}." in str(missing) or absent:
+        if (missing and f".{name}." in str(missing)) or absent:
             raise ValueError(f"tensors without a place in the model: {absent[:3]}")
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         if isinstance(wrapped, PeftModel) and name in wrapped.peft_config:
@@ -149,7 +151,9 @@ def load_adapter(model: DrivingModel, folder: Path, *, base_sha256: str, name: s
             wrapped.delete_adapter(name)
         elif not isinstance(wrapped, PeftModel):
             detach_lora(model)
-        raise LoraError(f"the adapter in {folder} does not fit this base: {error}", remedy="train again") from error
+        raise LoraError(
+            f"the adapter in {folder} does not fit this base: {error}", remedy="train again"
+        ) from error
     fresh.set_adapter(name)
     for old in previous:
         fresh.delete_adapter(old)

@@ -50,15 +50,21 @@ class Streams:
     def concatenate(parts: list[Streams]) -> Streams:
         """Join batches of equal prompt length along B."""
         kv = {
-            t: (torch.cat([p.kv[t][0] for p in parts]), torch.cat([p.kv[t][1] for p in parts])) for t in parts[0].kv
+            t: (torch.cat([p.kv[t][0] for p in parts]), torch.cat([p.kv[t][1] for p in parts]))
+            for t in parts[0].kv
         }
         return Streams(
-            torch.cat([p.hidden for p in parts], 1), torch.cat([p.per_layer for p in parts]), kv, parts[0].positions
+            torch.cat([p.hidden for p in parts], 1),
+            torch.cat([p.per_layer for p in parts]),
+            kv,
+            parts[0].positions,
         )
 
     def nbytes(self) -> int:
         """Memory of all tensors in bytes."""
-        return self.hidden.nbytes + self.per_layer.nbytes + sum(k.nbytes + v.nbytes for k, v in self.kv.values())
+        return (
+            self.hidden.nbytes + self.per_layer.nbytes + sum(k.nbytes + v.nbytes for k, v in self.kv.values())
+        )
 
 
 def first_shared_layer(config: Any) -> int:

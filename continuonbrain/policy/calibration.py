@@ -83,7 +83,9 @@ class Calibration:
             raw = json.loads(path.read_bytes())
             return cls(**{k: float(v) for k, v in raw.items()})
         except (ValueError, TypeError, AttributeError) as error:
-            raise CalibrationError(f"{path} is not a calibration: {error}", remedy="train a new adapter") from error
+            raise CalibrationError(
+                f"{path} is not a calibration: {error}", remedy="train a new adapter"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,9 @@ class Pilot:
 
     def observe(self, *, now_s: float, speed_mps: float | None, yaw_rate_rps: float | None) -> None:
         """Measured motion of this tick; None where the robot has no sensor."""
-        self.odometry.update(now_s=now_s, speed_mps=speed_mps, yaw_rate_rps=yaw_rate_rps, commanded=self._sent)
+        self.odometry.update(
+            now_s=now_s, speed_mps=speed_mps, yaw_rate_rps=yaw_rate_rps, commanded=self._sent
+        )
 
     def tick(self, *, now_s: float) -> Tick:
         """The command for now. Call after `observe`."""

@@ -63,7 +63,8 @@ class PromptLayout:
         found: int | None = self.tokenizer.token_to_id(token)
         if found is None:
             raise BrainError(
-                f"the tokenizer lacks the token {token}", remedy="use a base that was built for driving (model build-tiny)"
+                f"the tokenizer lacks the token {token}",
+                remedy="use a base that was built for driving (model build-tiny)",
             )
         return found
 

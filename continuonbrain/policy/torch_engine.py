@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from continuonbrain.model.base import base_sha256, load_base
+from continuonbrain.model.base import load_base
+from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.model.driving import DrivingModel
 from continuonbrain.model.lora import LoraError, detach_lora, load_adapter
 from continuonbrain.policy import codec

@@ -50,7 +50,9 @@ class Pose:
         """The pose after driving `distance` metres at a curvature."""
         turned = distance * curvature
         middle = self.heading + turned / 2
-        return Pose(self.x + distance * math.cos(middle), self.y + distance * math.sin(middle), self.heading + turned)
+        return Pose(
+            self.x + distance * math.cos(middle), self.y + distance * math.sin(middle), self.heading + turned
+        )
 
 
 @dataclass(slots=True)
@@ -65,14 +67,21 @@ class Odometry:
     _last_s: float | None = None
 
     def update(
-        self, *, now_s: float, speed_mps: float | None, yaw_rate_rps: float | None, commanded: tuple[float, float]
+        self,
+        *,
+        now_s: float,
+        speed_mps: float | None,
+        yaw_rate_rps: float | None,
+        commanded: tuple[float, float],
     ) -> Pose:
         """Advance to now. commanded: steering and throttle that were in force since the last update."""
         elapsed = 0.0 if self._last_s is None else max(0.0, min(0.5, now_s - self._last_s))
         self._last_s = now_s
         steering, throttle = commanded
         if speed_mps is None or not math.isfinite(speed_mps):
-            change = (_ACCELERATION * self.calibration.throttle_gain * throttle - _DRAG * self.speed_mps) * elapsed
+            change = (
+                _ACCELERATION * self.calibration.throttle_gain * throttle - _DRAG * self.speed_mps
+            ) * elapsed
             self.speed_mps = min(3.0, max(0.0, self.speed_mps + change))
         else:
             self.speed_mps = speed_mps
@@ -87,7 +96,9 @@ class Odometry:
         middle = self.pose.heading + turned / 2
         moved = self.speed_mps * elapsed
         self.pose = Pose(
-            self.pose.x + moved * math.cos(middle), self.pose.y + moved * math.sin(middle), self.pose.heading + turned
+            self.pose.x + moved * math.cos(middle),
+            self.pose.y + moved * math.sin(middle),
+            self.pose.heading + turned,
         )
         self._history.append((now_s, self.pose))
         return self.pose

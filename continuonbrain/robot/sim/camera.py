@@ -45,7 +45,11 @@ class Cameras:
         kinds = bank or cars
         draws = np.random.default_rng(5) if bank else rng
         mounted = [
-            ground_rays(draws.uniform(*world.camera_pitch_deg), draws.uniform(*world.camera_height_m), world.camera_yaw_deg)
+            ground_rays(
+                draws.uniform(*world.camera_pitch_deg),
+                draws.uniform(*world.camera_height_m),
+                world.camera_yaw_deg,
+            )
             for _ in range(kinds)
         ]
         self._ahead = np.stack([rays[0] for rays, _ in mounted])
@@ -60,7 +64,11 @@ class Cameras:
         pick = rng.integers(self._bank, size=cars) if self._bank else slice(None)
         self.ahead, self.left, self.ground = self._ahead[pick], self._left[pick], self._ground[pick]
         gain = rng.uniform(*self.world.light, (cars, 1, 1)) * rng.uniform(0.92, 1.08, (cars, 1, 3))
-        ramp = 1 + rng.uniform(-0.15, 0.15, (cars, 1, 1)) * np.tile(np.linspace(-1, 1, WIDTH), HEIGHT)[None, :, None]
+        ramp = (
+            1
+            + rng.uniform(-0.15, 0.15, (cars, 1, 1))
+            * np.tile(np.linspace(-1, 1, WIDTH), HEIGHT)[None, :, None]
+        )
         self.light = (gain * ramp).astype(np.float32)
         sky = np.zeros((cars, 4), np.uint8)
         sky[:, :3] = rng.integers(110, 230, (cars, 3))

@@ -32,9 +32,14 @@ _STATE_HIGH = np.array([5.0, 20.0], np.float32)
 class DonkeyTrackEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
     """One car on one track. shift: name of a `shifts.SHIFTS` world, or a `World` of one's own."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": round(1 / CONTROL_DT_S)}
+    metadata: ClassVar[dict[str, Any]] = {
+        "render_modes": ["rgb_array"],
+        "render_fps": round(1 / CONTROL_DT_S),
+    }
 
-    def __init__(self, *, shift: str | World = "none", max_steps: int = 1200, render_mode: str | None = None) -> None:
+    def __init__(
+        self, *, shift: str | World = "none", max_steps: int = 1200, render_mode: str | None = None
+    ) -> None:
         self.world = world(shift) if isinstance(shift, str) else shift
         self.max_steps = max_steps
         self.render_mode = render_mode

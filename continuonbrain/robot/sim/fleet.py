@@ -72,8 +72,12 @@ class Fleet:
         n = self.cars
         names = [instruction] * n if isinstance(instruction, str) else list(instruction)
         self.instruct(names)
-        self.index = self.rng.integers(POINTS, size=n) if index is None else np.broadcast_to(index, n).astype(np.int64)
-        point, normal, tangent = (a[self.track, self.index] for a in (self.tracks.points, self.tracks.normal, self.tracks.tangent))
+        self.index = (
+            self.rng.integers(POINTS, size=n) if index is None else np.broadcast_to(index, n).astype(np.int64)
+        )
+        point, normal, tangent = (
+            a[self.track, self.index] for a in (self.tracks.points, self.tracks.normal, self.tracks.tangent)
+        )
         offset = np.broadcast_to(np.asarray(lateral_m, float), n)
         self.x, self.y = (point + offset[:, None] * normal).T.copy()
         self.heading = np.arctan2(tangent[:, 1], tangent[:, 0]) + np.asarray(heading_error, float)
@@ -112,7 +116,9 @@ class Fleet:
     def step(self, steering: ArrayLike, throttle: ArrayLike) -> None:
         """One control tick. Commands `[cars]` in [-1, 1] (clipped as a servo would)."""
         w, dt, n = self.world, CONTROL_DT_S, self.cars
-        self._pending.append((np.clip(np.broadcast_to(steering, n), -1, 1), np.clip(np.broadcast_to(throttle, n), -1, 1)))
+        self._pending.append(
+            (np.clip(np.broadcast_to(steering, n), -1, 1), np.clip(np.broadcast_to(throttle, n), -1, 1))
+        )
         steer, drive = self._pending.pop(0)
         if w.disturbance > 0:
             if self._ticks % 40 == 0:
@@ -122,7 +128,9 @@ class Fleet:
         wanted = MAX_WHEEL_RAD * (w.steering_gain * steer + self._push * self._pushed) + w.steering_trim_rad
         self._wheel += (wanted - self._wheel) * (1 - np.exp(-dt / _SERVO_LAG_S))
         wheel = self._wheel + self.rng.normal(0, w.wheel_noise_rad, n) if w.wheel_noise_rad else self._wheel
-        self.speed = (self.speed + (ACCELERATION * w.throttle_gain * drive - DRAG * self.speed) * dt).clip(0, 3)
+        self.speed = (self.speed + (ACCELERATION * w.throttle_gain * drive - DRAG * self.speed) * dt).clip(
+            0, 3
+        )
         self.yaw_rate = self.speed / w.wheelbase_m * np.tan(wheel.clip(-0.9, 0.9))
         middle = self.heading + self.yaw_rate * (dt / 2)
         self.x = self.x + self.speed * np.cos(middle) * dt
@@ -143,7 +151,10 @@ class Fleet:
     def pursuit_curvature(self, x: Array, y: Array, heading: Array, index: NDArray[np.int64]) -> Array:
         """Curvature (1/m, left positive) towards the instructed lane, 0.6 m ahead: pure pursuit, 2 sin(a) / d."""
         ahead = (index + np.round(_LOOKAHEAD_M / self.tracks.spacing_m[self.track]).astype(np.int64)) % POINTS
-        goal = self.tracks.points[self.track, ahead] + self.target_lateral_m[:, None] * self.tracks.normal[self.track, ahead]
+        goal = (
+            self.tracks.points[self.track, ahead]
+            + self.target_lateral_m[:, None] * self.tracks.normal[self.track, ahead]
+        )
         dx, dy = goal[:, 0] - x, goal[:, 1] - y
         angle = np.arctan2(dy, dx) - heading
         return 2 * np.sin(angle) / np.maximum(np.hypot(dx, dy), 0.2)
@@ -156,7 +167,11 @@ class Fleet:
         middle = self.heading + self.yaw_rate * (late / 2)
         x, y = self.x + self.speed * np.cos(middle) * late, self.y + self.speed * np.sin(middle) * late
         moved = np.round(self.speed * late / self.tracks.spacing_m[self.track]).astype(np.int64)
-        curvature = self.pursuit_curvature(x, y, self.heading + self.yaw_rate * late, (self.index + moved) % POINTS)
+        curvature = self.pursuit_curvature(
+            x, y, self.heading + self.yaw_rate * late, (self.index + moved) % POINTS
+        )
         wheel = np.arctan(w.wheelbase_m * curvature)
         steering = (wheel - w.steering_trim_rad) / (w.steering_gain * MAX_WHEEL_RAD)
-        return steering.clip(-1, 1), (speed_command(self.target_speed, self.speed) / w.throttle_gain).clip(-1, 1)
+        return steering.clip(-1, 1), (speed_command(self.target_speed, self.speed) / w.throttle_gain).clip(
+            -1, 1
+        )

@@ -23,23 +23,47 @@ _LEFT, _RIGHT = 0.45, -0.45
 
 INSTRUCTIONS: tuple[Instruction, ...] = (
     Instruction("drive", 1.0, 0.0, ("drive", "drive on the road", "go", "follow the road", "drive on")),
-    Instruction("drive slowly", 0.5, 0.0, ("drive slowly", "go slowly", "slowly please", "slow down", "drive slow")),
-    Instruction("drive fast", 1.5, 0.0, ("drive fast", "go fast", "faster please", "speed up", "drive faster")),
-    Instruction("keep left", 1.0, _LEFT, ("keep left", "drive on the left", "stay left", "keep to the left", "left side please")),
     Instruction(
-        "keep right", 1.0, _RIGHT, ("keep right", "drive on the right", "stay right", "keep to the right", "right side please")
+        "drive slowly", 0.5, 0.0, ("drive slowly", "go slowly", "slowly please", "slow down", "drive slow")
+    ),
+    Instruction(
+        "drive fast", 1.5, 0.0, ("drive fast", "go fast", "faster please", "speed up", "drive faster")
+    ),
+    Instruction(
+        "keep left",
+        1.0,
+        _LEFT,
+        ("keep left", "drive on the left", "stay left", "keep to the left", "left side please"),
+    ),
+    Instruction(
+        "keep right",
+        1.0,
+        _RIGHT,
+        ("keep right", "drive on the right", "stay right", "keep to the right", "right side please"),
     ),
     Instruction(
         "drive slowly keep left",
         0.5,
         _LEFT,
-        ("drive slowly keep left", "go slowly on the left", "slowly keep left", "keep left slowly", "slow down and stay left"),
+        (
+            "drive slowly keep left",
+            "go slowly on the left",
+            "slowly keep left",
+            "keep left slowly",
+            "slow down and stay left",
+        ),
     ),
     Instruction(
         "drive slowly keep right",
         0.5,
         _RIGHT,
-        ("drive slowly keep right", "go slowly on the right", "slowly keep right", "keep right slowly", "slow down and stay right"),
+        (
+            "drive slowly keep right",
+            "go slowly on the right",
+            "slowly keep right",
+            "keep right slowly",
+            "slow down and stay right",
+        ),
     ),
     Instruction("stop", 0.0, 0.0, ("stop", "please stop", "stop now", "halt", "stand still")),
 )

@@ -68,8 +68,16 @@ def _palette(rng: np.random.Generator, look: str) -> tuple[Colour, Colour, Colou
         )
         edge: Colour = ((235, 235, 235), (240, 210, 60))[int(rng.integers(2))]
         centre: Colour | None = ((235, 235, 235), (240, 210, 60), None)[int(rng.integers(3))]
-        return _jitter(rng, (grey,) * 3, 6), ground[int(rng.integers(3))], edge, centre, float(rng.uniform(0.05, 0.1))
-    if look == "tape":  # wooden floor, thin blue tape on it, no road surface; stray pale lines are drawn later
+        return (
+            _jitter(rng, (grey,) * 3, 6),
+            ground[int(rng.integers(3))],
+            edge,
+            centre,
+            float(rng.uniform(0.05, 0.1)),
+        )
+    if (
+        look == "tape"
+    ):  # wooden floor, thin blue tape on it, no road surface; stray pale lines are drawn later
         wood = _jitter(rng, (190, 150, 105), 10)
         return wood, wood, (40, 70, 170), None, 0.05
     if look == "colour":  # red-brown road on a pale blue floor, dark edges
@@ -79,7 +87,9 @@ def _palette(rng: np.random.Generator, look: str) -> tuple[Colour, Colour, Colou
     raise ValueError(f"unknown look {look!r}; known: asphalt, tape, colour, invert")
 
 
-def bake(rng: np.random.Generator, points: Array, tangent: Array, half_m: float, look: str) -> NDArray[np.uint32]:
+def bake(
+    rng: np.random.Generator, points: Array, tangent: Array, half_m: float, look: str
+) -> NDArray[np.uint32]:
     """The ground as RGBX texels, `[TEXELS * TEXELS]` uint32, row = y."""
     road, ground, edge, centre, edge_m = _palette(rng, look)
     normal = np.stack([-tangent[:, 1], tangent[:, 0]], 1)

@@ -1,0 +1,53 @@
+# Every target does its own set-up: it finds a Python, makes .venv and installs into it, once.
+# Needs: Linux, Python 3.11-3.13 with its venv module. Override the choice with PYTHON=/path/to/python.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint bench clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := train,dev
+ARGS ?=
+PYTHON ?=
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+install: $(STAMP) ## Make .venv and install the project into it
+
+demo: $(STAMP) ## The whole story on a simulated robot; options: make demo ARGS="--shift trim --seed 3"
+	$(BIN)/continuonbrain demo $(ARGS)
+
+test: $(STAMP) ## All tests; options: make test ARGS="-m 'not slow' -x"
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## ruff, mypy --strict, import floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP) ## Run every benchmarks/bench_*.py
+	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean: ## Remove .venv and the tools' caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# The stamp is written last, so an interrupted installation is taken up again.
+$(STAMP): pyproject.toml constraints.txt
+	@python=$$(PYTHON="$(PYTHON)" deploy/find-python.sh); \
+	echo "==> Python: $$python ($$("$$python" --version))"; \
+	if ! "$(BIN)/python" -c 'import pip' 2>/dev/null; then \
+	  echo "==> creating $(VENV)"; \
+	  "$$python" -m venv --clear "$(VENV)"; \
+	fi
+	@echo "==> installing .[$(EXTRAS)] (the first time this downloads torch and takes some minutes;"
+	@echo "    on x86-64 set PIP_EXTRA_INDEX_URL to PyTorch's CPU wheels first to spare the CUDA libraries)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on \
+	  --constraint constraints.txt --editable ".[$(EXTRAS)]" \
+	  || { echo "==> installation failed: read the last lines above; 'make clean' starts afresh" >&2; exit 1; }
+	@touch $(STAMP)
+	@echo "==> installed"

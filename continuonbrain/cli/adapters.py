@@ -1,0 +1,163 @@
+"""`continuonbrain adapters`: list, show and roll back what the robot has learned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from continuonbrain.brain_root import open_brain
+from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
+from continuonbrain.errors import BrainError
+from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
+from continuonbrain.storage.manifest import manifest_from_settings, write_manifest
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="What the robot has learned.")
+
+
+@app.command("list")
+def list_adapters(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
+    """List all adapters, oldest first, and which of them drives."""
+    store = AdapterStore(open_brain(root).layout)
+    rows = [_row(version, _slots(store)) for version in store.list()]
+    check = store.verify_history()
+    if as_json:
+        _print_json({"adapters": rows, "history": {"entries": check.entries, "problem": check.problem}})
+        return
+    console = Console()
+    if not rows:
+        console.print("no adapters yet: the base model drives alone")
+    else:
+        table = Table("adapter", "slot", "verdict", "trained on", "bytes")
+        for row in rows:
+            table.add_row(row["id"], row["slot"], row["verdict"], row["trained_on"], f"{row['bytes']:,}")
+        console.print(table)
+    if not check.ok:
+        console.print(
+            f"[red]history.jsonl {check.problem}[/red] ({check.entries} entries before it are sound)"
+        )
+
+
+@app.command()
+def show(
+    version: Annotated[str, typer.Argument(help="Adapter id, or: current, candidate, previous.")] = "current",
+    root: RootOption = DEFAULT_ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """Show an adapter's card and verdict, and whether its bytes are still the ones that were staged."""
+    store = AdapterStore(open_brain(root).layout)
+    found = _find(store, version)
+    sha256 = found.compute_sha256()
+    whole = sha256.startswith(found.sha8)
+    card, verdict = found.card(), found.verdict()
+    if as_json:
+        _print_json(
+            {
+                "id": found.version_id,
+                "path": str(found.path),
+                "sha256": sha256,
+                "whole": whole,
+                "card": card,
+                "verdict": verdict,
+            }
+        )
+        return
+    console = Console()
+    console.print(f"adapter {found.version_id}  {found.path}", highlight=False, soft_wrap=True)
+    console.print(
+        f"sha256 {sha256}" if whole else f"[red]damaged: its bytes hash to {sha256}[/red]",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for title, paper in (("card", card), ("verdict", verdict)):
+        if paper is None:
+            console.print(f"no {title}")
+            continue
+        table = Table("key", "value", title=title, title_justify="left")
+        for key, value in _flatten(paper):
+            table.add_row(Text(key), Text(value))
+        console.print(table)
+
+
+@app.command()
+def rollback(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
+    """Go back to the adapter that drove before. Once more returns."""
+    brain = open_brain(root)
+    store = AdapterStore(brain.layout)
+    left = store.current()
+    now = store.rollback()
+    # Rewritten so that an app which watches the manifest loads the other adapter.
+    write_manifest(brain.layout, manifest_from_settings(brain.layout, brain.config.model_dump(mode="json")))
+    if as_json:
+        _print_json({"from": left and left.version_id, "to": now and now.version_id})
+        return
+    Console(highlight=False).print(f"rolled back from {_name(left)} to {_name(now)}")
+
+
+def _find(store: AdapterStore, name: str) -> AdapterVersion:
+    slots = {"current": store.current, "candidate": store.candidate, "previous": store.previous}
+    if name not in slots:
+        return store.get(name)
+    found = slots[name]()
+    if found is None:
+        raise BrainError(
+            f"there is no {name} adapter" + (": the base model drives alone" if name == "current" else ""),
+            remedy="continuonbrain adapters list",
+        )
+    return found
+
+
+def _slots(store: AdapterStore) -> dict[str, str]:
+    slots: dict[str, str] = {}
+    for name, version in (
+        ("previous", store.previous()),
+        ("candidate", store.candidate()),
+        ("current", store.current()),
+    ):
+        if version is not None:
+            slots[version.version_id] = name
+    return slots
+
+
+def _row(version: AdapterVersion, slots: Mapping[str, str]) -> dict[str, Any]:
+    verdict = version.verdict()
+    card = version.card() or {}
+    return {
+        "id": version.version_id,
+        "slot": slots.get(version.version_id, ""),
+        "verdict": "none" if verdict is None else "passed" if verdict.get("passed") is True else "failed",
+        "trained_on": _episodes_in_words(card),
+        "bytes": sum(path.stat().st_size for path in version.path.iterdir() if path.is_file()),
+    }
+
+
+def _episodes_in_words(card: Mapping[str, Any]) -> str:
+    episodes = card.get("episodes")
+    if isinstance(episodes, list):
+        return f"{len(episodes)} episodes"
+    return f"{episodes} episodes" if isinstance(episodes, int) else ""
+
+
+def _flatten(paper: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in paper.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and len(value) > 8:
+            yield f"{prefix}{key}", f"{len(value)} values: {value[0]} ... {value[-1]}"
+        elif isinstance(value, float):
+            yield f"{prefix}{key}", f"{value:.4g}"
+        else:
+            yield f"{prefix}{key}", str(value)
+
+
+def _name(version: AdapterVersion | None) -> str:
+    return "the base model alone" if version is None else version.version_id
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2))

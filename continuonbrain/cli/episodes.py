@@ -1,0 +1,271 @@
+"""`continuonbrain episodes`: import, list, show, check and export what the robot remembers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from continuonbrain.brain_root import open_brain
+from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
+from continuonbrain.errors import BrainError
+from continuonbrain.rlds.doctor import ERROR, examine
+from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.reader import list_episodes, open_episode
+from continuonbrain.rlds.summary import EpisodeSummary, summarise
+from continuonbrain.rlds.tfds import export_step_records, export_tfds
+from continuonbrain.rlds.tub import import_tub as import_tub_folder
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="What the robot remembers.")
+
+EpisodePath = Annotated[Path, typer.Argument(help="An episode's folder, or a flat JSON episode.")]
+
+
+class ExportFormat(StrEnum):
+    """What `export` writes."""
+
+    TFDS = "tfds"
+    STEPS = "steps"
+
+
+@app.command("import-tub")
+def import_tub(
+    path: Annotated[Path, typer.Argument(help="The tub's folder: it holds manifest.json, or record_*.json.")],
+    root: RootOption = DEFAULT_ROOT,
+    instruction: Annotated[str, typer.Option(help="What the driver was doing.")] = "drive",
+    max_steps: Annotated[int, typer.Option(help="Longer drives are split.", min=2)] = 500,
+    as_json: JsonOption = False,
+) -> None:
+    """Import the recordings of a donkeycar."""
+    episodes_dir = open_brain(root).layout.episodes_dir
+    with _disk_errors(episodes_dir), _progress("importing records", hidden=as_json) as progress:
+        report = import_tub_folder(
+            path, episodes_dir, instruction=instruction, max_steps_per_episode=max_steps, progress=progress
+        )
+    if as_json:
+        _print_json(report.to_json())
+        return
+    console = Console(highlight=False)
+    console.print(
+        f"{report.steps} of {report.records} records became {len(report.episodes)} episodes "
+        f"in {report.wall_s:.1f} s",
+    )
+    left_out = {
+        "imported earlier": report.already_imported,
+        "deleted in the tub": report.deleted,
+        "image missing": report.missing_images,
+        "image corrupt": report.corrupt_images,
+        "no usable action": report.bad_records,
+    }
+    for why, count in left_out.items():
+        if count:
+            console.print(f"  left out, {why}: {count}")
+    if report.resized:
+        console.print(f"  images converted to 160x120: {report.resized}")
+    if report.clipped:
+        console.print(f"  actions clipped to [-1, 1]: {report.clipped}")
+    if report.timestamps != "tub":
+        spacing = "" if report.median_spacing_ms is None else f", {report.median_spacing_ms:g} ms apart"
+        console.print(f"  the tub's timestamps are not real time{spacing}: 50 ms a step assumed")
+    for note in report.notes:
+        console.print(f"  note: {note}", markup=False)
+    console.print("  steering was negated: donkeycar's +1 is right, here +1 is left")
+    for episode in report.episodes:
+        console.print(f"  {episode}", soft_wrap=True, markup=False)
+
+
+@app.command("list")
+def list_command(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
+    """List the episodes of a brain root."""
+    rows = [_row(path) for path in list_episodes(open_brain(root).layout.episodes_dir)]
+    if as_json:
+        _print_json({"episodes": rows})
+        return
+    console = Console(highlight=False)
+    if not rows:
+        console.print("no episodes yet: record some (continuonbrain run) or import a tub")
+        return
+    table = Table("episode", "steps", "seconds", "where", "state")
+    for row in rows:
+        seconds = "" if row["duration_s"] is None else f"{row['duration_s']:.1f}"
+        table.add_row(
+            Text(row["id"]), str(row["steps"]), seconds, Text(row["environment_id"]), Text(row["state"])
+        )
+    console.print(table)
+
+
+@app.command()
+def show(path: EpisodePath, as_json: JsonOption = False) -> None:
+    """Sum up an episode: counts, ranges and a line for each signal."""
+    summary = summarise(open_episode(path, strict=False))
+    if as_json:
+        _print_json(summary.to_json())
+    else:
+        _print_summary(summary)
+
+
+@app.command()
+def doctor(
+    path: Annotated[Path, typer.Argument(help="An episode, or a folder of episodes.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check every line and frame; exit code 1 when data are lost or untrue."""
+    if not path.exists():
+        raise EpisodeError("there is no such episode", file=path, remedy="continuonbrain episodes list")
+    findings = examine(path)
+    sick = any(finding.severity == ERROR for finding in findings)
+    if as_json:
+        _print_json({"path": str(path), "healthy": not sick, "findings": [f.to_json() for f in findings]})
+    else:
+        console = Console(highlight=False)
+        for finding in findings:
+            place = ", ".join(
+                [finding.file]
+                + ([f"step {finding.step}"] if finding.step is not None else [])
+                + ([finding.field] if finding.field else [])
+            )
+            style = "red" if finding.severity == ERROR else "yellow"
+            console.print(
+                Text.assemble((finding.severity, style), f" {place}: {finding.problem}"), soft_wrap=True
+            )
+            if finding.remedy:
+                console.print(Text(f"  try: {finding.remedy}"), soft_wrap=True)
+        if not findings:
+            console.print("healthy")
+    if sick:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    path: Annotated[Path, typer.Argument(help="An episode, or a folder of episodes.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write into.")],
+    form: Annotated[
+        ExportFormat, typer.Option("--format", help="tfds: an RLDS folder; steps: one TFRecord per episode.")
+    ] = ExportFormat.TFDS,
+    name: Annotated[str, typer.Option(help="Name of the dataset.")] = "continuonbrain",
+    version: Annotated[str, typer.Option(help="Version of the dataset.")] = "1.0.0",
+    as_json: JsonOption = False,
+) -> None:
+    """Export episodes for other tools."""
+    episodes = list_episodes(path, finished_only=True) or [path]
+    with _disk_errors(out), _progress("exporting episodes", hidden=as_json) as progress:
+        if form is ExportFormat.TFDS:
+            written = export_tfds(episodes, out, name=name, version=version, progress=progress)
+            result = {
+                "path": str(written.path),
+                "episodes": written.episodes,
+                "steps": written.steps,
+                "bytes": written.bytes,
+                "left_out": list(written.left_out),
+            }
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+            steps = 0
+            for number, folder in enumerate(episodes):
+                steps += export_step_records(open_episode(folder), out / f"{folder.stem}.tfrecord")
+                progress(number + 1, len(episodes))
+            result = {"path": str(out), "episodes": len(episodes), "steps": steps}
+    if as_json:
+        _print_json(result)
+        return
+    Console(highlight=False).print(
+        f"{result['episodes']} episodes, {result['steps']} steps -> {result['path']}", soft_wrap=True
+    )
+
+
+def _row(path: Path) -> dict[str, Any]:
+    try:
+        episode = open_episode(path, strict=False)
+    except EpisodeError as error:
+        return {
+            "id": path.name,
+            "path": str(path),
+            "steps": 0,
+            "duration_s": None,
+            "environment_id": "",
+            "state": error.problem,
+        }
+    milliseconds = episode.metadata.duration_ms
+    return {
+        "id": episode.episode_id,
+        "path": str(path),
+        "steps": len(episode),
+        "duration_s": None if milliseconds is None else milliseconds / 1000,
+        "environment_id": episode.metadata.environment_id,
+        "state": episode.torn or "whole",
+    }
+
+
+def _print_summary(summary: EpisodeSummary) -> None:
+    console = Console(highlight=False)
+    console.print(Text(f"{summary.episode_id}  {summary.path}"), soft_wrap=True)
+    rate = "" if summary.step_ms is None else f", {summary.step_ms:.0f} ms a step"
+    end = "terminal" if summary.terminal else "not terminal"
+    console.print(
+        f"{summary.steps} steps, {summary.frames} frames, {summary.duration_s:.1f} s{rate}, {end}",
+        markup=False,
+    )
+    counts = {
+        "instruction": summary.instructions,
+        "source": summary.sources,
+        "guard": summary.reasons,
+        "adapter": summary.adapters,
+    }
+    for title, found in counts.items():
+        if found:
+            console.print(Text(f"{title}: " + ", ".join(f"{name} ({n})" for name, n in found.items())))
+    if summary.clamped or summary.dropped:
+        console.print(f"clamped by the guard: {summary.clamped}, dropped by the recorder: {summary.dropped}")
+    if summary.torn:
+        console.print(Text(f"ends early: {summary.torn}", style="yellow"), soft_wrap=True)
+    table = Table("signal", "min", "mean", "max", "over time", box=None)
+    for signal in summary.signals:
+        if signal.minimum is None or signal.mean is None or signal.maximum is None:
+            table.add_row(signal.name, "", "", "", "not measured")
+        else:
+            numbers = (f"{value:.3f}" for value in (signal.minimum, signal.mean, signal.maximum))
+            table.add_row(signal.name, *numbers, signal.line)
+    console.print(table)
+
+
+class _Reporter:
+    """A progress bar as the plain callback that the rooms below take."""
+
+    def __init__(self, bar: Progress, title: str) -> None:
+        self._bar = bar
+        self._task = bar.add_task(title, total=None)
+
+    def __call__(self, done: int, total: int) -> None:
+        self._bar.update(self._task, completed=done, total=total)
+
+
+@contextmanager
+def _progress(title: str, *, hidden: bool) -> Iterator[_Reporter]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=hidden, transient=True) as bar:
+        yield _Reporter(bar, title)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BrainError(
+            f"{error.filename or path}: {error.strerror or error}",
+            remedy="check the disk's space and permissions",
+        ) from error
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))

@@ -1,0 +1,41 @@
+"""`continuonbrain init`: create a brain root from a preset."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from continuonbrain.brain_root import open_brain
+from continuonbrain.cli.root_option import DEFAULT_ROOT, RootOption
+from continuonbrain.configs import PRESET_NAMES
+from continuonbrain.storage.layout import BrainLayout, init_brain_root
+
+
+def init(
+    root: RootOption = DEFAULT_ROOT,
+    preset: Annotated[
+        str, typer.Option("--preset", help=f"Which robot: {', '.join(PRESET_NAMES)}.")
+    ] = "sim-donkey",
+) -> None:
+    """Create a brain root from a preset. Running it again changes nothing that is there."""
+    console = Console(soft_wrap=True, highlight=False)
+    existed = BrainLayout(root).config_path.exists()
+    layout = init_brain_root(root, preset, base_model=shipped_base_model())
+    open_brain(layout.root)  # an existing config that is broken is said now, not at the first drive
+    if existed:
+        console.print(f"kept the brain root {layout.root} (config.json is as it was)")
+    else:
+        console.print(f"created the brain root {layout.root} from preset {preset}")
+    if not any(layout.base_model_dir.iterdir()):
+        console.print(f"[yellow]no base model yet[/yellow]: put Gemma 3n into {layout.base_model_dir}")
+    console.print(f"next: continuonbrain run --root {layout.root}")
+
+
+def shipped_base_model() -> Path | None:
+    """The tiny base model that ships with the package, or None in a checkout that has not built it."""
+    folder = Path(str(resources.files("continuonbrain"))) / "model" / "tiny_base"
+    return folder if folder.is_dir() and any(folder.iterdir()) else None

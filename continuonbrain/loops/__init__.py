@@ -1,0 +1,1 @@
+"""HOPE's loops: control (fast), policy process, sidecar (mid), supervisor, and the wire between them."""

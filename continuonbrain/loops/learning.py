@@ -1,0 +1,226 @@
+"""The torch half of the mid loop: read episodes, train, stage the candidate, judge it from its own bytes.
+
+Kept apart from `mid.py` so that a sidecar that only waits does not hold torch in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from continuonbrain import __version__
+from continuonbrain.errors import BrainError
+from continuonbrain.policy.calibration import Calibration
+from continuonbrain.policy.prompt import LAYOUT_VERSION
+from continuonbrain.policy.torch_engine import TorchEngine
+from continuonbrain.robot.sim.instructions import NAMES
+from continuonbrain.robot.sim.shifts import world
+from continuonbrain.safety.guards import Limits
+from continuonbrain.storage.adapter_version import CARD_FILE, VERDICT_FILE
+from continuonbrain.storage.adapters import AdapterVersion
+from continuonbrain.storage.durable import replace_file
+from continuonbrain.trainer.dataset import (
+    Drive,
+    NoLabelsError,
+    Samples,
+    build_samples,
+    calibrate,
+    hold_out,
+    read_drive,
+)
+from continuonbrain.trainer.evaluate import Contender, Course, gather_evidence
+from continuonbrain.trainer.job import JobResult, JobSettings, Progress, train_adapter
+from continuonbrain.trainer.verdict import Rules, judge
+
+if TYPE_CHECKING:
+    from continuonbrain.loops.mid import MidLoop
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A staged and judged candidate. training: figures of the job."""
+
+    version_id: str
+    verdict: dict[str, Any]
+    training: dict[str, Any]
+
+
+def _read(mid: MidLoop, episodes: list[Path]) -> tuple[list[Drive], list[str]]:
+    """Drives that hold human steps; and what was left out, in words."""
+    drives, left_out = [], []
+    for i, path in enumerate(episodes):
+        try:
+            drive = read_drive(path)
+        except BrainError as error:
+            # One damaged episode must not stop the robot from learning from the others; it is named.
+            left_out.append(str(error))
+            continue
+        if drive.labelled.any():
+            drives.append(drive)
+        mid.say(force=False, phase="read", step=i + 1, steps=len(episodes), detail=f"reading {path.name}")
+    return drives, left_out
+
+
+def _samples(
+    mid: MidLoop, drives: list[Drive], calibration: Calibration
+) -> tuple[Samples, Samples | None, list[str], list[str]]:
+    by_name = {d.episode.path.name: d for d in drives}
+    paths = [d.episode.path for d in drives]
+    train, held = hold_out(paths, tail=mid.config.promotion.eval_tail_episodes)
+
+    def pick(chosen: list[Path], limit: int) -> Samples:
+        return build_samples([by_name[p.name] for p in chosen], calibration, max_samples=limit)
+
+    held_samples = None
+    if held:
+        try:
+            held_samples = pick(held, mid.config.promotion.max_eval_steps)
+        except NoLabelsError:
+            held_samples = None
+    return pick(train, mid.max_samples), held_samples, [p.name for p in train], [p.name for p in held]
+
+
+def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
+    """Train on the episodes, stage the adapter as candidate, attach card and verdict. Raises `BrainError`."""
+    config, layout = mid.config, mid.layout
+    torch.set_num_threads(config.training.threads)
+    started = time.monotonic()
+    mid.say(
+        phase="read", step=0, steps=len(episodes), losses=[], loss=None, candidate="", verdict=None, detail=""
+    )
+    drives, left_out = _read(mid, episodes)
+    calibration = calibrate(drives)
+    train, held, trained_on, held_out = _samples(mid, drives, calibration)
+    engine = TorchEngine(layout.base_model_dir)
+    settings = JobSettings(
+        rank=config.training.rank,
+        alpha=config.training.alpha,
+        targets=config.lora_layers,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        batch_size=config.batch_size,
+        max_steps=config.max_steps,
+        max_wall_time_s=config.max_wall_time_s,
+        seed=config.training.seed,
+    )
+    losses: list[float] = []
+
+    def progress(p: Progress) -> None:
+        if p.loss is not None:
+            losses.append(p.loss)
+        thinned = losses[:: max(1, len(losses) // 60)]
+        mid.say(
+            force=False, phase=p.phase, step=p.step, steps=p.steps, loss=p.loss, losses=thinned, detail=""
+        )
+
+    result = train_adapter(
+        engine.model,
+        engine.layout,
+        train,
+        settings,
+        base_sha256=engine.base_sha256,
+        known_instructions=NAMES,
+        on_progress=progress,
+        wait_until_allowed=mid.wait_until_allowed,
+    )
+    if not result.losses:
+        raise BrainError(
+            f"the job ended ({result.ended}) before its first step",
+            remedy="raise max_wall_time_s in config.json, or record fewer or shorter episodes",
+        )
+    files = {**result.files, "calibration.json": calibration.to_json()}
+    staged = mid.store.stage(files)
+    training = _figures(result, time.monotonic() - started)
+    card = {
+        "by": __version__,
+        "base_sha256": engine.base_sha256,
+        "prompt_layout": LAYOUT_VERSION,
+        "episodes": trained_on,
+        "held_out": held_out,
+        "considered": [p.name for p in episodes],
+        "left_out": left_out,
+        "calibration": asdict(calibration),
+        "settings": asdict(settings),
+        "training": training,
+        "losses": [round(x, 4) for x in result.losses],
+        "trained_unix_s": round(time.time(), 3),
+    }
+    mid.store.attach(staged, CARD_FILE, (json.dumps(card, indent=2) + "\n").encode())
+    _log_losses(layout.log_dir, staged.version_id, result)
+    verdict = judge_candidate(mid, staged, train, held, engine=engine)
+    return Learned(staged.version_id, verdict, training)
+
+
+def _figures(result: JobResult, wall_s: float) -> dict[str, Any]:
+    return {
+        "wall_s": round(result.cache_s + result.train_s, 2),
+        "cache_s": round(result.cache_s, 2),
+        "train_s": round(result.train_s, 2),
+        "with_reading_s": round(wall_s, 2),
+        "steps": result.steps,
+        "samples": result.samples,
+        "first_loss": round(float(np.mean(result.losses[:10])), 4),
+        "last_loss": round(float(np.mean(result.losses[-10:])), 4),
+        "ended": result.ended,
+        "trainable_parameters": result.trainable_parameters,
+        "peak_rss_mib": round(result.peak_rss_mib, 1),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _log_losses(log_dir: Path, version_id: str, result: JobResult) -> None:
+    lines = "".join(
+        json.dumps({"step": i + 1, "loss": round(x, 5)}) + "\n" for i, x in enumerate(result.losses)
+    )
+    log_dir.mkdir(parents=True, exist_ok=True)
+    replace_file(log_dir / f"{version_id}.jsonl", lines.encode())
+
+
+def judge_candidate(
+    mid: MidLoop, staged: AdapterVersion, train: Samples, held: Samples | None, *, engine: TorchEngine
+) -> dict[str, Any]:
+    """Measure the candidate's bytes, apply the rules, attach `verdict.json`; returns it."""
+    config = mid.config
+    torch.set_num_threads(max(config.training.threads, min(2, os.cpu_count() or 1)))
+    mid.say(phase="judge", candidate=staged.version_id, step=0, steps=0, detail="judging the candidate")
+    current = mid.store.current()
+
+    def contender(version: AdapterVersion | None) -> Contender:
+        if version is None:
+            return Contender(None, "", Calibration())
+        return Contender(
+            version.path, version.compute_sha256(), Calibration.from_file(version.path / "calibration.json")
+        )
+
+    evidence = gather_evidence(
+        engine,
+        candidate=contender(staged),
+        current=contender(current),
+        train=train,
+        held=held,
+        limits=Limits.from_config(config.guards),
+        course=Course(world(config.robot.shift)) if config.robot.kind == "sim-donkey" else None,
+        decision_time_s=config.robot.decision_time_s,
+        on_part=lambda part, done, total: mid.say(
+            force=False, phase="judge", detail=part, step=done, steps=total
+        ),
+    )
+    p = config.promotion
+    rules = Rules(
+        avg_action_delta_threshold=p.avg_action_delta_threshold,
+        max_completion_loss=p.max_completion_loss,
+        max_forgetting=p.max_forgetting,
+        min_stop_obeyed=p.min_stop_obeyed,
+        max_guard_share=p.max_guard_share,
+        allow_promotion_without_eval=p.allow_promotion_without_eval,
+    )
+    verdict = judge(evidence, rules).to_json()
+    mid.store.attach(staged, VERDICT_FILE, (json.dumps(verdict, indent=2) + "\n").encode())
+    return verdict

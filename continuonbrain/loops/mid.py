@@ -1,0 +1,248 @@
+"""HOPE's mid loop, the sidecar: new episodes + open gates -> bounded training -> verdict -> promotion -> notice.
+
+    python -m continuonbrain.loops.mid --root R           watch, train and promote until stopped
+    python -m continuonbrain.loops.mid --root R --once    one round, then exit
+    ... --hold                                            judge, but leave the promotion to `--promote`
+    ... --promote                                         promote the candidate on its standing verdict
+
+One trainer per brain root (a lock says who). Progress stands in `trainer/status.json`, the loss of every step
+in `trainer/logs/`. Whatever interrupts a round, `adapters/current` is what it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from continuonbrain import __version__
+from continuonbrain.brain_root import BrainRoot
+from continuonbrain.errors import BrainError
+from continuonbrain.loops.promotion import promote_candidate
+from continuonbrain.rlds.reader import list_episodes
+from continuonbrain.robot.host import HOST_FILE_NAME, Host, host_for
+from continuonbrain.storage.adapters import AdapterStore
+from continuonbrain.storage.durable import replace_file
+from continuonbrain.storage.lock import ProcessLock
+from continuonbrain.trainer.gates import GateReport, GateSet, gates_from_config
+
+_STATUS_EVERY_S = 0.3
+_GATES_EVERY_S = 1.0
+_MAX_SAMPLES = 6000
+
+
+@dataclass(slots=True)
+class Status:
+    """`trainer/status.json`. phase: waiting, gates, read, cache, train, judge, judged, promoted, refused, failed.
+    Times are wall clock, as labels."""
+
+    phase: str = "waiting"
+    detail: str = ""
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    losses: list[float] = field(default_factory=list)
+    gates: dict[str, object] = field(default_factory=dict)
+    candidate: str = ""
+    verdict: dict[str, Any] | None = None
+    episodes: int = 0
+    pid: int = 0
+    updated_unix_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a round ended. phase: waiting, gates, judged, promoted or refused; training: figures of the job."""
+
+    phase: str
+    detail: str
+    version_id: str = ""
+    verdict: dict[str, Any] | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    gates: dict[str, object] = field(default_factory=dict)
+
+
+class MidLoop:
+    """One brain root's trainer. on_status is called with every change (for a terminal's progress bar)."""
+
+    def __init__(
+        self,
+        brain: BrainRoot,
+        *,
+        host: Host | None = None,
+        on_status: Callable[[Status], None] = lambda _s: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.brain = brain
+        self.layout = brain.layout
+        self.config = brain.config
+        self.store = AdapterStore(self.layout)
+        self.host = host or host_for(
+            self.config.robot.kind, host_file=self.layout.run_dir / HOST_FILE_NAME, disk_path=self.layout.root
+        )
+        self.gates: GateSet = gates_from_config(self.config)
+        self.status = Status(pid=os.getpid())
+        self._on_status = on_status
+        self._clock = clock
+        self._written_s = -1e9
+        self._polled_s = -1e9
+
+    def say(self, *, force: bool = True, **changes: Any) -> None:
+        """Change the status and write it (at most a few times a second unless forced)."""
+        for name, value in changes.items():
+            setattr(self.status, name, value)
+        self._on_status(self.status)
+        now = self._clock()
+        if force or now - self._written_s >= _STATUS_EVERY_S:
+            self._written_s = now
+            self.status.updated_unix_s = time.time()
+            replace_file(self.layout.status_path, (json.dumps(asdict(self.status)) + "\n").encode())
+
+    def poll_gates(self) -> GateReport:
+        """Read the gates now; the report goes into the status."""
+        report = self.gates.poll(self.host, clock=self._clock)
+        self.status.gates = report.as_dict()
+        self._polled_s = self._clock()
+        return report
+
+    def new_episodes(self) -> tuple[list[Path], bool]:
+        """The newest `max_episodes` finished episodes, and whether any is new since the last candidate."""
+        episodes = list_episodes(self.layout.episodes_dir, finished_only=True)[-self.config.max_episodes :]
+        versions = self.store.list()
+        seen: set[str] = set()
+        if versions:
+            card = versions[-1].card() or {}
+            seen = {str(e) for e in card.get("considered", card.get("episodes", []))}
+        return episodes, any(p.name not in seen for p in episodes)
+
+    def round(self, *, hold: bool = False, again: bool = False) -> Outcome:
+        """One round. again: train even when no episode is new. Raises `BrainError`s with nothing changed.
+
+        Raises `LockHeldError` when another trainer works on this root.
+        """
+        with ProcessLock(self.layout.trainer_lock_path, purpose=f"train on {self.layout.root}"):
+            try:
+                return self._round(hold=hold, again=again)
+            except BaseException as error:
+                self.say(phase="failed", detail=f"{type(error).__name__}: {error}")
+                raise
+
+    def _round(self, *, hold: bool, again: bool) -> Outcome:
+        episodes, fresh = self.new_episodes()
+        self.say(episodes=len(episodes))
+        if len(episodes) < self.config.min_episodes:
+            return self._end(
+                "waiting",
+                f"{len(episodes)} of {self.config.min_episodes} episodes recorded; training starts with min_episodes",
+            )
+        if not fresh and not again:
+            return self._end("waiting", f"nothing new in {len(episodes)} episodes since the last candidate")
+        report = self.poll_gates()
+        if not report.open:
+            return self._end("gates", "; ".join(f"{s.name}: {s.reason}" for s in report.closed))
+        # Imported here: a sidecar that only waits must not hold torch in memory.
+        from continuonbrain.loops.learning import learn
+
+        learned = learn(self, episodes)
+        self.say(
+            phase="judged",
+            candidate=learned.version_id,
+            verdict=learned.verdict,
+            detail=learned.verdict["reason"],
+        )
+        details = {"version_id": learned.version_id, "verdict": learned.verdict, "training": learned.training}
+        if not learned.verdict["passed"]:
+            return self._end("refused", learned.verdict["reason"], **details)
+        if hold:
+            return self._end("judged", "passed; not promoted yet (--hold)", **details)
+        promoted = promote_candidate(self.brain)
+        return self._end("promoted", promoted.detail, **details)
+
+    def _end(self, phase: str, detail: str, **details: Any) -> Outcome:
+        self.say(phase=phase, detail=detail)
+        return Outcome(phase, detail, gates=self.status.gates, **details)
+
+    def wait_until_allowed(self) -> float:
+        """Block while a gate is closed; returns the seconds waited. Polls at most once a second."""
+        if self._clock() - self._polled_s < _GATES_EVERY_S:
+            return 0.0
+        started = self._clock()
+        report = self.poll_gates()
+        while not report.open:
+            self.say(detail="paused: " + "; ".join(f"{s.name}: {s.reason}" for s in report.closed))
+            time.sleep(0.2)
+            report = self.poll_gates()
+        self.status.detail = ""
+        return self._clock() - started
+
+    @property
+    def max_samples(self) -> int:
+        """Upper bound of samples per round: memory, and what `max_steps` can use."""
+        return _MAX_SAMPLES
+
+
+def watch(mid: MidLoop, *, every_s: float = 2.0, should_stop: Callable[[], bool] = lambda: False) -> None:
+    """Rounds until told to stop; after a failed or refused round the next try waits, up to five minutes."""
+    backoff = every_s
+    while not should_stop():
+        try:
+            outcome = mid.round()
+            backoff = min(300.0, backoff * 2) if outcome.phase == "refused" else every_s
+        except BrainError:
+            backoff = min(300.0, backoff * 2)
+        until = time.monotonic() + backoff
+        while time.monotonic() < until and not should_stop():
+            time.sleep(0.1)
+
+
+def main() -> None:
+    """Entry of the sidecar process."""
+    import argparse
+    import signal
+    import sys
+
+    from continuonbrain.brain_root import open_brain
+
+    parser = argparse.ArgumentParser(prog="continuonbrain.loops.mid", description="the sidecar trainer")
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--once", action="store_true", help="one round, then print its outcome as JSON")
+    parser.add_argument("--hold", action="store_true", help="judge, but do not promote")
+    parser.add_argument("--again", action="store_true", help="train even when no episode is new")
+    parser.add_argument("--promote", action="store_true", help="promote the judged candidate, nothing else")
+    arguments = parser.parse_args()
+    stopping: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        if stopping or arguments.once or arguments.promote:
+            raise SystemExit(128 + number)
+        stopping.append(number)
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    try:
+        brain = open_brain(arguments.root)
+        if arguments.promote:
+            print(json.dumps(asdict(promote_candidate(brain))))
+            return
+        os.nice(brain.config.training.nice)
+        mid = MidLoop(brain)
+        if arguments.once:
+            print(
+                json.dumps(
+                    {**asdict(mid.round(hold=arguments.hold, again=arguments.again)), "by": __version__}
+                )
+            )
+            return
+        watch(mid)
+    except BrainError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Promotion and rollback as the running brain sees them: the store changes, then everybody is told."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from continuonbrain.brain_root import BrainRoot
+from continuonbrain.errors import BrainError
+from continuonbrain.loops.wire import WireError, post_notice
+from continuonbrain.model.base_identity import base_sha256
+from continuonbrain.storage.adapters import AdapterStore
+from continuonbrain.storage.manifest import manifest_from_settings, write_manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What drives now. noticed: the running policy process confirmed that it uses it (False: none runs)."""
+
+    version_id: str
+    sha256: str
+    noticed: bool
+    notice_ms: float
+    detail: str
+
+
+def promote_candidate(brain: BrainRoot) -> Promotion:
+    """Promote `adapters/candidate` on the verdict beside it and tell the running brain.
+
+    Raises `PromotionRefused` or `AdapterError` with nothing changed.
+    """
+    store = AdapterStore(brain.layout)
+    candidate = store.candidate()
+    if candidate is None:
+        raise BrainError(
+            f"there is no candidate in {brain.layout.candidate}",
+            remedy="train one: continuonbrain train --root DIR",
+        )
+    version = store.promote(
+        candidate.version_id, candidate.verdict(), base_sha256=base_sha256(brain.layout.base_model_dir)
+    )
+    return announce(brain, "promotion", version.version_id, version.compute_sha256())
+
+
+def announce(brain: BrainRoot, kind: str, version_id: str, sha256: str) -> Promotion:
+    """Rewrite the manifest and notify the running policy process of what drives now. kind: promotion, rollback."""
+    write_manifest(brain.layout, manifest_from_settings(brain.layout, brain.config.model_dump(mode="json")))
+    started = time.monotonic()
+    event = {"kind": kind, "version_id": version_id, "sha256": sha256}
+    noticed = False
+    if brain.layout.policy_socket.exists():
+        try:
+            noticed = post_notice(brain.layout.policy_socket, event)
+        except WireError:
+            noticed = False  # a policy process that starts later reads `current` by itself
+    took = (time.monotonic() - started) * 1000
+    said = f"{kind} of {version_id or 'the base'}: " + (
+        "the running brain uses it" if noticed else "no brain is running"
+    )
+    return Promotion(version_id, sha256, noticed, took, said)

@@ -1,0 +1,40 @@
+"""Which base this is: the sha256 over the bytes that decide how it behaves. Free of torch.
+
+An adapter names the base that it was trained on and is refused on any other.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from continuonbrain.errors import BrainError
+from continuonbrain.storage.content_hash import sha256_of_files
+
+BEHAVIOUR_FILES = (
+    "config.json",
+    "connector.json",
+    "connector.safetensors",
+    "model.safetensors",
+    "tokenizer.json",
+)
+
+
+class BaseModelError(BrainError):
+    """A base model folder is missing, incomplete or damaged."""
+
+
+def tiny_base_folder() -> Path:
+    """The tiny base that ships inside the package."""
+    return Path(str(resources.files("continuonbrain"))) / "model" / "tiny_base"
+
+
+def base_sha256(folder: Path) -> str:
+    """Identity of the base in `folder`. `BaseModelError` names a missing file."""
+    try:
+        return sha256_of_files(folder, BEHAVIOUR_FILES)
+    except OSError as error:
+        raise BaseModelError(
+            f"base model file {error.filename} cannot be read: {error.strerror}",
+            remedy="set base_model_path in config.json to a driving base, or run `continuonbrain init` for the tiny one",
+        ) from error

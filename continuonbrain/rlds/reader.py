@@ -1,0 +1,377 @@
+"""Reading episodes: our folder and the flat JSON `{"metadata", "steps"}`, with random access by step.
+
+`open_episode` checks what is cheap for the whole episode (the metadata, the number of lines and the size of
+the frame file against what the recorder said when it closed); `step(i)` and `frame(i)` check the CRC of what
+they return. So a truncated episode is refused when it is opened, and an altered byte when it is read, never
+later than that. `strict=False` opens a torn or unfinished episode and shows it up to the last step before
+the first one that is not whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from continuonbrain.rlds.errors import CorruptRecordError, EpisodeError, doctor_remedy
+from continuonbrain.rlds.schema import EpisodeMetadata, Frame, FrameRef, RecordingState, Step, parse_json
+from continuonbrain.rlds.stepline import decode_step_line
+from continuonbrain.rlds.tfrecord import read_record
+from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE
+
+MAX_METADATA_BYTES = 1 << 20
+MAX_STEPS_BYTES = 1 << 30
+MAX_FRAME_PIXELS = 4096 * 4096  # a JPEG header may promise gigabytes
+
+
+def decode_image(data: bytes) -> Frame:
+    """An encoded image as RGB uint8 [H, W, 3].
+
+    Raises:
+        EpisodeError: not an image, cut short, or larger than `MAX_FRAME_PIXELS`.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_FRAME_PIXELS:
+                raise EpisodeError(f"a frame of {image.width}x{image.height} is too large", field="frame")
+            return np.asarray(image.convert("RGB"), dtype=np.uint8)
+    except EpisodeError:
+        raise
+    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, ValueError, ...
+        raise EpisodeError(f"the frame cannot be decoded: {error}", field="frame") from error
+
+
+def read_metadata(path: Path) -> EpisodeMetadata:
+    """The metadata of a `metadata.json`.
+
+    Raises:
+        EpisodeError: absent, not JSON, or not metadata.
+    """
+    try:
+        if path.stat().st_size > MAX_METADATA_BYTES:
+            raise EpisodeError("the metadata are longer than 1 MiB")
+        return EpisodeMetadata.from_json(parse_json(path.read_bytes()))
+    except EpisodeError as error:
+        raise error.at(file=path, remedy=doctor_remedy(path.parent)) from error
+    except OSError as error:
+        raise EpisodeError(
+            f"cannot be read: {error.strerror}", file=path, remedy="give the folder of an episode"
+        ) from error
+
+
+def split_lines(data: bytes) -> tuple[list[bytes], int]:
+    """The newline-terminated lines of a steps file, and how many bytes of a torn line follow them."""
+    end = data.rfind(b"\n") + 1
+    return data[:end].split(b"\n")[:-1], len(data) - end
+
+
+@dataclass(frozen=True)
+class _Line:
+    text: bytes
+    file: Path
+
+
+class Episode:
+    """One readable episode. Opening it holds no file open; frames are read when asked for.
+
+    Attributes:
+        path: the folder, or the flat JSON file.
+        metadata: its metadata.
+        format: "folder" or "flat-json".
+        torn: why it ends early ("" when it is whole); only with `strict=False`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        metadata: EpisodeMetadata,
+        *,
+        lines: list[_Line] | None = None,
+        values: list[Any] | None = None,
+        strict: bool = True,
+    ) -> None:
+        self.path = path
+        self.metadata = metadata
+        self.format = "folder" if values is None else "flat-json"
+        self.torn = ""
+        self._lines = lines or []
+        self._values = values
+        self._count = len(self._lines) if values is None else len(values)
+        self._state = RecordingState.of(metadata)
+        self._sealed = self._state is not None and self._state.step_crc == "crc32c" and values is None
+        if not strict:
+            self._keep_whole_steps()
+
+    def __len__(self) -> int:
+        """Steps that can be read."""
+        return self._count
+
+    @property
+    def episode_id(self) -> str:
+        """The id in the metadata, or the folder's name."""
+        return self.metadata.episode_id or self.path.stem
+
+    def step(self, index: int) -> Step:
+        """Step `index` (negative counts from the end) without its frame; `frame_ref` says where that lies.
+
+        The last step of an episode is `is_last` whatever its line says: an episode that a crash cut ends
+        there all the same (and `is_terminal` stays what was recorded, usually False).
+
+        Raises:
+            IndexError: there is no such step.
+            EpisodeError: the line is altered or is not a step.
+        """
+        if not -self._count <= index < self._count:
+            raise IndexError(f"{self.path}: step {index} of {self._count}")
+        index %= self._count
+        try:
+            if self._values is not None:
+                step = Step.from_json(self._values[index], index=index, count=self._count)
+            else:
+                step = decode_step_line(
+                    self._lines[index].text, index=index, count=self._count, sealed=self._sealed
+                )
+        except EpisodeError as error:
+            raise error.at(file=self._file_of(index), step=index, remedy=doctor_remedy(self.path)) from error
+        if index == self._count - 1 and not step.is_last:
+            step = replace(step, is_last=True)
+        return step
+
+    def frame_jpeg(self, index: int) -> bytes:
+        """The encoded frame of step `index`, as it was written.
+
+        Raises:
+            IndexError: there is no such step.
+            EpisodeError: the step has no frame, or its record is torn or altered.
+        """
+        step = self.step(index)
+        if step.frame_ref is None:
+            raise EpisodeError(
+                "this step has no frame", file=self._file_of(index), step=index, field="observation.frame"
+            )
+        return self._read_blob(step.frame_ref, index % self._count)
+
+    def frame(self, index: int) -> Frame:
+        """The frame of step `index`: RGB uint8 [H, W, 3].
+
+        Raises:
+            IndexError, EpisodeError: as `frame_jpeg`, or the frame cannot be decoded.
+        """
+        try:
+            return decode_image(self.frame_jpeg(index))
+        except EpisodeError as error:
+            raise error.at(file=self.path, step=index, remedy=doctor_remedy(self.path)) from error
+
+    def steps(self, *, frames: bool = False) -> Iterator[Step]:
+        """Every step in order; with `frames`, `step.frame` is decoded where there is one."""
+        for index in range(self._count):
+            step = self.step(index)
+            if frames and step.frame_ref is not None:
+                step = replace(step, frame=self.frame(index))
+            yield step
+
+    def __iter__(self) -> Iterator[Step]:
+        return self.steps()
+
+    def _file_of(self, index: int) -> Path:
+        return self.path if self._values is not None else self._lines[index].file
+
+    def _read_blob(self, ref: FrameRef, index: int) -> bytes:
+        if self._values is not None:
+            raise EpisodeError(
+                "a flat JSON episode holds no frames", file=self.path, step=index, field="observation.frame"
+            )
+        path = self.path / ref.file
+        try:
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                return read_record(
+                    file, path=path, offset=ref.offset, size=min(size, ref.offset + ref.length)
+                )
+        except CorruptRecordError as error:
+            raise EpisodeError(
+                f"{error.problem} (record {ref.index} of {ref.file})",
+                file=path,
+                step=index,
+                field="observation.frame",
+                remedy=doctor_remedy(self.path),
+            ) from error
+        except OSError as error:
+            raise EpisodeError(
+                f"the frame file cannot be read: {error.strerror}",
+                file=path,
+                step=index,
+                field="observation.frame",
+                remedy=doctor_remedy(self.path),
+            ) from error
+
+    def frame_is_there(self, ref: FrameRef) -> bool:
+        """Whether the file that holds the frame is long enough; the CRC is checked when it is read."""
+        try:
+            return ref.offset + ref.length <= (self.path / ref.file).stat().st_size
+        except OSError:
+            return False
+
+    def _keep_whole_steps(self) -> None:
+        for index in range(self._count):
+            try:
+                step = self.step(index)
+                if step.frame_ref is not None and not self.frame_is_there(step.frame_ref):
+                    raise EpisodeError("its frame is missing", step=index, field="observation.frame")
+            except EpisodeError as error:
+                self.torn = error.message
+                self._count = index
+                return
+
+
+def _read_lines(path: Path) -> tuple[list[_Line], int]:
+    files = sorted(file for file in (path / "steps").glob("*.jsonl") if not file.name.startswith("."))
+    if not files:
+        raise EpisodeError("the steps file is missing", file=path / STEPS_FILE, remedy=doctor_remedy(path))
+    lines: list[_Line] = []
+    torn = 0
+    for file in files:
+        try:
+            if file.stat().st_size > MAX_STEPS_BYTES:
+                raise EpisodeError("the steps file is longer than 1 GiB", file=file)
+            texts, torn = split_lines(file.read_bytes())
+        except OSError as error:
+            raise EpisodeError(f"cannot be read: {error.strerror}", file=file) from error
+        lines += [_Line(text, file) for text in texts]
+    return lines, torn
+
+
+def _check_whole(path: Path, metadata: EpisodeMetadata, lines: list[_Line], torn: int) -> None:
+    steps_file = path / STEPS_FILE
+    state = RecordingState.of(metadata)
+    if state is not None and state.state == "open":
+        raise EpisodeError(
+            "the episode is unfinished (being recorded, or cut by a crash)",
+            file=path / METADATA_FILE,
+            field="metadata.provenance.recording.state",
+            remedy="the next start of the recorder closes it, or open it with strict=False",
+        )
+    if torn:
+        raise EpisodeError(
+            f"the last line is cut short ({torn} bytes without an end)",
+            file=steps_file,
+            step=len(lines),
+            field="step",
+            remedy=doctor_remedy(path),
+        )
+    if state is None:
+        return
+    if len(lines) != state.steps:
+        raise EpisodeError(
+            f"{len(lines)} steps are here, {state.steps} were recorded",
+            file=steps_file,
+            step=min(len(lines), max(state.steps, 0)),
+            field="metadata.provenance.recording.steps",
+            remedy=doctor_remedy(path),
+        )
+    blobs = sum(file.stat().st_size for file in (path / "blobs").glob("*.tfrecord") if file.name[0] != ".")
+    if blobs != state.blob_bytes:
+        raise EpisodeError(
+            f"{blobs} bytes of frames are here, {state.blob_bytes} were recorded",
+            file=path / "blobs",
+            field="metadata.provenance.recording.blob_bytes",
+            remedy=doctor_remedy(path),
+        )
+
+
+def _open_flat(path: Path, *, strict: bool) -> Episode:
+    try:
+        if path.stat().st_size > MAX_STEPS_BYTES:
+            raise EpisodeError("the episode is longer than 1 GiB")
+        value = parse_json(path.read_bytes())
+        if not isinstance(value, dict) or not isinstance(value.get("steps"), list):
+            raise EpisodeError('an object with "metadata" and a list "steps" is needed')
+        metadata = EpisodeMetadata.from_json(value.get("metadata"))
+        return Episode(path, metadata, values=value["steps"], strict=strict)
+    except EpisodeError as error:
+        raise error.at(file=path, remedy=doctor_remedy(path)) from error
+    except OSError as error:
+        raise EpisodeError(f"cannot be read: {error.strerror}", file=path) from error
+
+
+def open_episode(path: Path, *, strict: bool = True) -> Episode:
+    """Open an episode folder or a flat JSON episode.
+
+    Args:
+        path: the folder `<id>/`, or the `.json` file.
+        strict: refuse an episode that is unfinished, torn or shorter than its metadata say. Without it, the
+            episode is shown up to the last step before the first one that is not whole (`Episode.torn`).
+
+    Raises:
+        EpisodeError: names file, step, field and remedy.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise EpisodeError(
+            "there is no such episode", file=path, remedy="list them: continuonbrain episodes list"
+        )
+    if not path.is_dir():
+        return _open_flat(path, strict=strict)
+    metadata = read_metadata(path / METADATA_FILE)
+    try:
+        lines, torn = _read_lines(path)
+        if strict:
+            _check_whole(path, metadata, lines, torn)
+        episode = Episode(path, metadata, lines=lines, strict=strict)
+    except EpisodeError as error:
+        raise error.at(file=path / METADATA_FILE, remedy=doctor_remedy(path)) from error
+    if not strict and not episode.torn:
+        try:
+            _check_whole(path, metadata, lines, torn)
+        except EpisodeError as error:
+            episode.torn = error.message
+    return episode
+
+
+def list_episodes(episodes_dir: Path, *, finished_only: bool = False) -> list[Path]:
+    """The episode folders of a memory, sorted by name; an absent memory is an empty one.
+
+    Args:
+        finished_only: leave out those that are being recorded or were cut by a crash, and those whose
+            metadata cannot be read.
+    """
+    if not episodes_dir.is_dir():
+        return []
+    found = [
+        path
+        for path in sorted(episodes_dir.iterdir())
+        if path.name[0] != "." and (path / METADATA_FILE).is_file() and (path / "steps").is_dir()
+    ]
+    if not finished_only:
+        return found
+    return [path for path in found if _is_finished(path)]
+
+
+def _is_finished(path: Path) -> bool:
+    try:
+        state = RecordingState.of(read_metadata(path / METADATA_FILE))
+    except EpisodeError:
+        return False
+    return state is None or state.state == "closed"
+
+
+def is_being_recorded(path: Path) -> bool:
+    """Whether a living writer holds this episode's lock."""
+    try:
+        fd = os.open(path / STEPS_FILE, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False

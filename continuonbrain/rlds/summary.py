@@ -1,0 +1,133 @@
+"""What an episode looks like in a few lines: counts, ranges and one line of blocks for each signal."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+from continuonbrain.rlds.reader import Episode
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_HOLE = " "
+
+
+def sparkline(values: Sequence[float | None], *, width: int = 36) -> str:
+    """`values` as at most `width` blocks from their minimum to their maximum; None leaves a hole.
+
+    Each block is the mean of its share of the values. A constant signal is drawn in the middle.
+    """
+    count = len(values)
+    width = min(width, count)
+    means: list[float | None] = []
+    for cell in range(width):
+        share = [v for v in values[cell * count // width : (cell + 1) * count // width] if v is not None]
+        means.append(sum(share) / len(share) if share else None)
+    present = [mean for mean in means if mean is not None]
+    if not present:
+        return _HOLE * width
+    low, high = min(present), max(present)
+    span = high - low
+    last = len(_BLOCKS) - 1
+    return "".join(
+        _HOLE if mean is None else _BLOCKS[round((mean - low) / span * last) if span else last // 2]
+        for mean in means
+    )
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One signal over the episode; `measured` is the share of steps that have it."""
+
+    name: str
+    measured: float
+    minimum: float | None
+    mean: float | None
+    maximum: float | None
+    line: str
+
+
+@dataclass(frozen=True)
+class EpisodeSummary:
+    """What `continuonbrain episodes show` prints.
+
+    Attributes:
+        step_ms: median time between two steps, None for fewer than two.
+        clamped: steps whose command is not what the policy proposed.
+        torn: why the episode ends early, "" when it is whole.
+    """
+
+    episode_id: str
+    path: str
+    format: str
+    environment_id: str
+    steps: int
+    frames: int
+    duration_s: float
+    step_ms: float | None
+    terminal: bool
+    instructions: dict[str, int]
+    sources: dict[str, int]
+    reasons: dict[str, int]
+    adapters: dict[str, int]
+    clamped: int
+    dropped: int
+    torn: str
+    signals: tuple[Signal, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain object."""
+        return asdict(self)
+
+
+def _signal(name: str, values: Sequence[float | None]) -> Signal:
+    present = [value for value in values if value is not None]
+    return Signal(
+        name=name,
+        measured=len(present) / len(values) if values else 0.0,
+        minimum=min(present, default=None),
+        mean=math.fsum(present) / len(present) if present else None,
+        maximum=max(present, default=None),
+        line=sparkline(values),
+    )
+
+
+def summarise(episode: Episode) -> EpisodeSummary:
+    """Read every step of `episode` (no frames) and sum it up.
+
+    Raises:
+        EpisodeError: a step cannot be read.
+    """
+    steps = list(episode)
+    times = [step.monotonic_ns for step in steps]
+    gaps = sorted(after - before for before, after in pairwise(times))
+    recording = episode.metadata.provenance.get("recording")
+    dropped = recording.get("dropped", 0) if isinstance(recording, dict) else 0
+    return EpisodeSummary(
+        episode_id=episode.episode_id,
+        path=str(episode.path),
+        format=episode.format,
+        environment_id=episode.metadata.environment_id,
+        steps=len(steps),
+        frames=sum(step.has_frame for step in steps),
+        duration_s=(times[-1] - times[0]) / 1e9 if times else 0.0,
+        step_ms=gaps[len(gaps) // 2] / 1e6 if gaps else None,
+        terminal=bool(steps) and steps[-1].is_terminal,
+        instructions=dict(Counter(step.instruction for step in steps)),
+        sources=dict(Counter(step.source for step in steps)),
+        reasons=dict(Counter(code for step in steps for code in step.reasons)),
+        adapters=dict(Counter(step.adapter_sha256[:8] or "none" for step in steps)),
+        clamped=sum(step.clamped for step in steps),
+        dropped=dropped,
+        torn=episode.torn,
+        signals=(
+            _signal("steering", [step.command[0] for step in steps]),
+            _signal("throttle", [step.command[1] for step in steps]),
+            _signal("speed m/s", [step.speed_mps for step in steps]),
+            _signal("yaw rate rad/s", [step.yaw_rate_rps for step in steps]),
+            _signal("latency ms", [step.latency_ms for step in steps]),
+        ),
+    )

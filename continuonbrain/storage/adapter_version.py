@@ -1,0 +1,92 @@
+"""One adapter on disk: its files, the sha256 that names it, its papers (card and verdict)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from continuonbrain.errors import BrainError
+from continuonbrain.storage.content_hash import sha256_of_contents, sha256_of_files
+
+BEHAVIOURAL_FILES: tuple[str, ...] = ("adapter_config.json", "adapter_model.safetensors", "calibration.json")
+"""What decides how the robot behaves, and therefore what the sha256 of an adapter covers."""
+
+REQUIRED_FILES: tuple[str, ...] = ("adapter_config.json", "adapter_model.safetensors")
+
+VERDICT_FILE = "verdict.json"
+CARD_FILE = "card.json"
+LAST_PROMOTION_FILE = ".last_promotion.json"
+
+VERSION_ID = re.compile(r"(\d{6})-([0-9a-f]{8})")
+
+
+class AdapterError(BrainError):
+    """An adapter is incomplete, damaged or not there."""
+
+
+@dataclass(frozen=True)
+class AdapterVersion:
+    """One version on disk.
+
+    Attributes:
+        version_id: "<counter>-<first 8 digits of its sha256>", for example "000001-ab12cd34".
+        path: its folder.
+    """
+
+    version_id: str
+    path: Path
+
+    @property
+    def counter(self) -> int:
+        return int(self.version_id[:6])
+
+    @property
+    def sha8(self) -> str:
+        return self.version_id[7:]
+
+    def compute_sha256(self) -> str:
+        """Hash the behavioural files from the bytes on disk now. Raises AdapterError."""
+        return adapter_sha256_on_disk(self.path)
+
+    def card(self) -> dict[str, Any] | None:
+        """card.json, or None when there is none. Raises AdapterError."""
+        return _read_json_object(self.path / CARD_FILE)
+
+    def verdict(self) -> dict[str, Any] | None:
+        """verdict.json, or None when there is none. Raises AdapterError."""
+        return _read_json_object(self.path / VERDICT_FILE)
+
+
+def adapter_sha256(files: Mapping[str, bytes]) -> str:
+    """The sha256 of an adapter in memory; files that are not behavioural do not count."""
+    return sha256_of_contents({name: data for name, data in files.items() if name in BEHAVIOURAL_FILES})
+
+
+def adapter_sha256_on_disk(directory: Path) -> str:
+    """The sha256 of the adapter in `directory`, from its bytes. Raises AdapterError."""
+    for name in REQUIRED_FILES:
+        if not (directory / name).is_file():
+            raise AdapterError(
+                f"adapter {directory} has no {name}", remedy="it is damaged: roll back or train a new one"
+            )
+    present = [name for name in BEHAVIOURAL_FILES if (directory / name).is_file()]
+    try:
+        return sha256_of_files(directory, present)
+    except OSError as error:
+        raise AdapterError(f"adapter {directory} cannot be read: {error}") from error
+
+
+def _read_json_object(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{path} cannot be read: {error}", remedy="remove it or train again") from error
+    if not isinstance(value, dict):
+        raise AdapterError(f"{path} must hold a JSON object", remedy="remove it or train again")
+    return value

@@ -1,0 +1,44 @@
+"""One sha256 for a set of named files, the same whether they are in memory or on disk.
+
+Each file goes in as its name and its content, both preceded by their length, in the order of their names.
+The lengths keep ("ab", "c") and ("a", "bc") apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+_PIECE_BYTES = 1 << 20
+
+
+def sha256_of_contents(files: Mapping[str, bytes]) -> str:
+    """Hash files that are in memory. Returns 64 hex digits."""
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(_header(name, len(files[name])))
+        digest.update(files[name])
+    return digest.hexdigest()
+
+
+def sha256_of_files(directory: Path, names: Iterable[str]) -> str:
+    """Hash the named files of a folder, in pieces of 1 MiB. Returns 64 hex digits.
+
+    Raises:
+        OSError: a file is missing or cannot be read.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        with open(directory / name, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            digest.update(_header(name, size))
+            while piece := file.read(_PIECE_BYTES):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+def _header(name: str, size: int) -> bytes:
+    encoded = name.encode("utf-8")
+    return len(encoded).to_bytes(8, "big") + encoded + size.to_bytes(8, "big")

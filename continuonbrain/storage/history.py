@@ -1,0 +1,161 @@
+"""`history.jsonl`: every change of the adapter in use, append-only and hash-chained.
+
+An entry is the *intent*, durable before any symlink moves: its `to` and `from` are what `current` and
+`previous` become. A crash in between is finished from the last entry (`AdapterStore.recover`).
+
+Each entry carries `hash`, the sha256 of its own canonical JSON without that key, and `prev_hash`, the `hash`
+of the entry before it. Editing, removing or reordering an entry breaks the chain; cutting off the newest
+ones is seen only by who kept the last hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+FIRST_PREV_HASH = "0" * 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryEntry:
+    """One change of the adapter in use.
+
+    Attributes:
+        seq: 1, 2, 3, ...
+        event: "promote", "rollback" or "abandon" (a change whose adapter was lost before it finished).
+        to_version, from_version: version ids; None is the base model alone.
+        sha256: of the behavioural files of `to_version`; None for the base alone.
+        verdict_sha256: of the verdict's canonical JSON, for "promote".
+        time_unix_s: wall clock, a label only.
+        prev_hash, hash: the chain.
+    """
+
+    seq: int
+    event: str
+    to_version: str | None
+    from_version: str | None
+    sha256: str | None
+    verdict_sha256: str | None
+    time_unix_s: float
+    prev_hash: str
+    hash: str
+
+    def to_json_line(self) -> str:
+        return canonical_json({**self._chained(), "hash": self.hash})
+
+    def _chained(self) -> dict[str, Any]:
+        return {
+            "seq": self.seq,
+            "event": self.event,
+            "to": self.to_version,
+            "from": self.from_version,
+            "sha256": self.sha256,
+            "verdict_sha256": self.verdict_sha256,
+            "time_unix_s": self.time_unix_s,
+            "prev_hash": self.prev_hash,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryCheck:
+    """What checking the chain found.
+
+    Attributes:
+        entries: how many entries are sound, from the first.
+        problem: what is wrong with the next one; "" when all are sound.
+    """
+
+    entries: int
+    problem: str
+
+    @property
+    def ok(self) -> bool:
+        return not self.problem
+
+
+def next_entry(
+    last: HistoryEntry | None,
+    *,
+    event: str,
+    to_version: str | None,
+    from_version: str | None,
+    sha256: str | None,
+    time_unix_s: float,
+    verdict: Mapping[str, object] | None = None,
+) -> HistoryEntry:
+    """The entry that follows `last` in the chain."""
+    verdict_sha256 = None if verdict is None else _sha256_text(canonical_json(verdict))
+    body: dict[str, Any] = {
+        "seq": 1 if last is None else last.seq + 1,
+        "event": event,
+        "to": to_version,
+        "from": from_version,
+        "sha256": sha256,
+        "verdict_sha256": verdict_sha256,
+        "time_unix_s": time_unix_s,
+        "prev_hash": FIRST_PREV_HASH if last is None else last.hash,
+    }
+    return _entry_from_json({**body, "hash": _sha256_text(canonical_json(body))})
+
+
+def parse_history(lines: Sequence[str]) -> tuple[tuple[HistoryEntry, ...], HistoryCheck]:
+    """The sound entries from the first on, and what is wrong with the one after them, if any."""
+    entries: list[HistoryEntry] = []
+    for number, line in enumerate(lines, start=1):
+        problem = ""
+        try:
+            raw = json.loads(line)
+            entry = _entry_from_json(raw)
+        except (ValueError, TypeError, KeyError) as error:
+            problem = f"is not a history entry ({error})"
+        else:
+            last = entries[-1] if entries else None
+            problem = _chain_problem(raw, entry, last)
+            if not problem:
+                entries.append(entry)
+        if problem:
+            return tuple(entries), HistoryCheck(entries=len(entries), problem=f"line {number} {problem}")
+    return tuple(entries), HistoryCheck(entries=len(entries), problem="")
+
+
+def canonical_json(value: Mapping[str, object]) -> str:
+    """JSON with sorted keys and no spaces, so that equal values have equal bytes. NaN raises ValueError."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def _chain_problem(raw: dict[str, Any], entry: HistoryEntry, last: HistoryEntry | None) -> str:
+    body = {key: value for key, value in raw.items() if key != "hash"}
+    if _sha256_text(canonical_json(body)) != entry.hash:
+        return "was changed after it was written (its hash does not match)"
+    if entry.prev_hash != (FIRST_PREV_HASH if last is None else last.hash):
+        return "does not follow the line before it (a line was removed, added or moved)"
+    if entry.seq != (1 if last is None else last.seq + 1):
+        return f"has number {entry.seq} out of order"
+    return ""
+
+
+def _entry_from_json(raw: dict[str, Any]) -> HistoryEntry:
+    return HistoryEntry(
+        seq=int(raw["seq"]),
+        event=str(raw["event"]),
+        to_version=_optional_text(raw["to"]),
+        from_version=_optional_text(raw["from"]),
+        sha256=_optional_text(raw["sha256"]),
+        verdict_sha256=_optional_text(raw["verdict_sha256"]),
+        time_unix_s=float(raw["time_unix_s"]),
+        prev_hash=str(raw["prev_hash"]),
+        hash=str(raw["hash"]),
+    )
+
+
+def _optional_text(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise TypeError(f"expected text or null, found {value!r}")
+
+
+def _sha256_text(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -1,0 +1,194 @@
+"""Where everything lies in a brain root. No other module builds one of these paths.
+
+config.json
+model/base_model/                       the base that acts and that adapters are trained on
+model/manifest.json                     what an app reads to find base and adapter
+model/safety/current/                   the safety head
+model/adapters/versions/000001-ab12cd34/
+model/adapters/{current,candidate,previous} -> versions/...
+model/adapters/history.jsonl            append-only, hash-chained
+rlds/episodes/
+trainer/logs/  trainer/status.json  trainer/cache/
+run/                                    sockets and locks of the running processes
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from continuonbrain.configs import preset_bytes
+from continuonbrain.errors import BrainError
+from continuonbrain.storage.durable import copy_tree_durably, sync_directory, write_bytes_durably
+from continuonbrain.storage.manifest import manifest_from_settings, write_manifest
+
+DEFAULT_ROOT = Path("/opt/continuonos/brain")
+
+ROOT_ENVIRONMENT_VARIABLE = "CONTINUONBRAIN_ROOT"
+
+_LONGEST_SOCKET_PATH = 107
+"""sockaddr_un.sun_path holds 108 bytes with its terminating zero (Linux, unix(7))."""
+
+
+class LayoutError(BrainError):
+    """The brain root cannot be used as it is."""
+
+
+@dataclass(frozen=True)
+class BrainLayout:
+    """Every path of one brain root.
+
+    Attributes:
+        root: the brain root; made absolute.
+        rlds_dir, adapters_dir, log_dir, base_model_dir: as the config names them; relative ones are taken
+            from the root. `continuonbrain.brain_root.open_brain` fills them in from config.json.
+    """
+
+    root: Path
+    rlds_dir: Path = Path("rlds/episodes")
+    adapters_dir: Path = Path("model/adapters")
+    log_dir: Path = Path("trainer/logs")
+    base_model_dir: Path = Path("model/base_model")
+
+    def __post_init__(self) -> None:
+        root = self.root.expanduser().absolute()
+        object.__setattr__(self, "root", root)
+        for name in ("rlds_dir", "adapters_dir", "log_dir", "base_model_dir"):
+            # Joining an absolute path replaces the root, which is what the config promises.
+            object.__setattr__(self, name, root / getattr(self, name))
+
+    @property
+    def config_path(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def episodes_dir(self) -> Path:
+        return self.rlds_dir
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.root / "model" / "manifest.json"
+
+    @property
+    def safety_dir(self) -> Path:
+        return self.root / "model" / "safety" / "current"
+
+    @property
+    def versions_dir(self) -> Path:
+        return self.adapters_dir / "versions"
+
+    @property
+    def current(self) -> Path:
+        return self.adapters_dir / "current"
+
+    @property
+    def candidate(self) -> Path:
+        return self.adapters_dir / "candidate"
+
+    @property
+    def previous(self) -> Path:
+        return self.adapters_dir / "previous"
+
+    @property
+    def history_path(self) -> Path:
+        return self.adapters_dir / "history.jsonl"
+
+    @property
+    def adapters_lock_path(self) -> Path:
+        return self.adapters_dir / ".lock"
+
+    @property
+    def trainer_dir(self) -> Path:
+        return self.root / "trainer"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Cached activations of training samples; may be deleted at any time."""
+        return self.trainer_dir / "cache"
+
+    @property
+    def status_path(self) -> Path:
+        return self.trainer_dir / "status.json"
+
+    @property
+    def trainer_lock_path(self) -> Path:
+        return self.trainer_dir / ".lock"
+
+    @property
+    def run_dir(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def brain_lock_path(self) -> Path:
+        """Held by the control process: one robot, one driver."""
+        return self.run_dir / "brain.lock"
+
+    @property
+    def policy_socket(self) -> Path:
+        """Frames in, action chunks out. Raises LayoutError when the path is too long for a socket."""
+        return _socket_path(self.run_dir / "policy.sock")
+
+    @property
+    def notice_socket(self) -> Path:
+        """Promotion notices. Raises LayoutError when the path is too long for a socket."""
+        return _socket_path(self.run_dir / "notice.sock")
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """Every folder that `init_brain_root` creates, parents first."""
+        return (
+            self.root,
+            self.base_model_dir,
+            self.versions_dir,
+            self.safety_dir,
+            self.episodes_dir,
+            self.log_dir,
+            self.run_dir,
+        )
+
+
+def init_brain_root(root: Path, preset: str, *, base_model: Path | None = None) -> BrainLayout:
+    """Create the layout under `root`; what exists already is kept as it is.
+
+    Args:
+        root: the brain root.
+        preset: name of a shipped preset, copied to config.json when there is none yet.
+        base_model: folder copied to `model/base_model/` when that is still empty; None leaves it empty.
+
+    Raises:
+        UnknownPresetError: no preset has this name; nothing is created.
+        LayoutError: the root cannot be created or written to.
+    """
+    settings = preset_bytes(preset)
+    layout = BrainLayout(root)
+    try:
+        for directory in layout.directories:
+            directory.mkdir(parents=True, exist_ok=True)
+            if not os.access(directory, os.W_OK | os.X_OK):
+                raise PermissionError(13, "Permission denied", str(directory))
+        if base_model is not None and not any(layout.base_model_dir.iterdir()):
+            copy_tree_durably(base_model, layout.base_model_dir)
+        if not layout.config_path.exists():
+            write_bytes_durably(layout.config_path, settings)
+        if not layout.manifest_path.exists():
+            write_manifest(layout, manifest_from_settings(layout, json.loads(settings)))
+        for directory in layout.directories:
+            sync_directory(directory)
+    except OSError as error:
+        raise LayoutError(
+            f"cannot create the brain root {layout.root}: {error.strerror} ({error.filename})",
+            remedy=f"choose another place with --root, or: sudo install -d -o $USER {layout.root}",
+        ) from error
+    return layout
+
+
+def _socket_path(path: Path) -> Path:
+    length = len(os.fsencode(path))
+    if length > _LONGEST_SOCKET_PATH:
+        raise LayoutError(
+            f"{path} is {length} bytes long; a Unix socket path holds {_LONGEST_SOCKET_PATH}",
+            remedy="use a brain root with a shorter path",
+        )
+    return path

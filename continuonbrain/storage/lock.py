@@ -1,0 +1,106 @@
+"""One writer at a time: an advisory lock on a file, released by the kernel when its holder dies.
+
+`flock` belongs to the open file, so SIGKILL, a power cut or a crash never leaves a stale lock. The holder's
+pid in the file is a label for people; it never decides anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+
+from continuonbrain.errors import BrainError
+
+_POLL_S = 0.05
+
+
+class LockHeldError(BrainError):
+    """Another process holds the lock.
+
+    Attributes:
+        path: the lock file.
+        pid: who holds it, or None when that could not be read.
+    """
+
+    def __init__(self, path: Path, pid: int | None, *, purpose: str) -> None:
+        holder = f"process {pid}" if pid is not None else "another process"
+        super().__init__(
+            f"{purpose}: {holder} is already doing this (lock {path})",
+            remedy="wait for it to finish" + (f", or stop it with: kill {pid}" if pid is not None else ""),
+        )
+        self.path = path
+        self.pid = pid
+
+
+class ProcessLock:
+    """A context manager that holds `path` exclusively.
+
+    Args:
+        path: the lock file; created when absent, never removed (removing it would let two holders in).
+        purpose: what the holder does, for the error message ("train on /brain").
+        timeout_s: how long to wait for another holder; 0 refuses at once.
+    """
+
+    def __init__(self, path: Path, *, purpose: str, timeout_s: float = 0.0) -> None:
+        self._path = path
+        self._purpose = purpose
+        self._timeout_s = timeout_s
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock. Raises LockHeldError after `timeout_s`, RuntimeError when held by this object."""
+        if self._descriptor is not None:
+            raise RuntimeError(f"lock {self._path} is already held by this object")
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        deadline = time.monotonic() + self._timeout_s
+        try:
+            while not _try_flock(descriptor):
+                if time.monotonic() >= deadline:
+                    raise LockHeldError(self._path, _read_pid(descriptor), purpose=self._purpose)
+                time.sleep(_POLL_S)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let go; harmless when not held."""
+        if self._descriptor is None:
+            return
+        descriptor, self._descriptor = self._descriptor, None
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+        os.close(descriptor)
+
+    def __enter__(self) -> ProcessLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def _try_flock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def _read_pid(descriptor: int) -> int | None:
+    try:
+        return int(os.pread(descriptor, 32, 0).decode())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,103 @@
+"""`model/manifest.json`: how an app (flutter_gemma, continuonai) finds the base model and the adapter.
+
+The keys are the robot ecosystem's own; `continuonbrain/model/manifest.pi5.example.json` shows them all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from continuonbrain.storage.durable import write_json_durably
+
+if TYPE_CHECKING:  # layout.py writes the first manifest, so it imports this module
+    from continuonbrain.storage.layout import BrainLayout
+
+_WARN_THRESHOLD = 0.25
+_BLOCK_THRESHOLD = 0.6
+"""The ecosystem's thresholds for the safety head's score, in [0, 1]."""
+
+_NOTES = (
+    "Written by continuonbrain; rewritten, then touched, whenever the adapter in use changes. "
+    "No adapter file there means: the base model alone."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestSettings:
+    """What the manifest says beyond paths.
+
+    Attributes:
+        model_name, engine, backend, quantization: the base model and the runtime meant for it.
+        rank, alpha: of the LoRA adapters.
+        adapter_filename: the file that apps load from the adapter folder.
+        steering_bounds, throttle_bounds: (low, high) in actuator units.
+    """
+
+    model_name: str
+    engine: str
+    backend: str
+    quantization: str
+    rank: int
+    alpha: float
+    adapter_filename: str
+    steering_bounds: tuple[float, float]
+    throttle_bounds: tuple[float, float]
+
+
+def build_manifest(layout: BrainLayout, settings: ManifestSettings) -> dict[str, Any]:
+    """The manifest as JSON-ready data, with absolute paths. Reads only whether a safety head exists."""
+    paths = {
+        "base_model": str(layout.base_model_dir),
+        "adapter_dir": str(layout.current),
+        "adapter": str(layout.current / settings.adapter_filename),
+    }
+    if layout.safety_dir.is_dir() and any(layout.safety_dir.iterdir()):
+        paths["safety_head"] = str(layout.safety_dir)
+    return {
+        "model_name": settings.model_name,
+        "runtime": {
+            "engine": settings.engine,
+            "backend": settings.backend,
+            "quantization": settings.quantization,
+        },
+        "paths": paths,
+        "adapter_meta": {"type": "lora", "rank": settings.rank, "alpha": settings.alpha},
+        "safety": {
+            "path": str(layout.safety_dir),
+            "clamp_bounds": {
+                "steering": list(settings.steering_bounds),
+                "throttle": list(settings.throttle_bounds),
+            },
+            "warn_threshold": _WARN_THRESHOLD,
+            "block_threshold": _BLOCK_THRESHOLD,
+        },
+        "notes": _NOTES,
+    }
+
+
+def manifest_from_settings(layout: BrainLayout, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest for a whole config as JSON data (a shipped preset, or `BrainConfig.model_dump()`)."""
+    return build_manifest(
+        layout,
+        ManifestSettings(
+            **config["manifest"],
+            rank=config["training"]["rank"],
+            alpha=config["training"]["alpha"],
+            adapter_filename=config["adapter_filename"],
+            steering_bounds=config["guards"]["steering_bounds"],
+            throttle_bounds=config["guards"]["throttle_bounds"],
+        ),
+    )
+
+
+def write_manifest(layout: BrainLayout, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest durably, then touch it. Raises OSError, ValueError (NaN).
+
+    The touch is for watchers: continuonai listens for create and modify only, and an atomic rename is
+    neither.
+    """
+    write_json_durably(layout.manifest_path, manifest)
+    os.utime(layout.manifest_path)

@@ -1,0 +1,1 @@
+"""The sidecar: gates, datasets, the training job, rollouts, evaluation and the verdict."""

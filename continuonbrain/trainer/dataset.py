@@ -1,0 +1,248 @@
+"""From recorded episodes to training samples: what a human did next is the answer to what the robot saw.
+
+For a step driven by a human, the label is the path that the driver's own commands describe from there on, as
+curvature by distance (through the calibration and the actuation delay), and the speed half a second and one
+and a half seconds later. Where the recording ends before a knot is reached, that knot has weight 0. On a robot
+without motion sensors the commanded motion stands in for the measured one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from continuonbrain.errors import BrainError
+from continuonbrain.policy.calibration import Calibration, MotionLog, fit_calibration
+from continuonbrain.policy.codec import CURVATURE_KNOTS_M, QUERIES, SPEED_KNOTS_S
+from continuonbrain.rlds.reader import Episode, open_episode
+from continuonbrain.robot.protocol import CONTROL_DT_S, FRAME_SHAPE
+
+HUMAN = "human"
+"""Sources of labels start with this: "human_teleop_xr", "human_teleop"."""
+_ACCELERATION, _DRAG = 3.0, 1.2
+_MOVING_MPS = 0.1
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+
+class NoLabelsError(BrainError):
+    """The episodes hold nothing to learn from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """One episode as arrays over its steps, `[n]` unless said otherwise.
+
+    speed_mps and yaw_rate_rps: measured; measured says whether they were, else they come from the commands.
+    labelled: a human drove this step.
+    """
+
+    episode: Episode
+    steering: F64
+    throttle: F64
+    speed_mps: F64
+    yaw_rate_rps: F64
+    measured: bool
+    labelled: NDArray[np.bool_]
+    instructions: list[str]
+
+    @property
+    def motion(self) -> MotionLog:
+        """For fitting the calibration."""
+        return MotionLog(self.steering, self.throttle, self.speed_mps, self.yaw_rate_rps)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """n supervised observations.
+
+    frames `[n, 120, 160, 3]` uint8; speeds: measured m/s or None; curvature `[n, 8]`, speed_ahead `[n, 2]`,
+    weights `[n, 10]` in {0, 1}; command: steering and throttle that the driver gave at the step, `[n, 2]`; previous:
+    those of the step before (the "repeat the last action" baseline), `[n, 2]`; episode: its number, `[n]`.
+    """
+
+    frames: NDArray[np.uint8]
+    instructions: list[str]
+    speeds: list[float | None]
+    curvature: F32
+    speed_ahead: F32
+    weights: F32
+    command: F32
+    previous: F32
+    episode: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.instructions)
+
+    def select(self, rows: NDArray[np.int64]) -> Samples:
+        """The samples at `rows`."""
+        return Samples(
+            self.frames[rows],
+            [self.instructions[i] for i in rows],
+            [self.speeds[i] for i in rows],
+            self.curvature[rows],
+            self.speed_ahead[rows],
+            self.weights[rows],
+            self.command[rows],
+            self.previous[rows],
+            self.episode[rows],
+        )
+
+    def sha256(self) -> str:
+        """Identity of what is asked and answered (an evaluation set's name in a verdict)."""
+        digest = hashlib.sha256()
+        for array in (self.frames, self.curvature, self.speed_ahead, self.weights):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update("\0".join(self.instructions).encode())
+        return digest.hexdigest()
+
+
+def _commanded_speed(throttle: F64) -> F64:
+    speed, out = 0.0, np.empty(len(throttle))
+    # A recording without a speed rarely starts at rest: start from what the first command settles at.
+    if len(throttle):
+        speed = max(0.0, float(throttle[0]) * _ACCELERATION / _DRAG)
+    for i, value in enumerate(throttle):
+        out[i] = speed
+        speed = min(3.0, max(0.0, speed + (_ACCELERATION * float(value) - _DRAG * speed) * CONTROL_DT_S))
+    return out
+
+
+def read_drive(path: Path) -> Drive:
+    """One episode's steps (frames stay on disk). `EpisodeError` names what is damaged."""
+    episode = open_episode(path)
+    steps = list(episode)
+    command = np.array([s.command for s in steps], float).reshape(-1, 2)
+    measured = bool(steps) and all(s.speed_mps is not None and s.yaw_rate_rps is not None for s in steps)
+    if measured:
+        speed = np.array([s.speed_mps for s in steps], float)
+        yaw_rate = np.array([s.yaw_rate_rps for s in steps], float)
+    else:
+        speed, yaw_rate = _commanded_speed(command[:, 1]), np.zeros(len(steps))
+    labelled = np.array([s.source.startswith(HUMAN) and s.has_frame for s in steps], bool)
+    return Drive(
+        episode,
+        command[:, 0],
+        command[:, 1],
+        speed,
+        yaw_rate,
+        measured,
+        labelled,
+        [s.instruction for s in steps],
+    )
+
+
+def calibrate(drives: Sequence[Drive]) -> Calibration:
+    """Fit the calibration from the drives that measured motion; nominal without any."""
+    logs = [d.motion for d in drives if d.measured]
+    return fit_calibration(logs) if logs else Calibration()
+
+
+def _labels(drive: Drive, calibration: Calibration) -> tuple[F64, F64, F64]:
+    """Curvature `[n, 8]`, speed `[n, 2]` and weights `[n, 10]` for every step of a drive."""
+    n = len(drive.steering)
+    along = np.concatenate([[0.0], np.cumsum(drive.speed_mps[:-1] * CONTROL_DT_S)]) if n else np.empty(0)
+    lag = round(calibration.delay_s / CONTROL_DT_S) if drive.measured else 0
+    # What bends the path at tick k was commanded `lag` ticks before.
+    commanded = drive.steering[np.maximum(np.arange(n) - lag, 0)]
+    bend = np.array([calibration.curvature(float(s)) for s in commanded])
+    curvature, speed, weights = np.zeros((n, 8)), np.zeros((n, 2)), np.zeros((n, QUERIES))
+    for column, distance in enumerate(CURVATURE_KNOTS_M):
+        curvature[:, column] = np.interp(along + distance, along, bend)
+        weights[:, column] = along + distance <= along[-1]
+    weights[drive.speed_mps < _MOVING_MPS, 0] = 0.0  # wheels of a standing car say nothing about the road
+    smooth = np.convolve(np.pad(drive.speed_mps, 2, mode="edge"), np.ones(5) / 5, "valid")
+    for column, time_s in enumerate(SPEED_KNOTS_S):
+        later = np.arange(n) + round(time_s / CONTROL_DT_S)
+        speed[:, column] = smooth[np.minimum(later, n - 1)]
+        weights[:, len(CURVATURE_KNOTS_M) + column] = later < n
+    return curvature, speed, weights
+
+
+def frame_at(episode: Episode, index: int) -> NDArray[np.uint8]:
+    """Frame of a step as uint8 `[120, 160, 3]`, resized when the camera had another size."""
+    frame = episode.frame(index)
+    if frame.shape != FRAME_SHAPE:
+        frame = np.asarray(
+            Image.fromarray(frame).resize((FRAME_SHAPE[1], FRAME_SHAPE[0]), Image.Resampling.BILINEAR)
+        )
+    return frame
+
+
+def build_samples(
+    drives: Sequence[Drive],
+    calibration: Calibration,
+    *,
+    stride: int = 2,
+    max_samples: int | None = None,
+    on_drive: Callable[[int, int], None] | None = None,
+) -> Samples:
+    """Samples from every `stride`-th human-driven step; a larger stride when there would be more than
+    `max_samples`. Raises `NoLabelsError` when no step was driven by a human."""
+    total = sum(int(d.labelled.sum()) for d in drives)
+    if total == 0:
+        raise NoLabelsError(
+            f"none of the {len(drives)} episodes holds a step that a human drove (action.source human_teleop...)",
+            remedy="record teleoperation, or import a tub: continuonbrain episodes import-tub PATH",
+        )
+    if max_samples is not None:
+        stride = max(stride, -(-total // max_samples))
+    parts: list[Samples] = []
+    for number, drive in enumerate(drives):
+        curvature, speed, weights = _labels(drive, calibration)
+        rows = np.flatnonzero(drive.labelled)[::stride]
+        rows = rows[weights[rows].sum(1) > 0]
+        if len(rows):
+            command = np.stack([drive.steering, drive.throttle], 1)
+            parts.append(
+                Samples(
+                    np.stack([frame_at(drive.episode, int(i)) for i in rows]),
+                    [drive.instructions[i] for i in rows],
+                    [float(drive.speed_mps[i]) if drive.measured else None for i in rows],
+                    curvature[rows].astype(np.float32),
+                    speed[rows].astype(np.float32),
+                    weights[rows].astype(np.float32),
+                    command[rows].astype(np.float32),
+                    command[np.maximum(rows - 1, 0)].astype(np.float32),
+                    np.full(len(rows), number),
+                )
+            )
+        if on_drive is not None:
+            on_drive(number + 1, len(drives))
+    if not parts:
+        raise NoLabelsError(
+            "the episodes are too short to say what came next", remedy="record longer episodes"
+        )
+    return join(parts)
+
+
+def join(parts: Sequence[Samples]) -> Samples:
+    """Concatenate samples."""
+    first = parts[0]
+    arrays = {
+        name: np.concatenate([getattr(p, name) for p in parts])
+        for name in ("frames", "curvature", "speed_ahead", "weights", "command", "previous", "episode")
+    }
+    return replace(
+        first,
+        **arrays,
+        instructions=[i for p in parts for i in p.instructions],
+        speeds=[s for p in parts for s in p.speeds],
+    )
+
+
+def hold_out(episodes: Sequence[Path], *, tail: int) -> tuple[list[Path], list[Path]]:
+    """Split into training and held-out episodes: every eighth from the newest back, at most `tail`, at least one
+    when there are four or more. Episodes, never single steps: neighbouring frames are nearly the same."""
+    ordered = sorted(episodes)
+    if len(ordered) < 4:
+        return ordered, []
+    held = set(ordered[::-1][3::8][:tail])
+    held = held or {ordered[-1]}
+    return [p for p in ordered if p not in held], [p for p in ordered if p in held]

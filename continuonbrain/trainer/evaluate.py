@@ -1,0 +1,203 @@
+"""Gathers the evidence for a verdict: from the candidate's bytes on disk, in the engine that serves."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from continuonbrain.policy.calibration import Calibration
+from continuonbrain.policy.codec import CURVATURE_KNOTS_M
+from continuonbrain.policy.engine import Decisions, Engine
+from continuonbrain.robot.sim.shifts import BASE, World
+from continuonbrain.safety.guards import Limits
+from continuonbrain.trainer.dataset import Samples
+from continuonbrain.trainer.score import drive_score, follow_score
+from continuonbrain.trainer.verdict import Closed, Evidence, Imitation
+
+_BATCH = 64
+OnPart = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """An adapter folder (None: the base alone), its identity and the calibration that travels with it."""
+
+    folder: Path | None
+    sha256: str
+    calibration: Calibration
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """Where candidates are driven: the robot's world in the simulator, and tracks that no episode was made on."""
+
+    world: World
+    tracks: tuple[int, ...] = tuple(range(40_000, 40_008))
+    follow_tracks: tuple[int, ...] = (40_100, 40_101)
+    unshifted_tracks: tuple[int, ...] = tuple(range(40_200, 40_206))
+
+
+def answers(engine: Engine, samples: Samples) -> Decisions:
+    """The engine's decisions on all samples."""
+    parts = [
+        engine.decide(
+            samples.frames[i : i + _BATCH],
+            samples.instructions[i : i + _BATCH],
+            samples.speeds[i : i + _BATCH],
+        )
+        for i in range(0, len(samples), _BATCH)
+    ]
+    return Decisions(np.concatenate([p.curvature for p in parts]), np.concatenate([p.speed for p in parts]))
+
+
+def steering_of(decisions: Decisions, samples: Samples, calibration: Calibration) -> NDArray[np.float64]:
+    """The steering command that each decision asks for at its own step, `[n]` in [-1, 1].
+
+    Measured robots: the curvature where the car is once the command takes effect; others: the first one.
+    """
+    out = np.empty(len(samples))
+    for i, speed in enumerate(samples.speeds):
+        distance = 0.0 if speed is None else speed * calibration.delay_s
+        out[i] = calibration.steering(float(np.interp(distance, CURVATURE_KNOTS_M, decisions.curvature[i])))
+    return out
+
+
+def imitation(decisions: Decisions, samples: Samples, calibration: Calibration) -> Imitation:
+    """Mean absolute error against the driver."""
+    steering = np.abs(steering_of(decisions, samples, calibration) - samples.command[:, 0])
+    known = samples.weights[:, -2] > 0
+    speed = np.abs(decisions.speed[:, 0] - samples.speed_ahead[:, 0])[known]
+    return Imitation(float(steering.mean()), float(speed.mean()) if len(speed) else 0.0)
+
+
+def constant_baselines(train: Samples, held: Samples) -> tuple[Imitation, Imitation]:
+    """(always the mean of the training commands, always the driver's last command) on the held-out steps."""
+    known = held.weights[:, -2] > 0
+    ahead = held.speed_ahead[known, 0]
+    mean_speed = float(train.speed_ahead[train.weights[:, -2] > 0, 0].mean()) if len(train) else 0.0
+    now = np.array([np.nan if s is None else s for s in held.speeds])[known]
+    kept = np.abs(now - ahead)
+    mean = Imitation(
+        float(np.abs(held.command[:, 0] - train.command[:, 0].mean()).mean()),
+        float(np.abs(ahead - mean_speed).mean()),
+    )
+    last = float(np.nanmean(kept)) if np.isfinite(kept).any() else 0.0
+    return mean, Imitation(float(np.abs(held.command[:, 0] - held.previous[:, 0]).mean()), last)
+
+
+def gather_evidence(
+    engine: Engine,
+    *,
+    candidate: Contender,
+    current: Contender,
+    train: Samples,
+    held: Samples | None,
+    limits: Limits,
+    course: Course | None,
+    decision_time_s: float = 0.0,
+    on_part: OnPart = lambda _name, _done, _total: None,
+) -> Evidence:
+    """Measure candidate, current and base. The engine ends with the candidate in use.
+
+    held: samples of held-out episodes, None when there are none. course: None where there is no simulator.
+    """
+    base = Contender(None, "", current.calibration)
+    name = hashlib.sha256()
+    if held is not None:
+        name.update(held.sha256().encode())
+    if course is not None:
+        name.update(repr(course).encode())
+    figures: dict[str, Imitation] = {}
+    unshifted: dict[str, float] = {}
+    closed: dict[str, Closed] = {}
+    steering: dict[str, NDArray[np.float64]] = {}
+    distance = difference = None
+    probe = held if held is not None else train
+    runs = [("base", base), ("candidate", candidate)]
+    if current.folder is not None:
+        runs.insert(1, ("current", current))
+    for label, contender in runs:
+        engine.use_adapter(contender.folder, sha256=contender.sha256)
+        decisions = answers(engine, probe)
+        # In the same servo coordinates, so that a difference is the adapter's and not the calibration's.
+        steering[label] = steering_of(decisions, probe, candidate.calibration)
+        if held is not None:
+            figures[label] = imitation(decisions, held, contender.calibration)
+        if label == "candidate":
+            speed_gap = np.abs(decisions.speed[:, 0] - probe.speed_ahead[:, 0]) / 2
+            gap = np.abs(steering[label] - probe.command[:, 0])
+            distance = float((gap.mean() + speed_gap.mean()) / 2) if held is not None else None
+        if course is not None:
+            drives_now = label == ("current" if current.folder is not None else "base")
+            if label == "candidate" or drives_now:
+                closed[label] = _drive(engine, contender, course, limits, decision_time_s, label, on_part)
+            if label != "current":
+                unshifted[label] = drive_score(
+                    engine,
+                    BASE,
+                    course.unshifted_tracks,
+                    # The calibration belongs to this robot's servo; what is tested here is the adapter's memory.
+                    calibration=Calibration(),
+                    limits=limits,
+                    decision_time_s=decision_time_s,
+                    on_tick=lambda d, t, label=label: on_part(f"{label}: unshifted tracks", d, t),  # type: ignore[misc]
+                ).completion
+    difference = float(np.abs(steering["candidate"] - steering["base"]).mean())
+    mean, repeat = constant_baselines(train, held) if held is not None else (None, None)
+    return Evidence(
+        candidate_sha256=candidate.sha256,
+        base_sha256=engine.base_sha256,
+        evaluation_sha256=name.hexdigest(),
+        held_out_steps=0 if held is None else len(held),
+        candidate=figures.get("candidate"),
+        current=figures.get("current", figures.get("base")),
+        base=figures.get("base"),
+        mean=mean,
+        repeat=repeat,
+        distance=distance,
+        difference=difference,
+        closed_candidate=closed.get("candidate"),
+        closed_current=closed.get("current", closed.get("base")),
+        unshifted_candidate=unshifted.get("candidate"),
+        unshifted_base=unshifted.get("base"),
+    )
+
+
+def _drive(
+    engine: Engine,
+    contender: Contender,
+    course: Course,
+    limits: Limits,
+    decision_time_s: float,
+    label: str,
+    on_part: OnPart,
+) -> Closed:
+    def ticks(part: str) -> Callable[[int, int], None]:
+        return lambda done, total: on_part(f"{label}: {part}", done, total)
+
+    lap = drive_score(
+        engine,
+        course.world,
+        course.tracks,
+        calibration=contender.calibration,
+        limits=limits,
+        decision_time_s=decision_time_s,
+        on_tick=ticks("laps"),
+    )
+    follow = follow_score(
+        engine,
+        course.world,
+        course.follow_tracks,
+        calibration=contender.calibration,
+        limits=limits,
+        decision_time_s=decision_time_s,
+        on_tick=ticks("instructions"),
+    )
+    return Closed(
+        lap.completion, lap.lateral_error_m, lap.guard_share, follow.following, follow.stop, follow.stop_model
+    )

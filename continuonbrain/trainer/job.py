@@ -1,0 +1,225 @@
+"""The training job: cached streams below, LoRA steps in the KV-shared layers above.
+
+1. Every sample goes once through the frozen part (connector and layers below the cut): `Streams`.
+2. Steps run the shared layers only, at the ten query positions, with AdamW and a one-cycle schedule.
+
+Rehearsal: for half of every batch the same recorded frames are asked under another instruction that the base
+knows, and the base's own answer about *speed* is the target. The look of the new road is learned from the
+driver; what "slowly" or "stop" mean is not forgotten although nobody recorded them there.
+
+The loop is bounded by steps and by wall time; a loss that is not finite ends it with the best adapter so far.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from continuonbrain.model.driving import DrivingModel
+from continuonbrain.model.lora import adapter_files, attach_lora
+from continuonbrain.model.suffix import Streams
+from continuonbrain.policy import codec
+from continuonbrain.policy.prompt import PromptLayout
+from continuonbrain.trainer.dataset import Samples
+from continuonbrain.trainer.objective import action_loss, query_weights, soft_targets
+
+_ENCODE_BATCH = 64
+_REHEARSAL_WEIGHT = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettings:
+    """Caps and hyperparameters, from the config. max_wall_time_s bounds caching and steps together."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ("q_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.0
+    batch_size: int = 32
+    max_steps: int = 300
+    max_wall_time_s: float = 60.0
+    seed: int = 0
+    rehearse: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a job is: phase "cache" or "train", step of steps, loss (None while caching)."""
+
+    phase: str
+    step: int
+    steps: int
+    loss: float | None = None
+
+
+@dataclass(slots=True)
+class JobResult:
+    """What came out. files: the adapter as a PEFT folder's files; ended: why the loop ended."""
+
+    files: dict[str, bytes]
+    losses: list[float] = field(default_factory=list)
+    steps: int = 0
+    cache_s: float = 0.0
+    train_s: float = 0.0
+    ended: str = "steps"
+    peak_rss_mib: float = 0.0
+    samples: int = 0
+    trainable_parameters: int = 0
+
+
+def encode_samples(
+    model: DrivingModel,
+    layout: PromptLayout,
+    samples: Samples,
+    instructions: Sequence[str],
+    on_progress: Callable[[int, int], None],
+) -> Streams:
+    """The frozen pass over all samples, under the given instructions (one per sample)."""
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(samples), _ENCODE_BATCH):
+            rows = slice(start, start + _ENCODE_BATCH)
+            ids = torch.from_numpy(layout.ids(instructions[rows], samples.speeds[rows]))
+            parts.append(model.encode(ids, torch.from_numpy(samples.frames[rows])))
+            on_progress(min(start + _ENCODE_BATCH, len(samples)), len(samples))
+    joined = Streams.concatenate(parts)
+    # Inference tensors cannot be saved for backward: copy once.
+    kv = {t: (k.clone(), v.clone()) for t, (k, v) in joined.kv.items()}
+    return Streams(joined.hidden.clone(), joined.per_layer.clone(), kv, joined.positions.clone())
+
+
+def _rehearsal_targets(model: DrivingModel, streams: Streams) -> torch.Tensor:
+    """The base's own distributions `[n, 10, V]`; call before LoRA is attached."""
+    out = []
+    with torch.inference_mode():
+        for start in range(0, len(streams), 256):
+            rows = torch.arange(start, min(start + 256, len(streams)))
+            out.append(torch.softmax(model.decode(streams.select(rows)), -1))
+    return torch.cat(out).clone()
+
+
+def train_adapter(
+    model: DrivingModel,
+    layout: PromptLayout,
+    samples: Samples,
+    settings: JobSettings,
+    *,
+    base_sha256: str,
+    known_instructions: Sequence[str] = (),
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    wait_until_allowed: Callable[[], float] = lambda: 0.0,
+) -> JobResult:
+    """Train one adapter. `model` must have no adapter attached; afterwards it has the new one.
+
+    wait_until_allowed is called before every step: it blocks while a gate is closed and returns the seconds
+    that it did, which do not count against the wall time. An exception from it ends the job with nothing.
+    """
+    started = time.monotonic()
+    deadline = started + settings.max_wall_time_s
+    torch.manual_seed(settings.seed)
+    rng = np.random.default_rng(settings.seed)
+    n = len(samples)
+    rehearse = settings.rehearse and len(known_instructions) > 1
+    passes = 2 if rehearse else 1
+
+    def cached(done: int, _total: int, offset: int = 0) -> None:
+        on_progress(Progress("cache", offset + done, n * passes))
+
+    streams = encode_samples(model, layout, samples, samples.instructions, cached)
+    targets = soft_targets(layout, samples.curvature, samples.speed_ahead)
+    weights = torch.from_numpy(samples.weights) * query_weights()
+    if rehearse:
+        others = [known_instructions[int(i)] for i in rng.integers(len(known_instructions), size=n)]
+        rehearsed = encode_samples(model, layout, samples, others, lambda d, t: cached(d, t, n))
+        targets = torch.cat([targets, _rehearsal_targets(model, rehearsed)])
+        mask = torch.zeros(codec.QUERIES)
+        mask[len(codec.CURVATURE_KNOTS_M) :] = _REHEARSAL_WEIGHT
+        weights = torch.cat([weights, (mask * query_weights()).expand(n, -1)])
+        streams = Streams.concatenate([streams, rehearsed])
+    parameters = attach_lora(
+        model, base_sha256=base_sha256, rank=settings.rank, alpha=settings.alpha, targets=settings.targets
+    )
+    result = JobResult({}, samples=n, trainable_parameters=sum(p.numel() for p in parameters))
+    result.cache_s = time.monotonic() - started
+    _steps(
+        model,
+        streams,
+        targets,
+        weights,
+        parameters,
+        n,
+        settings,
+        rng,
+        deadline,
+        result,
+        on_progress,
+        wait_until_allowed,
+    )
+    result.train_s = time.monotonic() - started - result.cache_s
+    result.files = adapter_files(model)
+    result.peak_rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return result
+
+
+def _steps(
+    model: DrivingModel,
+    streams: Streams,
+    targets: torch.Tensor,
+    weights: torch.Tensor,
+    parameters: list[torch.nn.Parameter],
+    recorded: int,
+    settings: JobSettings,
+    rng: np.random.Generator,
+    deadline: float,
+    result: JobResult,
+    on_progress: Callable[[Progress], None],
+    wait_until_allowed: Callable[[], float],
+) -> None:
+    optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, settings.learning_rate, settings.max_steps, pct_start=0.1
+    )
+    last_good: list[Any] = [p.detach().clone() for p in parameters]
+    total = len(streams)
+    for step in range(settings.max_steps):
+        deadline += wait_until_allowed()
+        if time.monotonic() > deadline:
+            result.ended = "wall time"
+            break
+        if total > recorded:
+            half = settings.batch_size // 2
+            rows = np.concatenate(
+                [
+                    rng.integers(recorded, size=settings.batch_size - half),
+                    rng.integers(recorded, total, size=half),
+                ]
+            )
+        else:
+            rows = rng.integers(recorded, size=settings.batch_size)
+        index = torch.from_numpy(rows)
+        loss = action_loss(model.decode(streams.select(index)), targets[index], weights[index])
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            with torch.no_grad():
+                for parameter, good in zip(parameters, last_good, strict=True):
+                    parameter.copy_(good)
+            result.ended = "loss not finite"
+            break
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        if step % 20 == 0:
+            last_good = [p.detach().clone() for p in parameters]
+        optimiser.step()
+        schedule.step()
+        result.losses.append(value)
+        result.steps = step + 1
+        on_progress(Progress("train", step + 1, settings.max_steps, value))

@@ -1,0 +1,162 @@
+"""Closed-loop rollouts in the simulator: the engine decides, pilots drive, the fleet answers, in lockstep.
+
+Simulated time: a decision about the frame of tick k takes effect `decision_ticks` later, as it would on a
+robot. Each car has the same `Pilot` as the fast loop. The score is exact: lane measures come from the
+simulator's truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from continuonbrain.policy.calibration import Calibration
+from continuonbrain.policy.chunk import ActionChunk
+from continuonbrain.policy.engine import Engine
+from continuonbrain.policy.pilot import Pilot
+from continuonbrain.robot.protocol import CONTROL_DT_S
+from continuonbrain.robot.sim.fleet import Fleet
+from continuonbrain.robot.sim.instructions import BY_PHRASING
+from continuonbrain.robot.sim.shifts import World
+from continuonbrain.robot.sim.track import POINTS, TrackSet
+from continuonbrain.safety.guards import Limits
+
+DECISION_EVERY = 2
+"""Ticks between decisions when no decision time is imposed: 10 Hz."""
+SPEED_TOLERANCE_MPS = 0.15
+LATERAL_TOLERANCE = 0.2  # of a half-width
+STANDING_MPS = 0.05
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutResult:
+    """Per car, `[cars]`: completion (fraction of a lap before leaving the road, at most 1), lateral_error_m
+    (mean distance from the instructed lane while on the road), obeyed (speed and lane kept in the second half,
+    or standing for "stop"), interventions (share of ticks in which the guard changed the command).
+    trajectory `[ticks, cars, 2]` in metres, NaN after a car has left the road or finished its lap.
+    """
+
+    completion: Array
+    lateral_error_m: Array
+    obeyed: NDArray[np.bool_]
+    interventions: Array
+    trajectory: Array
+
+
+def decision_ticks(decision_time_s: float) -> tuple[int, int]:
+    """(ticks between decisions, ticks until one takes effect) for an imposed decision time."""
+    if decision_time_s <= CONTROL_DT_S:
+        return DECISION_EVERY, 1
+    ticks = max(1, round(decision_time_s / CONTROL_DT_S))
+    return ticks, ticks
+
+
+def rollout(
+    engine: Engine,
+    world: World,
+    track_seeds: Sequence[int],
+    instructions: Sequence[str],
+    *,
+    calibration: Calibration,
+    limits: Limits,
+    seed: int,
+    laps: bool = True,
+    seconds: float = 9.0,
+    start_speed_mps: float = 0.0,
+    decision_time_s: float = 0.0,
+    stop_without_model: Sequence[bool] | None = None,
+    on_tick: Callable[[int, int], None] | None = None,
+) -> RolloutResult:
+    """Drive car i on track i under instruction i.
+
+    laps: until one lap is done, else for `seconds`. Instructions are phrasings that the simulator knows.
+    stop_without_model: per car, whether "stop" may be obeyed without the model (default: all).
+    on_tick(tick, ticks) reports progress.
+    """
+    n = len(track_seeds)
+    tracks = TrackSet(track_seeds, world)
+    fleet = Fleet(tracks, np.arange(n), seed=seed)
+    goals = [BY_PHRASING[i] for i in instructions]
+    rng = np.random.default_rng([seed, 17])
+    spread = 0.08 if laps else 0.03
+    fleet.place(
+        lateral_m=rng.uniform(-spread, spread, n),
+        heading_error=rng.uniform(-spread, spread, n),
+        speed_mps=start_speed_mps,
+        instruction=[g.name for g in goals],
+    )
+    reflex = [True] * n if stop_without_model is None else list(stop_without_model)
+    pilots = [Pilot(calibration=calibration, limits=limits, stop_without_model=r) for r in reflex]
+    for pilot, instruction in zip(pilots, instructions, strict=True):
+        pilot.instruct(instruction)
+    cruise = np.maximum(fleet.target_speed, 0.3)
+    ticks = (
+        int((1.2 * (tracks.length_m / cruise).max() + 4) / CONTROL_DT_S)
+        if laps
+        else int(seconds / CONTROL_DT_S)
+    )
+    every, late = decision_ticks(decision_time_s)
+    progress, alive = np.zeros(n), np.ones(n, bool)
+    errors, on_road = np.zeros(n), np.zeros(n)
+    touched = np.zeros(n)
+    trajectory = np.full((ticks, n, 2), np.nan)
+    speeds, places = np.zeros((ticks, n)), np.zeros((ticks, n))
+    waiting: list[tuple[int, NDArray[np.int64], list[ActionChunk]]] = []
+    steering, throttle = np.zeros(n), np.zeros(n)
+    done = 0
+    for tick in range(ticks):
+        now = tick * CONTROL_DT_S
+        driving = alive & ((progress < POINTS) | (not laps))
+        rows = np.flatnonzero(driving)
+        if len(rows) == 0:
+            break
+        done = tick + 1
+        speed, yaw_rate = fleet.measured()
+        for i in rows:
+            pilots[i].observe(now_s=now, speed_mps=float(speed[i]), yaw_rate_rps=float(yaw_rate[i]))
+        while waiting and waiting[0][0] <= tick:
+            _, cars, chunks = waiting.pop(0)
+            for i, chunk in zip(cars, chunks, strict=True):
+                pilots[i].accept(chunk)
+        if tick % every == 0:
+            answers = engine.decide(
+                fleet.render()[rows], [instructions[i] for i in rows], [float(speed[i]) for i in rows]
+            )
+            chunks = [
+                ActionChunk(tuple(map(float, c)), tuple(map(float, v)), now, engine.adapter_sha256)
+                for c, v in zip(*answers, strict=True)
+            ]
+            waiting.append((tick + late, rows, chunks))
+        steering[:], throttle[:] = 0.0, 0.0
+        for i in rows:
+            guarded = pilots[i].tick(now_s=now).guarded
+            steering[i], throttle[i] = guarded.steering, guarded.throttle
+            touched[i] += bool(guarded.reasons) and tick > late + 1
+        fleet.step(steering, throttle)
+        progress += np.where(driving, fleet.advanced, 0)
+        alive &= ~(fleet.off_road & driving)
+        running = driving & alive
+        errors += np.where(running, fleet.lane_error_m, 0)
+        on_road += running
+        trajectory[tick, running, 0], trajectory[tick, running, 1] = fleet.x[running], fleet.y[running]
+        speeds[tick], places[tick] = fleet.speed, fleet.lateral_m / tracks.half_m[fleet.track]
+        if on_tick is not None:
+            on_tick(tick, ticks)
+    half = slice(done // 2, done)
+    goal_speed = np.array([g.speed_mps for g in goals])
+    goal_place = np.array([g.lateral for g in goals])
+    standing = speeds[max(0, done - 20) : done].max(0) < STANDING_MPS if done else np.zeros(n, bool)
+    kept_speed = np.abs(speeds[half].mean(0) - goal_speed) < SPEED_TOLERANCE_MPS
+    kept_lane = np.abs(places[half].mean(0) - goal_place) < LATERAL_TOLERANCE
+    obeyed = alive & np.where(goal_speed == 0, standing, kept_speed & kept_lane)
+    return RolloutResult(
+        completion=np.clip(progress / POINTS, 0, 1),
+        lateral_error_m=errors / np.maximum(on_road, 1),
+        obeyed=obeyed,
+        interventions=touched / max(1, done),
+        trajectory=trajectory[:done],
+    )

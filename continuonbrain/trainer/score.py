@@ -1,0 +1,109 @@
+"""What a robot does, as numbers: laps driven, instructions obeyed. Used by verdicts and by the demo alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from continuonbrain.policy.calibration import Calibration
+from continuonbrain.policy.engine import Engine
+from continuonbrain.robot.sim.instructions import NAMES
+from continuonbrain.robot.sim.shifts import World
+from continuonbrain.safety.guards import Limits
+from continuonbrain.trainer.rollout import RolloutResult, rollout
+
+OnTick = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DriveScore:
+    """Laps under "drive". completion: mean fraction of a lap before leaving the road; laps: how many were whole;
+    lateral_error_m: mean distance from the lane while on the road; guard_share: ticks in which the guard acted.
+    trajectory `[ticks, tracks, 2]` in metres."""
+
+    completion: float
+    laps: int
+    tracks: int
+    lateral_error_m: float
+    guard_share: float
+    trajectory: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class FollowScore:
+    """Instructions obeyed. following: share over all instructions and tracks; stop: share of "stop" obeyed as the
+    robot runs (stop works without the model); stop_model: by the model alone; by_instruction: share of each."""
+
+    following: float
+    stop: float
+    stop_model: float
+    by_instruction: dict[str, float]
+
+
+def drive_score(
+    engine: Engine,
+    world: World,
+    track_seeds: Sequence[int],
+    *,
+    calibration: Calibration,
+    limits: Limits,
+    seed: int = 7,
+    decision_time_s: float = 0.0,
+    on_tick: OnTick | None = None,
+) -> DriveScore:
+    """One lap on each track under "drive"."""
+    result: RolloutResult = rollout(
+        engine,
+        world,
+        track_seeds,
+        ["drive"] * len(track_seeds),
+        calibration=calibration,
+        limits=limits,
+        seed=seed,
+        decision_time_s=decision_time_s,
+        on_tick=on_tick,
+    )
+    return DriveScore(
+        completion=float(result.completion.mean()),
+        laps=int((result.completion > 0.99).sum()),
+        tracks=len(track_seeds),
+        lateral_error_m=float(result.lateral_error_m.mean()),
+        guard_share=float(result.interventions.mean()),
+        trajectory=result.trajectory,
+    )
+
+
+def follow_score(
+    engine: Engine,
+    world: World,
+    track_seeds: Sequence[int],
+    *,
+    calibration: Calibration,
+    limits: Limits,
+    seed: int = 3,
+    decision_time_s: float = 0.0,
+    on_tick: OnTick | None = None,
+) -> FollowScore:
+    """Every instruction on every track for nine seconds from 0.8 m/s; "stop" twice, with and without the model."""
+    cases = [(name, True) for name in NAMES] + [("stop", False)]
+    tracks = [t for t in track_seeds for _ in cases]
+    result = rollout(
+        engine,
+        world,
+        tracks,
+        [name for _ in track_seeds for name, _ in cases],
+        calibration=calibration,
+        limits=limits,
+        seed=seed,
+        laps=False,
+        start_speed_mps=0.8,
+        decision_time_s=decision_time_s,
+        stop_without_model=[reflex for _ in track_seeds for _, reflex in cases],
+        on_tick=on_tick,
+    )
+    table = result.obeyed.reshape(len(track_seeds), len(cases)).mean(0)
+    by_name = {name: float(share) for (name, reflex), share in zip(cases, table, strict=True) if reflex}
+    return FollowScore(float(np.mean(list(by_name.values()))), by_name["stop"], float(table[-1]), by_name)

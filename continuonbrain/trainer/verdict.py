@@ -1,0 +1,178 @@
+"""The verdict: rules that decide from measured evidence whether a candidate may drive. Pure, no I/O.
+
+- No held-out evidence, no pass (unless the owner allows promotion without evaluation, off by default).
+- The candidate must answer differently from the base: an adapter that does nothing is a broken one.
+- It must not imitate the driver worse than what drives now, and not be far from the driver's actions.
+- Where there is a simulator: it must not drive worse than what drives now, must obey "stop", must not make the
+  guard work more, and must not have forgotten the roads that the base knew.
+
+A verdict names every number, threshold and hash. It is bound to the bytes that were judged.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+VERDICT_VERSION = 1
+_MIN_DIFFERENCE = 1e-3
+_IMITATION_SLACK = 1.02  # measured on few episodes: 2 % is noise, not harm
+
+
+@dataclass(frozen=True, slots=True)
+class Imitation:
+    """Error against the driver on held-out steps: mean absolute steering (of [-1, 1]) and speed (m/s)."""
+
+    steering: float
+    speed_mps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Closed-loop figures of one contender in the simulator; see `score.py`."""
+
+    completion: float
+    lateral_error_m: float
+    guard_share: float
+    following: float
+    stop: float
+    stop_model: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was measured. hashes bind it; None where a thing could not be measured on this robot.
+
+    mean and repeat are the baselines that always answer the mean command, or the last one. distance: mean
+    |candidate - driver| over steering and speed/2. difference: mean |candidate - base| in steering.
+    unshifted_*: completion on the tracks that the base was made for.
+    """
+
+    candidate_sha256: str
+    base_sha256: str
+    evaluation_sha256: str
+    held_out_steps: int
+    candidate: Imitation | None = None
+    current: Imitation | None = None
+    base: Imitation | None = None
+    mean: Imitation | None = None
+    repeat: Imitation | None = None
+    distance: float | None = None
+    difference: float | None = None
+    closed_candidate: Closed | None = None
+    closed_current: Closed | None = None
+    unshifted_candidate: float | None = None
+    unshifted_base: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Thresholds, from the config's `promotion` group."""
+
+    avg_action_delta_threshold: float = 0.25
+    max_completion_loss: float = 0.0
+    max_forgetting: float = 0.02
+    min_stop_obeyed: float = 1.0
+    max_guard_share: float = 0.25
+    min_held_out_steps: int = 50
+    allow_promotion_without_eval: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One rule applied: value against threshold, and what it means in words."""
+
+    name: str
+    value: float | None
+    threshold: float
+    passed: bool
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """passed only if every check is. reason: the first failed check in words, "" when passed."""
+
+    passed: bool
+    reason: str
+    checks: tuple[Check, ...]
+    evidence: Evidence
+    rules: Rules = field(default_factory=Rules)
+
+    def to_json(self) -> dict[str, Any]:
+        """`verdict.json`: what the adapter store needs to promote, and all numbers."""
+        return {
+            "version": VERDICT_VERSION,
+            "passed": self.passed,
+            "reason": self.reason,
+            "candidate_sha256": self.evidence.candidate_sha256,
+            "base_sha256": self.evidence.base_sha256,
+            "evaluation_sha256": self.evidence.evaluation_sha256,
+            "checks": [asdict(c) for c in self.checks],
+            "evidence": asdict(self.evidence),
+            "rules": asdict(self.rules),
+        }
+
+
+def _at_most(name: str, value: float | None, threshold: float, meaning: str) -> Check:
+    # Written so that NaN and a missing number fail.
+    passed = value is not None and math.isfinite(value) and value <= threshold
+    return Check(name, value, threshold, passed, meaning)
+
+
+def _at_least(name: str, value: float | None, threshold: float, meaning: str) -> Check:
+    passed = value is not None and math.isfinite(value) and value >= threshold
+    return Check(name, value, threshold, passed, meaning)
+
+
+def judge(evidence: Evidence, rules: Rules) -> Verdict:
+    """Apply the rules to the evidence."""
+    checks = [
+        _at_least("differs_from_base", evidence.difference, _MIN_DIFFERENCE, "answers differ from the base")
+    ]
+    e, closed = evidence, evidence.closed_candidate
+    if not (rules.allow_promotion_without_eval and e.held_out_steps == 0):
+        checks.append(
+            _at_least(
+                "held_out_steps", float(e.held_out_steps), rules.min_held_out_steps, "enough held-out steps"
+            )
+        )
+        rival = e.current.steering if e.current else None
+        checks.append(
+            _at_most(
+                "imitation_steering",
+                e.candidate.steering if e.candidate else None,
+                math.nan if rival is None else rival * _IMITATION_SLACK,
+                "steers like the driver, no worse than what drives now",
+            )
+        )
+        checks.append(
+            _at_most(
+                "action_distance",
+                e.distance,
+                rules.avg_action_delta_threshold,
+                "close to the driver's actions",
+            )
+        )
+    if closed is not None:
+        now = e.closed_current
+        floor = (now.completion if now else 0.0) - rules.max_completion_loss
+        checks += [
+            _at_least("completion", closed.completion, floor, "drives at least as far as what drives now"),
+            _at_least("stop_obeyed", closed.stop, rules.min_stop_obeyed, "obeys stop"),
+            _at_most("guard_share", closed.guard_share, rules.max_guard_share, "leaves the guard in peace"),
+        ]
+        forgotten = None
+        if e.unshifted_base is not None and e.unshifted_candidate is not None:
+            forgotten = e.unshifted_base - e.unshifted_candidate
+        checks.append(
+            _at_most("forgetting", forgotten, rules.max_forgetting, "still drives the roads the base knew")
+        )
+    failed = [c for c in checks if not c.passed]
+    reason = (
+        ""
+        if not failed
+        else f"{failed[0].name}: {failed[0].value} against {failed[0].threshold} ({failed[0].meaning})"
+    )
+    return Verdict(not failed, reason, tuple(checks), evidence, rules)

@@ -1,0 +1,91 @@
+"""`continuonbrain adapters`: what list, show and rollback print and do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from continuonbrain.cli.adapters import app
+from continuonbrain.errors import BrainError
+from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
+from continuonbrain.storage.layout import BrainLayout, init_brain_root
+
+BASE = "b2" * 32
+
+
+def promoted(store: AdapterStore, tag: str) -> AdapterVersion:
+    version = store.stage(
+        {
+            "adapter_model.safetensors": tag.encode(),
+            "adapter_config.json": b"{}",
+            "card.json": json.dumps({"episodes": ["e1", "e2"], "training": {"steps": 300}}).encode(),
+        }
+    )
+    verdict = {
+        "passed": True,
+        "candidate_sha256": version.compute_sha256(),
+        "base_sha256": BASE,
+        "rollouts": {"completion": 0.98765},
+    }
+    return store.promote(version.version_id, verdict, base_sha256=BASE)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> BrainLayout:
+    return init_brain_root(tmp_path / "brain", "sim-donkey")
+
+
+def call(layout: BrainLayout, *args: str) -> str:
+    result = CliRunner().invoke(app, [*args, "--root", str(layout.root)], env={"COLUMNS": "200"})
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def test_list_shows_each_adapter_with_its_slot_and_verdict(layout: BrainLayout) -> None:
+    store = AdapterStore(layout)
+    first, second = promoted(store, "a"), promoted(store, "b")
+    rows = json.loads(call(layout, "list", "--json"))["adapters"]
+    assert [(row["id"], row["slot"], row["verdict"], row["trained_on"]) for row in rows] == [
+        (first.version_id, "previous", "passed", "2 episodes"),
+        (second.version_id, "current", "passed", "2 episodes"),
+    ]
+    assert second.version_id in call(layout, "list")
+
+
+def test_list_tells_a_tampered_history(layout: BrainLayout) -> None:
+    promoted(AdapterStore(layout), "a")
+    layout.history_path.write_text(layout.history_path.read_text().replace("promote", "promoted"))
+    assert "line 1 was changed" in call(layout, "list")
+
+
+def test_show_prints_card_and_verdict(layout: BrainLayout) -> None:
+    version = promoted(AdapterStore(layout), "a")
+    output = call(layout, "show")
+    for expected in (version.version_id, "training.steps", "300", "rollouts.completion", "0.9877"):
+        assert expected in output
+    assert json.loads(call(layout, "show", version.version_id, "--json"))["whole"] is True
+
+
+def test_show_tells_a_damaged_adapter(layout: BrainLayout) -> None:
+    version = promoted(AdapterStore(layout), "a")
+    (version.path / "adapter_model.safetensors").write_bytes(b"bit rot")
+    assert "damaged" in call(layout, "show")
+
+
+def test_rollback_swaps_and_touches_the_manifest(layout: BrainLayout) -> None:
+    store = AdapterStore(layout)
+    first, second = promoted(store, "a"), promoted(store, "b")
+    layout.manifest_path.unlink()
+    moved = json.loads(call(layout, "rollback", "--json"))
+    assert moved == {"from": second.version_id, "to": first.version_id}
+    assert store.current() == first
+    assert layout.manifest_path.exists()
+
+
+def test_a_slot_that_is_empty_is_told(layout: BrainLayout) -> None:
+    with pytest.raises(BrainError, match="no candidate adapter"):
+        call(layout, "show", "candidate")

@@ -1,0 +1,151 @@
+"""The command line: quick help, lazy imports, errors that a person can act on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from continuonbrain.cli.main import COMMANDS
+
+CORE_MODULES = [
+    "continuonbrain",
+    "continuonbrain.config",
+    "continuonbrain.brain_root",
+    "continuonbrain.storage.adapters",
+    "continuonbrain.storage.manifest",
+    "continuonbrain.cli.main",
+    "continuonbrain.cli.init",
+    "continuonbrain.cli.adapters",
+]
+
+
+def continuonbrain(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "continuonbrain.cli.main", *args],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+        env={**os.environ, "COLUMNS": "200", **environment},
+    )
+
+
+def imported_by(code: str) -> set[str]:
+    """Top-level modules that are loaded after running `code` in a fresh interpreter."""
+    program = f"{code}\nimport sys; print(' '.join({{m.partition('.')[0] for m in sys.modules}}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_takes_less_than_400_ms() -> None:
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        done = continuonbrain("--help")
+        times.append(time.perf_counter() - start)
+        assert done.returncode == 0
+    assert min(times) < 0.4
+
+
+def test_help_names_every_command() -> None:
+    output = continuonbrain("--help").stdout
+    for row in COMMANDS:
+        assert row.name in output
+        assert row.help in output
+
+
+def test_help_imports_none_of_the_heavy_modules() -> None:
+    loaded = imported_by(
+        "import sys; sys.argv = ['continuonbrain', '--help']\n"
+        "from continuonbrain.cli.main import run\n"
+        "try: run()\n"
+        "except SystemExit: pass"
+    )
+    assert "typer" in loaded
+    assert not loaded & {"numpy", "torch", "gymnasium", "pydantic", "transformers", "PIL"}
+
+
+@pytest.mark.parametrize("module", CORE_MODULES)
+def test_core_modules_import_without_torch_or_numpy(module: str) -> None:
+    assert not imported_by(f"import {module}") & {"torch", "transformers", "peft", "gymnasium", "numpy"}
+
+
+def test_version_is_printed() -> None:
+    from continuonbrain import __version__
+
+    assert continuonbrain("--version").stdout == f"continuonbrain {__version__}\n"
+
+
+def test_a_misspelt_command_suggests_the_nearest() -> None:
+    done = continuonbrain("adaptrs")
+    assert done.returncode == 2
+    assert "Did you mean 'adapters'?" in done.stderr
+
+
+def test_init_then_list_then_show_on_a_fresh_root(tmp_path: Path) -> None:
+    root = str(tmp_path / "brain")
+    done = continuonbrain("init", "--root", root, "--preset", "pi5-donkey")
+    assert done.returncode == 0, done.stderr
+    assert root in done.stdout
+    again = continuonbrain("init", "--root", root)
+    assert "kept" in again.stdout
+    assert "base model drives alone" in continuonbrain("adapters", "list", "--root", root).stdout
+    show = continuonbrain("adapters", "show", "--root", root)
+    assert show.returncode == 2
+    assert "there is no current adapter" in show.stderr
+
+
+def test_the_root_can_come_from_the_environment(tmp_path: Path) -> None:
+    root = str(tmp_path / "brain")
+    assert continuonbrain("init", CONTINUONBRAIN_ROOT=root).returncode == 0
+    listed = continuonbrain("adapters", "list", "--json", CONTINUONBRAIN_ROOT=root)
+    assert json.loads(listed.stdout) == {"adapters": [], "history": {"entries": 0, "problem": ""}}
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("init", "--root", "{tmp}/file/brain"), "cannot create the brain root"),
+        (("init", "--root", "{tmp}/x", "--preset", "sim-dnkey"), "preset 'sim-dnkey' does not exist"),
+        (("adapters", "list", "--root", "{tmp}/nowhere"), "is not a brain root"),
+        (("adapters", "show", "000001-deadbeef", "--root", "{tmp}/brain"), "there is no adapter"),
+        (("adapters", "rollback", "--root", "{tmp}/brain"), "nothing to roll back"),
+        (("adapters", "list", "--root", "{tmp}/misspelt"), "max_stps"),
+    ],
+)
+def test_what_a_person_must_mend_is_told_in_a_line_without_a_traceback(
+    tmp_path: Path, args: tuple[str, ...], told: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    continuonbrain("init", "--root", str(tmp_path / "brain"))
+    (tmp_path / "misspelt").mkdir()
+    (tmp_path / "misspelt" / "config.json").write_text('{"max_stps": 3}')
+    done = continuonbrain(*(arg.format(tmp=tmp_path) for arg in args))
+    assert done.returncode == 2
+    first_line = done.stderr.splitlines()[0]
+    assert first_line.startswith("error: ")
+    assert told in first_line
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 2
+
+
+def test_a_command_whose_extra_is_not_installed_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from continuonbrain.cli import main
+
+    (tmp_path / "needs_torch.py").write_text("import torch_that_is_not_there\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(main._EXTRA_OF_MODULE, "torch_that_is_not_there", "train")
+    row = main.LazyCommand("train", "needs_torch:train", "")
+    with pytest.raises(main.CommandUnavailableError) as caught:
+        main._load(row)
+    assert caught.value.remedy == "pip install 'continuonbrain[train]'"

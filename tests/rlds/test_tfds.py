@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.examples import make_metadata_example, make_step_example
+from continuonbrain.rlds.reader import open_episode
+from continuonbrain.rlds.tfds import export_step_records, export_tfds, features_json, read_tfds
+from continuonbrain.rlds.tfrecord import decode_example, read_records
+from continuonbrain.rlds.writer import EpisodeWriter
+
+RecordEpisode = Callable[..., Path]
+
+
+def test_every_value_survives_the_tfds_folder(tmp_path: Path, record: RecordEpisode) -> None:
+    paths = [record(4, episode_id="a"), record(6, episode_id="b", terminal=True), record(0, episode_id="c")]
+    export = export_tfds(paths, tmp_path / "out", name="car", version="2.0.1")
+    assert (export.episodes, export.steps, export.left_out) == (2, 10, ("c",))
+    assert export.path == tmp_path / "out" / "car" / "2.0.1"
+    for path, example in zip(paths, read_tfds(export.path), strict=False):
+        episode = open_episode(path)
+        count = len(episode)
+        assert example["episode_metadata/episode_id"] == [path.name.encode()]
+        images = example["steps/observation/image"]
+        assert list(images) == [episode.frame_jpeg(i) for i in range(count)]
+        state = np.asarray(example["steps/observation/state"]).reshape(count, 2)
+        measured = np.asarray(example["steps/observation/state_measured"]).reshape(count, 2)
+        np.testing.assert_allclose(state, [[0.9, 0.0]] * count, rtol=1e-6)
+        assert measured.tolist() == [[1, 0]] * count
+        for name, want in (
+            ("action", [step.command for step in episode]),
+            ("proposed_action", [step.proposed for step in episode]),
+        ):
+            got = np.asarray(example[f"steps/{name}"]).reshape(count, 2)
+            np.testing.assert_array_equal(got, np.array(want, np.float32))
+        assert example["steps/language_instruction"] == [b"keep left"] * count
+        assert list(example["steps/is_first"]) == [1] + [0] * (count - 1)
+        assert list(example["steps/is_last"]) == [0] * (count - 1) + [1]
+        assert list(example["steps/is_terminal"]) == [0] * (count - 1) + [int(path.name == "b")]
+        assert list(example["steps/reward"]) == [0.0] * count
+        assert list(example["steps/discount"]) == [1.0] * count
+        assert list(example["steps/monotonic_ns"]) == [step.monotonic_ns for step in episode]
+
+
+def test_the_features_file_describes_exactly_the_features_that_are_written(
+    tmp_path: Path, record: RecordEpisode
+) -> None:
+    export = export_tfds([record(2)], tmp_path / "out")
+    features = json.loads((export.path / "features.json").read_text())
+    assert features == features_json(24, 32)
+
+    def flat(value: dict, prefix: str = "") -> list[str]:  # type: ignore[type-arg]
+        if "sequence" in value:
+            assert value["sequence"]["length"] == "-1"
+            return flat(value["sequence"]["feature"], prefix)
+        if "featuresDict" not in value:
+            return [prefix]
+        inner = value["featuresDict"]["features"]
+        return [name for key in inner for name in flat(inner[key], f"{prefix}/{key}".lstrip("/"))]
+
+    (example,) = read_tfds(export.path)
+    assert sorted(flat(features)) == sorted(example)
+    info = json.loads((export.path / "dataset_info.json").read_text())
+    assert info["splits"][0]["shardLengths"] == ["1"]
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path: Path, record: RecordEpisode) -> None:
+    good = record(2)
+    with EpisodeWriter(tmp_path / "other", metadata=make_metadata_example("wide")) as writer:
+        writer.write(make_step_example(0, size=(24, 48)))
+    with pytest.raises(EpisodeError, match=r"48x24"):
+        export_tfds([good, writer.path], tmp_path / "out")
+    assert list((tmp_path / "out" / "continuonbrain").iterdir()) == []
+
+
+def test_an_export_never_writes_over_another(tmp_path: Path, record: RecordEpisode) -> None:
+    path = record(1)
+    export_tfds([path], tmp_path / "out")
+    with pytest.raises(EpisodeError, match="exists already"):
+        export_tfds([path], tmp_path / "out")
+
+
+def test_a_wrong_shard_length_is_noticed(tmp_path: Path, record: RecordEpisode) -> None:
+    export = export_tfds([record(1)], tmp_path / "out")
+    info = export.path / "dataset_info.json"
+    info.write_text(info.read_text().replace('"1"', '"2"'))
+    with pytest.raises(EpisodeError, match="shardLengths"):
+        list(read_tfds(export.path))
+
+
+def test_the_ecosystems_record_per_step_holds_each_step(tmp_path: Path, record: RecordEpisode) -> None:
+    episode = open_episode(record(3))
+    out = tmp_path / "steps.tfrecord"
+    assert export_step_records(episode, out) == 3
+    for index, (_, data) in enumerate(read_records(out)):
+        example = decode_example(data)
+        assert list(example["step_index"]) == [index]
+        assert list(example["is_last"]) == [index == 2]
+        (action,) = example["action"]
+        assert json.loads(action)["command"] == list(episode.step(index).command)
+        (command,) = struct.unpack("<f", np.asarray(example["action_command"])[1:].tobytes())
+        assert command == 0.5
+
+
+def test_the_room_imports_neither_torch_nor_tensorflow() -> None:
+    code = (
+        "import sys, pkgutil, importlib, continuonbrain.rlds as room\n"
+        "names = [m.name for m in pkgutil.iter_modules(room.__path__, room.__name__ + '.')]\n"
+        "[importlib.import_module(name) for name in names]\n"
+        "print([m for m in ('torch', 'tensorflow', 'google.protobuf') if m in sys.modules])"
+    )
+    root = Path(__file__).parents[2]
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert out.stdout.strip() == "[]"

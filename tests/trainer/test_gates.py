@@ -1,0 +1,290 @@
+"""Claims about the gates: every doubtful reading closes its gate, and the reason can be read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from continuonbrain.config import load_preset
+from continuonbrain.errors import BrainError
+from continuonbrain.robot.host import READING_NAMES, FileHost, HostReadings, Reading, SimulatedHost
+from continuonbrain.trainer.gates import (
+    GateReport,
+    GateSet,
+    GateState,
+    build_gates,
+    build_pi5_gating,
+    gates_from_config,
+)
+
+NOW = 1000.0
+GATE_OF = {
+    "battery_fraction": "battery",
+    "cpu_temp_c": "thermal",
+    "throttled": "throttled",
+    "idle_s": "idle",
+    "teleop_active": "teleop",
+    "load": "load",
+    "memory_available_mib": "memory",
+    "disk_free_mib": "disk",
+}
+
+
+def all_gates() -> GateSet:
+    return build_gates(require_throttled=True, max_load=1.0)
+
+
+def good() -> HostReadings:
+    return SimulatedHost(clock=lambda: NOW).read()
+
+
+def with_reading(name: str, reading: Any) -> HostReadings:
+    return replace(good(), **{name: reading})
+
+
+def gate(report: GateReport, name: str) -> GateState:
+    state = report.state(name)
+    assert state is not None
+    return state
+
+
+class RaisingReading:
+    """Raises when looked at."""
+
+    def __getattr__(self, name: str) -> object:
+        raise OSError("bus error")
+
+
+FAULTS: dict[str, Any] = {
+    "missing": Reading.missing("probe", "no such sensor", monotonic_s=NOW),
+    "missing without a reason": Reading(None, NOW, "probe"),
+    "stale": Reading(0.9, NOW - 5.1, "probe"),
+    "untimed": Reading(0.9, None, "probe"),
+    "from the future": Reading(0.9, NOW + 60.0, "probe"),
+    "NaN time": Reading(0.9, math.nan, "probe"),
+    "NaN": Reading(math.nan, NOW, "probe"),
+    "infinite": Reading(math.inf, NOW, "probe"),
+    "out of range": Reading(1e15, NOW, "probe"),
+    "below range": Reading(-1.0, NOW, "probe"),
+    "value with an error": Reading(0.9, NOW, "probe", "checksum"),
+    "a string": Reading("0.9", NOW, "probe"),  # type: ignore[arg-type]
+    "a bool": Reading(True, NOW, "probe"),
+    "not a reading": 0.9,
+    "raising": RaisingReading(),
+}
+
+
+def test_with_every_sensor_well_the_gates_are_open() -> None:
+    report = all_gates().evaluate(good(), NOW)
+    assert report.open, report.closed
+    assert {state.name for state in report.states} == set(GATE_OF.values())
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", READING_NAMES)
+def test_a_faulty_sensor_closes_its_gate_alone_and_says_why(name: str, fault: str) -> None:
+    report = all_gates().evaluate(with_reading(name, FAULTS[fault]), NOW)
+    assert not report.open
+    assert [state.name for state in report.closed] == [GATE_OF[name]]
+    assert report.closed[0].reason
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("battery_fraction", 0.39),
+        ("cpu_temp_c", 75.1),
+        ("cpu_temp_c", 0.0),  # what a dead sensor reads
+        ("throttled", 1.0),
+        ("throttled", 8.0),
+        ("throttled", 0.5),
+        ("idle_s", 59.0),
+        ("teleop_active", 1.0),
+        ("teleop_active", 0.01),
+        ("load", 1.1),
+        ("memory_available_mib", 511.0),
+        ("disk_free_mib", 0.0),
+    ],
+)
+def test_a_value_beyond_its_limit_closes_its_gate(name: str, value: float) -> None:
+    report = all_gates().evaluate(with_reading(name, Reading(value, NOW, "probe")), NOW)
+    assert [state.name for state in report.closed] == [GATE_OF[name]]
+
+
+def test_throttle_bits_of_the_past_do_not_close() -> None:
+    readings = with_reading("throttled", Reading(float(0x50000), NOW, "firmware"))
+    assert all_gates().evaluate(readings, NOW).open
+
+
+def test_without_firmware_bits_the_gate_is_open_only_by_setting_and_never_when_they_are_set() -> None:
+    missing = with_reading("throttled", FAULTS["missing"])
+    optional = build_gates(require_throttled=False)
+    assert optional.evaluate(missing, NOW).open
+    assert "require_throttled" in gate(optional.evaluate(missing, NOW), "throttled").reason
+    assert not optional.evaluate(with_reading("throttled", Reading(4.0, NOW, "firmware")), NOW).open
+
+
+def test_mains_power_is_a_setting_that_opens_the_battery_gate_and_says_so() -> None:
+    missing = with_reading("battery_fraction", FAULTS["missing"])
+    assert not build_gates().evaluate(missing, NOW).open
+    state = gate(build_gates(power="mains").evaluate(missing, NOW), "battery")
+    assert state.open
+    assert "mains" in state.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "closing", "between", "opening"),
+    [
+        ("battery_fraction", 0.39, 0.42, 0.45),
+        ("cpu_temp_c", 76.0, 72.0, 70.0),
+        ("memory_available_mib", 500.0, 600.0, 640.0),
+        ("disk_free_mib", 500.0, 600.0, 640.0),
+    ],
+)
+def test_closing_is_immediate_and_opening_needs_the_margin(
+    name: str, closing: float, between: float, opening: float
+) -> None:
+    host = SimulatedHost(clock=lambda: NOW)
+    gates = all_gates()
+    seen = []
+    for value in (between, closing, between, opening, between):
+        host.set(**{name: value})
+        seen.append(gates.poll(host, clock=lambda: NOW).open)
+    assert seen == [True, False, False, True, True]
+
+
+def test_evaluate_is_pure() -> None:
+    gates = all_gates()
+    low = with_reading("battery_fraction", Reading(0.1, NOW, "probe"))
+    between = with_reading("battery_fraction", Reading(0.42, NOW, "probe"))
+    closed = gates.evaluate(low, NOW)
+    assert gates.evaluate(between, NOW).open
+    assert not gates.evaluate(between, NOW, previous=closed).open
+    assert gates.evaluate(between, NOW).open
+
+
+@given(value=st.floats(), age=st.floats(), previous=st.booleans())
+def test_no_number_raises_and_only_usable_ones_open(value: float, age: float, previous: bool) -> None:
+    before = GateReport(previous, tuple(GateState(name, previous, None, "") for name in GATE_OF.values()))
+    for name in READING_NAMES:
+        report = all_gates().evaluate(
+            with_reading(name, Reading(value, NOW - age, "p")), NOW, previous=before
+        )
+        state = gate(report, GATE_OF[name])
+        if state.open:
+            assert math.isfinite(value)
+            assert -0.5 <= age <= 5.0
+
+
+def test_a_host_that_raises_closes_every_gate() -> None:
+    class Broken:
+        def read(self) -> HostReadings:
+            raise OSError("i2c: no acknowledge")
+
+    report = all_gates().poll(Broken())
+    assert all(not state.open for state in report.states)
+    assert "i2c" in report.states[0].reason
+
+
+def test_a_clock_that_raises_closes_every_gate() -> None:
+    def broken_clock() -> float:
+        raise OSError("no clock")
+
+    report = all_gates().poll(SimulatedHost(), clock=broken_clock)
+    assert all(not state.open for state in report.states)
+
+
+def test_a_gate_that_raises_is_closed() -> None:
+    class Broken:
+        name = "broken"
+
+        def __call__(self, readings: HostReadings, *, now_s: float, was_open: bool | None) -> GateState:
+            raise ZeroDivisionError("oops")
+
+    report = GateSet((Broken(),)).evaluate(good(), NOW)
+    assert not report.open
+    assert "oops" in report.states[0].reason
+
+
+def test_no_gates_at_all_is_an_error_not_a_permission() -> None:
+    with pytest.raises(BrainError, match="no gates"):
+        GateSet(())
+
+
+def test_a_host_file_whose_writer_died_closes_by_age(tmp_path: Path) -> None:
+    path = tmp_path / "host.json"
+    FileHost(path).write(good())
+    gates = build_gates()
+    assert gates.poll(FileHost(path), clock=lambda: NOW + 1.0).open
+    late = gates.poll(FileHost(path), clock=lambda: NOW + 6.0)
+    assert not late.open
+    assert "stale" in gate(late, "idle").reason
+
+
+def test_the_report_is_json_shaped() -> None:
+    data = build_gates().evaluate(good(), NOW).as_dict()
+    assert data["open"] is True
+    assert data["gates"]["thermal"]["value"] == 50.0  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("min_battery", 40.0),
+        ("max_temp_c", math.nan),
+        ("idle_s", -1.0),
+        ("power", "solar"),
+        ("max_age_s", "5"),
+    ],
+)
+def test_unusable_thresholds_are_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(BrainError, match=name):
+        build_gates(**{name: value})
+
+
+def test_the_presets_give_gates() -> None:
+    assert gates_from_config(load_preset("sim-donkey")).evaluate(good(), NOW).open
+    on_a_car = gates_from_config(load_preset("pi5-donkey"))
+    assert not on_a_car.evaluate(with_reading("throttled", FAULTS["missing"]), NOW).open
+
+
+class TestEcosystemGating:
+    PROBES: dict[str, Any] = {  # noqa: RUF012 - a constant of the tests
+        "robot_idle": lambda: True,
+        "teleop_active": lambda: False,
+        "battery_level": lambda: 0.8,
+        "cpu_temp": lambda: 50.0,
+    }
+
+    def test_four_good_probes_allow(self) -> None:
+        assert build_pi5_gating(**self.PROBES).allow()
+
+    def test_no_probes_at_all_do_not_allow(self) -> None:
+        assert len(build_pi5_gating().report().closed) == 4
+
+    @pytest.mark.parametrize("name", PROBES)
+    @pytest.mark.parametrize("answer", [None, math.nan, "yes", -5.0, 1e9, [], OSError("bus error")])
+    def test_a_probe_that_is_missing_raises_or_answers_nonsense_does_not_allow(
+        self, name: str, answer: Any
+    ) -> None:
+        def probe() -> Any:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        assert not build_pi5_gating(**{**self.PROBES, name: probe}).allow()
+        assert not build_pi5_gating(**{**self.PROBES, name: None}).allow()
+
+    def test_its_defaults_are_the_ecosystems(self) -> None:
+        assert not build_pi5_gating(**{**self.PROBES, "battery_level": lambda: 0.39}).allow()
+        assert not build_pi5_gating(**{**self.PROBES, "cpu_temp": lambda: 75.5}).allow()
+        assert not build_pi5_gating(**{**self.PROBES, "robot_idle": lambda: False}).allow()
+        assert not build_pi5_gating(**{**self.PROBES, "teleop_active": lambda: True}).allow()
+        with pytest.raises(BrainError, match="min_battery"):
+            build_pi5_gating(**self.PROBES, min_battery=math.nan)
