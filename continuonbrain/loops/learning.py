@@ -69,14 +69,21 @@ def _read(mid: MidLoop, episodes: list[Path]) -> tuple[list[Drive], list[str]]:
 
 
 def _samples(
-    mid: MidLoop, drives: list[Drive], calibration: Calibration
+    mid: MidLoop, drives: list[Drive], calibration: Calibration, left_out: list[str]
 ) -> tuple[Samples, Samples | None, list[str], list[str]]:
     by_name = {d.episode.path.name: d for d in drives}
     paths = [d.episode.path for d in drives]
     train, held = hold_out(paths, tail=mid.config.promotion.eval_tail_episodes)
+    damaged: set[str] = set()
+
+    def leave_out(drive: Drive, error: BrainError) -> None:
+        left_out.append(str(error))
+        damaged.add(drive.episode.path.name)
 
     def pick(chosen: list[Path], limit: int) -> Samples:
-        return build_samples([by_name[p.name] for p in chosen], calibration, max_samples=limit)
+        return build_samples(
+            [by_name[p.name] for p in chosen], calibration, max_samples=limit, on_damage=leave_out
+        )
 
     held_samples = None
     if held:
@@ -84,7 +91,12 @@ def _samples(
             held_samples = pick(held, mid.config.promotion.max_eval_steps)
         except NoLabelsError:
             held_samples = None
-    return pick(train, mid.max_samples), held_samples, [p.name for p in train], [p.name for p in held]
+    samples = pick(train, mid.max_samples)
+
+    def whole(chosen: list[Path]) -> list[str]:
+        return [p.name for p in chosen if p.name not in damaged]
+
+    return samples, held_samples, whole(train), whole(held)
 
 
 def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
@@ -95,9 +107,15 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     mid.say(
         phase="read", step=0, steps=len(episodes), losses=[], loss=None, candidate="", verdict=None, detail=""
     )
+    course = Course(world(config.robot.shift)) if config.robot.kind == "sim-donkey" else None
     drives, left_out = _read(mid, episodes)
+    if not drives:
+        raise NoLabelsError(
+            f"none of {len(episodes)} episodes holds a step that a human drove; {len(left_out)} are damaged",
+            remedy="record teleoperation, or look for damage: continuonbrain episodes list",
+        )
     calibration = calibrate(drives)
-    train, held, trained_on, held_out = _samples(mid, drives, calibration)
+    train, held, trained_on, held_out = _samples(mid, drives, calibration, left_out)
     engine = TorchEngine(layout.base_model_dir)
     settings = JobSettings(
         rank=config.training.rank,
@@ -154,7 +172,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     }
     mid.store.attach(staged, CARD_FILE, (json.dumps(card, indent=2) + "\n").encode())
     _log_losses(layout.log_dir, staged.version_id, result)
-    verdict = judge_candidate(mid, staged, train, held, engine=engine)
+    verdict = judge_candidate(mid, staged, train, held, engine=engine, course=course)
     return Learned(staged.version_id, verdict, training)
 
 
@@ -184,7 +202,13 @@ def _log_losses(log_dir: Path, version_id: str, result: JobResult) -> None:
 
 
 def judge_candidate(
-    mid: MidLoop, staged: AdapterVersion, train: Samples, held: Samples | None, *, engine: TorchEngine
+    mid: MidLoop,
+    staged: AdapterVersion,
+    train: Samples,
+    held: Samples | None,
+    *,
+    engine: TorchEngine,
+    course: Course | None,
 ) -> dict[str, Any]:
     """Measure the candidate's bytes, apply the rules, attach `verdict.json`; returns it."""
     config = mid.config
@@ -206,7 +230,7 @@ def judge_candidate(
         train=train,
         held=held,
         limits=Limits.from_config(config.guards),
-        course=Course(world(config.robot.shift)) if config.robot.kind == "sim-donkey" else None,
+        course=course,
         decision_time_s=config.robot.decision_time_s,
         on_part=lambda part, done, total: mid.say(
             force=False, phase="judge", detail=part, step=done, steps=total

@@ -36,5 +36,6 @@ def base_sha256(folder: Path) -> str:
     except OSError as error:
         raise BaseModelError(
             f"base model file {error.filename} cannot be read: {error.strerror}",
-            remedy="set base_model_path in config.json to a driving base, or run `continuonbrain init` for the tiny one",
+            remedy="set base_model_path in config.json to a driving base, "
+            "or run `continuonbrain init` for the tiny one",
         ) from error

@@ -103,7 +103,7 @@ class DrivingModel(nn.Module):
         """The adapted part: soft-capped logits `[B, queries, vocabulary]`."""
         lm = self.causal_lm
         logits = F.linear(run_suffix(lm.model, streams), lm.lm_head.weight)
-        cap = lm.config.final_logit_softcapping
+        cap = float(lm.config.final_logit_softcapping)
         return torch.tanh(logits / cap) * cap
 
     def forward(self, ids: Tensor, frames: Tensor) -> Tensor:

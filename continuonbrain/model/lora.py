@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -80,7 +81,11 @@ def adapter_files(model: DrivingModel) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         model.language_model.save_pretrained(folder)
-        files = {n: (folder / n).read_bytes() for n in ("adapter_model.safetensors", "adapter_config.json")}
+        files = {"adapter_model.safetensors": (folder / "adapter_model.safetensors").read_bytes()}
+        # PEFT lists the targets in the order of a set, which changes from process to process.
+        settings = json.loads((folder / "adapter_config.json").read_bytes())
+        settings["target_modules"] = sorted(settings["target_modules"])
+        files["adapter_config.json"] = (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
         torch.save(load_file(folder / "adapter_model.safetensors"), folder / "lora_adapters.pt")
         files["lora_adapters.pt"] = (folder / "lora_adapters.pt").read_bytes()
     return files
@@ -133,24 +138,23 @@ def load_adapter(model: DrivingModel, folder: Path, *, base_sha256: str, name: s
         return
     try:
         if isinstance(wrapped, PeftModel):
-            result = wrapped.load_adapter(str(folder), adapter_name=name, local_files_only=True)
-            missing = [*result.missing_keys, *result.unexpected_keys]
+            wrapped.load_adapter(str(folder), adapter_name=name, local_files_only=True)
             fresh = wrapped
         else:
             fresh = PeftModel.from_pretrained(
                 model.causal_lm, str(folder), adapter_name=name, local_files_only=True
             )
-            missing = []
         attached = {k.replace(f".{name}.", ".") for k, _ in fresh.named_parameters() if f".{name}." in k}
-        absent = sorted(k for k in tensors if k not in attached)
-        if (missing and f".{name}." in str(missing)) or absent:
-            raise ValueError(f"tensors without a place in the model: {absent[:3]}")
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
-        if isinstance(wrapped, PeftModel) and name in wrapped.peft_config:
+        # A tensor too few would leave PEFT's random start in its place, one too many would be dropped.
+        if attached != tensors.keys():
+            odd = sorted(attached ^ tensors.keys())
+            raise ValueError(f"{len(odd)} tensors are missing or have no place in the model, e.g. {odd[0]}")
+    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        if not isinstance(wrapped, PeftModel):
+            _take_out_layers(wrapped)
+        elif name in wrapped.peft_config:
             wrapped.set_adapter(previous[0])
             wrapped.delete_adapter(name)
-        elif not isinstance(wrapped, PeftModel):
-            detach_lora(model)
         raise LoraError(
             f"the adapter in {folder} does not fit this base: {error}", remedy="train again"
         ) from error
@@ -166,6 +170,14 @@ def detach_lora(model: DrivingModel) -> None:
     wrapped = model.language_model
     if isinstance(wrapped, PeftModel):
         model.language_model = wrapped.unload()
+
+
+def _take_out_layers(language_model: Any) -> None:
+    # PEFT puts its layers into the base module by module: a failed first load leaves some of them there.
+    for parent in list(language_model.modules()):
+        for child_name, child in list(parent.named_children()):
+            if isinstance(child, BaseTunerLayer):
+                setattr(parent, child_name, child.get_base_layer())
 
 
 def zero_like(folder: Path, out: Path) -> None:

@@ -87,7 +87,7 @@ def encode_bottom(text_model: Any, inputs_embeds: Tensor, per_layer_inputs: Tens
     seen: dict[str, Any] = {}
     project = text_model.project_per_layer_inputs
 
-    def remember_projection(*args: Any, **kwargs: Any) -> Tensor:
+    def remember_projection(*args: Any, **kwargs: Any) -> Any:
         seen["per_layer"] = project(*args, **kwargs)
         return seen["per_layer"]
 

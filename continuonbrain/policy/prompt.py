@@ -44,6 +44,8 @@ class PromptLayout:
     length = 1 + TEXT_SLOTS + 1 + IMAGE_SLOTS + codec.QUERIES
 
     def __init__(self, tokenizer: Tokenizer) -> None:
+        # What a person says is text: "<image>" in an instruction must not become the image's own token.
+        tokenizer.encode_special_tokens = True
         self.tokenizer = tokenizer
         self.vocabulary = tokenizer.get_vocab_size()
         self.pad, self.bos = self._id("<pad>"), self._id("<bos>")
@@ -72,6 +74,12 @@ class PromptLayout:
         text = " ".join(instruction.lower().split())
         if not text:
             raise InstructionError("the instruction is empty", remedy="say what to do, for example 'drive'")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InstructionError(
+                f"the instruction {instruction!r} is not Unicode text", remedy="send it as UTF-8"
+            ) from error
         ids = self.tokenizer.encode(text, add_special_tokens=False).ids
         if len(ids) > TEXT_SLOTS:
             raise InstructionError(

@@ -16,6 +16,7 @@ from continuonbrain.model.lora import LoraError, detach_lora, load_adapter
 from continuonbrain.policy import codec
 from continuonbrain.policy.engine import AdapterError, Decisions
 from continuonbrain.policy.prompt import PromptLayout
+from continuonbrain.storage.content_hash import sha256_of_files
 
 
 def read_answers(layout: PromptLayout, logits: torch.Tensor) -> Decisions:
@@ -60,7 +61,10 @@ class TorchEngine:
             detach_lora(self.model)
             self._adapter_sha256 = ""
             return
-        name = sha256 or folder.name
+        try:
+            name = sha256 or sha256_of_files(folder, ("adapter_config.json", "adapter_model.safetensors"))
+        except OSError as error:
+            raise AdapterError(f"adapter {folder} cannot be read: {error}", remedy="train again") from error
         try:
             load_adapter(self.model, folder, base_sha256=self._base_sha256, name=f"sha_{name[:16]}")
         except LoraError as error:

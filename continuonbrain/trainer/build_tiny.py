@@ -10,6 +10,7 @@ see `card.json` in the built folder.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -25,9 +26,15 @@ from torch.nn import functional as F
 from continuonbrain.model.base import save_base
 from continuonbrain.model.driving import IMAGE_TOKENS, DrivingModel, new_tiny_model
 from continuonbrain.policy import codec
+from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.prompt import PromptLayout
-from continuonbrain.robot.sim.instructions import INSTRUCTIONS
+from continuonbrain.policy.torch_engine import TorchEngine
+from continuonbrain.robot.sim.instructions import HELD_OUT, INSTRUCTIONS
+from continuonbrain.robot.sim.shifts import BASE
+from continuonbrain.safety.guards import Limits
 from continuonbrain.trainer.objective import action_loss, query_weights, soft_targets
+from continuonbrain.trainer.rollout import rollout
+from continuonbrain.trainer.score import drive_score, follow_score
 from continuonbrain.trainer.states import States, StateSource
 from continuonbrain.trainer.tokenizer import build_tokenizer
 
@@ -162,4 +169,41 @@ def build_tiny(out: Path, recipe: Recipe, report: Report) -> dict[str, Any]:
         "wall_s": round(time.monotonic() - started, 1),
     }
     save_base(model, tokenizer.to_str(), card, out)
+    card["scores"] = score_base(out)
+    (out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     return card
+
+
+def score_base(folder: Path, *, tracks: int = 24, follow_tracks: int = 4) -> dict[str, Any]:
+    """Closed-loop scores of a base on tracks that it never saw, from the bytes in `folder`."""
+    engine = TorchEngine(folder)
+    limits = Limits(throttle_min=-0.5, steering_rate_per_s=10.0, throttle_rate_per_s=5.0)
+    nominal = Calibration()
+    seeds = range(70_000, 70_000 + tracks)
+    lap = drive_score(engine, BASE, seeds, calibration=nominal, limits=limits)
+    late = drive_score(engine, BASE, seeds, calibration=nominal, limits=limits, decision_time_s=0.75)
+    follow_seeds = range(70_500, 70_500 + follow_tracks)
+    follow = follow_score(engine, BASE, follow_seeds, calibration=nominal, limits=limits)
+    phrases = [p for ps in HELD_OUT.values() for p in ps]
+    unseen = rollout(
+        engine,
+        BASE,
+        [t for t in follow_seeds for _ in phrases],
+        phrases * follow_tracks,
+        calibration=nominal,
+        limits=limits,
+        seed=3,
+        laps=False,
+        start_speed_mps=0.8,
+        stop_without_model=[False] * (len(phrases) * follow_tracks),
+    )
+    return {
+        "tracks": tracks,
+        "completion": round(lap.completion, 4),
+        "laps": lap.laps,
+        "lateral_error_m": round(lap.lateral_error_m, 4),
+        "completion_at_0.75_s_a_decision": round(late.completion, 4),
+        "following": round(follow.following, 4),
+        "stop_by_model_alone": follow.stop_model,
+        "following_unseen_phrasings": round(float(unseen.obeyed.mean()), 4),
+    }

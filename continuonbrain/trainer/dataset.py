@@ -2,7 +2,8 @@
 
 For a step driven by a human, the label is the path that the driver's own commands describe from there on, as
 curvature by distance (through the calibration and the actuation delay), and the speed half a second and one
-and a half seconds later. Where the recording ends before a knot is reached, that knot has weight 0. On a robot
+and a half seconds later. Where the recording ends before a knot is reached, or somebody else drives or another
+instruction is given by then, that knot has weight 0. On a robot
 without motion sensors the commanded motion stands in for the measured one.
 """
 
@@ -40,7 +41,8 @@ class Drive:
     """One episode as arrays over its steps, `[n]` unless said otherwise.
 
     speed_mps and yaw_rate_rps: measured; measured says whether they were, else they come from the commands.
-    labelled: a human drove this step.
+    labelled: a human drove this step. run_end: index of the last step up to which nobody else drove and no other
+    instruction was given.
     """
 
     episode: Episode
@@ -51,6 +53,7 @@ class Drive:
     measured: bool
     labelled: NDArray[np.bool_]
     instructions: list[str]
+    run_end: NDArray[np.int64]
 
     @property
     def motion(self) -> MotionLog:
@@ -97,9 +100,10 @@ class Samples:
     def sha256(self) -> str:
         """Identity of what is asked and answered (an evaluation set's name in a verdict)."""
         digest = hashlib.sha256()
-        for array in (self.frames, self.curvature, self.speed_ahead, self.weights):
+        for array in (self.frames, self.curvature, self.speed_ahead, self.weights, self.command):
             digest.update(np.ascontiguousarray(array).tobytes())
         digest.update("\0".join(self.instructions).encode())
+        digest.update(repr(self.speeds).encode())
         return digest.hexdigest()
 
 
@@ -135,7 +139,16 @@ def read_drive(path: Path) -> Drive:
         measured,
         labelled,
         [s.instruction for s in steps],
+        _run_ends([(s.source.startswith(HUMAN), s.instruction) for s in steps]),
     )
+
+
+def _run_ends(keys: Sequence[tuple[bool, str]]) -> NDArray[np.int64]:
+    ends = np.arange(len(keys))
+    for i in range(len(keys) - 2, -1, -1):
+        if keys[i] == keys[i + 1]:
+            ends[i] = ends[i + 1]
+    return ends
 
 
 def calibrate(drives: Sequence[Drive]) -> Calibration:
@@ -147,7 +160,7 @@ def calibrate(drives: Sequence[Drive]) -> Calibration:
 def _labels(drive: Drive, calibration: Calibration) -> tuple[F64, F64, F64]:
     """Curvature `[n, 8]`, speed `[n, 2]` and weights `[n, 10]` for every step of a drive."""
     n = len(drive.steering)
-    along = np.concatenate([[0.0], np.cumsum(drive.speed_mps[:-1] * CONTROL_DT_S)]) if n else np.empty(0)
+    along = np.concatenate([[0.0], np.cumsum(drive.speed_mps[:-1] * CONTROL_DT_S)])
     lag = round(calibration.delay_s / CONTROL_DT_S) if drive.measured else 0
     # What bends the path at tick k was commanded `lag` ticks before.
     commanded = drive.steering[np.maximum(np.arange(n) - lag, 0)]
@@ -155,13 +168,13 @@ def _labels(drive: Drive, calibration: Calibration) -> tuple[F64, F64, F64]:
     curvature, speed, weights = np.zeros((n, 8)), np.zeros((n, 2)), np.zeros((n, QUERIES))
     for column, distance in enumerate(CURVATURE_KNOTS_M):
         curvature[:, column] = np.interp(along + distance, along, bend)
-        weights[:, column] = along + distance <= along[-1]
+        weights[:, column] = along + distance <= along[drive.run_end]
     weights[drive.speed_mps < _MOVING_MPS, 0] = 0.0  # wheels of a standing car say nothing about the road
     smooth = np.convolve(np.pad(drive.speed_mps, 2, mode="edge"), np.ones(5) / 5, "valid")
     for column, time_s in enumerate(SPEED_KNOTS_S):
         later = np.arange(n) + round(time_s / CONTROL_DT_S)
         speed[:, column] = smooth[np.minimum(later, n - 1)]
-        weights[:, len(CURVATURE_KNOTS_M) + column] = later < n
+        weights[:, len(CURVATURE_KNOTS_M) + column] = later <= drive.run_end
     return curvature, speed, weights
 
 
@@ -182,9 +195,13 @@ def build_samples(
     stride: int = 2,
     max_samples: int | None = None,
     on_drive: Callable[[int, int], None] | None = None,
+    on_damage: Callable[[Drive, BrainError], None] | None = None,
 ) -> Samples:
     """Samples from every `stride`-th human-driven step; a larger stride when there would be more than
-    `max_samples`. Raises `NoLabelsError` when no step was driven by a human."""
+    `max_samples`. Raises `NoLabelsError` when no step was driven by a human.
+
+    on_damage is told of a drive whose frames cannot be read, which is then left out; without it the error is raised.
+    """
     total = sum(int(d.labelled.sum()) for d in drives)
     if total == 0:
         raise NoLabelsError(
@@ -195,14 +212,22 @@ def build_samples(
         stride = max(stride, -(-total // max_samples))
     parts: list[Samples] = []
     for number, drive in enumerate(drives):
-        curvature, speed, weights = _labels(drive, calibration)
         rows = np.flatnonzero(drive.labelled)[::stride]
-        rows = rows[weights[rows].sum(1) > 0]
         if len(rows):
+            curvature, speed, weights = _labels(drive, calibration)
+            rows = rows[weights[rows].sum(1) > 0]
+        frames: list[NDArray[np.uint8]] = []
+        try:
+            frames = [frame_at(drive.episode, int(i)) for i in rows]
+        except BrainError as error:
+            if on_damage is None:
+                raise
+            on_damage(drive, error)
+        if frames:
             command = np.stack([drive.steering, drive.throttle], 1)
             parts.append(
                 Samples(
-                    np.stack([frame_at(drive.episode, int(i)) for i in rows]),
+                    np.stack(frames),
                     [drive.instructions[i] for i in rows],
                     [float(drive.speed_mps[i]) if drive.measured else None for i in rows],
                     curvature[rows].astype(np.float32),
@@ -235,6 +260,37 @@ def join(parts: Sequence[Samples]) -> Samples:
         instructions=[i for p in parts for i in p.instructions],
         speeds=[s for p in parts for s in p.speeds],
     )
+
+
+_MIRRORED = {"left": "right", "right": "left"}
+
+
+def mirrored(samples: Samples) -> Samples:
+    """The same drives in a mirror: frames flipped, curvature and steering negated, "left" and "right" swapped.
+
+    Valid for a forward-looking camera on the car's axis: the path is in the world, not in servo units. Whoever
+    taught "keep left" has then also taught "keep right".
+    """
+    swapped = [" ".join(_MIRRORED.get(w, w) for w in i.lower().split()) for i in samples.instructions]
+    sign = np.array([-1.0, 1.0], np.float32)
+    return replace(
+        samples,
+        frames=np.ascontiguousarray(samples.frames[:, :, ::-1]),
+        instructions=swapped,
+        curvature=-samples.curvature,
+        command=samples.command * sign,
+        previous=samples.previous * sign,
+    )
+
+
+def sampling_weights(instructions: Sequence[str]) -> F64:
+    """Probability of drawing each sample, `[n]`: rare instructions are drawn more often, by the inverse square
+    root of how often they were taught."""
+    names, inverse, counts = np.unique(np.array(instructions), return_inverse=True, return_counts=True)
+    del names
+    weight = counts[inverse].astype(float) ** -0.5
+    out: F64 = weight / weight.sum()
+    return out
 
 
 def hold_out(episodes: Sequence[Path], *, tail: int) -> tuple[list[Path], list[Path]]:

@@ -79,12 +79,13 @@ def constant_baselines(train: Samples, held: Samples) -> tuple[Imitation, Imitat
     """(always the mean of the training commands, always the driver's last command) on the held-out steps."""
     known = held.weights[:, -2] > 0
     ahead = held.speed_ahead[known, 0]
-    mean_speed = float(train.speed_ahead[train.weights[:, -2] > 0, 0].mean()) if len(train) else 0.0
+    driven = train.speed_ahead[train.weights[:, -2] > 0, 0]
+    mean_speed = float(driven.mean()) if len(driven) else 0.0
     now = np.array([np.nan if s is None else s for s in held.speeds])[known]
     kept = np.abs(now - ahead)
     mean = Imitation(
         float(np.abs(held.command[:, 0] - train.command[:, 0].mean()).mean()),
-        float(np.abs(ahead - mean_speed).mean()),
+        float(np.abs(ahead - mean_speed).mean()) if len(ahead) else 0.0,
     )
     last = float(np.nanmean(kept)) if np.isfinite(kept).any() else 0.0
     return mean, Imitation(float(np.abs(held.command[:, 0] - held.previous[:, 0]).mean()), last)

@@ -21,13 +21,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from continuonbrain.model.driving import DrivingModel
 from continuonbrain.model.lora import adapter_files, attach_lora
 from continuonbrain.model.suffix import Streams
 from continuonbrain.policy import codec
 from continuonbrain.policy.prompt import PromptLayout
-from continuonbrain.trainer.dataset import Samples
+from continuonbrain.trainer.dataset import Samples, join, mirrored, sampling_weights
 from continuonbrain.trainer.objective import action_loss, query_weights, soft_targets
 
 _ENCODE_BATCH = 64
@@ -48,6 +49,8 @@ class JobSettings:
     max_wall_time_s: float = 60.0
     seed: int = 0
     rehearse: bool = True
+    mirror: bool = True
+    balance: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,10 @@ class JobResult:
     peak_rss_mib: float = 0.0
     samples: int = 0
     trainable_parameters: int = 0
+
+
+class _OutOfTimeError(Exception):
+    """The wall time ran out while caching."""
 
 
 def encode_samples(
@@ -119,26 +126,37 @@ def train_adapter(
 ) -> JobResult:
     """Train one adapter. `model` must have no adapter attached; afterwards it has the new one.
 
-    wait_until_allowed is called before every step: it blocks while a gate is closed and returns the seconds
-    that it did, which do not count against the wall time. An exception from it ends the job with nothing.
+    wait_until_allowed is called before every step and after every batch that is cached: it blocks while a gate is
+    closed and returns the seconds that it did, which do not count against the wall time. An exception from it ends
+    the job with nothing. When the time is up before the first step, the result has no files and no losses.
     """
     started = time.monotonic()
     deadline = started + settings.max_wall_time_s
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
+    if settings.mirror:
+        samples = join([samples, mirrored(samples)])
     n = len(samples)
     rehearse = settings.rehearse and len(known_instructions) > 1
     passes = 2 if rehearse else 1
 
     def cached(done: int, _total: int, offset: int = 0) -> None:
+        nonlocal deadline
         on_progress(Progress("cache", offset + done, n * passes))
+        deadline += wait_until_allowed()
+        if time.monotonic() > deadline:
+            raise _OutOfTimeError
 
-    streams = encode_samples(model, layout, samples, samples.instructions, cached)
+    try:
+        streams = encode_samples(model, layout, samples, samples.instructions, cached)
+        if rehearse:
+            others = [known_instructions[int(i)] for i in rng.integers(len(known_instructions), size=n)]
+            rehearsed = encode_samples(model, layout, samples, others, lambda d, t: cached(d, t, n))
+    except _OutOfTimeError:
+        return JobResult({}, samples=n, cache_s=time.monotonic() - started, ended="wall time")
     targets = soft_targets(layout, samples.curvature, samples.speed_ahead)
     weights = torch.from_numpy(samples.weights) * query_weights()
     if rehearse:
-        others = [known_instructions[int(i)] for i in rng.integers(len(known_instructions), size=n)]
-        rehearsed = encode_samples(model, layout, samples, others, lambda d, t: cached(d, t, n))
         targets = torch.cat([targets, _rehearsal_targets(model, rehearsed)])
         mask = torch.zeros(codec.QUERIES)
         mask[len(codec.CURVATURE_KNOTS_M) :] = _REHEARSAL_WEIGHT
@@ -149,13 +167,14 @@ def train_adapter(
     )
     result = JobResult({}, samples=n, trainable_parameters=sum(p.numel() for p in parameters))
     result.cache_s = time.monotonic() - started
+    chances = sampling_weights(samples.instructions) if settings.balance else np.full(n, 1 / n)
     _steps(
         model,
         streams,
         targets,
         weights,
         parameters,
-        n,
+        chances,
         settings,
         rng,
         deadline,
@@ -175,7 +194,7 @@ def _steps(
     targets: torch.Tensor,
     weights: torch.Tensor,
     parameters: list[torch.nn.Parameter],
-    recorded: int,
+    chances: NDArray[np.float64],
     settings: JobSettings,
     rng: np.random.Generator,
     deadline: float,
@@ -185,25 +204,24 @@ def _steps(
 ) -> None:
     optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, settings.learning_rate, settings.max_steps, pct_start=0.1
+        # 0.1 exactly would make the warm-up of a ten-step job zero steps long: torch divides by it.
+        optimiser,
+        settings.learning_rate,
+        settings.max_steps,
+        pct_start=0.1001,
     )
     last_good: list[Any] = [p.detach().clone() for p in parameters]
-    total = len(streams)
+    total, recorded = len(streams), len(chances)
     for step in range(settings.max_steps):
         deadline += wait_until_allowed()
         if time.monotonic() > deadline:
             result.ended = "wall time"
             break
+        # Half of a batch is taught, half is rehearsed (when there is rehearsal).
+        taught = settings.batch_size - (settings.batch_size // 2 if total > recorded else 0)
+        rows = rng.choice(recorded, size=taught, p=chances)
         if total > recorded:
-            half = settings.batch_size // 2
-            rows = np.concatenate(
-                [
-                    rng.integers(recorded, size=settings.batch_size - half),
-                    rng.integers(recorded, total, size=half),
-                ]
-            )
-        else:
-            rows = rng.integers(recorded, size=settings.batch_size)
+            rows = np.concatenate([rows, rng.integers(recorded, total, size=settings.batch_size - taught)])
         index = torch.from_numpy(rows)
         loss = action_loss(model.decode(streams.select(index)), targets[index], weights[index])
         value = float(loss.detach())
@@ -215,7 +233,10 @@ def _steps(
             break
         optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        if not math.isfinite(float(torch.nn.utils.clip_grad_norm_(parameters, 1.0))):
+            # The parameters of this step gave a finite loss: they stay as they are.
+            result.ended = "gradient not finite"
+            break
         if step % 20 == 0:
             last_good = [p.detach().clone() for p in parameters]
         optimiser.step()

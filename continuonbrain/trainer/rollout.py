@@ -102,7 +102,7 @@ def rollout(
     every, late = decision_ticks(decision_time_s)
     progress, alive = np.zeros(n), np.ones(n, bool)
     errors, on_road = np.zeros(n), np.zeros(n)
-    touched = np.zeros(n)
+    touched, driven = np.zeros(n), np.zeros(n)
     trajectory = np.full((ticks, n, 2), np.nan)
     speeds, places = np.zeros((ticks, n)), np.zeros((ticks, n))
     waiting: list[tuple[int, NDArray[np.int64], list[ActionChunk]]] = []
@@ -124,7 +124,7 @@ def rollout(
                 pilots[i].accept(chunk)
         if tick % every == 0:
             answers = engine.decide(
-                fleet.render()[rows], [instructions[i] for i in rows], [float(speed[i]) for i in rows]
+                fleet.render()[rows], [instructions[int(i)] for i in rows], [float(speed[i]) for i in rows]
             )
             chunks = [
                 ActionChunk(tuple(map(float, c)), tuple(map(float, v)), now, engine.adapter_sha256)
@@ -136,6 +136,7 @@ def rollout(
             guarded = pilots[i].tick(now_s=now).guarded
             steering[i], throttle[i] = guarded.steering, guarded.throttle
             touched[i] += bool(guarded.reasons) and tick > late + 1
+            driven[i] += 1
         fleet.step(steering, throttle)
         progress += np.where(driving, fleet.advanced, 0)
         alive &= ~(fleet.off_road & driving)
@@ -157,6 +158,6 @@ def rollout(
         completion=np.clip(progress / POINTS, 0, 1),
         lateral_error_m=errors / np.maximum(on_road, 1),
         obeyed=obeyed,
-        interventions=touched / max(1, done),
+        interventions=touched / np.maximum(driven, 1),
         trajectory=trajectory[:done],
     )

@@ -2,6 +2,7 @@
 
 - No held-out evidence, no pass (unless the owner allows promotion without evaluation, off by default).
 - The candidate must answer differently from the base: an adapter that does nothing is a broken one.
+- A number that is not finite, anywhere in the evidence, means that the measurement broke: no pass.
 - It must not imitate the driver worse than what drives now, and not be far from the driver's actions.
 - Where there is a simulator: it must not drive worse than what drives now, must obey "stop", must not make the
   guard work more, and must not have forgotten the roads that the base knew.
@@ -109,10 +110,28 @@ class Verdict:
             "candidate_sha256": self.evidence.candidate_sha256,
             "base_sha256": self.evidence.base_sha256,
             "evaluation_sha256": self.evidence.evaluation_sha256,
-            "checks": [asdict(c) for c in self.checks],
-            "evidence": asdict(self.evidence),
+            "checks": [_plain(asdict(c)) for c in self.checks],
+            "evidence": _plain(asdict(self.evidence)),
             "rules": asdict(self.rules),
         }
+
+
+def _plain(value: Any) -> Any:
+    # JSON has no NaN; a number that is none is written as null.
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _broken(value: Any, name: str = "evidence") -> list[str]:
+    """Names of the numbers in the evidence that are not finite."""
+    if isinstance(value, dict):
+        return [
+            found
+            for k, v in value.items()
+            for found in _broken(v, k if name == "evidence" else f"{name}.{k}")
+        ]
+    return [name] if isinstance(value, float) and not math.isfinite(value) else []
 
 
 def _at_most(name: str, value: float | None, threshold: float, meaning: str) -> Check:
@@ -132,6 +151,15 @@ def judge(evidence: Evidence, rules: Rules) -> Verdict:
         _at_least("differs_from_base", evidence.difference, _MIN_DIFFERENCE, "answers differ from the base")
     ]
     e, closed = evidence, evidence.closed_candidate
+    broken = _broken(asdict(e))
+    checks.append(
+        _at_most(
+            "measured",
+            float(len(broken)),
+            0.0,
+            f"all numbers are finite; not so: {', '.join(broken) or 'none'}",
+        )
+    )
     if not (rules.allow_promotion_without_eval and e.held_out_steps == 0):
         checks.append(
             _at_least(
@@ -155,9 +183,12 @@ def judge(evidence: Evidence, rules: Rules) -> Verdict:
                 "close to the driver's actions",
             )
         )
+    if closed is None and e.closed_current is not None:
+        checks.append(_at_least("completion", None, e.closed_current.completion, "was driven on the course"))
     if closed is not None:
         now = e.closed_current
-        floor = (now.completion if now else 0.0) - rules.max_completion_loss
+        # Unknown, not zero: what drives now must have been measured on the same course.
+        floor = (now.completion if now else math.nan) - rules.max_completion_loss
         checks += [
             _at_least("completion", closed.completion, floor, "drives at least as far as what drives now"),
             _at_least("stop_obeyed", closed.stop, rules.min_stop_obeyed, "obeys stop"),

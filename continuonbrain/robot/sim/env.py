@@ -32,7 +32,7 @@ _STATE_HIGH = np.array([5.0, 20.0], np.float32)
 class DonkeyTrackEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
     """One car on one track. shift: name of a `shifts.SHIFTS` world, or a `World` of one's own."""
 
-    metadata: ClassVar[dict[str, Any]] = {
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]  # gymnasium annotates an instance variable
         "render_modes": ["rgb_array"],
         "render_fps": round(1 / CONTROL_DT_S),
     }
@@ -43,7 +43,8 @@ class DonkeyTrackEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]
         self.world = world(shift) if isinstance(shift, str) else shift
         self.max_steps = max_steps
         self.render_mode = render_mode
-        self.observation_space = spaces.Dict(
+        # gymnasium types Dict by its values, Env by the whole observation.
+        self.observation_space = spaces.Dict(  # type: ignore[assignment]
             {
                 "image": spaces.Box(0, 255, FRAME_SHAPE, np.uint8),
                 "state": spaces.Box(_STATE_LOW, _STATE_HIGH, dtype=np.float32),
@@ -94,7 +95,7 @@ class DonkeyTrackEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]
         terminated = bool(fleet.off_road[0])
         return self._observe(), reward, terminated, self._steps >= self.max_steps, self._info()
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]  # gymnasium allows more kinds
+    def render(self) -> NDArray[np.uint8] | None:
         return self._frame if self.render_mode == "rgb_array" else None
 
     def expert_action(self) -> NDArray[np.float32]:

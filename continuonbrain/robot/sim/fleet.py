@@ -54,8 +54,12 @@ class Fleet:
         self.cameras = cameras or Cameras(self.world, n, self.rng)
         self.speed_error = 1 + self.rng.normal(0, self.world.odometry_error, n)
         self.yaw_error = 1 + self.rng.normal(0, self.world.odometry_error, n)
+        self.x: Array
+        self.y: Array
+        self.heading: Array
+        self.speed: Array
         self.x, self.y, self.heading, self.speed = (np.zeros(n) for _ in range(4))
-        self.yaw_rate = np.zeros(n)
+        self.yaw_rate: Array = np.zeros(n)
         self.index = np.zeros(n, np.int64)
         self.place()
 
@@ -85,8 +89,8 @@ class Fleet:
         self.yaw_rate = np.zeros(n)
         self._wheel = np.zeros(n)
         self._pending = [(np.zeros(n), np.zeros(n)) for _ in range(self.world.delay_ticks)]
-        self._push = np.zeros(n)
-        self._pushed = np.zeros(n)
+        self._push: Array = np.zeros(n)
+        self._pushed: Array = np.zeros(n)
         self._ticks = 0
         self._locate()
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from continuonbrain.errors import BrainError
+
 Range = tuple[float, float]
 
 
@@ -57,8 +59,12 @@ SHIFTS: dict[str, World] = {
 }
 
 
+class UnknownShiftError(BrainError, ValueError):
+    """There is no shift of this name."""
+
+
 def world(name: str) -> World:
-    """The world of a named shift; `ValueError` names the known ones."""
+    """The world of a named shift; `UnknownShiftError` names the known ones."""
     if name not in SHIFTS:
-        raise ValueError(f"unknown shift {name!r}; known: {', '.join(SHIFTS)}")
+        raise UnknownShiftError(f"unknown shift {name!r}", remedy=f"choose from {', '.join(SHIFTS)}")
     return SHIFTS[name]

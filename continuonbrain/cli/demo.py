@@ -1,0 +1,128 @@
+"""`continuonbrain demo`: the whole story in a few minutes, on the embedded simulator and the shipped tiny base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from continuonbrain.cli.root_option import JsonOption
+from continuonbrain.cli.verdict_table import verdict_table
+from continuonbrain.demo.shifts import STORIES
+from continuonbrain.demo.story import Demo, DemoSettings, Narrator
+from continuonbrain.trainer.gates import GateReport
+
+
+def demo(
+    shift: Annotated[str, typer.Option("--shift", help=f"What changed: {', '.join(STORIES)}.")] = "tape",
+    seed: Annotated[int, typer.Option("--seed", min=0, max=9, help="Other tracks, other lessons.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="A third of the tracks.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder for report.json and demo.png.")] = Path("demo"),
+    as_json: JsonOption = False,
+) -> None:
+    """Drive badly, teach, train on the device, prove, promote live, drive well."""
+    settings = DemoSettings.quick(shift, seed) if quick else DemoSettings(shift, seed)
+    if as_json:
+        typer.echo(json.dumps(Demo(settings, out, Narrator()).play()))
+        return
+    console = Console(highlight=False)
+    with Teller(console) as teller:
+        Demo(settings, out, teller).play()
+    console.print(f"\nreport: {out / 'report.json'}   picture: {out / 'demo.png'}")
+    console.print(
+        f"next: continuonbrain adapters show --root {out / 'brain'}   or: continuonbrain run --root DIR --shift tape"
+    )
+
+
+class Teller(Narrator):
+    """Tells the story on a terminal: headlines, one progress bar at a time, tables."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self._title = ""
+        self._task: Any = None
+
+    def __enter__(self) -> Teller:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._bar.stop()
+
+    def act(self, number: int, title: str) -> None:
+        self._finish()
+        self._console.print(f"\n[bold]{number}. {title}[/bold]")
+
+    def say(self, text: str) -> None:
+        self._finish()
+        self._console.print(f"  {text}")
+
+    def progress(self, title: str, done: int, total: int, note: str = "") -> None:
+        if title != self._title:
+            self._finish()
+            self._title, self._task = title, self._bar.add_task(title, total=total, note=note)
+        self._bar.update(self._task, completed=done, total=total, note=note)
+
+    def _finish(self) -> None:
+        if self._task is not None:
+            self._bar.stop_task(self._task)
+            self._bar.update(self._task, completed=self._bar.tasks[-1].total)
+            self._task, self._title = None, ""
+
+    def gates(self, title: str, report: GateReport) -> None:
+        self._finish()
+        table = Table(title=f"gates {title}", title_justify="left", show_header=False)
+        for state in report.states:
+            light = "[green]open[/green]" if state.open else "[red]closed[/red]"
+            table.add_row(state.name, light, state.reason)
+        self._console.print(table)
+
+    def verdict(self, verdict: dict[str, Any]) -> None:
+        self._finish()
+        self._console.print(verdict_table(verdict))
+
+    def scores(self, report: dict[str, Any]) -> None:
+        self._finish()
+        before, after = report["before"], report["after"]
+        table = Table(title=f"{after['tracks']} held-out tracks", title_justify="left")
+        for column in ("", "before", "after"):
+            table.add_column(column)
+        table.add_row("completion (of a lap)", f"{before['completion']:.0%}", f"{after['completion']:.0%}")
+        table.add_row(
+            "whole laps", f"{before['laps']}/{before['tracks']}", f"{after['laps']}/{after['tracks']}"
+        )
+        table.add_row(
+            "lane error",
+            f"{before['lateral_error_m'] * 100:.1f} cm",
+            f"{after['lateral_error_m'] * 100:.1f} cm",
+        )
+        table.add_row("instructions obeyed", f"{before['following']:.0%}", f"{after['following']:.0%}")
+        table.add_row("stop obeyed", f"{before['stop']:.0%}", f"{after['stop']:.0%}")
+        table.add_row(
+            f"completion at {report['pi_decision_time_s']} s a decision",
+            "",
+            f"{after['completion_at_pi_speed']:.0%}",
+        )
+        table.add_row(
+            "unshifted tracks", f"{report['unshifted']['before']:.0%}", f"{report['unshifted']['after']:.0%}"
+        )
+        self._console.print(table)
+        training = report["training"]
+        self._console.print(
+            f"  trained {training.get('steps', 0)} steps on {training.get('samples', 0)} samples in "
+            f"{training.get('wall_s', 0):.0f} s ({training.get('peak_rss_mib', 0):.0f} MiB peak); "
+            f"{report['swap']['missed_ticks']} control ticks missed in the swap; {report['wall_s']:.0f} s in all"
+        )

@@ -1,0 +1,273 @@
+"""`continuonbrain run`: a simulated robot lives: it is taught, learns when parked, swaps, drives; until Ctrl-C.
+
+In a terminal a live view; otherwise a line a second, with --json one JSON object a second.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from continuonbrain.brain_root import BrainRoot, open_brain
+from continuonbrain.cli.init import shipped_base_model
+from continuonbrain.cli.root_option import DEFAULT_ROOT, RootOption
+from continuonbrain.configs import PRESET_NAMES
+from continuonbrain.errors import BrainError
+from continuonbrain.loops.supervisor import RunSummary, Supervisor, standard_plans
+from continuonbrain.storage.layout import BrainLayout, init_brain_root
+
+_POLL_S = 0.1
+_VIEW_EVERY_S = 0.25
+_LINE_EVERY_S = 1.0
+
+
+def run(
+    root: RootOption = DEFAULT_ROOT,
+    preset: Annotated[
+        str, typer.Option("--preset", help=f"For a root that does not exist yet: {', '.join(PRESET_NAMES)}.")
+    ] = "sim-donkey",
+    shift: Annotated[
+        str | None,
+        typer.Option("--shift", help="How the simulated robot differs: tape, trim, reverse, dark, ..."),
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", min=0.1, help="Stop after so long instead of at Ctrl-C.")
+    ] = None,
+    decision_time: Annotated[
+        float | None,
+        typer.Option(
+            "--decision-time",
+            min=0.0,
+            max=10.0,
+            help="Seconds that a decision takes at least: 0.75 is a Pi 5.",
+        ),
+    ] = None,
+    track: Annotated[int | None, typer.Option("--track", help="Seed of the track to drive on.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of noise and lessons.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a second instead of a view.")
+    ] = False,
+) -> None:
+    """Drive, record, and learn when idle, until Ctrl-C."""
+    brain = _brain(root, preset)
+    plans = standard_plans(brain.layout, shift=shift, track=track, seed=seed, decision_time_s=decision_time)
+    stopping = _stop_on_signals()
+    until = None if seconds is None else time.monotonic() + seconds
+
+    def over() -> bool:
+        return stopping() or (until is not None and time.monotonic() >= until)
+
+    console = Console(highlight=False)
+    with Supervisor(brain, plans) as supervisor:
+        if as_json:
+            _repeat(supervisor, over, _LINE_EVERY_S, lambda shot: typer.echo(json.dumps(shot)))
+        elif console.is_terminal:
+            with Live(console=console, auto_refresh=False, transient=True) as live:
+                _repeat(
+                    supervisor,
+                    over,
+                    _VIEW_EVERY_S,
+                    lambda shot: live.update(view(shot, brain.layout), refresh=True),
+                )
+        else:
+            _repeat(supervisor, over, _LINE_EVERY_S, lambda shot: typer.echo(line(shot)))
+        summary = supervisor.stop()
+    if as_json:
+        typer.echo(json.dumps({"summary": asdict(summary)}))
+    else:
+        console.print(summary_line(summary), markup=False)
+
+
+def _brain(root: Any, preset: str) -> BrainRoot:
+    layout = BrainLayout(root)
+    if not layout.config_path.exists():
+        init_brain_root(layout.root, preset, base_model=shipped_base_model())
+    brain = open_brain(layout.root)
+    base = brain.layout.base_model_dir
+    if not base.is_dir() or not any(base.iterdir()):
+        raise BrainError(
+            f"there is no base model in {base}",
+            remedy=f"build the tiny one: continuonbrain model build-tiny {base}",
+        )
+    return brain
+
+
+def _stop_on_signals() -> Callable[[], bool]:
+    received: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda n, _frame: received.append(n))
+    return lambda: bool(received)
+
+
+def _repeat(
+    supervisor: Supervisor, over: Callable[[], bool], every_s: float, show: Callable[[dict[str, Any]], None]
+) -> None:
+    shown_s = 0.0
+    while not over():
+        supervisor.poll()
+        if time.monotonic() - shown_s >= every_s:
+            shown_s = time.monotonic()
+            try:
+                show(supervisor.snapshot())
+                sys.stdout.flush()
+            except BrokenPipeError:  # whoever read us has gone: end in good order
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return
+        time.sleep(_POLL_S)
+
+
+def line(shot: dict[str, Any]) -> str:
+    """A snapshot as one line of text."""
+    control, training = shot["control"], shot["training"]
+    if not control:
+        return f"{shot['uptime_s']:7.1f} s  starting"
+    reasons = ",".join(control.get("reasons") or []) or "-"
+    adapter = _adapter(control.get("adapter_sha256"))
+    gates = "open" if shot["gates"].get("open") else "closed"
+    return (
+        f"{shot['uptime_s']:7.1f} s  {control.get('mode', '?'):9}  {control.get('instruction', '')!r}  "
+        f"speed {_number(control.get('speed_mps'))} m/s  lane {_number(control.get('lane_error_m'))} m  "
+        f"reasons {reasons}  ticks {control.get('tick', 0)} missed {control.get('missed_ticks', 0)}  "
+        f"decision {_number(control.get('decision_ms'), 0)} ms  adapter {adapter}  gates {gates}  "
+        f"training {_training_text(training)}"
+    )
+
+
+def view(shot: dict[str, Any], layout: BrainLayout) -> Group:
+    """A snapshot as a screen."""
+    parts: list[Any] = [
+        Panel(_robot_table(shot["control"]), title=f"robot in {layout.root}", title_align="left")
+    ]
+    parts.append(Panel(_learning_table(shot), title="learning", title_align="left"))
+    happened = Text("\n".join(f"{e['at_s']:7.1f} s  {e['text']}" for e in shot["events"]) or "nothing yet")
+    parts.append(Panel(happened, title="events", title_align="left"))
+    parts.append(Text(f"{shot['uptime_s']:.0f} s; Ctrl-C stops the robot and everything else", style="dim"))
+    return Group(*parts)
+
+
+def _robot_table(control: dict[str, Any]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    if not control:
+        table.add_row(Text("the control process is starting"))
+        return table
+    proposed, sent = control.get("proposed"), control.get("guarded")
+    reasons = ", ".join(control.get("reasons") or []) or "none"
+    missed = int(control.get("missed_ticks") or 0)
+    policy = control.get("policy") or {}
+    trouble = control.get("fault") or policy.get("refusal") or policy.get("problem") or ""
+    taught = control.get("taught") or [0, 0]
+    mode = str(control.get("mode", "?"))
+    if mode == "teach" and taught[1]:
+        mode += f" ({taught[0]} of {taught[1]} steps)"
+    rows: list[tuple[str | Text, ...]] = [
+        ("mode", Text(mode, style="bold"), "instruction", Text(repr(control.get("instruction", "")))),
+        (
+            "speed",
+            f"{_number(control.get('speed_mps'))} m/s",
+            "off its lane",
+            f"{_number(control.get('lane_error_m'))} m",
+        ),
+        ("proposed", _pair(proposed), "sent", _pair(sent)),
+        (
+            "guard",
+            Text(reasons, style="yellow" if control.get("stopped") else ""),
+            "laps, off the road",
+            _laps(control),
+        ),
+        (
+            "ticks",
+            str(control.get("tick", 0)),
+            "missed",
+            Text(str(missed), style="red" if missed else "green"),
+        ),
+        (
+            "decision",
+            f"{_number(control.get('decision_ms'), 0)} ms, path {_number(control.get('latency_ms'), 0)} ms old",
+            "adapter",
+            _adapter(control.get("adapter_sha256")),
+        ),
+    ]
+    for row in rows:
+        table.add_row(*[Text(cell) if isinstance(cell, str) else cell for cell in row])
+    if trouble:
+        table.add_row(Text("trouble"), Text(str(trouble), style="red"))
+    return table
+
+
+def _learning_table(shot: dict[str, Any]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    training = shot["training"]
+    table.add_row(Text("training"), Text(_training_text(training)))
+    verdict = training.get("verdict")
+    if isinstance(verdict, dict):
+        passed = bool(verdict.get("passed"))
+        words = f"{'passed' if passed else 'refused'}: {verdict.get('reason', '')}"
+        table.add_row(Text("verdict"), Text(words, style="green" if passed else "red"))
+    for name, gate in (shot["gates"].get("gates") or {}).items():
+        mark = Text("open  " if gate["open"] else "closed", style="green" if gate["open"] else "yellow")
+        table.add_row(Text(f"gate {name}"), Text.assemble(mark, " ", str(gate["reason"])))
+    for name, process in shot["processes"].items():
+        if process["restarts"] or not process["running"]:
+            state = "running again" if process["running"] else "dead"
+            words = f"{state}, {process['restarts']} restarts; {process['last_words']}"
+            table.add_row(Text(name), Text(words, style="red"))
+    return table
+
+
+def _training_text(training: dict[str, Any]) -> str:
+    phase = str(training.get("phase") or "the sidecar is starting")
+    words = [phase]
+    if training.get("steps"):
+        words.append(f"{training.get('step', 0)}/{training['steps']}")
+    if isinstance(training.get("loss"), int | float):
+        words.append(f"loss {training['loss']:.3f}")
+    if training.get("detail"):
+        words.append(f"({training['detail']})")
+    return " ".join(words)
+
+
+def _number(value: Any, digits: int = 2) -> str:
+    return f"{value:.{digits}f}" if isinstance(value, int | float) else "-"
+
+
+def _pair(value: Any) -> str:
+    if not isinstance(value, list) or len(value) != 2:
+        return "nothing"
+    return f"steering {_number(value[0])}, throttle {_number(value[1])}"
+
+
+def _laps(control: dict[str, Any]) -> str:
+    return f"{_number(control.get('laps'))}, {control.get('off_road', 0)} times"
+
+
+def _adapter(sha256: Any) -> str:
+    if sha256 is None:
+        return "-"
+    return str(sha256)[:12] or "none (base alone)"
+
+
+def summary_line(summary: RunSummary) -> str:
+    """The last line of a run."""
+    report, status = summary.report, summary.status
+    words = [f"stopped after {summary.seconds:.0f} s"]
+    if report is not None:
+        words.append(f"{report.ticks} control ticks, {report.missed_ticks} missed")
+        words.append(f"{report.recorded_steps} steps recorded in {len(report.episodes)} episodes")
+    words.append(f"{_number(status.get('laps'))} laps, {status.get('off_road', 0)} times off the road")
+    words.append(f"{summary.swaps} adapter swaps")
+    restarts = ", ".join(f"{name} {count}" for name, count in summary.restarts.items() if count)
+    words.append(f"restarts: {restarts or 'none'}")
+    return "; ".join(words)

@@ -1,0 +1,92 @@
+"""`continuonbrain train`: one round of the sidecar, now: gates, training, verdict, promotion."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from continuonbrain.brain_root import open_brain
+from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
+from continuonbrain.cli.verdict_table import verdict_table
+from continuonbrain.loops.mid import MidLoop, Outcome, Status
+from continuonbrain.robot.host import SimulatedHost
+
+_TITLES = {
+    "read": "reading episodes",
+    "cache": "frozen layers, once a sample",
+    "train": "LoRA steps in the shared layers",
+    "judge": "judging",
+}
+
+
+def train(
+    root: RootOption = DEFAULT_ROOT,
+    hold: Annotated[bool, typer.Option("--hold", help="Judge, but do not promote.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Train even when no episode is new.")] = False,
+    simulate_host: Annotated[
+        bool,
+        typer.Option(
+            "--simulate-host", help="Take the readings of an idle, cool, charged robot (no robot runs here)."
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train on the recorded episodes if the gates allow it, judge the adapter, promote it if it passes."""
+    brain = open_brain(root)
+    host = None
+    if simulate_host:
+        host = SimulatedHost()
+        host.set(battery_fraction=1.0, cpu_temp_c=45.0, idle_s=3600.0, teleop_active=0.0)
+    if as_json:
+        typer.echo(json.dumps(asdict(MidLoop(brain, host=host).round(hold=hold, again=again))))
+        return
+    console = Console(highlight=False)
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        tasks: dict[str, int] = {}
+
+        def show(status: Status) -> None:
+            title = _TITLES.get(status.phase)
+            if title is None or not status.steps:
+                return
+            if status.phase not in tasks:
+                tasks[status.phase] = bar.add_task(title, total=status.steps, note="")
+            note = f"loss {status.loss:.3f}" if status.loss is not None else status.detail
+            bar.update(tasks[status.phase], completed=status.step, total=status.steps, note=note)  # type: ignore[arg-type]
+
+        outcome = MidLoop(brain, host=host, on_status=show).round(hold=hold, again=again)
+    _print(console, outcome, str(root))
+
+
+def _print(console: Console, outcome: Outcome, root: str) -> None:
+    if outcome.gates:
+        table = Table(title="gates", title_justify="left", show_header=False)
+        states = outcome.gates.get("states", [])
+        for state in states if isinstance(states, list) else []:
+            light = "[green]open[/green]" if state["open"] else "[red]closed[/red]"
+            table.add_row(state["name"], light, state["reason"])
+        console.print(table)
+    if outcome.verdict:
+        console.print(verdict_table(outcome.verdict))
+    colour = {"promoted": "green", "judged": "green", "refused": "red"}.get(outcome.phase, "yellow")
+    console.print(f"[{colour}]{outcome.phase}[/{colour}]: {outcome.detail}")
+    advice = {
+        "waiting": f"record more, or lower min_episodes in {root}/config.json",
+        "gates": "wait until the robot is idle, cool and charged; where no robot runs: --simulate-host",
+        "refused": f"see it whole: continuonbrain adapters show candidate --root {root}",
+        "judged": f"promote it: continuonbrain train --root {root} (without --hold)",
+        "promoted": f"see it: continuonbrain adapters show --root {root}",
+    }
+    console.print(f"next: {advice.get(outcome.phase, 'continuonbrain doctor')}")

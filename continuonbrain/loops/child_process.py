@@ -1,0 +1,127 @@
+"""Our own processes as children: started in a session of their own, ended for certain.
+
+    python -m continuonbrain.loops.child_process PARENT_PID MODULE [ARGUMENT ...]
+
+is what a child runs first: it asks the kernel for SIGTERM when its parent dies (PR_SET_PDEATHSIG, Linux), then
+becomes MODULE. A session of its own keeps a Ctrl-C in the terminal away from the children: the parent ends them
+in order. The kernel's signal comes when the *thread* that started the child ends, so children are started from
+a thread that lives as long as they should.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_TAIL_BYTES = 4000
+
+
+class ChildProcess:
+    """One Python module as a process.
+
+    Args:
+        name: for people; also the name of the log file.
+        module: what `python -m` would run.
+        arguments: its command line.
+        log_path: where stdout and stderr go, appended.
+        environment: added to this process's own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        log_path: Path,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.log_path = log_path
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._log_start = log_path.stat().st_size if log_path.exists() else 0
+        launcher = [sys.executable, "-m", "continuonbrain.loops.child_process", str(os.getpid()), module]
+        with log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*launcher, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **(environment or {})},
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative for a signal."""
+        return self._process.poll()
+
+    def ask_to_end(self) -> None:
+        """SIGTERM: end in good order."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+
+    def end(self, timeout_s: float) -> bool:
+        """SIGTERM, and after `timeout_s` SIGKILL; also to whatever it left behind. True: it ended by itself."""
+        self.ask_to_end()
+        try:
+            self._process.wait(timeout_s)
+            orderly = True
+        except subprocess.TimeoutExpired:
+            orderly = False
+        self.kill()
+        return orderly
+
+    def kill(self) -> None:
+        """SIGKILL to the process and everything in its session that it started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.poll() is None:
+            self._process.wait()
+
+    def log_tail(self) -> str:
+        """The end of what this child has printed."""
+        with contextlib.suppress(OSError), self.log_path.open("rb") as log:
+            log.seek(max(self._log_start, self.log_path.stat().st_size - _TAIL_BYTES))
+            return log.read().decode(errors="replace").strip()
+        return ""
+
+    def last_words(self) -> str:
+        """The last line of the log: for an error, usually the error."""
+        lines = self.log_tail().splitlines()
+        return lines[-1] if lines else f"nothing in {self.log_path}"
+
+
+def end_together(children: Sequence[ChildProcess], timeout_s: float) -> None:
+    """Ask all to end, wait for all until `timeout_s` is over, kill the rest."""
+    deadline = time.monotonic() + timeout_s
+    for child in children:
+        child.ask_to_end()
+    for child in children:
+        child.end(max(0.0, deadline - time.monotonic()))
+
+
+def _become(parent: int, module: str, arguments: list[str]) -> None:
+    with contextlib.suppress(OSError, AttributeError):  # not Linux: then only an orderly end works
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before the kernel knew
+        raise SystemExit(0)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _become(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -1,0 +1,390 @@
+"""The control process: the robot, the fast loop, the recorder. It never imports torch.
+
+    python -m continuonbrain.loops.control_process --root R [--shift S] [--track N] [--seed N]
+        [--instruction TEXT] [--seconds T] [--no-record] [--cycle]
+
+One per brain root (a lock says who). It tells how it is in `run/control.json` and `run/host.json`, takes commands
+on `run/control.sock` (messages of `wire`, each answered with an "ack"):
+
+    {"type": "instruct", "instruction": TEXT}     {"type": "mode", "mode": "autopilot" | "park"}     {"type": "stop"}
+
+"stop" is an emergency stop; mode "autopilot" ends it. SIGTERM and SIGINT stop the robot, close the recording
+and leave `run/control_report.json`. With --cycle the simulated robot lives: it is taught, stands still until
+something was learned, drives by itself, and is taught again on other tracks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from continuonbrain.brain_root import BrainRoot, open_brain
+from continuonbrain.errors import BrainError
+from continuonbrain.loops.control_status import (
+    CONTROL_REPORT_NAME,
+    CONTROL_SOCKET_NAME,
+    SimulatedMachine,
+    StatusWriter,
+)
+from continuonbrain.loops.fast import FastLoop, LoopTick
+from continuonbrain.loops.loop_report import FastReport
+from continuonbrain.loops.policy_client import PolicyClient
+from continuonbrain.loops.teach import episode_metadata, lessons, record_expert
+from continuonbrain.loops.wire_stream import Message, WireServer
+from continuonbrain.policy.calibration import Calibration
+from continuonbrain.policy.pilot import Pilot
+from continuonbrain.rlds.recorder import EpisodeRecorder
+from continuonbrain.rlds.recovery import recover_unfinished
+from continuonbrain.robot.protocol import CONTROL_DT_S
+from continuonbrain.robot.sim.robot import SimRobot
+from continuonbrain.robot.sim.shifts import SHIFTS, World
+from continuonbrain.safety.guards import Limits
+from continuonbrain.storage.durable import write_json_durably
+from continuonbrain.storage.lock import ProcessLock
+
+log = logging.getLogger("continuonbrain.control")
+
+TRACK_SEED = 9001
+_TEACH_TRACKS = 30_000
+_LESSONS = 16
+_PARK_S = 150.0
+_DRIVE_S = 60.0
+_LONGEST_INSTRUCTION = 200
+_TRAIL_POINTS = 400
+_TRAIL_EVERY = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ControlOptions:
+    """What the command line says. shift None: as config.json says. seconds None: until told to stop."""
+
+    shift: str | None = None
+    track: int = TRACK_SEED
+    seed: int = 0
+    instruction: str = "drive"
+    seconds: float | None = None
+    record: bool = True
+    cycle: bool = False
+
+
+class _Interrupted(Exception):
+    """A signal came while something longer than a tick was going on."""
+
+
+def simulated_world(name: str) -> World:
+    """The world of a named shift. `BrainError` names the known ones."""
+    if name not in SHIFTS:
+        raise BrainError(f"robot.shift = {name!r} is unknown", remedy=f"choose from {', '.join(SHIFTS)}")
+    return SHIFTS[name]
+
+
+class ControlProcess:
+    """One robot being driven. `run` returns after SIGTERM, SIGINT or `seconds`."""
+
+    def __init__(self, brain: BrainRoot, options: ControlOptions) -> None:
+        robot_config = brain.config.robot
+        if robot_config.kind != "sim-donkey":
+            raise BrainError(
+                f"{brain.layout.config_path}: robot.kind = {robot_config.kind!r}: the donkey hardware driver is "
+                "not part of this release",
+                remedy="use the sim-donkey preset",
+            )
+        if abs(robot_config.control_hz * CONTROL_DT_S - 1.0) > 1e-6:
+            raise BrainError(
+                f"{brain.layout.config_path}: robot.control_hz = {robot_config.control_hz:g}: the simulated car "
+                f"moves {1 / CONTROL_DT_S:g} times a second",
+                remedy=f"set robot.control_hz to {1 / CONTROL_DT_S:g}",
+            )
+        self._layout, self._config, self._options = brain.layout, brain.config, options
+        self.shift = options.shift or robot_config.shift
+        self._world = simulated_world(self.shift)
+        self._limits = Limits.from_config(brain.config.guards)
+        self._robot = SimRobot(self._world, track_seed=options.track, seed=options.seed)
+        self._robot.instruct(options.instruction)
+        self._client = PolicyClient(
+            brain.layout.policy_socket, answer_timeout_s=15.0 + robot_config.decision_time_s
+        )
+        self._loop = FastLoop(
+            self._robot,
+            Pilot(calibration=Calibration(), limits=self._limits),
+            self._client,
+            hz=robot_config.control_hz,
+            recorder_factory=self._open_recorder if options.record else None,
+            instruction=options.instruction,
+        )
+        self._machine = SimulatedMachine(brain.layout.root)
+        self._phase = "drive"
+        self._taught = (0, 0)
+        self._rounds = 0
+        self._held = False
+        self._stopping = False
+        self._last: LoopTick | None = None
+        self._trail: deque[tuple[float, float]] = deque(maxlen=_TRAIL_POINTS)
+        self._commands: WireServer | None = None
+
+    def run(self) -> FastReport:
+        """Drive. Raises `LockHeldError` when another control process drives this root."""
+        layout, options = self._layout, self._options
+        layout.run_dir.mkdir(parents=True, exist_ok=True)
+        with ProcessLock(layout.brain_lock_path, purpose=f"drive the robot of {layout.root}"):
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._on_signal)
+            for recovered in recover_unfinished(layout.episodes_dir):
+                log.warning("closed after a crash: %s", recovered)
+            (layout.run_dir / CONTROL_REPORT_NAME).unlink(missing_ok=True)
+            writer = StatusWriter(layout.run_dir, self._snapshot, self._machine)
+            with WireServer(layout.run_dir / CONTROL_SOCKET_NAME) as self._commands:
+                writer.start()
+                try:
+                    until = time.monotonic() + options.seconds if options.seconds is not None else None
+                    if options.cycle:
+                        self._live(until)
+                    else:
+                        self._tick_until(lambda: until is not None and time.monotonic() >= until)
+                except _Interrupted:
+                    pass
+                finally:
+                    self._phase = "stopped"
+                    self._robot.close()
+                    report = self._loop.close()
+                    self._client.close()
+                    writer.close()
+            write_json_durably(layout.run_dir / CONTROL_REPORT_NAME, report.to_json())
+        return report
+
+    # The loop's surroundings.
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        self._stopping = True
+
+    def _tick_until(self, over: Callable[[], bool]) -> None:
+        self._loop.run(lambda: self._stopping or over(), self._on_tick)
+
+    def _on_tick(self, tick: LoopTick) -> None:
+        self._last = tick
+        self._machine.alive(driving=tick.mode != "park", teleop=tick.mode == "teleop")
+        if tick.number % _TRAIL_EVERY == 0 and tick.mode != "park":
+            fleet = self._robot.fleet
+            self._trail.append((round(float(fleet.x[0]), 3), round(float(fleet.y[0]), 3)))
+        assert self._commands is not None
+        for message in self._commands.wait(0.0):
+            self._obey(message)
+
+    def _obey(self, message: Message) -> None:
+        assert self._commands is not None
+        header, loop = message.header, self._loop
+        kind, detail, ok = header.get("type"), "", True
+        if kind == "instruct":
+            text = header.get("instruction")
+            if isinstance(text, str) and 0 < len(text.strip()) <= _LONGEST_INSTRUCTION:
+                loop.instruct(text)
+                self._robot.instruct(text)
+                if loop.pilot.guard.emergency_stopped:
+                    detail = "the emergency stop is on; mode autopilot ends it"
+            else:
+                ok, detail = (
+                    False,
+                    f"instruction = {text!r} is not a text of 1 to {_LONGEST_INSTRUCTION} characters",
+                )
+        elif kind == "mode" and header.get("mode") in ("autopilot", "park"):
+            self._held = header.get("mode") == "park"
+            loop.release()
+            loop.set_mode("park" if self._held or self._phase == "park" else "autopilot")
+        elif kind == "stop":
+            loop.emergency_stop()
+        else:
+            ok, detail = False, f"unknown command {header!r}; known: instruct, mode (autopilot, park), stop"
+        self._commands.acknowledge(message.peer, ok=ok, detail=detail)
+
+    def _open_recorder(self, instruction: str) -> EpisodeRecorder:
+        metadata = episode_metadata(
+            instruction,
+            environment=f"sim/{self.shift}/track-{self._options.track}",
+            tags=("drive",),
+            robot_model="sim-donkeycar",
+        )
+        return EpisodeRecorder(
+            self._layout.episodes_dir,
+            metadata=replace(metadata, control_role="autonomous"),
+            sync_interval_s=self._config.recorder.sync_interval_s,
+            jpeg_quality=self._config.recorder.jpeg_quality,
+            queue_size=1200,
+        )
+
+    # A simulated robot's life.
+
+    def _live(self, until: float | None) -> None:
+        def over() -> bool:
+            return self._stopping or (until is not None and time.monotonic() >= until)
+
+        while not over():
+            self._enter("park" if self._held else "teach")
+            self._tick_until(lambda: over() or not self._held)
+            if over():
+                return
+            self._enter("teach")
+            self._teach(over)
+            self._enter("park")
+            learned = self._something_learned()
+            parked = time.monotonic()
+            self._tick_until(lambda: over() or learned() or time.monotonic() - parked >= _PARK_S)  # noqa: B023
+            self._enter("drive")
+            began = time.monotonic()
+            self._tick_until(lambda: over() or time.monotonic() - began >= _DRIVE_S)  # noqa: B023
+            self._rounds += 1
+
+    def _enter(self, phase: str) -> None:
+        self._phase = phase
+        self._loop.set_mode("autopilot" if phase == "drive" and not self._held else "park")
+
+    def _teach(self, over: Callable[[], bool]) -> None:
+        def progress(done: int, total: int) -> None:
+            self._taught = (done, total)
+            self._machine.alive(driving=True, teleop=True)
+            if over():
+                raise _Interrupted
+
+        record_expert(
+            self._layout.episodes_dir,
+            self._world,
+            instructions=lessons(_LESSONS),
+            seed=_TEACH_TRACKS + 1000 * self._options.seed + _LESSONS * self._rounds,
+            limits=self._limits,
+            environment=f"sim/{self.shift}",
+            on_progress=progress,
+        )
+
+    def _something_learned(self) -> Callable[[], bool]:
+        """A question for every tick: was an adapter promoted, or a candidate refused, since now?"""
+        current, candidate = self._current_link(), self._sidecar_status().get("candidate")
+        asked_s = time.monotonic()
+
+        def learned() -> bool:
+            nonlocal asked_s
+            if time.monotonic() - asked_s < 1.0:
+                return False
+            asked_s = time.monotonic()
+            if self._current_link() != current:
+                return True
+            status = self._sidecar_status()
+            verdict = status.get("verdict")
+            refused = isinstance(verdict, dict) and verdict.get("passed") is False
+            return refused and status.get("candidate") != candidate
+
+        return learned
+
+    def _current_link(self) -> str:
+        try:
+            return os.readlink(self._layout.current)
+        except OSError:
+            return ""
+
+    def _sidecar_status(self) -> dict[str, Any]:
+        try:
+            value = json.loads(self._layout.status_path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def _snapshot(self) -> dict[str, Any]:
+        """`run/control.json`. Called on the status thread: only reads."""
+        loop, tick, robot = self._loop, self._last, self._robot
+        seen = None if tick is None else tick.observation
+        chunk = None if tick is None else tick.chunk
+        guarded = None if tick is None else tick.guarded
+        refusal = self._client.refusal
+        fleet = robot.fleet
+        mode = self._phase if self._phase in ("teach", "stopped") else loop.mode
+        return {
+            "schema": 1,
+            "pid": os.getpid(),
+            "monotonic_s": round(time.monotonic(), 3),
+            "mode": mode,
+            "phase": self._phase,
+            "held": self._held,
+            "round": self._rounds,
+            "taught": list(self._taught),
+            "tick": loop.ticks,
+            "missed_ticks": loop.missed_ticks,
+            "chunks": loop.chunks,
+            "laps": round(robot.laps, 3),
+            "off_road": robot.off_road,
+            "lane_error_m": round(robot.lane_error_m, 4),
+            "speed_mps": None if seen is None or seen.speed_mps is None else round(seen.speed_mps, 3),
+            "instruction": loop.instruction,
+            "proposed": None if tick is None or tick.proposed is None else _rounded(tick.proposed),
+            "guarded": None if guarded is None else _rounded((guarded.steering, guarded.throttle)),
+            "stopped": guarded is None or guarded.stopped,
+            "emergency_stop": loop.pilot.guard.emergency_stopped,
+            "reasons": [] if guarded is None else [str(r) for r in guarded.reasons],
+            "fault": "" if tick is None else tick.fault,
+            "adapter_sha256": None if chunk is None else chunk.adapter_sha256,
+            "decision_ms": None if chunk is None else round(chunk.decision_ms, 2),
+            "latency_ms": None
+            if chunk is None or tick is None
+            else round((tick.now_s - chunk.observed_s) * 1000, 1),
+            "policy": {
+                "connected": self._client.connected,
+                "connects": self._client.connects,
+                "problem": self._client.problem,
+                "refusal": "" if refusal is None else f"{refusal.reason} ({refusal.remedy})",
+            },
+            "pose": [round(float(v[0]), 3) for v in (fleet.x, fleet.y, fleet.heading)],
+            "trail": list(self._trail),
+            "shift": self.shift,
+            "track": self._options.track,
+            "torch_loaded": "torch" in sys.modules,
+        }
+
+
+def _rounded(pair: tuple[float, float]) -> list[float | None]:
+    # NaN is not JSON; a proposal that is no number shows as null beside the guard's reason.
+    return [round(v, 4) if abs(v) <= 1e9 else None for v in pair]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; exit 2 when a person must put something right."""
+    parser = argparse.ArgumentParser(
+        prog="python -m continuonbrain.loops.control_process", description=__doc__
+    )
+    parser.add_argument("--root", type=Path, required=True, help="brain root")
+    parser.add_argument(
+        "--shift", help="how the simulated robot differs (default: robot.shift of the config)"
+    )
+    parser.add_argument("--track", type=int, default=TRACK_SEED, help="seed of the track")
+    parser.add_argument("--seed", type=int, default=0, help="seed of noise and lessons")
+    parser.add_argument("--instruction", default="drive")
+    parser.add_argument("--seconds", type=float, help="stop after so long")
+    parser.add_argument("--no-record", action="store_true", help="do not write episodes of autopilot driving")
+    parser.add_argument("--cycle", action="store_true", help="teach, park and learn, drive, and again")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    options = ControlOptions(
+        given.shift,
+        given.track,
+        given.seed,
+        given.instruction,
+        given.seconds,
+        not given.no_record,
+        given.cycle,
+    )
+    try:
+        ControlProcess(open_brain(given.root), options).run()
+    except BrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

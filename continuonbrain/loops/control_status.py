@@ -1,0 +1,128 @@
+"""What the control process tells the others: `run/control.json` five times a second, `run/host.json` once.
+
+A thread writes both, so that no control tick waits for a file system. The files are replaced atomically and
+not synced: after a power cut nobody needs them, and a fsync five times a second would wear out an SD card. Host
+readings carry the time of the control loop's last sign of life, so they go stale when the loop hangs although
+this thread lives on: the gates then close.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from continuonbrain.errors import BrainError
+from continuonbrain.robot.host import HOST_FILE_NAME, FileHost, HostReadings, LinuxHost, SimulatedHost
+from continuonbrain.storage.durable import replace_file
+
+log = logging.getLogger(__name__)
+
+CONTROL_STATUS_NAME = "control.json"
+CONTROL_SOCKET_NAME = "control.sock"
+CONTROL_REPORT_NAME = "control_report.json"
+"""File names in the brain's run folder, next to `HOST_FILE_NAME`."""
+
+_PERIOD_S = 0.2
+_HOST_EVERY = 5
+_DRAIN_PER_S = 0.0006
+_CHARGE_PER_S = 0.004
+_COOL_C, _WARM_C, _HEAT_SHARE_PER_S = 46.0, 58.0, 0.05
+
+
+class SimulatedMachine:
+    """Battery, heat and activity of a simulated robot; memory and disk are this machine's own.
+
+    The battery empties in about half an hour of driving and charges while parked; the processor warms up
+    while driving. `alive` and `drive` are called by the control loop, `read` by the status thread.
+    """
+
+    def __init__(self, disk_path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._machine = LinuxHost(disk_path=disk_path)
+        self._seen_s = self._drove_s = self._moved_s = clock()
+        self._host = SimulatedHost(clock=lambda: self._seen_s)
+        self._battery, self._temperature = 0.9, 50.0
+        self._driving = False
+        self._teleop = False
+
+    def alive(self, *, driving: bool, teleop: bool = False) -> None:
+        """A sign of life: the loop ticked. driving: the robot is in use (teleop: by a person)."""
+        self._seen_s = self._clock()
+        self._driving, self._teleop = driving, teleop
+        if driving:
+            self._drove_s = self._seen_s
+
+    def read(self) -> HostReadings:
+        """The readings as they are now."""
+        now = self._clock()
+        elapsed, self._moved_s = now - self._moved_s, now
+        change = -_DRAIN_PER_S if self._driving else _CHARGE_PER_S
+        self._battery = min(1.0, max(0.05, self._battery + change * elapsed))
+        goal = _WARM_C if self._driving else _COOL_C
+        self._temperature += (goal - self._temperature) * min(1.0, _HEAT_SHARE_PER_S * elapsed)
+        self._host.set(
+            battery_fraction=self._battery,
+            cpu_temp_c=self._temperature,
+            idle_s=self._seen_s - self._drove_s,
+            teleop_active=float(self._teleop),
+        )
+        own = self._machine.read()
+        return replace(
+            self._host.read(),
+            load=own.load,
+            memory_available_mib=own.memory_available_mib,
+            disk_free_mib=own.disk_free_mib,
+        )
+
+
+class StatusWriter:
+    """Writes the status that `snapshot` gives, and the machine's readings, from a thread of its own.
+
+    snapshot is called on that thread: it must only read.
+    """
+
+    def __init__(
+        self, run_dir: Path, snapshot: Callable[[], dict[str, Any]], machine: SimulatedMachine
+    ) -> None:
+        self._path = run_dir / CONTROL_STATUS_NAME
+        self._host_file = FileHost(run_dir / HOST_FILE_NAME)
+        self._snapshot = snapshot
+        self._machine = machine
+        self._done = threading.Event()
+        self._fault = ""
+        self._thread = threading.Thread(target=self._run, name="control-status", daemon=True)
+
+    def start(self) -> None:
+        """Begin. What a process before this one left is removed: it must not look alive."""
+        self._path.unlink(missing_ok=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write a last time and end the thread."""
+        self._done.set()
+        if self._thread.is_alive():
+            self._thread.join(5.0)
+        self._write(with_host=True)
+
+    def _run(self) -> None:
+        count = 0
+        while not self._done.is_set():
+            self._write(with_host=count % _HOST_EVERY == 0)
+            count += 1
+            self._done.wait(_PERIOD_S)
+
+    def _write(self, *, with_host: bool) -> None:
+        try:
+            replace_file(self._path, (json.dumps(self._snapshot(), allow_nan=False) + "\n").encode())
+            if with_host:
+                self._host_file.write(self._machine.read())
+        except (OSError, BrainError, ValueError) as error:  # a full disk must not end the drive
+            if str(error) != self._fault:
+                log.error("control status: %s", error)
+            self._fault = str(error)

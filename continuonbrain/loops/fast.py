@@ -1,0 +1,403 @@
+"""The fast loop: look, follow the freshest path, guard, act, record; at a fixed rate, whatever else happens.
+
+- Deadlines are absolute on the monotonic clock. A tick that starts more than one period late is a missed tick:
+  it is counted and the deadlines start anew from it, so that ticks never come in a burst.
+- Three such ticks in a row are an overrun: the third and every further one is a safe stop (`Reason.CLOCK`).
+- A robot that raises, or gives an old or unusable observation, is a safe stop (`Reason.SENSOR_FAULT`).
+- Nothing here waits: the policy is asked and answers through `PolicyClient`, steps go to a thread.
+- The garbage collector is off inside the loop; once a second the young generations are collected in the slack
+  before a deadline.
+- No torch. Leaving `run` by any way stops the robot.
+
+Modes: "autopilot" follows the policy's paths, "teleop" a person's commands, "park" stands still and records
+nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import inf, isfinite
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from continuonbrain.loops.episode_keeper import EpisodeKeeper, Recorder
+from continuonbrain.loops.loop_report import Durations, FastReport, Swap
+from continuonbrain.loops.policy_client import Answer
+from continuonbrain.policy.chunk import ActionChunk
+from continuonbrain.policy.pilot import Pilot, Tick
+from continuonbrain.rlds.schema import SOURCE_AUTOPILOT, SOURCE_HUMAN, Step, finite_pair
+from continuonbrain.robot.protocol import FRAME_SHAPE, Observation, Robot
+from continuonbrain.safety.guards import Guarded
+from continuonbrain.safety.reasons import Reason
+
+log = logging.getLogger(__name__)
+
+Mode = Literal["autopilot", "teleop", "park"]
+MODES: tuple[Mode, ...] = ("autopilot", "teleop", "park")
+
+_OVERRUN_TICKS = 3
+_OLDEST_OBSERVATION_S = 0.25
+_DEAD_RECKONING_S = 0.5  # a longer gap between observations is more than odometry bridges
+
+Teleop = Callable[[], tuple[tuple[float, float], float]]
+"""A person's latest (steering, throttle) and its age in seconds."""
+
+
+class PathSource(Protocol):
+    """Where paths come from: `PolicyClient`. Neither call may wait."""
+
+    def offer(
+        self, frame: NDArray[np.uint8], instruction: str, speed_mps: float | None, observed_s: float
+    ) -> bool: ...
+
+    def poll(self) -> list[Answer]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoopTick:
+    """One tick as `on_tick` sees it.
+
+    number: counts from 0 over all runs. now_s: monotonic time of the command. observation: None when the robot
+    could not be looked at; fault then says why. guarded: what was sent (throttle 0 while parked).
+    """
+
+    number: int
+    now_s: float
+    mode: Mode
+    observation: Observation | None
+    proposed: tuple[float, float] | None
+    guarded: Guarded
+    chunk: ActionChunk | None
+    fault: str = ""
+
+
+_PARKED = Guarded(0.0, 0.0, (), True)
+
+
+class FastLoop:
+    """Drives one robot.
+
+    Args:
+        robot, pilot, client: body, driver, source of paths.
+        hz: control rate.
+        recorder_factory: opens the recorder of an episode with this instruction (on a thread of its own); None
+            records nothing.
+        instruction: what the robot is told at first.
+        mode: at first.
+        teleop: the person's command and its age; needed in mode "teleop".
+        steps_per_episode: longer drives are cut into several episodes.
+        clock, sleep: monotonic time; for tests.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        pilot: Pilot,
+        client: PathSource,
+        *,
+        hz: float = 20.0,
+        recorder_factory: Callable[[str], Recorder] | None = None,
+        instruction: str = "drive",
+        mode: Mode = "autopilot",
+        teleop: Teleop | None = None,
+        steps_per_episode: int = 600,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.robot = robot
+        self.pilot = pilot
+        self.client = client
+        self.hz = hz
+        self.teleop = teleop
+        self.mode: Mode = mode
+        self.instruction = instruction
+        self.ticks = 0
+        self.missed_ticks = 0
+        self.chunks = 0
+        self._keeper = (
+            None
+            if recorder_factory is None
+            else EpisodeKeeper(recorder_factory, steps_per_episode=steps_per_episode)
+        )
+        self._clock = clock
+        self._sleep = sleep
+        self._lateness = Durations()
+        self._work = Durations()
+        self._seconds = 0.0
+        self._late_in_a_row = 0
+        self._overrun_stops = 0
+        self._stopped_ticks = 0
+        self._sensor_faults = 0
+        self._actuator_faults = 0
+        self._reasons: Counter[str] = Counter()
+        self._adapter_ticks: Counter[str] = Counter()
+        self._swaps: list[Swap] = []
+        self._last_chunk: tuple[str, int, float, int] | None = None
+        self._looked_s: float | None = None
+        pilot.instruct(instruction)
+
+    # What may be told between two ticks (from `on_tick` or `should_stop`, which run on the loop's thread).
+
+    def instruct(self, instruction: str) -> None:
+        """Follow another instruction from the next tick on; the next decision is asked with it."""
+        self.instruction = instruction
+        self.pilot.instruct(instruction)
+
+    def set_mode(self, mode: Mode) -> None:
+        """Change who drives. The episode ends; a path from before is forgotten (the robot may be moved)."""
+        if mode == self.mode:
+            return
+        self.mode = mode
+        self.pilot.tracker.path = None
+        # Rest is where both modes begin: no slew from a command of long ago, no gap in the guard's clock.
+        self.pilot.guard.reset()
+        if self._keeper is not None:
+            self._keeper.cut()
+
+    def emergency_stop(self) -> None:
+        """Stop until `release`, whatever the policy or a person commands."""
+        self.pilot.guard.emergency_stop()
+
+    def release(self) -> None:
+        """End an emergency stop: a person's decision."""
+        self.pilot.guard.release()
+
+    def run(
+        self,
+        should_stop: Callable[[], bool],
+        on_tick: Callable[[LoopTick], None] = lambda _tick: None,
+    ) -> FastReport:
+        """Tick until `should_stop` says so (asked before every tick). May be called again.
+
+        on_tick runs after each command was sent and must be quick: what it takes delays the next tick.
+        """
+        period = 1.0 / self.hz
+        started = self._clock()
+        try:
+            with _quiet_collector():
+                deadline = self._clock()
+                while not should_stop():
+                    now = self._clock()
+                    if now < deadline:
+                        self._sleep(deadline - now)
+                        now = self._clock()
+                    lateness = now - deadline
+                    if lateness > period:
+                        self.missed_ticks += int(lateness / period)
+                        self._late_in_a_row += 1
+                        deadline = now
+                    else:
+                        self._late_in_a_row = 0
+                    tick = self._tick()
+                    self._lateness.add(max(0.0, lateness))
+                    self._work.add(self._clock() - now)
+                    self._count(tick)
+                    on_tick(tick)
+                    deadline += period
+                    if self.ticks % max(1, round(self.hz)) == 0 and deadline - self._clock() > period / 2:
+                        gc.collect(1)
+        finally:
+            self._seconds += self._clock() - started
+            with contextlib.suppress(Exception):  # the way out must not be blocked by the body
+                self.robot.stop()
+            if self._keeper is not None:
+                self._keeper.cut()
+        return self.report()
+
+    def close(self) -> FastReport:
+        """Close the recording; returns the final report."""
+        if self._keeper is not None:
+            self._keeper.close()
+        return self.report()
+
+    def report(self) -> FastReport:
+        """The account so far."""
+        keeper = self._keeper
+        return FastReport(
+            hz=self.hz,
+            ticks=self.ticks,
+            missed_ticks=self.missed_ticks,
+            overrun_stops=self._overrun_stops,
+            stopped_ticks=self._stopped_ticks,
+            sensor_faults=self._sensor_faults,
+            actuator_faults=self._actuator_faults,
+            chunks=self.chunks,
+            seconds=round(self._seconds, 3),
+            lateness_us=self._lateness.percentiles(),
+            work_us=self._work.percentiles(),
+            reasons=dict(self._reasons),
+            adapter_ticks=dict(self._adapter_ticks),
+            swaps=tuple(self._swaps),
+            recorded_steps=0 if keeper is None else keeper.recorded,
+            dropped_steps=0 if keeper is None else keeper.dropped,
+            episodes=() if keeper is None else tuple(keeper.episodes),
+        )
+
+    # One tick.
+
+    def _tick(self) -> LoopTick:
+        observation, fault = self._look()
+        now = self._clock()
+        if self.mode == "park":
+            self.client.poll()  # answers that were still under way
+            self._send(_PARKED)
+            return LoopTick(self.ticks, now, "park", observation, None, _PARKED, None, fault)
+        if self.mode == "autopilot":
+            self._take_answers()
+            if observation is not None:
+                speed, observed_s = observation.speed_mps, observation.monotonic_s
+                self.client.offer(observation.frame, self.instruction, speed, observed_s)
+        overrun = self._late_in_a_row >= _OVERRUN_TICKS
+        if overrun:
+            self._overrun_stops += 1
+        if observation is None or overrun:
+            reason = Reason.SENSOR_FAULT if observation is None else Reason.CLOCK
+            guarded = self.pilot.guard.step((0.0, 0.0), now_s=now, chunk_age_s=0.0, requested_stop=reason)
+            path = self.pilot.tracker.path
+            decided = Tick(None, guarded, None if path is None else path.chunk)
+        elif self.mode == "teleop":
+            command, age_s = self._teleop_command()
+            decided = self.pilot.teleoperate(command, now_s=now, age_s=age_s)
+        else:
+            decided = self.pilot.tick(now_s=now)
+        self._send(decided.guarded)
+        tick = LoopTick(
+            self.ticks, now, self.mode, observation, decided.proposed, decided.guarded, decided.chunk, fault
+        )
+        self._record(tick)
+        return tick
+
+    def _look(self) -> tuple[Observation | None, str]:
+        """The observation, taken into odometry; or None and what is wrong with it."""
+        try:
+            observation = self.robot.observe()
+            fault = _unusable(observation, self._clock())
+        except Exception as error:  # whatever a body raises, the robot must still be stopped in this tick
+            fault = f"{type(error).__name__}: {error}"
+        if fault:
+            self._sensor_faults += 1
+            if self._sensor_faults == 1 or self._sensor_faults % 200 == 0:
+                log.error("sensor fault %d: %s", self._sensor_faults, fault)
+            return None, fault
+        taken_s = observation.monotonic_s
+        if self._looked_s is not None and taken_s - self._looked_s > _DEAD_RECKONING_S:
+            self.pilot.tracker.path = None  # nobody knows how far the robot went meanwhile
+        self._looked_s = taken_s
+        self.pilot.observe(
+            now_s=taken_s, speed_mps=observation.speed_mps, yaw_rate_rps=observation.yaw_rate_rps
+        )
+        return observation, ""
+
+    def _take_answers(self) -> None:
+        for answer in self.client.poll():
+            chunk = answer.chunk
+            if not self.pilot.accept(chunk):
+                continue  # older than the path followed, or than the poses known
+            if answer.calibration != self.pilot.tracker.calibration:
+                self.pilot.recalibrate(answer.calibration)
+            self.chunks += 1
+            now, last = self._clock(), self._last_chunk
+            if last is not None and last[0] != chunk.adapter_sha256:
+                swap = Swap(
+                    previous_sha256=last[0],
+                    adapter_sha256=chunk.adapter_sha256,
+                    monotonic_s=now,
+                    tick=self.ticks,
+                    ticks_between=self.ticks - last[1],
+                    missed_ticks=self.missed_ticks - last[3],
+                    gap_ms=round((now - last[2]) * 1000, 3),
+                )
+                self._swaps.append(swap)
+            self._last_chunk = (chunk.adapter_sha256, self.ticks, now, self.missed_ticks)
+
+    def _teleop_command(self) -> tuple[tuple[float, float], float]:
+        try:
+            if self.teleop is not None:
+                return self.teleop()
+        except Exception as error:  # a broken remote control is a person who has gone
+            log.error("teleop: %s: %s", type(error).__name__, error)
+        return (0.0, 0.0), inf
+
+    def _send(self, guarded: Guarded) -> None:
+        try:
+            if guarded is _PARKED:
+                self.robot.stop()
+            else:
+                self.robot.act(guarded.steering, guarded.throttle)
+        except Exception as error:  # the loop must live on: only it can stop the robot in the next tick
+            self._actuator_faults += 1
+            if self._actuator_faults == 1 or self._actuator_faults % 200 == 0:
+                log.error("actuator fault %d: %s: %s", self._actuator_faults, type(error).__name__, error)
+            with contextlib.suppress(Exception):
+                self.robot.stop()
+
+    def _record(self, tick: LoopTick) -> None:
+        if self._keeper is None:
+            return
+        seen, chunk, teleop = tick.observation, tick.chunk, tick.mode == "teleop"
+        if chunk is None and not teleop:
+            return  # nothing drives yet: the policy process is still coming up
+        self._keeper.append(
+            Step(
+                command=(tick.guarded.steering, tick.guarded.throttle),
+                source=SOURCE_HUMAN if teleop else SOURCE_AUTOPILOT,
+                instruction=self.instruction,
+                frame=None if seen is None else seen.frame,
+                speed_mps=None if seen is None else _finite(seen.speed_mps),
+                yaw_rate_rps=None if seen is None else _finite(seen.yaw_rate_rps),
+                proposed=None if tick.proposed is None else finite_pair(*tick.proposed),
+                reasons=tick.guarded.reasons,
+                adapter_sha256="" if chunk is None else chunk.adapter_sha256,
+                latency_ms=None if chunk is None else round((tick.now_s - chunk.observed_s) * 1000, 3),
+                tick=tick.number,
+                monotonic_ns=int((tick.now_s if seen is None else seen.monotonic_s) * 1e9),
+                wall_time_ms=int(time.time() * 1000),
+            )
+        )
+
+    def _count(self, tick: LoopTick) -> None:
+        self.ticks += 1
+        if tick.mode == "park":
+            return
+        self._stopped_ticks += tick.guarded.stopped
+        for reason in tick.guarded.reasons:
+            self._reasons[str(reason)] += 1
+        if tick.chunk is not None:
+            self._adapter_ticks[tick.chunk.adapter_sha256] += 1
+
+
+def _unusable(observation: Observation, now_s: float) -> str:
+    age_s = now_s - observation.monotonic_s
+    # Written so that NaN is unusable too.
+    if not -_OLDEST_OBSERVATION_S <= age_s <= _OLDEST_OBSERVATION_S:
+        return f"the observation is {age_s:.3f} s old; at most {_OLDEST_OBSERVATION_S} s"
+    if observation.frame.shape != FRAME_SHAPE or observation.frame.dtype != np.uint8:
+        return f"the frame is {observation.frame.dtype} {list(observation.frame.shape)}; uint8 {list(FRAME_SHAPE)}"
+    return ""
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and isfinite(value) else None
+
+
+@contextlib.contextmanager
+def _quiet_collector() -> Iterator[None]:
+    """No automatic garbage collection inside: a full one takes tens of milliseconds, more than a tick has."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()

@@ -1,0 +1,274 @@
+"""All processes of one brain together: control, policy, sidecar; started, watched, restarted, ended in order.
+
+Rules:
+- A process that dies is started again after a pause that doubles (0.5 s to 8 s) and is forgiven after a minute.
+  While the policy process is away the control process stops the robot by itself; when the control process dies,
+  nothing moves the robot (a simulated one stands still; hardware must stop when its commands end).
+- Exit code 2 says that a person must put something right. At the first start, or three times in a row, the
+  supervisor gives up and says what it was.
+- The end: control first (it stops the robot and closes its recording), then the others; five seconds at most.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from continuonbrain.brain_root import BrainRoot
+from continuonbrain.errors import BrainError
+from continuonbrain.loops.child_process import ChildProcess, end_together
+from continuonbrain.loops.control_status import CONTROL_REPORT_NAME
+from continuonbrain.loops.drive_session import CONTROL_MODULE, POLICY_MODULE, read_status
+from continuonbrain.loops.loop_report import FastReport
+from continuonbrain.loops.wire import Subscription, WireError, subscribe
+from continuonbrain.robot.host import HOST_FILE_NAME, host_for
+from continuonbrain.storage.layout import BrainLayout
+from continuonbrain.trainer.gates import gates_from_config
+
+SIDECAR_MODULE = "continuonbrain.loops.mid"
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 8.0
+_FORGIVEN_AFTER_S = 60.0
+_NEEDS_A_PERSON = 2
+_GIVE_UP_AFTER = 3
+_CONTROL_END_S, _OTHERS_END_S = 3.0, 2.0
+_EVENTS = 8
+_RESUBSCRIBE_S = 1.0
+
+
+class ChildGaveUpError(BrainError):
+    """A process ended in a way that starting it again cannot mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildPlan:
+    """What to run. name: "control", "policy" or "sidecar"; also the log file's."""
+
+    name: str
+    module: str
+    arguments: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Watched:
+    plan: ChildPlan
+    child: ChildProcess
+    started_s: float
+    restarts: int = 0
+    needs_a_person: int = 0
+    pause_s: float = _FIRST_PAUSE_S
+    due_s: float | None = None
+    last_words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """How a run ended. report: the last control process's account, None when it left none."""
+
+    seconds: float
+    restarts: dict[str, int]
+    swaps: int
+    report: FastReport | None
+    status: dict[str, Any] = field(default_factory=dict)
+
+
+def standard_plans(
+    layout: BrainLayout,
+    *,
+    shift: str | None = None,
+    track: int | None = None,
+    seed: int = 0,
+    decision_time_s: float | None = None,
+) -> tuple[ChildPlan, ...]:
+    """The three processes of a simulated robot's life, in the order in which they start."""
+    root = ("--root", str(layout.root))
+    control = [*root, "--cycle", "--seed", str(seed)]
+    control += [] if shift is None else ["--shift", shift]
+    control += [] if track is None else ["--track", str(track)]
+    policy = [*root] + ([] if decision_time_s is None else ["--decision-time", str(decision_time_s)])
+    return (
+        ChildPlan("control", CONTROL_MODULE, tuple(control)),
+        ChildPlan("policy", POLICY_MODULE, tuple(policy)),
+        ChildPlan("sidecar", SIDECAR_MODULE, root),
+    )
+
+
+class Supervisor:
+    """Runs the plans. Use as a context manager and call `poll` several times a second."""
+
+    def __init__(
+        self, brain: BrainRoot, plans: Sequence[ChildPlan], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._layout = brain.layout
+        self._plans = tuple(plans)
+        self._clock = clock
+        self._watched: list[_Watched] = []
+        self._gates = gates_from_config(brain.config)
+        self._host = host_for(
+            brain.config.robot.kind,
+            host_file=brain.layout.run_dir / HOST_FILE_NAME,
+            disk_path=brain.layout.root,
+        )
+        self._notices: Subscription | None = None
+        self._subscribe_s = 0.0
+        self._events: deque[dict[str, Any]] = deque(maxlen=_EVENTS)
+        self._began_s = clock()
+        self._swaps = 0
+        self._phases: dict[str, str] = {}
+        self._summary: RunSummary | None = None
+
+    def __enter__(self) -> Supervisor:
+        try:
+            for plan in self._plans:
+                self._watched.append(_Watched(plan, self._spawn(plan), self._clock()))
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def child(self, name: str) -> ChildProcess:
+        """The process of this name as it is now. `KeyError` when there is none."""
+        return {w.plan.name: w.child for w in self._watched}[name]
+
+    def poll(self) -> None:
+        """Restart what has died, take in notices. Raises `ChildGaveUpError`."""
+        now = self._clock()
+        for watched in self._watched:
+            self._look_after(watched, now)
+        self._take_notices(now)
+        self._note_phases()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that a view shows, as JSON: control, training, gates, processes, events."""
+        control = {k: v for k, v in read_status(self._layout).items() if k != "trail"}
+        running = {w.plan.name: w for w in self._watched}
+        if "control" in running and control.get("pid") != running["control"].child.pid:
+            control = {}  # what another control process left behind
+        return {
+            "uptime_s": round(self._clock() - self._began_s, 1),
+            "control": control,
+            "training": self._training(),
+            "gates": self._gates.poll(self._host).as_dict(),
+            "processes": {
+                name: {
+                    "pid": w.child.pid,
+                    "running": w.child.exit_code is None,
+                    "restarts": w.restarts,
+                    "last_words": w.last_words,
+                }
+                for name, w in running.items()
+            },
+            "swaps": self._swaps,
+            "events": list(self._events),
+        }
+
+    def stop(self) -> RunSummary:
+        """End all, robot first. Safe to call again."""
+        if self._summary is not None:
+            return self._summary
+        status = read_status(self._layout)
+        controls = [w.child for w in self._watched if w.plan.name == "control"]
+        end_together(controls, _CONTROL_END_S)
+        end_together([w.child for w in self._watched if w.plan.name != "control"], _OTHERS_END_S)
+        if self._notices is not None:
+            self._notices.close()
+            self._notices = None
+        try:
+            report = FastReport.from_file(self._layout.run_dir / CONTROL_REPORT_NAME) if controls else None
+        except BrainError:
+            report = None
+        self._summary = RunSummary(
+            seconds=round(self._clock() - self._began_s, 1),
+            restarts={w.plan.name: w.restarts for w in self._watched},
+            swaps=self._swaps,
+            report=report,
+            status=read_status(self._layout) or status,
+        )
+        return self._summary
+
+    def _spawn(self, plan: ChildPlan) -> ChildProcess:
+        return ChildProcess(
+            plan.name, plan.module, plan.arguments, log_path=self._layout.log_dir / f"{plan.name}.log"
+        )
+
+    def _look_after(self, watched: _Watched, now: float) -> None:
+        code = watched.child.exit_code
+        if code is None:
+            if now - watched.started_s > _FORGIVEN_AFTER_S:
+                watched.pause_s, watched.needs_a_person = _FIRST_PAUSE_S, 0
+            return
+        if watched.due_s is None:
+            self._bury(watched, code, now)
+        elif now >= watched.due_s:
+            watched.child = self._spawn(watched.plan)
+            watched.started_s, watched.due_s = now, None
+            watched.restarts += 1
+
+    def _bury(self, watched: _Watched, code: int, now: float) -> None:
+        watched.child.kill()  # what it started must not outlive it
+        watched.last_words = watched.child.last_words()
+        watched.needs_a_person = watched.needs_a_person + 1 if code == _NEEDS_A_PERSON else 0
+        hopeless = watched.restarts == 0 or watched.needs_a_person >= _GIVE_UP_AFTER
+        if code == _NEEDS_A_PERSON and hopeless:
+            raise ChildGaveUpError(
+                f"the {watched.plan.name} process cannot run: {watched.last_words.removeprefix('error: ')}",
+                remedy=f"the whole story is in {watched.child.log_path}",
+            )
+        watched.due_s = now + watched.pause_s
+        how = f"signal {-code}" if code < 0 else f"exit {code}"
+        self._event(f"{watched.plan.name} died ({how}); starting it again in {watched.pause_s:g} s")
+        watched.pause_s = min(_LONGEST_PAUSE_S, 2 * watched.pause_s)
+
+    def _take_notices(self, now: float) -> None:
+        try:
+            if self._notices is None:
+                if now < self._subscribe_s:
+                    return
+                self._subscribe_s = now + _RESUBSCRIBE_S
+                self._notices = subscribe(self._layout.notice_socket, 0.0)
+            while (event := self._notices.poll(0.0)) is not None:
+                self._take_notice(event)
+        except WireError:  # nobody publishes yet, or any more
+            if self._notices is not None:
+                self._notices.close()
+                self._notices = None
+
+    def _take_notice(self, event: dict[str, object]) -> None:
+        if event.get("kind") == "swapped":
+            self._swaps += 1
+            sha256 = str(event.get("adapter_sha256", ""))[:12] or "none (base alone)"
+            self._event(f"adapter {sha256} swapped in, loaded in {event.get('load_ms')} ms")
+        elif event.get("kind") == "swap_refused":
+            self._event(f"adapter refused, the old one stays: {event.get('reason')}")
+        else:
+            self._event(f"notice: {json.dumps(event)}")
+
+    def _note_phases(self) -> None:
+        for who, phase in (
+            ("robot", str(read_status(self._layout).get("mode", ""))),
+            ("sidecar", str(self._training().get("phase", ""))),
+        ):
+            if phase and self._phases.get(who) != phase:
+                if who in self._phases:
+                    self._event(f"{who}: {self._phases[who]} -> {phase}")
+                self._phases[who] = phase
+
+    def _training(self) -> dict[str, Any]:
+        try:
+            value = json.loads(Path(self._layout.status_path).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def _event(self, text: str) -> None:
+        self._events.append({"at_s": round(self._clock() - self._began_s, 1), "text": text})

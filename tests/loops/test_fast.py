@@ -1,0 +1,352 @@
+"""Claims about the fast loop, on a clock that only moves when told: every late tick here is meant."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from continuonbrain.loops.fast import FastLoop, LoopTick
+from continuonbrain.loops.loop_report import Durations, FastReport
+from continuonbrain.loops.policy_client import Answer
+from continuonbrain.policy.calibration import Calibration
+from continuonbrain.policy.chunk import ActionChunk
+from continuonbrain.policy.pilot import Pilot
+from continuonbrain.rlds.schema import Step
+from continuonbrain.robot.protocol import Observation
+from continuonbrain.safety.guards import Limits
+
+PERIOD_S = 0.05
+FRAME = np.zeros((120, 160, 3), np.uint8)
+
+
+@dataclass
+class Time:
+    now_s: float = 100.0
+
+    def clock(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@dataclass
+class Body:
+    """A robot whose look takes `look_s(tick)` seconds. sent: commands; stops: how often it was stopped."""
+
+    time: Time
+    look_s: Callable[[int], float] = lambda _tick: 0.002
+    broken: Callable[[int], str] = lambda _tick: ""
+    sent: list[tuple[float, float]] = field(default_factory=list)
+    looked_at_s: list[float] = field(default_factory=list)
+    stops: int = 0
+
+    def observe(self) -> Observation:
+        tick = len(self.looked_at_s)
+        self.looked_at_s.append(self.time.now_s)
+        self.time.now_s += self.look_s(tick)
+        fault = self.broken(tick)
+        if fault == "old":
+            return Observation(FRAME, 1.0, 0.0, self.time.now_s - 1.0)
+        if fault == "small":
+            return Observation(FRAME[:60], 1.0, 0.0, self.time.now_s)
+        if fault:
+            raise OSError(fault)
+        return Observation(FRAME, 1.0, 0.0, self.time.now_s)
+
+    def act(self, steering: float, throttle: float) -> None:
+        assert math.isfinite(steering)
+        assert math.isfinite(throttle)
+        self.sent.append((steering, throttle))
+
+    def stop(self) -> None:
+        self.stops += 1
+
+    def close(self) -> None:
+        self.stop()
+
+
+@dataclass
+class Paths:
+    """Answers every offer one tick later, until `dies_at_s`; adapter and calibration can be changed."""
+
+    time: Time
+    adapter_sha256: str = "a" * 64
+    calibration: Calibration = field(default_factory=Calibration)
+    dies_at_s: float = math.inf
+    pending: float | None = None
+    offers: int = 0
+
+    def offer(
+        self, frame: NDArray[np.uint8], instruction: str, speed_mps: float | None, observed_s: float
+    ) -> bool:
+        assert frame.shape == (120, 160, 3)
+        self.pending = observed_s
+        self.offers += 1
+        return True
+
+    def poll(self) -> list[Answer]:
+        observed_s, self.pending = self.pending, None
+        if observed_s is None or self.time.now_s >= self.dies_at_s:
+            return []
+        chunk = ActionChunk((0.0,) * 8, (1.0, 1.0), observed_s, self.adapter_sha256, 5.0)
+        return [Answer(chunk, self.calibration)]
+
+
+class Memory:
+    """A recorder in memory."""
+
+    dropped = 0
+    fault = ""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+    def append(self, step: Step) -> bool:
+        self.steps.append(step)
+        return True
+
+    def close(self) -> Path:
+        return Path("episode")
+
+
+@dataclass
+class Rig:
+    """A loop with its surroundings."""
+
+    time: Time
+    body: Body
+    paths: Paths
+    loop: FastLoop
+    ticks: list[LoopTick] = field(default_factory=list)
+    episodes: list[Memory] = field(default_factory=list)
+
+    def run(self, ticks: int, on_tick: Callable[[LoopTick], None] = lambda _t: None) -> FastReport:
+        end = self.loop.ticks + ticks
+
+        def take(tick: LoopTick) -> None:
+            self.ticks.append(tick)
+            on_tick(tick)
+
+        self.loop.run(lambda: self.loop.ticks >= end, take)
+        return self.loop.close()
+
+
+def rig(**body: Callable[[int], object]) -> Rig:
+    time = Time()
+    robot = Body(time, **body)  # type: ignore[arg-type]
+    paths = Paths(time)
+    episodes: list[Memory] = []
+
+    def open_recorder(_instruction: str) -> Memory:
+        episodes.append(Memory())
+        return episodes[-1]
+
+    loop = FastLoop(
+        robot,
+        Pilot(calibration=Calibration(), limits=Limits(chunk_timeout_s=1.0)),
+        paths,
+        recorder_factory=open_recorder,
+        clock=time.clock,
+        sleep=time.sleep,
+    )
+    return Rig(time, robot, paths, loop, episodes=episodes)
+
+
+def test_a_punctual_loop_keeps_absolute_deadlines_and_misses_nothing() -> None:
+    r = rig(look_s=lambda tick: 0.001 * (tick % 30))
+    report = r.run(200)
+    assert report.missed_ticks == 0
+    starts = np.array(r.body.looked_at_s)
+    assert np.allclose(starts, 100.0 + PERIOD_S * np.arange(200))  # the jitter of one tick moves no other
+    assert report.lateness_us["max"] == pytest.approx(0.0, abs=1.0)
+    assert report.work_us["max"] == pytest.approx(29_000, rel=0.01)
+    assert r.body.sent[-1][1] > 0.0
+
+
+def test_a_tick_of_three_periods_is_two_missed_ticks_and_never_a_burst() -> None:
+    r = rig(look_s=lambda tick: 3.2 * PERIOD_S if tick == 10 else 0.001)
+    report = r.run(30)
+    assert report.missed_ticks == 2
+    assert report.overrun_stops == 0
+    gaps = np.diff(r.body.looked_at_s)
+    assert gaps.min() >= PERIOD_S - 1e-9
+    assert gaps[10] == pytest.approx(3.2 * PERIOD_S)
+
+
+def test_the_third_late_tick_in_a_row_is_a_safe_stop_with_a_reason() -> None:
+    r = rig(look_s=lambda tick: 0.12 if 20 <= tick < 25 else 0.001)
+    report = r.run(40)
+    stopped = [t.number for t in r.ticks if t.number > 5 and t.guarded.stopped]
+    # Ticks 21 to 25 start late; the third of them is 23.
+    assert stopped == [23, 24, 25]
+    assert all(t.guarded.reasons == ("clock",) and t.guarded.throttle == 0.0 for t in r.ticks[23:26])
+    assert report.overrun_stops == 3
+    assert not r.ticks[30].guarded.stopped
+
+
+@pytest.mark.parametrize("fault", ["the camera is gone", "old", "small"])
+def test_a_robot_that_cannot_be_looked_at_is_stopped_and_drives_again_when_it_can(fault: str) -> None:
+    r = rig(broken=lambda tick: fault if 20 <= tick < 24 else "")
+    report = r.run(40)
+    assert report.sensor_faults == 4
+    for tick in r.ticks[20:24]:
+        assert tick.guarded.reasons == ("sensor_fault",)
+        assert r.body.sent[tick.number][1] == 0.0
+        assert tick.fault
+    assert not r.ticks[26].guarded.stopped
+    assert r.body.sent[39][1] > 0.0
+
+
+def test_a_path_from_before_a_long_blindness_is_forgotten() -> None:
+    r = rig(broken=lambda tick: "blind" if 20 <= tick < 40 else "")
+    r.paths.dies_at_s = 100.0 + 20 * PERIOD_S
+    r.run(45)
+    assert {reason for t in r.ticks[40:] for reason in t.guarded.reasons} == {"no_path"}
+
+
+def test_without_fresh_paths_the_robot_stops_within_the_chunk_timeout() -> None:
+    r = rig()
+    r.paths.dies_at_s = 102.0
+    r.run(100)
+    last_moving = max(t.now_s for t in r.ticks if t.guarded.throttle != 0.0)
+    assert 102.0 < last_moving <= 102.0 + 1.0 + PERIOD_S
+    assert "stale_path" in r.ticks[-1].guarded.reasons
+
+
+def test_a_new_adapter_takes_over_between_two_ticks_with_its_calibration() -> None:
+    r = rig()
+    turned = Calibration(steering_gain=-1.0)
+
+    def promote(tick: LoopTick) -> None:
+        if tick.number == 50:
+            r.paths.adapter_sha256, r.paths.calibration = "b" * 64, turned
+
+    report = r.run(100, promote)
+    assert len(report.swaps) == 1
+    swap = report.swap
+    assert (swap["previous_sha256"], swap["adapter_sha256"]) == ("a" * 64, "b" * 64)
+    assert swap["missed_ticks"] == 0
+    assert swap["ticks_between"] == 1
+    assert swap["ticks_on_new"] == report.adapter_ticks["b" * 64] == 100 - swap["tick"]
+    assert r.loop.pilot.tracker.calibration == turned
+    steps = [s for m in r.episodes for s in m.steps]
+    assert [s.adapter_sha256[0] for s in steps] == sorted(s.adapter_sha256[0] for s in steps)
+
+
+def test_every_driven_step_is_recorded_with_what_was_proposed_and_what_was_sent() -> None:
+    r = rig()
+    r.run(20)
+    steps = [s for m in r.episodes for s in m.steps]
+    driven = [t for t in r.ticks if t.chunk is not None]
+    assert [s.tick for s in steps] == [t.number for t in driven]
+    assert [s.command for s in steps] == [(t.guarded.steering, t.guarded.throttle) for t in driven]
+    assert [s.proposed for s in steps] == [t.proposed for t in driven]
+    assert {s.source for s in steps} == {"autopilot"}
+    assert steps[0].clamped  # throttle rises inside its slew
+    assert steps[-1].latency_ms == pytest.approx(50.0)
+    assert steps[-1].speed_mps == 1.0
+
+
+def test_a_parked_robot_is_stopped_asks_nothing_and_records_nothing() -> None:
+    r = rig()
+    r.loop.set_mode("park")
+    report = r.run(20)
+    assert r.body.sent == []
+    assert r.body.stops >= 20
+    assert r.paths.offers == 0
+    assert report.recorded_steps == 0
+    assert report.stopped_ticks == 0  # standing on purpose is no intervention
+
+
+def test_a_person_drives_until_they_fall_silent() -> None:
+    r = rig()
+    silent_since = 101.0
+    r.loop.teleop = lambda: ((0.3, 0.4), max(0.0, r.time.now_s - silent_since))
+    r.loop.set_mode("teleop")
+    r.run(60)
+    assert r.body.sent[15] == pytest.approx((0.3, 0.4))
+    assert r.body.sent[-1][1] == 0.0
+    assert r.ticks[-1].guarded.reasons == ("deadman",)
+    assert {s.source for m in r.episodes for s in m.steps} == {"human_teleop_xr"}
+
+
+def test_nan_from_a_remote_control_is_a_stop_and_is_recorded_as_no_proposal() -> None:
+    r = rig()
+    r.loop.teleop = lambda: ((math.nan, 0.4), 0.0)
+    r.loop.set_mode("teleop")
+    r.run(5)
+    assert all(sent[1] == 0.0 for sent in r.body.sent)
+    steps = [s for m in r.episodes for s in m.steps]
+    assert {s.proposed for s in steps} == {None}
+    assert "not_finite" in steps[0].reasons
+
+
+def test_a_remote_control_that_raises_is_a_person_who_has_gone() -> None:
+    r = rig()
+
+    def broken() -> tuple[tuple[float, float], float]:
+        raise OSError("gamepad unplugged")
+
+    r.loop.teleop = broken
+    r.loop.set_mode("teleop")
+    r.run(5)
+    assert r.ticks[-1].guarded.reasons == ("deadman",)
+
+
+def test_stop_is_obeyed_although_no_decision_ever_comes() -> None:
+    r = rig()
+    r.loop.instruct("please stop")
+    r.paths.dies_at_s = 0.0
+    r.run(10)
+    assert all(sent == (0.0, 0.0) for sent in r.body.sent)
+    assert "instruction_stop" in r.ticks[-1].guarded.reasons
+
+
+def test_whatever_ends_the_loop_the_robot_is_stopped_and_the_collector_is_back() -> None:
+    r = rig()
+
+    def fail(tick: LoopTick) -> None:
+        assert not gc.isenabled()
+        if tick.number == 3:
+            raise RuntimeError("a defect of ours")
+
+    with pytest.raises(RuntimeError, match="a defect of ours"):
+        r.run(10, fail)
+    assert r.body.stops == 1
+    assert gc.isenabled()
+
+
+def test_actuators_that_raise_are_counted_and_the_loop_lives_on() -> None:
+    r = rig()
+
+    def refuse(_steering: float, _throttle: float) -> None:
+        raise OSError("i2c")
+
+    r.body.act = refuse  # type: ignore[method-assign]
+    report = r.run(10)
+    assert report.actuator_faults == 10
+    assert report.ticks == 10
+
+
+def test_a_report_survives_json() -> None:
+    r = rig()
+    r.run(10, lambda tick: setattr(r.paths, "adapter_sha256", f"{tick.number // 5}" * 64))
+    report = r.loop.report()
+    assert report.swaps
+    assert FastReport.from_json(report.to_json()) == report
+
+
+def test_percentiles_are_nearest_rank_and_the_maximum_is_never_forgotten() -> None:
+    durations = Durations()
+    durations.add(1.0)
+    for i in range(70_000):
+        durations.add(i % 1000 * 1e-6)
+    assert durations.percentiles() == {"p50": 500.0, "p99": 990.0, "p99.9": 999.0, "max": 1_000_000.0}

@@ -1,0 +1,89 @@
+"""A driving model in double precision, adapters on disk, and how outputs are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    import torch
+
+    from continuonbrain.model.driving import DrivingModel
+    from continuonbrain.policy.prompt import PromptLayout
+
+BASE_SHA256 = "ba5e" * 16
+
+
+@pytest.fixture
+def prompts(prompt_layout: PromptLayout) -> tuple[torch.Tensor, torch.Tensor]:
+    """Three prompts and frames."""
+    import torch
+
+    ids = prompt_layout.ids(["drive", "keep left slowly", "stop now"], [0.9, None, 1.4])
+    generator = torch.Generator().manual_seed(5)
+    frames = torch.randint(0, 256, (3, 120, 160, 3), dtype=torch.uint8, generator=generator)
+    return torch.from_numpy(ids), frames
+
+
+@pytest.fixture
+def double(prompt_layout: PromptLayout) -> Callable[..., DrivingModel]:
+    """double(window=64, layers=8, shared=4): a random model whose language part computes in fp64."""
+    import torch
+    from transformers import Gemma3nForCausalLM
+
+    from continuonbrain.model.driving import ConnectorConfig, DrivingModel, ImageConnector, tiny_text_config
+    from continuonbrain.policy import codec
+
+    def make(window: int = 64, layers: int = 8, shared: int = 4) -> DrivingModel:
+        torch.manual_seed(1)
+        config = tiny_text_config(prompt_layout.vocabulary)
+        config.num_hidden_layers, config.num_kv_shared_layers = layers, shared
+        config.layer_types = ["full_attention" if (i + 1) % 4 == 0 else "sliding_attention" for i in range(layers)]
+        config.activation_sparsity_pattern = [0.0] * layers
+        config.sliding_window = window
+        lm = Gemma3nForCausalLM(config).double()
+        model = DrivingModel(
+            lm,
+            ImageConnector(ConnectorConfig(hidden_size=config.hidden_size)),
+            image_token=prompt_layout.image_token,
+            queries=codec.QUERIES,
+        )
+        model.requires_grad_(False)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def write_adapter(
+    tmp_path: Path, untrained_model: Callable[..., DrivingModel]
+) -> Callable[..., Path]:
+    """write_adapter("a", seed=1, rank=4, base=...): a PEFT folder with random A and B, made by our own code."""
+    import torch
+
+    from continuonbrain.model.lora import SHARED_LAYER_TARGETS, adapter_files, attach_lora
+
+    def write(
+        name: str,
+        *,
+        seed: int = 1,
+        rank: int = 4,
+        base: str = BASE_SHA256,
+        targets: tuple[str, ...] = SHARED_LAYER_TARGETS,
+    ) -> Path:
+        model = untrained_model()
+        parameters = attach_lora(model, base_sha256=base, rank=rank, alpha=2.0 * rank, targets=targets)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for p in parameters:
+                p.copy_(torch.randn(p.shape, generator=generator) * 0.1)
+        folder = tmp_path / name
+        folder.mkdir()
+        for file, data in adapter_files(model).items():
+            (folder / file).write_bytes(data)
+        return folder
+
+    return write
