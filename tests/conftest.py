@@ -5,6 +5,7 @@ Everything expensive is made once per session; nothing here is changed by a test
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,7 @@ def prompt_layout(tokenizer: Tokenizer) -> PromptLayout:
     return PromptLayout(tokenizer)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def untrained_model(prompt_layout: PromptLayout) -> Callable[..., DrivingModel]:
     """untrained_model(seed=0): a fresh random tiny driving model in eval mode, frozen."""
     import torch
@@ -49,14 +50,16 @@ def untrained_model(prompt_layout: PromptLayout) -> Callable[..., DrivingModel]:
     from continuonbrain.model.driving import new_tiny_model
     from continuonbrain.policy import codec
 
+    made: dict[int, DrivingModel] = {}
+
     def make(seed: int = 0) -> DrivingModel:
-        torch.manual_seed(seed)
-        model = new_tiny_model(
-            prompt_layout.vocabulary, image_token=prompt_layout.image_token, queries=codec.QUERIES
-        )
-        model.requires_grad_(False)
-        model.eval()
-        return model
+        if seed not in made:
+            torch.manual_seed(seed)
+            model = new_tiny_model(
+                prompt_layout.vocabulary, image_token=prompt_layout.image_token, queries=codec.QUERIES
+            )
+            made[seed] = model.requires_grad_(False).eval()
+        return copy.deepcopy(made[seed])
 
     return make
 

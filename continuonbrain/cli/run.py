@@ -88,7 +88,7 @@ def run(
     if as_json:
         typer.echo(json.dumps({"summary": asdict(summary)}))
     else:
-        console.print(summary_line(summary), markup=False)
+        console.print(summary_line(summary), markup=False, soft_wrap=True)
 
 
 def _brain(root: Any, preset: str) -> BrainRoot:

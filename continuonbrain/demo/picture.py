@@ -26,7 +26,8 @@ def view(world: World, track_seed: int) -> np.ndarray[Any, Any]:
     """One camera frame of a world, uint8 `[120, 160, 3]`."""
     fleet = Fleet(TrackSet([track_seed], world), [0], seed=1)
     fleet.place(index=40)
-    return fleet.render()[0]
+    frame: np.ndarray[Any, Any] = fleet.render()[0]
+    return frame
 
 
 def _tracks(axes: Any, title: str, tracks: TrackSet, trajectory: np.ndarray[Any, Any], colour: str) -> None:
@@ -46,7 +47,7 @@ def _tracks(axes: Any, title: str, tracks: TrackSet, trajectory: np.ndarray[Any,
 
 
 def _last_drive(episodes_dir: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None:
-    """Proposed and sent commands `[n, 2]` of the newest episode that the policy drove, NaN where nothing was proposed."""
+    """Proposed (NaN: nothing) and sent commands `[n, 2]` of the newest episode that the policy drove."""
     for path in reversed(list_episodes(episodes_dir)):
         steps = list(open_episode(path, strict=False))
         if steps and steps[0].source == "autopilot":

@@ -374,7 +374,7 @@ class Demo:
             "ms": round(promotion["notice_ms"], 1),
             "promoted": True,
             "ticks": live.ticks,
-            "ticks_on_adapter": swap.get("ticks_on_new", 0) if isinstance(swap, dict) else None,
+            "ticks_on_adapter": swap.get("ticks_on_new", 0),
             "noticed": promotion["noticed"],
         }
         self.narrator.say(

@@ -20,7 +20,6 @@ from continuonbrain.errors import BrainError
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.prompt import LAYOUT_VERSION
 from continuonbrain.policy.torch_engine import TorchEngine
-from continuonbrain.robot.sim.instructions import NAMES
 from continuonbrain.robot.sim.shifts import world
 from continuonbrain.safety.guards import Limits
 from continuonbrain.storage.adapter_version import CARD_FILE, VERDICT_FILE
@@ -144,7 +143,6 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         train,
         settings,
         base_sha256=engine.base_sha256,
-        known_instructions=NAMES,
         on_progress=progress,
         wait_until_allowed=mid.wait_until_allowed,
     )

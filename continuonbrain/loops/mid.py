@@ -23,7 +23,7 @@ from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.promotion import promote_candidate
-from continuonbrain.rlds.reader import list_episodes
+from continuonbrain.rlds.reader import list_episodes, read_metadata
 from continuonbrain.robot.host import HOST_FILE_NAME, Host, host_for
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.durable import replace_file
@@ -110,8 +110,11 @@ class MidLoop:
         return report
 
     def new_episodes(self) -> tuple[list[Path], bool]:
-        """The newest `max_episodes` finished episodes, and whether any is new since the last candidate."""
-        episodes = list_episodes(self.layout.episodes_dir, finished_only=True)[-self.config.max_episodes :]
+        """The newest `max_episodes` finished episodes that a human drove, and whether any is new since the last
+        candidate. What the policy drove itself is no lesson: it is kept, and not counted."""
+        finished = list_episodes(self.layout.episodes_dir, finished_only=True)
+        taught = [p for p in finished if read_metadata(p / "metadata.json").control_role.startswith("human")]
+        episodes = taught[-self.config.max_episodes :]
         versions = self.store.list()
         seen: set[str] = set()
         if versions:

@@ -28,11 +28,11 @@ DISTURBANCE = 0.25
 TELEOP_SOURCE = "human_teleop_xr"
 
 LESSONS = (
-    ("drive",) * 8
+    ("drive",) * 6
     + ("drive slowly", "drive slowly")
     + ("drive fast", "drive fast")
-    + ("keep left", "keep left")
-    + ("keep right", "keep right")
+    + ("keep left",) * 3
+    + ("keep right",) * 3
 )
 """What is taught in the first sixteen episodes. "drive slowly keep left", "... right" and "stop" never are."""
 
@@ -48,7 +48,7 @@ def episode_metadata(
 ) -> EpisodeMetadata:
     """Metadata of an episode recorded now."""
     return EpisodeMetadata(
-        xr_mode="none",
+        xr_mode="trainer",
         control_role="human_teleop",
         environment_id=environment,
         tags=(*tags, f"instruction:{instruction}"),

@@ -33,6 +33,7 @@ SHARED_LAYER_TARGETS = (
     "per_layer_projection",
     "linear_left",
     "linear_right",
+    "modality_router",
 )
 """Modules that exist in a KV-shared layer and get a gradient there. k_proj and v_proj do not exist there."""
 
@@ -69,7 +70,6 @@ def attach_lora(
         target_modules=lora_targets(targets),
         layers_to_transform=list(range(first_shared_layer(config), config.num_hidden_layers)),
         layers_pattern="layers",
-        base_model_name_or_path=_BASE_PREFIX + base_sha256,
     )
     model.language_model = get_peft_model(model.causal_lm, lora)
     model.language_model.peft_config["default"].base_model_name_or_path = _BASE_PREFIX + base_sha256
@@ -80,7 +80,8 @@ def adapter_files(model: DrivingModel) -> dict[str, bytes]:
     """The attached adapter as the files of a PEFT folder, plus `lora_adapters.pt` (the same tensors)."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        model.language_model.save_pretrained(folder)
+        # False: the embeddings are the base's; PEFT would ask a hub whether they were resized.
+        model.language_model.save_pretrained(folder, save_embedding_layers=False)
         files = {"adapter_model.safetensors": (folder / "adapter_model.safetensors").read_bytes()}
         # PEFT lists the targets in the order of a set, which changes from process to process.
         settings = json.loads((folder / "adapter_config.json").read_bytes())
@@ -178,6 +179,7 @@ def _take_out_layers(language_model: Any) -> None:
         for child_name, child in list(parent.named_children()):
             if isinstance(child, BaseTunerLayer):
                 setattr(parent, child_name, child.get_base_layer())
+    vars(language_model).pop("peft_config", None)
 
 
 def zero_like(folder: Path, out: Path) -> None:

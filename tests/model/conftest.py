@@ -32,19 +32,28 @@ def prompts(prompt_layout: PromptLayout) -> tuple[torch.Tensor, torch.Tensor]:
 def double(prompt_layout: PromptLayout) -> Callable[..., DrivingModel]:
     """double(window=64, layers=8, shared=4): a random model whose language part computes in fp64."""
     import torch
-    from transformers import Gemma3nForCausalLM
+    from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
     from continuonbrain.model.driving import ConnectorConfig, DrivingModel, ImageConnector, tiny_text_config
     from continuonbrain.policy import codec
 
     def make(window: int = 64, layers: int = 8, shared: int = 4) -> DrivingModel:
         torch.manual_seed(1)
-        config = tiny_text_config(prompt_layout.vocabulary)
-        config.num_hidden_layers, config.num_kv_shared_layers = layers, shared
-        config.layer_types = ["full_attention" if (i + 1) % 4 == 0 else "sliding_attention" for i in range(layers)]
-        config.activation_sparsity_pattern = [0.0] * layers
-        config.sliding_window = window
+        kinds = ["full_attention" if (i + 1) % 4 == 0 else "sliding_attention" for i in range(layers)]
+        settings = tiny_text_config(prompt_layout.vocabulary).to_dict() | {
+            "num_hidden_layers": layers,
+            "num_kv_shared_layers": shared,
+            "layer_types": kinds,
+            "intermediate_size": 256,
+            "activation_sparsity_pattern": [0.0] * layers,
+            "sliding_window": window,
+        }
+        config = Gemma3nTextConfig(**settings)
+        config._attn_implementation = "sdpa"
         lm = Gemma3nForCausalLM(config).double()
+        with torch.no_grad():
+            for p in lm.parameters():  # AltUp's scales start at zero, which would hide the per-layer inputs
+                p.add_(torch.randn_like(p) * 0.05)
         model = DrivingModel(
             lm,
             ImageConnector(ConnectorConfig(hidden_size=config.hidden_size)),
@@ -57,10 +66,11 @@ def double(prompt_layout: PromptLayout) -> Callable[..., DrivingModel]:
     return make
 
 
+_ADAPTERS: dict[tuple[object, ...], dict[str, bytes]] = {}
+
+
 @pytest.fixture
-def write_adapter(
-    tmp_path: Path, untrained_model: Callable[..., DrivingModel]
-) -> Callable[..., Path]:
+def write_adapter(tmp_path: Path, untrained_model: Callable[..., DrivingModel]) -> Callable[..., Path]:
     """write_adapter("a", seed=1, rank=4, base=...): a PEFT folder with random A and B, made by our own code."""
     import torch
 
@@ -74,15 +84,18 @@ def write_adapter(
         base: str = BASE_SHA256,
         targets: tuple[str, ...] = SHARED_LAYER_TARGETS,
     ) -> Path:
-        model = untrained_model()
-        parameters = attach_lora(model, base_sha256=base, rank=rank, alpha=2.0 * rank, targets=targets)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for p in parameters:
-                p.copy_(torch.randn(p.shape, generator=generator) * 0.1)
+        key = (seed, rank, base, targets)
+        if key not in _ADAPTERS:
+            model = untrained_model()
+            parameters = attach_lora(model, base_sha256=base, rank=rank, alpha=2.0 * rank, targets=targets)
+            generator = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                for p in parameters:
+                    p.copy_(torch.randn(p.shape, generator=generator) * 0.1)
+            _ADAPTERS[key] = adapter_files(model)
         folder = tmp_path / name
         folder.mkdir()
-        for file, data in adapter_files(model).items():
+        for file, data in _ADAPTERS[key].items():
             (folder / file).write_bytes(data)
         return folder
 

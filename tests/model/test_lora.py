@@ -176,19 +176,20 @@ print(sorted((n, hashlib.sha256(b).hexdigest()) for n, b in adapter_files(model)
 """
 
 
-def test_the_files_are_the_same_bytes_in_every_process(untrained_base: Path) -> None:
+def test_the_files_are_the_same_bytes_in_every_process(
+    untrained_base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """PEFT keeps the targets in a set, whose order changes with the hash seed of the process."""
-    seen = {
-        subprocess.run(
-            [sys.executable, "-c", _BYTES_OF_A_FRESH_ADAPTER, str(untrained_base)],
-            env={**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert len(seen) == 1
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", _BYTES_OF_A_FRESH_ADAPTER, str(untrained_base)],
+        env={**os.environ, "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    monkeypatch.setattr(sys, "argv", ["", str(untrained_base)])
+    exec(_BYTES_OF_A_FRESH_ADAPTER, {})
+    assert capsys.readouterr().out == elsewhere
 
 
 # --------------------------------------------------------------------------------------- refused
@@ -230,7 +231,7 @@ def drop_one(folder: Path) -> None:
 
 
 def cut_rank(folder: Path) -> None:
-    edit_weights(folder, lambda t: {k: v[:2] if "lora_A" in k else v[:, :2] for k, v in t.items()})
+    edit_weights(folder, lambda t: {k: (v[:2] if "lora_A" in k else v[:, :2]).contiguous() for k, v in t.items()})
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -258,8 +259,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("before", ["the base alone", "an adapter"])
+@pytest.mark.parametrize(
+    ("before", "damage"),
+    [("an adapter", d) for d in DAMAGE]
+    # What is found only while attaching takes another way when nothing is attached yet.
+    + [("the base alone", d) for d, (_, said) in DAMAGE.items() if "not fit" in said],
+)
 def test_a_damaged_adapter_is_refused_and_leaves_everything_as_it_was(
     untrained_model: Models, write_adapter: WriteAdapter, prompts: Prompts, before: str, damage: str
 ) -> None:

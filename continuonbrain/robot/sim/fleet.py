@@ -126,7 +126,7 @@ class Fleet:
         steer, drive = self._pending.pop(0)
         if w.disturbance > 0:
             if self._ticks % 40 == 0:
-                self._pushed = (self.rng.random(n) < 0.5) * 1.0
+                self._pushed = (self.rng.random(n) < 0.5).astype(np.float64)
             self._push = 0.9 * self._push + self.rng.normal(0, 0.45 * w.disturbance, n)
         self._ticks += 1
         wanted = MAX_WHEEL_RAD * (w.steering_gain * steer + self._push * self._pushed) + w.steering_trim_rad

@@ -1,0 +1,160 @@
+"""`continuonbrain run`: everything starts, is watched, is restarted, and ends within seconds of Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from continuonbrain.brain_root import open_brain
+from continuonbrain.cli.run import line, summary_line, view
+from continuonbrain.loops.supervisor import ChildGaveUpError, ChildPlan, Supervisor, standard_plans
+from continuonbrain.storage.layout import BrainLayout, init_brain_root
+
+STUBS = str(Path(__file__).parents[1] / "loops")
+RUN = [sys.executable, "-m", "continuonbrain.cli.main", "run"]
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> BrainLayout:
+    layout = init_brain_root(tmp_path / "b", "sim-donkey")
+    (layout.base_model_dir / "config.json").write_text("{}")  # the stub policy process does not read it
+    return layout
+
+
+@pytest.fixture
+def plans(layout: BrainLayout, monkeypatch: pytest.MonkeyPatch) -> tuple[ChildPlan, ...]:
+    """Control and sidecar for real, the policy process with an engine that needs no torch."""
+    path = os.pathsep.join(p for p in (STUBS, os.environ.get("PYTHONPATH", "")) if p)
+    monkeypatch.setenv("PYTHONPATH", path)
+    control, policy, sidecar = standard_plans(layout, shift="tape", decision_time_s=0.1)
+    arguments = tuple(a for a in control.arguments if a != "--cycle")
+    return (
+        ChildPlan("control", control.module, arguments),
+        ChildPlan("policy", "stub_policy", policy.arguments),
+        sidecar,
+    )
+
+
+def poll_until(
+    supervisor: Supervisor, wanted: Callable[[dict[str, Any]], bool], timeout_s: float = 10.0
+) -> dict[str, Any]:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        supervisor.poll()
+        shot = supervisor.snapshot()
+        if wanted(shot):
+            return shot
+        time.sleep(0.05)
+    raise AssertionError(f"not within {timeout_s} s: {shot}")
+
+
+def driving(shot: dict[str, Any]) -> bool:
+    return bool(shot["control"].get("chunks") and shot["training"].get("phase"))
+
+
+def test_a_killed_process_is_started_again_and_counted(
+    layout: BrainLayout, plans: tuple[ChildPlan, ...]
+) -> None:
+    with Supervisor(open_brain(layout.root), plans) as supervisor:
+        shot = poll_until(supervisor, driving)
+        assert shot["gates"]["open"] is False
+        assert not shot["gates"]["gates"]["idle"]["open"]  # it is driving
+        os.kill(supervisor.child("policy").pid, signal.SIGKILL)
+        os.kill(supervisor.child("control").pid, signal.SIGKILL)
+        shot = poll_until(supervisor, lambda s: s["processes"]["control"]["restarts"] == 1 and driving(s))
+        assert any("control died (signal 9)" in event["text"] for event in shot["events"])
+        text = line(shot)
+        assert "autopilot" in text
+        assert "gates closed" in text
+        assert view(shot, layout).renderables
+        pids = [process["pid"] for process in shot["processes"].values()]
+        started = time.monotonic()
+        summary = supervisor.stop()
+        assert time.monotonic() - started < 6.0
+    assert summary.restarts == {"control": 1, "policy": 1, "sidecar": 0}
+    assert summary.report is not None
+    assert "control ticks" in summary_line(summary)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_what_a_person_must_mend_ends_the_run_with_the_process_own_words(
+    layout: BrainLayout, plans: tuple[ChildPlan, ...]
+) -> None:
+    control = ChildPlan("control", plans[0].module, (*plans[0].arguments, "--shift", "sideways"))
+    told = r"robot\.shift = 'sideways' is unknown"
+    with (
+        Supervisor(open_brain(layout.root), [control]) as supervisor,
+        pytest.raises(ChildGaveUpError, match=told),
+    ):
+        poll_until(supervisor, lambda _s: False)
+
+
+def test_a_view_of_nothing_yet_is_drawn_too(layout: BrainLayout) -> None:
+    shot = {
+        "uptime_s": 0.0,
+        "control": {},
+        "training": {},
+        "gates": {"open": False, "gates": {}},
+        "processes": {},
+        "events": [],
+    }
+    assert "starting" in line(shot)
+    assert view(shot, layout).renderables
+
+
+def test_a_root_without_a_base_model_says_how_to_build_one(tmp_path: Path) -> None:
+    layout = init_brain_root(tmp_path / "b", "sim-donkey")
+    done = subprocess.run(
+        [*RUN, "--root", str(layout.root)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 2
+    assert "there is no base model" in done.stderr
+    assert "model build-tiny" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_root_that_cannot_be_made_is_said_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    root = str(tmp_path / "file" / "brain")
+    done = subprocess.run([*RUN, "--root", root], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert "cannot create the brain root" in done.stderr
+    assert "--root" in done.stderr
+
+
+def test_ctrl_c_ends_a_whole_run_within_seconds_with_exit_code_0(layout: BrainLayout, tmp_path: Path) -> None:
+    # A policy process that takes for ever to load (an import that hangs) must not delay the end either.
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("import time\ntime.sleep(60)\n")
+    path = os.pathsep.join(p for p in (str(tmp_path), os.environ.get("PYTHONPATH", "")) if p)
+    command = [*RUN, "--root", str(layout.root), "--shift", "tape", "--json"]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    ) as process:
+        assert process.stdout is not None
+        shots = []
+        for text in process.stdout:
+            shots.append(json.loads(text))
+            if shots[-1]["control"].get("mode") == "teach" and shots[-1]["control"]["taught"][0]:
+                break
+        process.send_signal(signal.SIGINT)
+        pressed = time.monotonic()
+        rest, errors = process.communicate(timeout=20)
+        assert time.monotonic() - pressed < 7.0
+    assert process.returncode == 0, errors
+    summary = json.loads(rest.splitlines()[-1])["summary"]
+    assert set(summary["restarts"]) == {"control", "policy", "sidecar"}
+    assert not any(Path(f"/proc/{p['pid']}").exists() for p in shots[-1]["processes"].values())
