@@ -13,9 +13,11 @@ from rich.text import Text
 
 from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
+from continuonbrain.cli.verdict_table import imitation_table, verdict_table
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.promotion import announce
+from continuonbrain.rlds.summary import sparkline
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
-from continuonbrain.storage.manifest import manifest_from_settings, write_manifest
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="What the robot has learned.")
 
@@ -74,14 +76,21 @@ def show(
         highlight=False,
         soft_wrap=True,
     )
-    for title, paper in (("card", card), ("verdict", verdict)):
-        if paper is None:
-            console.print(f"no {title}")
-            continue
-        table = Table("key", "value", title=title, title_justify="left")
-        for key, value in _flatten(paper):
+    if card is None:
+        console.print("no card")
+    else:
+        table = Table("key", "value", title="card", title_justify="left")
+        losses = [float(x) for x in card.get("losses", [])]
+        for key, value in _flatten({k: v for k, v in card.items() if k != "losses"}):
             table.add_row(Text(key), Text(value))
+        if losses:
+            table.add_row("loss by step", f"{sparkline(losses)}  {losses[0]:.3g} to {losses[-1]:.3g}")
         console.print(table)
+    if verdict is None:
+        console.print("no verdict")
+    else:
+        console.print(verdict_table(verdict))
+        console.print(imitation_table(verdict))
 
 
 @app.command()
@@ -91,12 +100,11 @@ def rollback(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> No
     store = AdapterStore(brain.layout)
     left = store.current()
     now = store.rollback()
-    # Rewritten so that an app which watches the manifest loads the other adapter.
-    write_manifest(brain.layout, manifest_from_settings(brain.layout, brain.config.model_dump(mode="json")))
+    told = announce(brain, "rollback", now.version_id if now else "", now.compute_sha256() if now else "")
     if as_json:
-        _print_json({"from": left and left.version_id, "to": now and now.version_id})
+        _print_json({"from": left and left.version_id, "to": now and now.version_id, "noticed": told.noticed})
         return
-    Console(highlight=False).print(f"rolled back from {_name(left)} to {_name(now)}")
+    Console(highlight=False).print(f"rolled back from {_name(left)} to {_name(now)}; {told.detail}")
 
 
 def _find(store: AdapterStore, name: str) -> AdapterVersion:

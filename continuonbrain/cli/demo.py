@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from continuonbrain.cli.root_option import JsonOption
-from continuonbrain.cli.verdict_table import verdict_table
+from continuonbrain.cli.verdict_table import imitation_table, verdict_table
 from continuonbrain.demo.shifts import STORIES
 from continuonbrain.demo.story import Demo, DemoSettings, Narrator
 from continuonbrain.trainer.gates import GateReport
@@ -52,7 +53,7 @@ class Teller(Narrator):
             TextColumn("{task.fields[note]}"),
             console=console,
         )
-        self._title = ""
+        self._title, self._note, self._began = "", "", 0.0
         self._task: Any = None
 
     def __enter__(self) -> Teller:
@@ -60,6 +61,7 @@ class Teller(Narrator):
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self._finish()
         self._bar.stop()
 
     def act(self, number: int, title: str) -> None:
@@ -73,13 +75,18 @@ class Teller(Narrator):
     def progress(self, title: str, done: int, total: int, note: str = "") -> None:
         if title != self._title:
             self._finish()
-            self._title, self._task = title, self._bar.add_task(title, total=total, note=note)
+            self._title, self._began = title, time.monotonic()
+            self._task = self._bar.add_task(title, total=total, note=note)
+        self._note = note
         self._bar.update(self._task, completed=done, total=total, note=note)
 
     def _finish(self) -> None:
+        """Turn the running bar into a line of the story."""
         if self._task is not None:
-            self._bar.stop_task(self._task)
-            self._bar.update(self._task, completed=self._bar.tasks[-1].total)
+            self._bar.remove_task(self._task)
+            took = time.monotonic() - self._began
+            note = f"  {self._note}" if self._note else ""
+            self._console.print(f"  [green]✓[/green] {self._title} [dim]{took:.0f} s{note}[/dim]")
             self._task, self._title = None, ""
 
     def gates(self, title: str, report: GateReport) -> None:
@@ -93,6 +100,7 @@ class Teller(Narrator):
     def verdict(self, verdict: dict[str, Any]) -> None:
         self._finish()
         self._console.print(verdict_table(verdict))
+        self._console.print(imitation_table(verdict))
 
     def scores(self, report: dict[str, Any]) -> None:
         self._finish()

@@ -37,12 +37,18 @@ class ExportFormat(StrEnum):
     STEPS = "steps"
 
 
+_SHOWN = 5
+"""Episodes listed by name after an import."""
+
+
 @app.command("import-tub")
 def import_tub(
     path: Annotated[Path, typer.Argument(help="The tub's folder: it holds manifest.json, or record_*.json.")],
     root: RootOption = DEFAULT_ROOT,
     instruction: Annotated[str, typer.Option(help="What the driver was doing.")] = "drive",
-    max_steps: Annotated[int, typer.Option(help="Longer drives are split.", min=2)] = 500,
+    max_steps: Annotated[
+        int, typer.Option(help="Longer drives are cut into episodes of so many steps (60 are 3 s).", min=2)
+    ] = 60,
     as_json: JsonOption = False,
 ) -> None:
     """Import the recordings of a donkeycar."""
@@ -79,8 +85,11 @@ def import_tub(
     for note in report.notes:
         console.print(f"  note: {note}", markup=False)
     console.print("  steering was negated: donkeycar's +1 is right, here +1 is left")
-    for episode in report.episodes:
+    for episode in report.episodes[:_SHOWN]:
         console.print(f"  {episode}", soft_wrap=True, markup=False)
+    if len(report.episodes) > _SHOWN:
+        console.print(f"  and {len(report.episodes) - _SHOWN} more")
+    console.print(f"next: continuonbrain train --root {root}", soft_wrap=True)
 
 
 @app.command("list")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
@@ -11,16 +13,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from continuonbrain.brain_root import open_brain
+from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
-from continuonbrain.cli.verdict_table import verdict_table
+from continuonbrain.cli.verdict_table import imitation_table, verdict_table
 from continuonbrain.loops.mid import MidLoop, Outcome, Status
-from continuonbrain.robot.host import SimulatedHost
+from continuonbrain.robot.host import Host, SimulatedHost
+from continuonbrain.storage.lock import LockHeldError, ProcessLock
 
 _TITLES = {
     "read": "reading episodes",
-    "cache": "frozen layers, once a sample",
-    "train": "LoRA steps in the shared layers",
+    "cache": "frozen layers",
+    "train": "LoRA steps",
     "judge": "judging",
 }
 
@@ -35,17 +38,50 @@ def train(
             "--simulate-host", help="Take the readings of an idle, cool, charged robot (no robot runs here)."
         ),
     ] = False,
+    min_episodes: Annotated[
+        int | None, typer.Option("--min-episodes", min=1, help="Instead of min_episodes in config.json.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train on the recorded episodes if the gates allow it, judge the adapter, promote it if it passes."""
     brain = open_brain(root)
-    host = None
-    if simulate_host:
+    if min_episodes is not None:
+        brain = replace(brain, config=brain.config.with_overrides({"min_episodes": min_episodes}))
+    with parked_host(brain, insist=simulate_host) as host:
+        if as_json:
+            typer.echo(json.dumps(asdict(MidLoop(brain, host=host).round(hold=hold, again=again))))
+        else:
+            _train_on_terminal(brain, host, hold=hold, again=again)
+
+
+@contextmanager
+def parked_host(brain: BrainRoot, *, insist: bool) -> Iterator[Host | None]:
+    """Readings of an idle, cool, charged robot where none runs; None where the real ones must be read.
+
+    A simulated robot that nobody runs is parked by definition. The brain's lock is held meanwhile, so that none
+    can start to drive under readings that say it stands. insist: also for hardware (--simulate-host); raises
+    `LockHeldError` when a robot runs here.
+    """
+    lock = ProcessLock(brain.layout.brain_lock_path, purpose="train with the readings of a parked robot")
+    if not insist and brain.config.robot.kind != "sim-donkey":
+        yield None
+        return
+    try:
+        lock.acquire()
+    except LockHeldError:
+        if insist:
+            raise
+        yield None
+        return
+    try:
         host = SimulatedHost()
         host.set(battery_fraction=1.0, cpu_temp_c=45.0, idle_s=3600.0, teleop_active=0.0)
-    if as_json:
-        typer.echo(json.dumps(asdict(MidLoop(brain, host=host).round(hold=hold, again=again))))
-        return
+        yield host
+    finally:
+        lock.release()
+
+
+def _train_on_terminal(brain: BrainRoot, host: Host | None, *, hold: bool, again: bool) -> None:
     console = Console(highlight=False)
     columns = (
         TextColumn("  {task.description}"),
@@ -67,7 +103,7 @@ def train(
             bar.update(tasks[status.phase], completed=status.step, total=status.steps, note=note)  # type: ignore[arg-type]
 
         outcome = MidLoop(brain, host=host, on_status=show).round(hold=hold, again=again)
-    _print(console, outcome, str(root))
+    _print(console, outcome, str(brain.layout.root))
 
 
 def _print(console: Console, outcome: Outcome, root: str) -> None:
@@ -80,10 +116,11 @@ def _print(console: Console, outcome: Outcome, root: str) -> None:
         console.print(table)
     if outcome.verdict:
         console.print(verdict_table(outcome.verdict))
+        console.print(imitation_table(outcome.verdict))
     colour = {"promoted": "green", "judged": "green", "refused": "red"}.get(outcome.phase, "yellow")
     console.print(f"[{colour}]{outcome.phase}[/{colour}]: {outcome.detail}")
     advice = {
-        "waiting": f"record more, or lower min_episodes in {root}/config.json",
+        "waiting": "record more (continuonbrain run), import a tub, or pass --min-episodes",
         "gates": "wait until the robot is idle, cool and charged; where no robot runs: --simulate-host",
         "refused": f"see it whole: continuonbrain adapters show candidate --root {root}",
         "judged": f"promote it: continuonbrain train --root {root} (without --hold)",

@@ -1,4 +1,4 @@
-"""A verdict as a table, the same wherever one is shown."""
+"""A verdict as tables, the same wherever one is shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _number(value: object) -> str:
 
 
 def verdict_table(verdict: dict[str, Any]) -> Table:
-    """Every check of `verdict.json` with value and threshold, and below it what was measured for comparison."""
+    """Every check of `verdict.json` with value and threshold."""
     passed = bool(verdict.get("passed"))
     title = (
         "verdict: [green]passed[/green]"
@@ -27,28 +27,33 @@ def verdict_table(verdict: dict[str, Any]) -> Table:
         table.add_row(
             check["name"], _number(check["value"]), _number(check["threshold"]), mark, check["meaning"]
         )
-    evidence = verdict.get("evidence", {})
-    for label in ("candidate", "current", "base", "mean", "repeat"):
-        figures = evidence.get(label)
-        if figures:
-            words = (
-                "predicting the mean"
-                if label == "mean"
-                else "repeating the last action"
-                if label == "repeat"
-                else label
-            )
-            table.add_row(
-                "held-out error",
-                _number(figures["steering"]),
-                "",
-                "",
-                f"steering of {words}, against the driver",
-            )
     hashes = (
         verdict.get("candidate_sha256", ""),
         verdict.get("base_sha256", ""),
         verdict.get("evaluation_sha256", ""),
     )
     table.caption = "candidate {:.12} base {:.12} evaluation {:.12}".format(*(str(h) for h in hashes))
+    return table
+
+
+_CONTENDERS = {
+    "candidate": "the candidate",
+    "current": "what drives now",
+    "base": "the base alone",
+    "mean": "always the mean command",
+    "repeat": "always the driver's last command",
+}
+
+
+def imitation_table(verdict: dict[str, Any]) -> Table:
+    """Held-out error against the driver: the candidate beside what it replaces and two trivial answers."""
+    evidence = verdict.get("evidence", {})
+    steps = evidence.get("held_out_steps", 0)
+    table = Table(title=f"error against the driver on {steps} held-out steps", title_justify="left")
+    for column in ("", "steering", "speed m/s"):
+        table.add_column(column)
+    for key, words in _CONTENDERS.items():
+        figures = evidence.get(key)
+        if figures:
+            table.add_row(words, _number(figures["steering"]), _number(figures["speed_mps"]))
     return table

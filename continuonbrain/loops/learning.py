@@ -36,10 +36,13 @@ from continuonbrain.trainer.dataset import (
 )
 from continuonbrain.trainer.evaluate import Contender, Course, gather_evidence
 from continuonbrain.trainer.job import JobResult, JobSettings, Progress, train_adapter
+from continuonbrain.trainer.states import REPLAY_SOURCE, replay_samples
 from continuonbrain.trainer.verdict import Rules, judge
 
 if TYPE_CHECKING:
     from continuonbrain.loops.mid import MidLoop
+
+_REPLAY_STATES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         train,
         settings,
         base_sha256=engine.base_sha256,
+        replay=replay_for(layout.base_model_dir, settings.seed),
         on_progress=progress,
         wait_until_allowed=mid.wait_until_allowed,
     )
@@ -172,6 +176,16 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     _log_losses(layout.log_dir, staged.version_id, result)
     verdict = judge_candidate(mid, staged, train, held, engine=engine, course=course)
     return Learned(staged.version_id, verdict, training)
+
+
+def replay_for(base: Path, seed: int) -> Samples | None:
+    """Replay of what the base was made from, where that can be drawn again: the simulator, for the tiny base."""
+    try:
+        card = json.loads((base / CARD_FILE).read_bytes())
+        source = str(card["data"]["source"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return replay_samples(_REPLAY_STATES, seed=seed) if REPLAY_SOURCE in source else None
 
 
 def _figures(result: JobResult, wall_s: float) -> dict[str, Any]:

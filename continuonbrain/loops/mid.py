@@ -140,7 +140,7 @@ class MidLoop:
         if len(episodes) < self.config.min_episodes:
             return self._end(
                 "waiting",
-                f"{len(episodes)} of {self.config.min_episodes} episodes recorded; training starts with min_episodes",
+                f"{len(episodes)} of {self.config.min_episodes} episodes (min_episodes) driven by a human",
             )
         if not fresh and not again:
             return self._end("waiting", f"nothing new in {len(episodes)} episodes since the last candidate")

@@ -40,7 +40,7 @@ def load_base(folder: Path) -> Any:
         connector.load_state_dict(
             {k: v.float() for k, v in load_file(folder / "connector.safetensors").items()}
         )
-    except (ValueError, KeyError, OSError, RuntimeError, json.JSONDecodeError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
         raise BaseModelError(
             f"base model in {folder} cannot be loaded: {error}", remedy="copy the base again, or rebuild it"
         ) from error

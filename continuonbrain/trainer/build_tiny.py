@@ -35,7 +35,7 @@ from continuonbrain.safety.guards import Limits
 from continuonbrain.trainer.objective import action_loss, query_weights, soft_targets
 from continuonbrain.trainer.rollout import rollout
 from continuonbrain.trainer.score import drive_score, follow_score
-from continuonbrain.trainer.states import States, StateSource
+from continuonbrain.trainer.states import REPLAY_SOURCE, States, StateSource
 from continuonbrain.trainer.tokenizer import build_tokenizer
 
 Report = Callable[[str, int, int, float], None]
@@ -157,7 +157,7 @@ def build_tiny(out: Path, recipe: Recipe, report: Report) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "recipe": {k: getattr(recipe, k) for k in recipe.__slots__},
         "data": {
-            "source": "continuonbrain/DonkeyTrack simulator, base family, independent states with ideal answers",
+            "source": f"{REPLAY_SOURCE}, base family, independent states with ideal answers",
             "track_seeds": [0, recipe.tracks - 1],
             "trunk_states": recipe.trunk_chunks * 512,
             "states": len(losses) * recipe.batch,

@@ -5,6 +5,10 @@
 2. Steps run the shared layers only, at the ten query positions, with AdamW; samples are drawn so that rarely
    taught instructions count more.
 
+Replay: a share of every batch comes from the base's own family of states, so that a new road does not cost the
+old ones. It cannot fight with the lessons over the servo: labels are paths in the world, and trim, gain and sign
+live in the calibration.
+
 The loop is bounded by steps and by wall time, whichever comes first, and the learning rate falls to zero by
 then: on a slow machine there are fewer steps, not an adapter that was cut off in the middle. A loss that is not
 finite ends the loop with the last good adapter.
@@ -49,6 +53,7 @@ class JobSettings:
     seed: int = 0
     mirror: bool = True
     balance: bool = True
+    replay_share: float = 0.34
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +112,13 @@ def train_adapter(
     settings: JobSettings,
     *,
     base_sha256: str,
+    replay: Samples | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
     wait_until_allowed: Callable[[], float] = lambda: 0.0,
 ) -> JobResult:
     """Train one adapter. `model` must have no adapter attached; afterwards it has the new one.
+
+    replay: states that the base knows, mixed into every batch against forgetting.
 
     wait_until_allowed is called before every step and after every batch that is cached: it blocks while a gate is
     closed and returns the seconds that it did, which do not count against the wall time. An exception from it ends
@@ -123,6 +131,11 @@ def train_adapter(
     if settings.mirror:
         samples = join([samples, mirrored(samples)])
     n = len(samples)
+    chances = sampling_weights(samples.instructions) if settings.balance else np.full(n, 1 / n)
+    if replay is not None and len(replay) and settings.replay_share > 0:
+        share = settings.replay_share
+        chances = np.concatenate([(1 - share) * chances, np.full(len(replay), share / len(replay))])
+        samples = join([samples, replay])
 
     def cached(done: int, total: int) -> None:
         nonlocal deadline
@@ -142,7 +155,6 @@ def train_adapter(
     )
     result = JobResult({}, samples=n, trainable_parameters=sum(p.numel() for p in parameters))
     result.cache_s = time.monotonic() - started
-    chances = sampling_weights(samples.instructions) if settings.balance else np.full(n, 1 / n)
     _steps(
         model,
         streams,

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from continuonbrain.policy.codec import CURVATURE_KNOTS_M, SPEED_KNOTS_S
+from continuonbrain.policy.codec import CURVATURE_KNOTS_M, QUERIES, SPEED_KNOTS_S
 from continuonbrain.robot.sim.camera import Cameras
 from continuonbrain.robot.sim.fleet import Fleet
 from continuonbrain.robot.sim.ideal import ideal_curvature, ideal_speed
 from continuonbrain.robot.sim.instructions import BY_NAME, NAMES
 from continuonbrain.robot.sim.shifts import BASE
 from continuonbrain.robot.sim.track import TrackSet
+from continuonbrain.trainer.dataset import Samples
 
 _SHARES = (0.2, 0.12, 0.12, 0.14, 0.14, 0.1, 0.1, 0.08)
 _UNKNOWN_SPEED = 0.1
@@ -34,6 +35,33 @@ class States:
     curvature: F32
     speed_ahead: F32
     geometry: F32
+
+
+REPLAY_SOURCE = "continuonbrain/DonkeyTrack simulator"
+"""Stands in the card of a base whose states can be drawn again here."""
+_REPLAY_TRACKS = range(300_000, 300_024)
+
+
+def replay_samples(count: int, *, seed: int) -> Samples:
+    """Base-family states with ideal answers as training samples: what the tiny base must not forget.
+
+    Drawn anew from the simulator (a millisecond each) rather than stored, on tracks of their own.
+    """
+    source = StateSource(_REPLAY_TRACKS, seed=seed, chunk=128)
+    chunks = [source.draw() for _ in range(-(-count // 128))]
+    frames = np.concatenate([c.frames for c in chunks])[:count]
+    nothing = np.zeros((count, 2), np.float32)
+    return Samples(
+        frames=frames,
+        instructions=[p for c in chunks for p in c.phrases][:count],
+        speeds=[v for c in chunks for v in c.speeds][:count],
+        curvature=np.concatenate([c.curvature for c in chunks])[:count],
+        speed_ahead=np.concatenate([c.speed_ahead for c in chunks])[:count],
+        weights=np.ones((count, QUERIES), np.float32),
+        command=nothing,
+        previous=nothing,
+        episode=np.full(count, -1),
+    )
 
 
 class StateSource:

@@ -231,7 +231,9 @@ def drop_one(folder: Path) -> None:
 
 
 def cut_rank(folder: Path) -> None:
-    edit_weights(folder, lambda t: {k: (v[:2] if "lora_A" in k else v[:, :2]).contiguous() for k, v in t.items()})
+    edit_weights(
+        folder, lambda t: {k: (v[:2] if "lora_A" in k else v[:, :2]).contiguous() for k, v in t.items()}
+    )
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {

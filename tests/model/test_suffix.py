@@ -57,7 +57,9 @@ def full_forward(model: DrivingModel, ids: Tensor, frames: Tensor, *, per_layer:
 def full_logits(model: DrivingModel, ids: Tensor, frames: Tensor) -> Tensor:
     lm = model.causal_lm
     logits = lm.lm_head(full_forward(model, ids, frames))
-    capped: Tensor = torch.tanh(logits / lm.config.final_logit_softcapping) * lm.config.final_logit_softcapping
+    capped: Tensor = (
+        torch.tanh(logits / lm.config.final_logit_softcapping) * lm.config.final_logit_softcapping
+    )
     return capped
 
 
@@ -77,7 +79,9 @@ def test_hidden_states_and_logits_are_those_of_the_whole_model(
     model = double(**shape)
     with torch.no_grad():
         streams = model.encode(*prompts)
-        assert (run_suffix(model.causal_lm.model, streams) - full_forward(model, *prompts)).abs().max() < 1e-12
+        assert (
+            run_suffix(model.causal_lm.model, streams) - full_forward(model, *prompts)
+        ).abs().max() < 1e-12
         assert (model(*prompts) - full_logits(model, *prompts)).abs().max() < 1e-12
 
 
@@ -85,7 +89,7 @@ def test_the_soft_cap_and_head_are_those_of_transformers_causal_model(
     double: Double, prompts: Prompts
 ) -> None:
     model = double()
-    ids, frames = prompts
+    ids, _frames = prompts
     seen: dict[str, Tensor] = {}
     lm = model.causal_lm
     handle = lm.model.register_forward_hook(lambda _m, _a, out: seen.update(hidden=out.last_hidden_state))
@@ -108,7 +112,9 @@ def test_control_the_window_matters_when_it_is_shorter_than_the_prompt(
         assert relative(run_suffix(model.causal_lm.model, streams), right) > 1e-3
 
 
-def test_control_leaving_out_the_per_layer_inputs_changes_the_answer(double: Double, prompts: Prompts) -> None:
+def test_control_leaving_out_the_per_layer_inputs_changes_the_answer(
+    double: Double, prompts: Prompts
+) -> None:
     model = double()
     with torch.no_grad():
         assert relative(full_forward(model, *prompts, per_layer=False), full_forward(model, *prompts)) > 1e-3
@@ -127,7 +133,9 @@ def test_lora_gradients_from_cached_streams_are_pefts(
         for p in parameters:
             p.copy_(torch.randn(p.shape, dtype=p.dtype, generator=generator) * 0.1)
     assert all(p.dtype == torch.float64 for p in parameters)
-    pull = torch.randn(3, model.queries, model.causal_lm.config.vocab_size, dtype=torch.float64, generator=generator)
+    pull = torch.randn(
+        3, model.queries, model.causal_lm.config.vocab_size, dtype=torch.float64, generator=generator
+    )
 
     ours = torch.autograd.grad((model.decode(streams) * pull).sum(), parameters)
     theirs = torch.autograd.grad((full_logits(model, *prompts) * pull).sum(), parameters)

@@ -20,7 +20,9 @@ from continuonbrain.robot.sim.track import TrackSet
 TRACKS = TrackSet(range(70_000, 70_008), BASE)
 
 
-def teleoperated(world: World, *, steps: int = 300, seed: int = 0, disturbance: float = 0.25) -> list[MotionLog]:
+def teleoperated(
+    world: World, *, steps: int = 300, seed: int = 0, disturbance: float = 0.25
+) -> list[MotionLog]:
     """What eight teleoperated episodes recorded: commands sent, speed and yaw rate measured."""
     fleet = Fleet(TRACKS, np.arange(8), seed=seed)
     fleet.world = replace(world, disturbance=disturbance)
@@ -65,7 +67,9 @@ def test_control_a_plain_line_through_a_disturbed_drive_underestimates_the_gain(
     """Why calm blocks are kept: the driver corrects what pushes the car."""
     logs = teleoperated(BASE, disturbance=0.5)
     x = np.concatenate([log.steering[:-2] * 0.4 for log in logs])
-    y = np.concatenate([np.arctan(log.yaw_rate_rps[2:] * 0.26 / np.maximum(log.speed_mps[2:], 0.2)) for log in logs])
+    y = np.concatenate(
+        [np.arctan(log.yaw_rate_rps[2:] * 0.26 / np.maximum(log.speed_mps[2:], 0.2)) for log in logs]
+    )
     plain = float(np.polyfit(x, y, 1)[0])
     assert plain < 0.93
     assert abs(fit_calibration(logs).steering_gain - 1) < abs(plain - 1) / 2

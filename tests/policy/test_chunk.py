@@ -21,7 +21,9 @@ def test_a_number_that_is_not_finite_is_refused_by_field(field: str, bad: float)
         ActionChunk(**values)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("curvature", "speed"), [((0.0,) * 7, SPEED), ((0.0,) * 9, SPEED), (CURVATURE, (1.0,))])
+@pytest.mark.parametrize(
+    ("curvature", "speed"), [((0.0,) * 7, SPEED), ((0.0,) * 9, SPEED), (CURVATURE, (1.0,))]
+)
 def test_a_wrong_length_is_refused(curvature: tuple[float, ...], speed: tuple[float, ...]) -> None:
     with pytest.raises(BrainError, match="are needed"):
         ActionChunk(curvature, speed, 0.0)

@@ -64,7 +64,9 @@ def test_an_empty_instruction_is_refused(prompt_layout: PromptLayout, text: str)
     assert "drive" in caught.value.remedy
 
 
-def test_a_long_instruction_is_refused_with_its_length_instead_of_being_cut(prompt_layout: PromptLayout) -> None:
+def test_a_long_instruction_is_refused_with_its_length_instead_of_being_cut(
+    prompt_layout: PromptLayout,
+) -> None:
     with pytest.raises(InstructionError, match=r"is \d+ tokens long; this base reads 12"):
         prompt_layout.ids(["drive slowly then stop " * 5], [None])
 

@@ -38,7 +38,9 @@ class Car:
     def step(self, steering: float, throttle: float) -> None:
         self.pending.append((steering, throttle))
         steering, throttle = self.pending.pop(0)
-        self.speed = max(0.0, self.speed + (3 * self.calibration.throttle_gain * throttle - 1.2 * self.speed) * DT)
+        self.speed = max(
+            0.0, self.speed + (3 * self.calibration.throttle_gain * throttle - 1.2 * self.speed) * DT
+        )
         bend = self.calibration.curvature(steering)
         self.yaw_rate = bend * self.speed
         self.pose = self.pose.ahead(self.speed * DT, bend)
@@ -85,7 +87,7 @@ def drive(
         if tick % round(every_s / DT) == 0:
             # Pure pursuit back to the road, as the ideal driver's labels do.
             pose, knots, s = car.pose, [], at * 0.01
-            for step in range(61):
+            for _step in range(61):
                 goal = road[min(round((s + 0.6) * 100), len(road) - 1)]
                 dx, dy = goal.x - pose.x, goal.y - pose.y
                 knots.append(2 * math.sin(math.atan2(dy, dx) - pose.heading) / max(math.hypot(dx, dy), 0.2))
@@ -122,7 +124,9 @@ def test_a_path_decided_three_quarters_of_a_second_ago_is_still_followed(road: s
     assert worst < 0.04
 
 
-def test_control_without_odometry_between_decisions_the_same_chunks_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_without_odometry_between_decisions_the_same_chunks_fail(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The test above can fail: lay each old path down where the car is now, instead of where it was."""
     monkeypatch.setattr(Odometry, "at", lambda self, when_s: self.pose)
     worst, _, _ = drive(ROADS["snake"], every_s=0.75, late_s=0.75, settle_s=3.5)
@@ -329,7 +333,10 @@ def test_words_that_only_contain_stop_do_not(text: str) -> None:
 @given(
     st.lists(
         st.tuples(
-            st.one_of(st.none(), st.floats()), st.one_of(st.none(), st.floats()), st.floats(-1.8, 1.8), st.floats(0, 2)
+            st.one_of(st.none(), st.floats()),
+            st.one_of(st.none(), st.floats()),
+            st.floats(-1.8, 1.8),
+            st.floats(0, 2),
         ),
         max_size=20,
     )

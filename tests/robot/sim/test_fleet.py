@@ -41,7 +41,7 @@ def test_a_fleet_of_n_is_n_fleets_of_one(noiseless: World) -> None:
 def test_same_seed_same_noise_and_another_seed_another(noiseless: World) -> None:
     def poses(seed: int) -> np.ndarray:
         fleet = Fleet(TrackSet([1], replace(BASE, disturbance=0.3)), [0, 0], seed=seed)
-        for tick in range(30):
+        for _tick in range(30):
             fleet.step([0.1, 0.1], [0.4, 0.4])
         return np.stack([fleet.x, fleet.y, *fleet.measured()])
 
@@ -113,7 +113,9 @@ def test_the_ideal_path_is_the_one_that_the_expert_then_drives(noiseless: World)
     exact = replace(noiseless, delay_ticks=0)
     fleet = Fleet(TrackSet([3], exact), [0, 0, 0], seed=0)
     fleet.place(
-        index=(0, 150, 300), lateral_m=(0.0, 0.15, -0.15), speed_mps=0.5,
+        index=(0, 150, 300),
+        lateral_m=(0.0, 0.15, -0.15),
+        speed_mps=0.5,
         instruction=["drive slowly", "drive slowly keep left", "drive slowly keep right"],
     )
     knots = (0.4, 0.8, 1.2, 1.6)

@@ -78,8 +78,10 @@ def test_reverse_turns_the_other_way_by_the_same_amount() -> None:
 
 
 def test_gain_halves_the_wheel_angle() -> None:
-    angle = [np.arctan(f.yaw_rate[0] * 0.26 / f.speed[0]) for f in
-             (pushed(SHIFTS["gain"], steering=0.6), pushed(BASE, steering=0.6))]
+    angle = [
+        np.arctan(f.yaw_rate[0] * 0.26 / f.speed[0])
+        for f in (pushed(SHIFTS["gain"], steering=0.6), pushed(BASE, steering=0.6))
+    ]
     assert angle[0] == pytest.approx(angle[1] / 2, rel=1e-3)
 
 

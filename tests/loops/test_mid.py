@@ -1,0 +1,417 @@
+"""Claims about the sidecar: it learns only when it may, names what it left out, and changes nothing unproven."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from continuonbrain.brain_root import BrainRoot, open_brain  # noqa: E402
+from continuonbrain.errors import BrainError  # noqa: E402
+from continuonbrain.loops import learning, mid  # noqa: E402
+from continuonbrain.loops.mid import MidLoop, Status, watch  # noqa: E402
+from continuonbrain.loops.promotion import promote_candidate  # noqa: E402
+from continuonbrain.model.base_identity import base_sha256  # noqa: E402
+from continuonbrain.rlds.reader import list_episodes  # noqa: E402
+from continuonbrain.robot.host import SimulatedHost  # noqa: E402
+from continuonbrain.storage.adapters import AdapterStore, PromotionRefused  # noqa: E402
+from continuonbrain.storage.layout import init_brain_root  # noqa: E402
+from continuonbrain.storage.lock import LockHeldError, ProcessLock  # noqa: E402
+from continuonbrain.trainer.evaluate import Course  # noqa: E402
+from continuonbrain.trainer.verdict import Closed, Evidence, Imitation  # noqa: E402
+
+QUICK = {
+    "min_episodes": 4,
+    "max_steps": 3,
+    "batch_size": 4,
+    "max_wall_time_s": 600,
+    "training.rank": 2,
+    "training.threads": 1,
+}
+Brain = Callable[..., BrainRoot]
+
+
+@pytest.fixture(autouse=True)
+def _torch_threads() -> Iterator[None]:
+    """The sidecar sets them for its own process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def make_brain(root: Path, base: Path, taught: Path, *, episodes: int = 6, **overrides: Any) -> BrainRoot:
+    layout = init_brain_root(root, "sim-donkey", base_model=base)
+    for path in list_episodes(taught)[:episodes]:
+        shutil.copytree(path, layout.episodes_dir / path.name)
+    brain = open_brain(root)
+    return BrainRoot(brain.layout, brain.config.with_overrides(QUICK | overrides))
+
+
+@pytest.fixture
+def brain(tmp_path: Path, untrained_base: Path, taught: Path) -> Brain:
+    """brain(episodes=6, **overrides): a fresh root with taught episodes and an untrained base."""
+    return lambda **changes: make_brain(tmp_path / "brain", untrained_base, taught, **changes)
+
+
+@pytest.fixture
+def proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evidence that passes, bound to the real hashes, without driving anything."""
+    good = Closed(1.0, 0.02, 0.0, 1.0, 1.0, 1.0)
+
+    def gathered(engine: Any, *, candidate: Any, **_rest: Any) -> Evidence:
+        return Evidence(
+            candidate.sha256,
+            engine.base_sha256,
+            "e" * 64,
+            100,
+            Imitation(0.1, 0.1),
+            Imitation(0.2, 0.2),
+            distance=0.1,
+            difference=0.1,
+            closed_candidate=good,
+            closed_current=good,
+            unshifted_candidate=1.0,
+            unshifted_base=1.0,
+        )
+
+    monkeypatch.setattr(learning, "gather_evidence", gathered)
+
+
+def loop(brain: BrainRoot, host: SimulatedHost | None = None) -> MidLoop:
+    return MidLoop(brain, host=host or SimulatedHost())
+
+
+def status_on_disk(brain: BrainRoot) -> dict[str, Any]:
+    status: dict[str, Any] = json.loads(brain.layout.status_path.read_text())
+    return status
+
+
+def nothing_staged(brain: BrainRoot) -> bool:
+    store = AdapterStore(brain.layout)
+    return store.list() == () and store.candidate() is None and store.current() is None
+
+
+def damage_steps(episode: Path) -> None:
+    file = episode / "steps" / "000000.jsonl"
+    file.write_bytes(file.read_bytes()[:-200])
+
+
+def damage_frames(episode: Path) -> None:
+    file = episode / "blobs" / "000000.tfrecord"
+    data = bytearray(file.read_bytes())
+    for i in range(0, len(data), 1000):  # not every frame is read: damage all
+        data[i] ^= 0xFF
+    file.write_bytes(data)
+
+
+# ------------------------------------------------------------------------------ when not to learn
+
+
+def test_fewer_episodes_than_the_config_asks_for_means_waiting(brain: Brain) -> None:
+    root = brain(episodes=3)
+    outcome = loop(root).round()
+    assert outcome.phase == "waiting"
+    assert "3 of 4 episodes" in outcome.detail
+    assert nothing_staged(root)
+    assert status_on_disk(root)["phase"] == "waiting"
+
+
+def test_unfinished_and_self_driven_episodes_do_not_count(brain: Brain) -> None:
+    root = brain(episodes=5)
+    first, second, *_ = list_episodes(root.layout.episodes_dir)
+    for path, change in ((first, ("closed", "open")), (second, ("human_teleop", "autopilot"))):
+        text = (path / "metadata.json").read_text()
+        assert change[0] in text
+        (path / "metadata.json").write_text(text.replace(*change))
+    episodes, _ = loop(root).new_episodes()
+    assert first not in episodes
+    assert second not in episodes
+    assert loop(root).round().phase == "waiting"
+
+
+@pytest.mark.parametrize(
+    ("close", "gate"),
+    [
+        (lambda h: h.set(battery_fraction=0.1), "battery"),
+        (lambda h: h.set(teleop_active=1.0), "teleop"),
+        (lambda h: h.set(cpu_temp_c=90.0), "thermal"),
+        (lambda h: h.set(idle_s=0.0), "idle"),
+        (lambda h: h.fail("cpu_temp_c"), "thermal"),
+    ],
+)
+def test_a_closed_gate_means_no_training_and_says_which(
+    brain: Brain, close: Callable[[SimulatedHost], None], gate: str
+) -> None:
+    root, host = brain(), SimulatedHost()
+    close(host)
+    outcome = loop(root, host).round()
+    assert outcome.phase == "gates"
+    assert f"{gate}: " in outcome.detail
+    assert outcome.gates == status_on_disk(root)["gates"]
+    assert nothing_staged(root)
+
+
+def test_a_second_trainer_on_the_same_root_is_refused_and_changes_no_status(brain: Brain) -> None:
+    root = brain()
+    first = loop(root)
+    first.say(phase="train", detail="the first one at work")
+    with (
+        ProcessLock(root.layout.trainer_lock_path, purpose="train"),
+        pytest.raises(LockHeldError, match="already"),
+    ):
+        loop(root).round()
+    assert status_on_disk(root)["detail"] == "the first one at work"
+    assert nothing_staged(root)
+
+
+# ----------------------------------------------------------------------------------- a whole round
+
+
+@pytest.fixture(scope="module")
+def refused(
+    tmp_path_factory: pytest.TempPathFactory, untrained_base: Path, taught: Path
+) -> tuple[BrainRoot, Any, list[Status]]:
+    """One real round, rollouts and all, on an untrained base, with two damaged episodes among six.
+
+    An untrained base drives so badly that three steps do no harm; what refuses is the distance to the driver.
+    """
+    root = make_brain(
+        tmp_path_factory.mktemp("round") / "brain",
+        untrained_base,
+        taught,
+        **{"promotion.avg_action_delta_threshold": 0.001},
+    )
+    episodes = list_episodes(root.layout.episodes_dir)
+    damage_steps(episodes[1])
+    damage_frames(episodes[4])
+    seen: list[Status] = []
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        # One thread: on a shared core a second one only spins.
+        patch.setattr(learning.os, "cpu_count", lambda: 1)
+        patch.setattr(learning, "Course", lambda world: Course(world, (40_000,), (40_100,), (40_200,)))
+        outcome = MidLoop(
+            root, host=SimulatedHost(), on_status=lambda s: seen.append(replace(s, losses=list(s.losses)))
+        ).round()
+    torch.set_num_threads(threads)
+    return root, outcome, seen
+
+
+Refused = tuple[BrainRoot, Any, list[Status]]
+
+
+def test_a_candidate_far_from_the_driver_is_refused_and_nothing_drives_differently(refused: Refused) -> None:
+    root, outcome, _ = refused
+    store = AdapterStore(root.layout)
+    assert outcome.phase == "refused"
+    assert outcome.detail == outcome.verdict["reason"]
+    assert "action_distance: " in outcome.detail or "held_out_steps" in outcome.detail
+    assert store.current() is None
+    candidate = store.candidate()
+    assert candidate is not None
+    assert candidate.version_id == outcome.version_id
+    with pytest.raises(PromotionRefused, match="did not pass"):
+        promote_candidate(root)
+
+
+def test_the_verdict_is_bound_to_the_bytes_that_were_judged(refused: Refused) -> None:
+    root, outcome, _ = refused
+    candidate = AdapterStore(root.layout).get(outcome.version_id)
+    verdict = candidate.verdict()
+    assert verdict == outcome.verdict
+    assert verdict is not None
+    assert verdict["candidate_sha256"] == candidate.compute_sha256()
+    assert verdict["base_sha256"] == base_sha256(root.layout.base_model_dir)
+    assert len(verdict["evaluation_sha256"]) == 64
+    assert verdict["evidence"]["closed_candidate"] is not None
+
+
+def test_damaged_episodes_are_named_and_the_others_are_learned_from(refused: Refused) -> None:
+    root, outcome, _ = refused
+    card = AdapterStore(root.layout).get(outcome.version_id).card()
+    assert card is not None
+    names = [p.name for p in list_episodes(root.layout.episodes_dir)]
+    assert len(card["left_out"]) == 2
+    assert any(names[1] in said for said in card["left_out"])
+    assert any(names[4] in said for said in card["left_out"])
+    assert sorted(card["episodes"] + card["held_out"]) == sorted(set(names) - {names[1], names[4]})
+    assert not set(card["episodes"]) & set(card["held_out"])
+    assert card["base_sha256"] == base_sha256(root.layout.base_model_dir)
+
+
+def test_every_phase_was_told_and_every_loss_is_in_the_log(refused: Refused) -> None:
+    root, outcome, seen = refused
+    order = list(dict.fromkeys(s.phase for s in seen))
+    assert [p for p in order if p in ("read", "cache", "train", "judge", "judged", "refused")] == [
+        "read",
+        "cache",
+        "train",
+        "judge",
+        "judged",
+        "refused",
+    ]
+    lines = (root.layout.log_dir / f"{outcome.version_id}.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+    assert np.isfinite([json.loads(line)["loss"] for line in lines]).all()
+    assert outcome.training["steps"] == 3
+    on_disk = status_on_disk(root)
+    assert on_disk["phase"] == "refused"
+    assert on_disk["candidate"] == outcome.version_id
+
+
+def test_the_same_episodes_are_not_learned_from_twice(refused: Refused) -> None:
+    root, _, _ = refused
+    outcome = loop(root).round()
+    assert outcome.phase == "waiting"
+    assert "nothing new" in outcome.detail
+
+
+# ---------------------------------------------------------------------------------------- promotion
+
+
+def test_a_held_candidate_drives_only_after_it_is_promoted(brain: Brain, proven: None) -> None:
+    root = brain()
+    outcome = loop(root).round(hold=True)
+    store = AdapterStore(root.layout)
+    assert outcome.phase == "judged"
+    assert store.current() is None
+    promotion = promote_candidate(root)
+    current = store.current()
+    assert current is not None
+    assert current.version_id == promotion.version_id == outcome.version_id
+    assert promotion.sha256 == current.compute_sha256()
+    assert not promotion.noticed
+    assert promotion.detail.endswith("no brain is running")
+
+
+def test_without_hold_a_proven_candidate_is_promoted_and_the_next_one_is_judged_against_it(
+    brain: Brain, proven: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = brain()
+    first = loop(root).round()
+    assert first.phase == "promoted"
+    rivals = []
+    gathered = learning.gather_evidence
+
+    def remember(engine: Any, *, current: Any, **rest: Any) -> Evidence:
+        rivals.append(current.sha256)
+        return gathered(engine, current=current, **rest)
+
+    monkeypatch.setattr(learning, "gather_evidence", remember)
+    sha256 = AdapterStore(root.layout).get(first.version_id).compute_sha256()
+    assert loop(root).round(again=True).phase == "promoted"
+    assert rivals == [sha256]
+
+
+def test_bytes_that_changed_after_the_verdict_are_not_promoted(brain: Brain, proven: None) -> None:
+    root = brain()
+    outcome = loop(root).round(hold=True)
+    weights = AdapterStore(root.layout).get(outcome.version_id).path / "calibration.json"
+    weights.write_bytes(weights.read_bytes().replace(b"0.1", b"0.2"))
+    with pytest.raises(PromotionRefused, match="changed after staging"):
+        promote_candidate(root)
+    assert AdapterStore(root.layout).current() is None
+
+
+def test_promoting_without_a_candidate_says_what_to_do(brain: Brain) -> None:
+    with pytest.raises(BrainError, match="no candidate") as caught:
+        promote_candidate(brain())
+    assert "train" in caught.value.remedy
+
+
+# ----------------------------------------------------------------------------------------- failures
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), BrainError("no"), MemoryError()])
+def test_whatever_interrupts_a_round_frees_the_lock_and_says_failed(
+    brain: Brain, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    root = brain()
+
+    def interrupted(*_args: Any, **_kwargs: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(learning, "train_adapter", interrupted)
+    with pytest.raises(type(error)):
+        loop(root).round()
+    assert status_on_disk(root)["phase"] == "failed"
+    assert type(error).__name__ in status_on_disk(root)["detail"]
+    assert nothing_staged(root)
+    with ProcessLock(root.layout.trainer_lock_path, purpose="look"):
+        pass
+
+
+def test_an_unknown_shift_is_an_error_before_anything_is_trained(
+    brain: Brain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = brain(**{"robot.shift": "snow"})
+    monkeypatch.setattr(learning, "train_adapter", lambda *a, **k: pytest.fail("it trained"))
+    with pytest.raises(BrainError, match="unknown shift 'snow'"):
+        loop(root).round()
+
+
+def test_only_damaged_episodes_are_an_error_that_counts_them(brain: Brain) -> None:
+    root = brain(episodes=4)
+    for path in list_episodes(root.layout.episodes_dir):
+        damage_steps(path)
+    with pytest.raises(BrainError, match=r"none of 4 episodes .* 4 are damaged"):
+        loop(root).round()
+    assert nothing_staged(root)
+
+
+def test_a_job_without_time_for_a_step_stages_nothing(brain: Brain) -> None:
+    root = brain(max_wall_time_s=1e-6)
+    with pytest.raises(BrainError, match="before its first step") as caught:
+        loop(root).round()
+    assert "max_wall_time_s" in caught.value.remedy
+    assert nothing_staged(root)
+
+
+def test_training_waits_while_a_gate_is_closed_and_tells_how_long(brain: Brain) -> None:
+    host = SimulatedHost()
+    trainer = loop(brain(), host)
+    host.set(teleop_active=1.0)
+    threading.Timer(0.3, lambda: host.set(teleop_active=0.0)).start()
+    started = time.monotonic()
+    waited = trainer.wait_until_allowed()
+    assert 0.2 < waited <= time.monotonic() - started
+    assert trainer.wait_until_allowed() == 0.0
+
+
+def test_watching_outlives_errors_and_backs_off(brain: Brain, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = loop(brain())
+    rounds: list[float] = []
+    stop = False
+
+    def failing(**_: Any) -> Any:
+        nonlocal stop
+        rounds.append(time.monotonic())
+        stop = len(rounds) == 3
+        raise BrainError("not today")
+
+    monkeypatch.setattr(trainer, "round", failing)
+    watch(trainer, every_s=0.1, should_stop=lambda: stop)
+    assert len(rounds) == 3
+    assert rounds[2] - rounds[1] > rounds[1] - rounds[0]
+
+
+def test_a_waiting_sidecar_holds_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, continuonbrain.loops.mid; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+    assert mid.__doc__ is not None

@@ -1,0 +1,232 @@
+"""Claims about the training job: it learns, it is repeatable, it stays inside its bounds, it ends well."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from safetensors.torch import load as load_tensors  # noqa: E402
+
+from continuonbrain.policy.prompt import PromptLayout  # noqa: E402
+from continuonbrain.trainer import job  # noqa: E402
+from continuonbrain.trainer.dataset import Samples  # noqa: E402
+from continuonbrain.trainer.job import JobResult, JobSettings, Progress, train_adapter  # noqa: E402
+from continuonbrain.trainer.objective import action_loss, query_weights, soft_targets  # noqa: E402
+
+if TYPE_CHECKING:
+    from continuonbrain.model.driving import DrivingModel
+
+BASE_SHA256 = "ba5e" * 16
+QUICK = JobSettings(rank=2, alpha=4.0, batch_size=8, max_steps=6, max_wall_time_s=1e9)
+Train = Callable[..., JobResult]
+
+
+@pytest.fixture
+def train(
+    untrained_model: Callable[..., DrivingModel], prompt_layout: PromptLayout, recorded: Samples
+) -> Train:
+    """train(**settings) on 48 recorded samples and a fresh random base."""
+    samples = recorded.select(np.arange(0, 96, 2))
+
+    def run(
+        *,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+        wait_until_allowed: Callable[[], float] = lambda: 0.0,
+        model: DrivingModel | None = None,
+        **settings: Any,
+    ) -> JobResult:
+        return train_adapter(
+            model or untrained_model(),
+            prompt_layout,
+            samples,
+            replace(QUICK, **settings),
+            base_sha256=BASE_SHA256,
+            on_progress=on_progress,
+            wait_until_allowed=wait_until_allowed,
+        )
+
+    return run
+
+
+class Clock:
+    """Time that passes only when a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(job, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def passes(self, seconds: float) -> float:
+        self.now += seconds
+        return seconds
+
+
+def all_finite(result: JobResult) -> bool:
+    tensors = load_tensors(result.files["adapter_model.safetensors"])
+    return bool(tensors) and all(bool(torch.isfinite(t).all()) for t in tensors.values())
+
+
+def test_the_loss_falls_on_a_random_base(train: Train) -> None:
+    result = train(max_steps=40, batch_size=16, learning_rate=1e-2, rank=8, alpha=16.0)
+    assert result.ended == "steps"
+    assert result.steps == len(result.losses) == 40
+    assert np.mean(result.losses[-5:]) < 0.9 * np.mean(result.losses[:5])
+    assert all_finite(result)
+    assert result.trainable_parameters > 0
+    assert result.peak_rss_mib > 0
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(train: Train) -> None:
+    first, again, other = train(seed=3), train(seed=3), train(seed=4)
+    assert first.files == again.files
+    assert first.losses == again.losses
+    assert first.files["adapter_model.safetensors"] != other.files["adapter_model.safetensors"]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9, 10, 11])
+def test_any_number_of_steps_runs_to_its_end(train: Train, steps: int) -> None:
+    """Ten used to divide by zero: a warm-up of exactly one step."""
+    result = train(max_steps=steps, batch_size=1)
+    assert (result.steps, result.ended) == (steps, "steps")
+
+
+def test_the_base_is_not_touched(train: Train, untrained_model: Callable[..., DrivingModel]) -> None:
+    model, clean = untrained_model(), untrained_model()
+    train(model=model)
+    model.language_model = model.language_model.unload()
+    for (name, a), (other, b) in zip(model.named_parameters(), clean.named_parameters(), strict=True):
+        assert name == other
+        assert torch.equal(a, b), name
+
+
+def test_progress_tells_of_caching_then_of_every_step(train: Train) -> None:
+    seen: list[Progress] = []
+    result = train(on_progress=seen.append)
+    phases = [p.phase for p in seen]
+    assert phases == sorted(phases)  # "cache" before "train"
+    cached = [p for p in seen if p.phase == "cache"]
+    assert cached[-1].step == cached[-1].steps == result.samples
+    assert [(p.step, p.loss) for p in seen if p.phase == "train"] == list(enumerate(result.losses, 1))
+
+
+def test_the_job_ends_when_its_time_is_up(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    result = train(
+        max_steps=100,
+        max_wall_time_s=5.0,
+        on_progress=lambda p: clock.passes(1.0 if p.phase == "train" else 0.0) and None,
+    )
+    assert result.ended == "wall time"
+    assert result.steps == 6  # the one that was running when the time ended is finished
+    assert all_finite(result)
+
+
+def test_time_that_ends_while_caching_ends_the_job_there(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    result = train(max_wall_time_s=5.0, on_progress=lambda p: clock.passes(6.0) and None)
+    assert (result.ended, result.steps, result.losses, result.files) == ("wall time", 0, [], {})
+
+
+def test_a_pause_at_a_closed_gate_costs_neither_steps_nor_learning_rate(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    calls = []
+
+    def closed_for_an_hour() -> float:
+        calls.append(clock.now)
+        return clock.passes(3600.0)
+
+    paused = train(max_wall_time_s=5.0, wait_until_allowed=closed_for_an_hour)
+    assert paused.ended == "steps"
+    assert len(calls) >= paused.steps + 1  # before every step, and while caching
+    straight = train(max_wall_time_s=5.0)
+    assert paused.files == straight.files
+
+
+def test_a_pause_that_raises_ends_the_job_with_nothing(train: Train) -> None:
+    def stop() -> float:
+        raise SystemExit(0)
+
+    with pytest.raises(SystemExit):
+        train(wait_until_allowed=stop)
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, at_step: int, how: Callable[[Any, Any], Any]) -> None:
+    calls = 0
+
+    def spoiled(logits: Any, targets: Any, weights: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        loss = action_loss(logits, targets, weights)
+        return how(loss, logits) if calls > at_step else loss
+
+    monkeypatch.setattr(job, "action_loss", spoiled)
+
+
+def test_a_loss_that_is_not_finite_ends_with_the_last_good_adapter(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, 3, lambda loss, _logits: loss * math.nan)
+    result = train()
+    assert result.ended == "loss not finite"
+    assert result.steps == 3
+    assert all_finite(result)
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_adapter(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The square root of zero has a finite value and an infinite slope.
+    spoil(monkeypatch, 5, lambda loss, logits: loss + (logits * 0).sum().sqrt())
+    result = train()
+    assert result.ended == "gradient not finite"
+    assert result.steps == 5
+    assert all_finite(result)
+    assert all(math.isfinite(x) for x in result.losses)
+
+
+def test_knots_without_weight_teach_nothing(prompt_layout: PromptLayout, recorded: Samples) -> None:
+    samples = recorded.select(np.arange(4))
+    logits = torch.randn(4, 10, prompt_layout.vocabulary, requires_grad=True)
+    weights = torch.from_numpy(samples.weights) * query_weights()
+    weights[:, 7] = 0.0
+    targets = soft_targets(prompt_layout, samples.curvature, samples.speed_ahead)
+    assert torch.allclose(targets.sum(-1), torch.ones(4, 10))
+    action_loss(logits, targets, weights).backward()
+    assert logits.grad is not None
+    assert not logits.grad[:, 7].any()
+    assert logits.grad[:, 1].any()
+
+
+def test_a_perfect_answer_has_the_least_loss(prompt_layout: PromptLayout, recorded: Samples) -> None:
+    samples = recorded.select(np.arange(4))
+    targets = soft_targets(prompt_layout, samples.curvature, samples.speed_ahead)
+    right = torch.log(targets + 1e-9)
+    wrong = torch.log(soft_targets(prompt_layout, samples.curvature + 0.5, samples.speed_ahead) + 1e-9)
+    assert action_loss(right, targets, query_weights()) < action_loss(wrong, targets, query_weights())
+
+
+def test_replay_is_part_of_what_is_trained_on_and_keeps_the_job_repeatable(
+    untrained_model: Callable[..., DrivingModel], prompt_layout: PromptLayout, recorded: Samples
+) -> None:
+    lessons, known = recorded.select(np.arange(32)), recorded.select(np.arange(64, 96))
+
+    def run(replay: Samples | None, share: float = 0.34) -> JobResult:
+        settings = replace(QUICK, replay_share=share)
+        return train_adapter(
+            untrained_model(), prompt_layout, lessons, settings, base_sha256=BASE_SHA256, replay=replay
+        )
+
+    assert run(known).files == run(known).files
+    assert run(known).files != run(None).files
+    assert run(known, share=0.0).files == run(None).files
