@@ -23,11 +23,17 @@ def demo(
     shift: Annotated[str, typer.Option("--shift", help=f"What changed: {', '.join(STORIES)}.")] = "tape",
     seed: Annotated[int, typer.Option("--seed", min=0, max=9, help="Other tracks, other lessons.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="A third of the tracks.")] = False,
+    decision_time: Annotated[
+        float, typer.Option("--decision-time", min=0.0, max=2.0, help="Seconds imposed on every decision.")
+    ] = 0.0,
     out: Annotated[Path, typer.Option("--out", help="Folder for report.json and demo.png.")] = Path("demo"),
     as_json: JsonOption = False,
 ) -> None:
     """Drive badly, teach, train on the device, prove, promote live, drive well."""
-    settings = DemoSettings.quick(shift, seed) if quick else DemoSettings(shift, seed)
+    if quick:
+        settings = DemoSettings.quick(shift, seed, decision_time)
+    else:
+        settings = DemoSettings(shift, seed, decision_time_s=decision_time)
     if as_json:
         typer.echo(json.dumps(Demo(settings, out, Narrator()).play()))
         return

@@ -47,7 +47,8 @@ DECISION_TIME_S = 0.75
 
 @dataclass(frozen=True, slots=True)
 class DemoSettings:
-    """tracks: held-out tracks; follow_tracks: of these, each instruction is tried on so many; episodes: lessons."""
+    """tracks: held-out tracks; follow_tracks: each instruction is tried on so many; episodes: lessons;
+    decision_time_s: imposed on every decision of the whole story (0: as fast as this machine)."""
 
     shift: str = "tape"
     seed: int = 0
@@ -55,11 +56,12 @@ class DemoSettings:
     follow_tracks: int = 4
     episodes: int = 16
     live_s: float = 6.0
+    decision_time_s: float = 0.0
 
     @classmethod
-    def quick(cls, shift: str, seed: int) -> DemoSettings:
-        """Half the tracks: for a first look and for tests."""
-        return cls(shift, seed, tracks=4, follow_tracks=1, live_s=4.0)
+    def quick(cls, shift: str, seed: int, decision_time_s: float = 0.0) -> DemoSettings:
+        """A third of the tracks: for a first look and for tests."""
+        return cls(shift, seed, tracks=4, follow_tracks=1, live_s=4.0, decision_time_s=decision_time_s)
 
     @property
     def lap_seeds(self) -> list[int]:
@@ -238,6 +240,7 @@ class Demo:
         (root / _MARKER).write_text("made by `continuonbrain demo`; the next demo deletes this folder\n")
         config = json.loads(layout.config_path.read_text())
         config["robot"]["shift"] = self.settings.shift
+        config["robot"]["decision_time_s"] = self.settings.decision_time_s
         config["training"]["seed"] = self.settings.seed
         write_json_durably(layout.config_path, config)
         return open_brain(root)
@@ -254,6 +257,7 @@ class Demo:
             self.settings.lap_seeds,
             calibration=calibration,
             limits=limits,
+            decision_time_s=self.settings.decision_time_s,
             on_tick=self._ticks(f"{self.settings.tracks} held-out tracks, one lap each"),
         )
         follow = follow_score(
@@ -262,6 +266,7 @@ class Demo:
             self.settings.follow_seeds,
             calibration=calibration,
             limits=limits,
+            decision_time_s=self.settings.decision_time_s,
             on_tick=self._ticks(f"{len(NAMES)} instructions on {self.settings.follow_tracks} tracks"),
         )
         self.pictures[key] = lap.trajectory
@@ -300,6 +305,7 @@ class Demo:
             [s + 700 for s in self.settings.lap_seeds],
             calibration=Calibration(),
             limits=limits,
+            decision_time_s=self.settings.decision_time_s,
             on_tick=self._ticks(f"unshifted tracks ({who})"),
         )
         return round(score.completion, 4)

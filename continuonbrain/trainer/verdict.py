@@ -3,6 +3,7 @@
 - No held-out evidence, no pass (unless the owner allows promotion without evaluation, off by default).
 - The candidate must answer differently from the base: an adapter that does nothing is a broken one.
 - A number that is not finite, anywhere in the evidence, means that the measurement broke: no pass.
+- It must be a gain: closer to the driver on held-out steps, or further round the track, than what drives now.
 - It must not imitate the driver worse than what drives now, and not be far from the driver's actions.
 - Where there is a simulator: it must not drive worse than what drives now, must obey "stop", must not make the
   guard work more, and must not have forgotten the roads that the base knew.
@@ -73,6 +74,7 @@ class Rules:
 
     avg_action_delta_threshold: float = 0.25
     max_completion_loss: float = 0.0
+    min_gain: float = 0.02
     max_following_loss: float = 0.1
     max_forgetting: float = 0.02
     min_stop_obeyed: float = 1.0
@@ -146,6 +148,16 @@ def _at_least(name: str, value: float | None, threshold: float, meaning: str) ->
     return Check(name, value, threshold, passed, meaning)
 
 
+def _gain(e: Evidence) -> float | None:
+    """The larger of: share of the held-out steering error that is gone, completion that is won."""
+    gains = []
+    if e.candidate is not None and e.current is not None and e.current.steering > 0:
+        gains.append(1 - e.candidate.steering / e.current.steering)
+    if e.closed_candidate is not None and e.closed_current is not None:
+        gains.append(e.closed_candidate.completion - e.closed_current.completion)
+    return max(gains) if gains else None
+
+
 def judge(evidence: Evidence, rules: Rules) -> Verdict:
     """Apply the rules to the evidence."""
     checks = [
@@ -182,6 +194,12 @@ def judge(evidence: Evidence, rules: Rules) -> Verdict:
                 e.distance,
                 rules.avg_action_delta_threshold,
                 "close to the driver's actions",
+            )
+        )
+    if e.held_out_steps > 0 or closed is not None:
+        checks.append(
+            _at_least(
+                "gain", _gain(e), rules.min_gain, "better than what drives now: held-out error or completion"
             )
         )
     if closed is None and e.closed_current is not None:
