@@ -6,7 +6,6 @@ Kept apart from `mid.py` so that a sidecar that only waits does not hold torch i
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -129,6 +128,9 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         max_steps=config.max_steps,
         max_wall_time_s=config.max_wall_time_s,
         seed=config.training.seed,
+        # Without motion sensors the servo's trim is in the labels, and a mirror would turn it around: on the real
+        # donkeycar recording the held-out steering error is .16 without mirrored lessons and .29 with them.
+        mirror=all(d.measured for d in drives),
     )
     losses: list[float] = []
 
@@ -224,7 +226,6 @@ def judge_candidate(
 ) -> dict[str, Any]:
     """Measure the candidate's bytes, apply the rules, attach `verdict.json`; returns it."""
     config = mid.config
-    torch.set_num_threads(max(config.training.threads, min(2, os.cpu_count() or 1)))
     mid.say(phase="judge", candidate=staged.version_id, step=0, steps=0, detail="judging the candidate")
     current = mid.store.current()
 
