@@ -125,14 +125,10 @@ class Teller(Narrator):
         )
         table.add_row("instructions obeyed", f"{before['following']:.0%}", f"{after['following']:.0%}")
         table.add_row("stop obeyed", f"{before['stop']:.0%}", f"{after['stop']:.0%}")
-        table.add_row(
-            f"completion at {report['pi_decision_time_s']} s a decision",
-            "",
-            f"{after['completion_at_pi_speed']:.0%}",
-        )
-        table.add_row(
-            "unshifted tracks", f"{report['unshifted']['before']:.0%}", f"{report['unshifted']['after']:.0%}"
-        )
+        roads, slow = report["unshifted"], f"at {report['pi_decision_time_s']} s a decision"
+        table.add_row(f"  completion {slow}", "", f"{after['completion_at_pi_speed']:.0%}")
+        table.add_row("completion, unshifted tracks", f"{roads['before']:.0%}", f"{roads['after']:.0%}")
+        table.add_row(f"  completion {slow}", f"{roads['before_at_pi_speed']:.0%}", "")
         self._console.print(table)
         training = report["training"]
         self._console.print(

@@ -33,7 +33,7 @@ from continuonbrain.model.base_identity import tiny_base_folder
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.robot.host import HOST_FILE_NAME, FileHost, SimulatedHost
 from continuonbrain.robot.sim.instructions import NAMES
-from continuonbrain.robot.sim.shifts import BASE, SHIFTS
+from continuonbrain.robot.sim.shifts import BASE, SHIFTS, World
 from continuonbrain.safety.guards import Limits
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.durable import write_json_durably
@@ -48,20 +48,24 @@ DECISION_TIME_S = 0.75
 @dataclass(frozen=True, slots=True)
 class DemoSettings:
     """tracks: held-out tracks; follow_tracks: each instruction is tried on so many; episodes: lessons;
-    decision_time_s: imposed on every decision of the whole story (0: as fast as this machine)."""
+    max_steps: of training; decision_time_s: imposed on every decision of the whole story (0: as fast as this
+    machine)."""
 
     shift: str = "tape"
     seed: int = 0
     tracks: int = 12
     follow_tracks: int = 4
-    episodes: int = 16
+    episodes: int = 20
     live_s: float = 6.0
+    max_steps: int = 300
     decision_time_s: float = 0.0
 
     @classmethod
     def quick(cls, shift: str, seed: int, decision_time_s: float = 0.0) -> DemoSettings:
-        """A third of the tracks: for a first look and for tests."""
-        return cls(shift, seed, tracks=4, follow_tracks=1, live_s=4.0, decision_time_s=decision_time_s)
+        """A third of the tracks and fewer steps: for a first look and for tests."""
+        return cls(
+            shift, seed, tracks=4, follow_tracks=1, live_s=4.0, max_steps=200, decision_time_s=decision_time_s
+        )
 
     @property
     def lap_seeds(self) -> list[int]:
@@ -147,6 +151,7 @@ class Demo:
         tell.act(1, f"Before: {STORIES[s.shift]}")
         before = self._score(engine, Calibration(), limits, "before")
         unshifted_before = self._unshifted(engine, limits, "base")
+        unshifted_late = self._late(engine, BASE, Calibration(), limits)
         tell.say(
             f"The base completes {before['completion']:.0%} of a lap on average and obeys "
             f"{before['following']:.0%} of the instructions. On the roads it was made for: {unshifted_before:.0%}."
@@ -191,7 +196,7 @@ class Demo:
             engine.use_adapter(current.path, sha256=current.compute_sha256())
             calibration = Calibration.from_file(current.path / "calibration.json")
         after = self._score(engine, calibration, limits, "after")
-        after["completion_at_pi_speed"] = self._late(engine, calibration, limits)
+        after["completion_at_pi_speed"] = self._late(engine, self.world, calibration, limits)
         unshifted_after = self._unshifted(engine, limits, "adapter")
 
         training = outcome.get("training", {})
@@ -201,7 +206,11 @@ class Demo:
             "before": before,
             "after": after,
             "forgetting": round(max(0.0, unshifted_before - unshifted_after), 4),
-            "unshifted": {"before": unshifted_before, "after": unshifted_after},
+            "unshifted": {
+                "before": unshifted_before,
+                "before_at_pi_speed": unshifted_late,
+                "after": unshifted_after,
+            },
             "training": training,
             "calibration": asdict(calibration),
             "gates": opened.as_dict(),
@@ -241,6 +250,7 @@ class Demo:
         config = json.loads(layout.config_path.read_text())
         config["robot"]["shift"] = self.settings.shift
         config["robot"]["decision_time_s"] = self.settings.decision_time_s
+        config["max_steps"] = self.settings.max_steps
         config["training"]["seed"] = self.settings.seed
         write_json_durably(layout.config_path, config)
         return open_brain(root)
@@ -282,17 +292,19 @@ class Demo:
             "following_by_instruction": follow.by_instruction,
         }
 
-    def _late(self, engine: Any, calibration: Calibration, limits: Limits) -> float:
+    def _late(self, engine: Any, world: World, calibration: Calibration, limits: Limits) -> float:
         from continuonbrain.trainer.score import drive_score
 
         score = drive_score(
             engine,
-            self.world,
+            world,
             self.settings.lap_seeds,
             calibration=calibration,
             limits=limits,
             decision_time_s=DECISION_TIME_S,
-            on_tick=self._ticks(f"the same with {DECISION_TIME_S} s a decision"),
+            on_tick=self._ticks(
+                f"{'unshifted tracks' if world is BASE else 'the same'}, {DECISION_TIME_S} s a decision"
+            ),
         )
         return round(score.completion, 4)
 
