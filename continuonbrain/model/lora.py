@@ -19,22 +19,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from continuonbrain.config import LORA_TARGETS, LORA_TARGETS_NOT_IN_SHARED_LAYERS
 from continuonbrain.errors import BrainError
 from continuonbrain.model.driving import DrivingModel
 from continuonbrain.model.suffix import first_shared_layer
 
-SHARED_LAYER_TARGETS = (
-    "q_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-    "per_layer_input_gate",
-    "per_layer_projection",
-    "linear_left",
-    "linear_right",
-    "modality_router",
-)
+SHARED_LAYER_TARGETS = LORA_TARGETS
 """Modules that exist in a KV-shared layer and get a gradient there. k_proj and v_proj do not exist there."""
 
 _BASE_PREFIX = "continuonbrain:"
@@ -48,7 +38,8 @@ class LoraError(BrainError):
 def lora_targets(wanted: Sequence[str]) -> list[str]:
     """The targets of a config that exist in shared layers. k_proj and v_proj (in the ecosystem's default) are
     left out; any other unknown name raises `LoraError` with the list of valid ones."""
-    unknown = [t for t in wanted if t not in SHARED_LAYER_TARGETS and t not in ("k_proj", "v_proj")]
+    known = (*SHARED_LAYER_TARGETS, *LORA_TARGETS_NOT_IN_SHARED_LAYERS)
+    unknown = [t for t in wanted if t not in known]
     valid = [t for t in wanted if t in SHARED_LAYER_TARGETS]
     if unknown or not valid:
         raise LoraError(

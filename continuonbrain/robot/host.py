@@ -15,10 +15,8 @@ after a reboot that clock starts again and an old file could look fresh.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -27,6 +25,7 @@ from pathlib import Path
 from typing import Protocol
 
 from continuonbrain.errors import BrainError
+from continuonbrain.storage.durable import replace_file
 
 HOST_FILE_NAME = "host.json"
 """Name of the file in the brain's `run` folder through which the control process tells what it knows."""
@@ -382,16 +381,12 @@ def _read_boot_id() -> str:
 
 
 def _replace_file(path: Path, data: bytes) -> None:
-    """Atomic but on purpose not durable: a reading is worthless after a power cut, and a fsync every
-    second would wear out an SD card. A torn file reads as missing sensors, which close the gates."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    """Not durable on purpose: a reading is worthless after a power cut. A torn file reads as missing sensors,
+    which close the gates."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        replace_file(path, data)
     except OSError as error:
-        with contextlib.suppress(OSError):  # the folder itself may be what is wrong
-            temporary.unlink()
         raise BrainError(
             f"{path}: host readings cannot be written: {error.strerror or error}",
             remedy=f"make {path.parent} writable for this user",

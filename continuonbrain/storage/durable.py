@@ -16,6 +16,7 @@ import json
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -42,12 +43,13 @@ def replace_file(path: Path, data: bytes) -> None:
 
     Raises OSError; the old file is then still there.
     """
-    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    staging = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         staging.write_bytes(data)
         os.replace(staging, path)
     except OSError:
-        staging.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder itself may be what is wrong
+            staging.unlink()
         raise
 
 

@@ -18,7 +18,6 @@ from continuonbrain.errors import BrainError
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.layout import BrainLayout
 
-
 # Two and a half minutes on two idle cores; a busy machine must not turn that into a failure.
 pytestmark = pytest.mark.timeout(1200)
 
