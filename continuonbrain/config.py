@@ -41,6 +41,8 @@ LORA_TARGETS: tuple[str, ...] = (
 LORA_TARGETS_NOT_IN_SHARED_LAYERS: tuple[str, ...] = ("k_proj", "v_proj")
 """Accepted because the ecosystem's configs name them; the trainer says that shared layers lack them."""
 
+_MAX_INTEGER = 2**63
+
 
 class ConfigError(BrainError):
     """A setting is missing, misspelt, of the wrong kind or out of range.
@@ -332,6 +334,12 @@ def parse_config(raw: bytes, *, source: str) -> BrainConfig:
         ) from error
     except RecursionError as error:
         raise ConfigError(source=source, problem="is nested too deeply") from error
+    except ValueError as error:  # Python's limit on the digits of an integer
+        raise ConfigError(
+            source=source,
+            problem=f"holds a number that is too long: {error}",
+            remedy="write a shorter number",
+        ) from error
     return validate_config(data, source=source)
 
 
@@ -339,12 +347,12 @@ def validate_config(data: object, *, source: str) -> BrainConfig:
     """Check already parsed settings. Raises ConfigError for the first fault found."""
     if not isinstance(data, dict):
         raise ConfigError(source=source, problem=f"must be a JSON object, not {type(data).__name__}")
-    for key, value in _non_finite_numbers(data):
+    for key, value in _unusable_numbers(data):
         raise ConfigError(
             source=source,
             key=key,
             value=value,
-            problem="is not a finite number",
+            problem="is not a finite number" if isinstance(value, float) else "is beyond 64 bits",
             remedy="give a plain number",
         )
     try:
@@ -412,15 +420,17 @@ def _all_settings(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from _all_settings(field.annotation, f"{prefix}{name}.")
 
 
-def _non_finite_numbers(data: object, prefix: str = "") -> Iterator[tuple[str, float]]:
-    if isinstance(data, float) and not math.isfinite(data):
+def _unusable_numbers(data: object, prefix: str = "") -> Iterator[tuple[str, float | int]]:
+    unusable_float = isinstance(data, float) and not math.isfinite(data)
+    if unusable_float or (isinstance(data, int) and abs(data) > _MAX_INTEGER):
+        assert isinstance(data, float | int)
         yield prefix, data
     elif isinstance(data, dict):
         for key, value in data.items():
-            yield from _non_finite_numbers(value, f"{prefix}.{key}" if prefix else str(key))
+            yield from _unusable_numbers(value, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(data, list | tuple):
         for index, value in enumerate(data):
-            yield from _non_finite_numbers(value, f"{prefix}.{index}")
+            yield from _unusable_numbers(value, f"{prefix}.{index}")
 
 
 def _did_you_mean(name: str, known: tuple[str, ...]) -> str:
@@ -433,5 +443,8 @@ def _lower_first(text: str) -> str:
 
 
 def _shorten(value: object, limit: int = 80) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python's limit on the digits of an integer
+        text = "a number of thousands of digits"
     return text if len(text) <= limit else text[: limit - 3] + "..."

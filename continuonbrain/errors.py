@@ -5,6 +5,10 @@ is raised is a defect in this project, and keeps its traceback. Each room derive
 where they are raised.
 """
 
+from __future__ import annotations
+
+import errno
+
 
 class BrainError(Exception):
     """Something outside this program's code is wrong, and a person can put it right.
@@ -21,3 +25,24 @@ class BrainError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.remedy})" if self.remedy else self.message
+
+
+def told_from(error: OSError) -> BrainError | None:
+    """The last net for what the operating system refused: the file and a remedy, or None for a defect of ours.
+
+    A full disk is told without a file too, because a write knows none.
+    """
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if error.filename is None and not full:
+        return None
+    name = error.filename.decode(errors="replace") if isinstance(error.filename, bytes) else error.filename
+    where = "" if name is None else f"{name}: "
+    if full:
+        remedy = "free some space on that disk, or raise the quota"
+    elif error.errno == errno.EROFS:
+        remedy = "it is on a read-only file system: mount it writable, or use another folder"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        remedy = "make it readable and writable for this user"
+    else:
+        remedy = "check that path and its disk"
+    return BrainError(f"{where}{error.strerror or error}", remedy=remedy)

@@ -156,6 +156,15 @@ def test_a_key_given_twice_is_refused() -> None:
         parse_config(b'{"batch_size": 8, "batch_size": 9}', source="c")
 
 
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_a_number_of_thousands_of_digits_is_refused_like_any_other(tmp_path: Path, digits: int) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(b'{"batch_size": ' + b"9" * digits + b"}")
+    with pytest.raises(ConfigError, match=r"config\.json") as caught:
+        load_config(path)
+    assert caught.value.remedy
+
+
 @pytest.mark.parametrize("raw", [b"", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'"text"', b"12"])
 def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
     with pytest.raises(ConfigError):

@@ -15,8 +15,6 @@ from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.cli.verdict_table import imitation_table, verdict_table
 from continuonbrain.errors import BrainError
-from continuonbrain.loops.promotion import announce
-from continuonbrain.rlds.summary import sparkline
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="What the robot has learned.")
@@ -52,6 +50,8 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show an adapter's card and verdict, and whether its bytes are still the ones that were staged."""
+    from continuonbrain.rlds.summary import sparkline  # numpy: not for listing commands
+
     store = AdapterStore(open_brain(root).layout)
     found = _find(store, version)
     sha256 = found.compute_sha256()
@@ -95,16 +95,29 @@ def show(
 
 @app.command()
 def rollback(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
-    """Go back to the adapter that drove before. Once more returns."""
+    """Go back to the adapter that drove before. Once more returns. Exit 1: the running brain did not follow."""
+    from continuonbrain.loops.promotion import announce
+
     brain = open_brain(root)
     store = AdapterStore(brain.layout)
     left = store.current()
     now = store.rollback()
     told = announce(brain, "rollback", now.version_id if now else "", now.compute_sha256() if now else "")
     if as_json:
-        _print_json({"from": left and left.version_id, "to": now and now.version_id, "noticed": told.noticed})
-        return
-    Console(highlight=False).print(f"rolled back from {_name(left)} to {_name(now)}; {told.detail}")
+        _print_json(
+            {
+                "from": left and left.version_id,
+                "to": now and now.version_id,
+                "noticed": told.noticed,
+                "detail": told.detail,
+            }
+        )
+    else:
+        Console(highlight=False).print(
+            f"rolled back from {_name(left)} to {_name(now)}; {told.detail}", markup=False, soft_wrap=True
+        )
+    if told.running and not told.noticed:  # on disk it is done, but another adapter still drives
+        raise typer.Exit(1)
 
 
 def _find(store: AdapterStore, name: str) -> AdapterVersion:

@@ -66,7 +66,11 @@ class Teller(Narrator):
         self._bar.start()
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, kind: object, *_error: object) -> None:
+        if kind is not None and self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+            self._console.print(f"  [yellow]interrupted[/yellow] {self._title}")
         self._finish()
         self._bar.stop()
 
@@ -131,8 +135,11 @@ class Teller(Narrator):
         table.add_row(f"  completion {slow}", f"{roads['before_at_pi_speed']:.0%}", "")
         self._console.print(table)
         training = report["training"]
+        cut = (
+            " (then the time was up: a busy or slow machine)" if training.get("ended") == "wall time" else ""
+        )
         self._console.print(
-            f"  trained {training.get('steps', 0)} steps on {training.get('samples', 0)} samples in "
+            f"  trained {training.get('steps', 0)} steps{cut} on {training.get('samples', 0)} samples in "
             f"{training.get('wall_s', 0):.0f} s ({training.get('peak_rss_mib', 0):.0f} MiB peak); "
             f"{report['swap']['missed_ticks']} control ticks missed in the swap; {report['wall_s']:.0f} s in all"
         )

@@ -89,7 +89,8 @@ def import_tub(
         console.print(f"  {episode}", soft_wrap=True, markup=False)
     if len(report.episodes) > _SHOWN:
         console.print(f"  and {len(report.episodes) - _SHOWN} more")
-    console.print(f"next: continuonbrain train --root {root}", soft_wrap=True)
+    parked = "" if open_brain(root).config.robot.kind == "sim-donkey" else " --simulate-host"
+    console.print(f"next: continuonbrain train --root {root}{parked}", soft_wrap=True)
 
 
 @app.command("list")

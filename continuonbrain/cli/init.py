@@ -25,14 +25,18 @@ def init(
     console = Console(soft_wrap=True, highlight=False)
     existed = BrainLayout(root).config_path.exists()
     layout = init_brain_root(root, preset, base_model=shipped_base_model())
-    open_brain(layout.root)  # an existing config that is broken is said now, not at the first drive
+    opened = open_brain(layout.root)  # an existing config that is broken is said now, not at the first drive
     if existed:
-        console.print(f"kept the brain root {layout.root} (config.json is as it was)")
+        kind = opened.config.robot.kind
+        console.print(f"kept the brain root {layout.root}: config.json is as it was (robot.kind {kind})")
     else:
         console.print(f"created the brain root {layout.root} from preset {preset}")
     if not any(layout.base_model_dir.iterdir()):
         console.print(f"[yellow]no base model yet[/yellow]: put Gemma 3n into {layout.base_model_dir}")
-    console.print(f"next: continuonbrain run --root {layout.root}")
+    if opened.config.robot.kind == "sim-donkey":
+        console.print(f"next: continuonbrain run --root {layout.root}")
+    else:
+        console.print(f"next: continuonbrain episodes import-tub TUB --root {layout.root}", soft_wrap=True)
 
 
 def shipped_base_model() -> Path | None:

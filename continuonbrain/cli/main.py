@@ -11,6 +11,7 @@ right (a `BrainError`, wrong usage); 130 Ctrl-C.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from continuonbrain import __version__
-from continuonbrain.errors import BrainError
+from continuonbrain.errors import BrainError, told_from
 
 EXIT_NEEDS_A_PERSON = 2
 EXIT_INTERRUPTED = 130
@@ -151,6 +152,15 @@ def run() -> None:
         app()
     except BrainError as error:
         _print_error(error)
+        sys.exit(EXIT_NEEDS_A_PERSON)
+    except BrokenPipeError:  # whoever read us has gone: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        told = told_from(error)
+        if told is None:
+            raise
+        _print_error(told)
         sys.exit(EXIT_NEEDS_A_PERSON)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)

@@ -32,6 +32,7 @@ from continuonbrain.storage.layout import BrainLayout, init_brain_root
 _POLL_S = 0.1
 _VIEW_EVERY_S = 0.25
 _LINE_EVERY_S = 1.0
+_WORDS = 200
 
 
 def run(
@@ -132,8 +133,9 @@ def _repeat(
 def line(shot: dict[str, Any]) -> str:
     """A snapshot as one line of text."""
     control, training = shot["control"], shot["training"]
+    trouble = _trouble(shot)
     if not control:
-        return f"{shot['uptime_s']:7.1f} s  starting"
+        return f"{shot['uptime_s']:7.1f} s  starting" + (f"  {trouble}" if trouble else "")
     reasons = ",".join(control.get("reasons") or []) or "-"
     adapter = _adapter(control.get("adapter_sha256"))
     gates = "open" if shot["gates"].get("open") else "closed"
@@ -142,15 +144,26 @@ def line(shot: dict[str, Any]) -> str:
         f"speed {_number(control.get('speed_mps'))} m/s  lane {_number(control.get('lane_error_m'))} m  "
         f"reasons {reasons}  ticks {control.get('tick', 0)} missed {control.get('missed_ticks', 0)}  "
         f"decision {_number(control.get('decision_ms'), 0)} ms  adapter {adapter}  gates {gates}  "
-        f"training {_training_text(training)}"
+        f"training {_training_text(training)}" + (f"  trouble: {trouble}" if trouble else "")
     )
+
+
+def _trouble(shot: dict[str, Any]) -> str:
+    """What keeps the robot from its work: a full disk, its own fault, a process that is not up, and its words."""
+    control = shot["control"]
+    words = [str(w) for w in (shot.get("trouble"), control.get("fault")) if w]
+    for name, process in shot["processes"].items():
+        said, restarts = str(process["last_words"])[:_WORDS], process["restarts"]
+        if not process["running"]:
+            words.append(f"{name} is being restarted: {said}")
+        elif name == "control" and not control and (restarts or said):
+            words.append(f"{name}{f', {restarts} restarts' if restarts else ''}: {said}")
+    return "; ".join(words)
 
 
 def view(shot: dict[str, Any], layout: BrainLayout) -> Group:
     """A snapshot as a screen."""
-    parts: list[Any] = [
-        Panel(_robot_table(shot["control"]), title=f"robot in {layout.root}", title_align="left")
-    ]
+    parts: list[Any] = [Panel(_robot_table(shot), title=f"robot in {layout.root}", title_align="left")]
     parts.append(Panel(_learning_table(shot), title="learning", title_align="left"))
     happened = Text("\n".join(f"{e['at_s']:7.1f} s  {e['text']}" for e in shot["events"]) or "nothing yet")
     parts.append(Panel(happened, title="events", title_align="left"))
@@ -158,16 +171,19 @@ def view(shot: dict[str, Any], layout: BrainLayout) -> Group:
     return Group(*parts)
 
 
-def _robot_table(control: dict[str, Any]) -> Table:
+def _robot_table(shot: dict[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
+    control, trouble = shot["control"], _trouble(shot)
     if not control:
         table.add_row(Text("the control process is starting"))
+        if trouble:
+            table.add_row(Text(trouble, style="red"))
         return table
     proposed, sent = control.get("proposed"), control.get("guarded")
     reasons = ", ".join(control.get("reasons") or []) or "none"
     missed = int(control.get("missed_ticks") or 0)
     policy = control.get("policy") or {}
-    trouble = control.get("fault") or policy.get("refusal") or policy.get("problem") or ""
+    trouble = trouble or policy.get("refusal") or policy.get("problem") or ""
     taught = control.get("taught") or [0, 0]
     mode = str(control.get("mode", "?"))
     if mode == "teach" and taught[1]:

@@ -17,7 +17,7 @@ from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.cli.verdict_table import imitation_table, verdict_table
 from continuonbrain.loops.mid import MidLoop, Outcome, Status
-from continuonbrain.robot.host import Host, SimulatedHost
+from continuonbrain.robot.host import Host, LinuxHost, SimulatedHost
 from continuonbrain.storage.lock import LockHeldError, ProcessLock
 
 _TITLES = {
@@ -76,6 +76,13 @@ def parked_host(brain: BrainRoot, *, insist: bool) -> Iterator[Host | None]:
     try:
         host = SimulatedHost()
         host.set(battery_fraction=1.0, cpu_temp_c=45.0, idle_s=3600.0, teleop_active=0.0)
+        real = LinuxHost(
+            disk_path=brain.layout.root
+        ).read()  # this machine's memory and disk are not invented
+        for name in ("memory_available_mib", "disk_free_mib"):
+            reading = getattr(real, name)
+            if reading.value is not None:
+                host.set(**{name: reading.value})
         yield host
     finally:
         lock.release()
@@ -109,10 +116,10 @@ def _train_on_terminal(brain: BrainRoot, host: Host | None, *, hold: bool, again
 def _print(console: Console, outcome: Outcome, root: str) -> None:
     if outcome.gates:
         table = Table(title="gates", title_justify="left", show_header=False)
-        states = outcome.gates.get("states", [])
-        for state in states if isinstance(states, list) else []:
+        states = outcome.gates.get("gates", {})
+        for name, state in states.items() if isinstance(states, dict) else ():
             light = "[green]open[/green]" if state["open"] else "[red]closed[/red]"
-            table.add_row(state["name"], light, state["reason"])
+            table.add_row(name, light, state["reason"])
         console.print(table)
     if outcome.verdict:
         console.print(verdict_table(outcome.verdict))

@@ -55,5 +55,5 @@ def imitation_table(verdict: dict[str, Any]) -> Table:
     for key, words in _CONTENDERS.items():
         figures = evidence.get(key)
         if figures:
-            table.add_row(words, _number(figures["steering"]), _number(figures["speed_mps"]))
+            table.add_row(words, _number(figures["steering"]), _number(figures.get("speed_mps")))
     return table

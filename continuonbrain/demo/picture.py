@@ -30,6 +30,13 @@ def view(world: World, track_seed: int) -> np.ndarray[Any, Any]:
     return frame
 
 
+def _ending(report: dict[str, Any]) -> str:
+    swap = report["swap"]
+    if not swap["promoted"]:
+        return "refused, nothing was promoted"
+    return f"passed; swapped in while driving, {swap['missed_ticks']} control ticks missed"
+
+
 def _tracks(axes: Any, title: str, tracks: TrackSet, trajectory: np.ndarray[Any, Any], colour: str) -> None:
     for i in range(len(tracks)):
         shift = np.array([(i % _COLUMNS) * _SPACING_M, -(i // _COLUMNS) * _SPACING_M])
@@ -83,8 +90,7 @@ def draw(
         f"{STORIES[settings['shift']]}\n\n"
         f"{report['episodes']} episodes taught, {report['training'].get('steps', 0)} LoRA steps in "
         f"{report['training'].get('wall_s', 0):.0f} s on {report['training'].get('threads', 1)} CPU thread(s)\n"
-        f"verdict: {'passed' if report['verdict'].get('passed') else 'refused'}, "
-        f"swapped while driving, {report['swap']['missed_ticks']} ticks missed\n"
+        f"verdict: {_ending(report)}\n"
         f"instructions obeyed: {before['following']:.0%} before, {after['following']:.0%} after",
         va="top",
         fontsize=10.5,

@@ -38,6 +38,7 @@ from continuonbrain.safety.guards import Limits
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.durable import write_json_durably
 from continuonbrain.storage.layout import BrainLayout, LayoutError, init_brain_root
+from continuonbrain.storage.lock import ProcessLock
 from continuonbrain.trainer.gates import GateReport, gates_from_config
 
 _MARKER = ".continuonbrain-demo"
@@ -139,6 +140,11 @@ class Demo:
 
     def play(self) -> dict[str, Any]:
         """All six acts; returns the report, which also stands in `report.json`. Raises `BrainError`."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        with ProcessLock(self.out / ".demo.lock", purpose=f"play the demo in {self.out}"):
+            return self._play()
+
+    def _play(self) -> dict[str, Any]:
         from continuonbrain.demo.picture import draw
         from continuonbrain.policy.torch_engine import TorchEngine
 
@@ -230,7 +236,6 @@ class Demo:
     # The acts' parts.
 
     def _fresh_root(self) -> BrainRoot:
-        self.out.mkdir(parents=True, exist_ok=True)
         root = self.out.resolve() / "brain"
         try:
             BrainLayout(root).policy_socket  # noqa: B018  (asks whether the path fits a socket)
@@ -239,14 +244,17 @@ class Demo:
 
             root = Path(tempfile.mkdtemp(prefix="continuonbrain-"))
         if root.exists() and any(root.iterdir()):
-            if not (root / _MARKER).exists():
+            if not (self.out / _MARKER).exists():
                 raise BrainError(
                     f"{root} is there already and was not made by the demo",
                     remedy="choose another folder with --out",
                 )
             shutil.rmtree(root)
+        # Before the root is made, and beside it: an interruption at any moment leaves a folder that is known.
+        (self.out / _MARKER).write_text(
+            "brain/ was made by `continuonbrain demo`; the next demo deletes it\n"
+        )
         layout = init_brain_root(root, "sim-donkey", base_model=tiny_base_folder())
-        (root / _MARKER).write_text("made by `continuonbrain demo`; the next demo deletes this folder\n")
         config = json.loads(layout.config_path.read_text())
         config["robot"]["shift"] = self.settings.shift
         config["robot"]["decision_time_s"] = self.settings.decision_time_s
@@ -353,7 +361,7 @@ class Demo:
         phase = str(status.get("phase", ""))
         title = titles.get(phase) or (f"judging: {status.get('detail', '')}" if phase == "judge" else "")
         if title and status.get("steps"):
-            note = "" if status.get("loss") is None else f"loss {status['loss']:.3f}"
+            note = f"loss {status['loss']:.3f}" if phase == "train" and status.get("loss") is not None else ""
             self.narrator.progress(title, int(status["step"]), int(status["steps"]), note)
 
     def _live(self, brain: BrainRoot, passed: bool) -> dict[str, Any]:

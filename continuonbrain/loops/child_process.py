@@ -21,8 +21,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from continuonbrain.errors import BrainError
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _TAIL_BYTES = 4000
+
+
+class ChildLogError(BrainError):
+    """The log of a child process cannot be written, so it was not started."""
 
 
 class ChildProcess:
@@ -34,6 +40,8 @@ class ChildProcess:
         arguments: its command line.
         log_path: where stdout and stderr go, appended.
         environment: added to this process's own.
+
+    Raises (on construction): `ChildLogError`.
     """
 
     def __init__(
@@ -47,10 +55,17 @@ class ChildProcess:
     ) -> None:
         self.name = name
         self.log_path = log_path
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        self._log_start = log_path.stat().st_size if log_path.exists() else 0
+        try:
+            log_path.parent.mkdir(parents=True, exist_ok=True)
+            log = log_path.open("ab")
+        except OSError as error:
+            raise ChildLogError(
+                f"{log_path}: the log of the {name} process cannot be written: {error.strerror or error}",
+                remedy=f"make {log_path.parent} writable for this user, on a disk mounted writable and not full",
+            ) from error
+        self._log_start = os.fstat(log.fileno()).st_size
         launcher = [sys.executable, "-m", "continuonbrain.loops.child_process", str(os.getpid()), module]
-        with log_path.open("ab") as log:
+        with log:
             self._process = subprocess.Popen(
                 [*launcher, *arguments],
                 stdin=subprocess.DEVNULL,

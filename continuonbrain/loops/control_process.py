@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -31,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from continuonbrain.brain_root import BrainRoot, open_brain
-from continuonbrain.errors import BrainError
+from continuonbrain.errors import BrainError, told_from
 from continuonbrain.loops.control_status import (
     CONTROL_REPORT_NAME,
     CONTROL_SOCKET_NAME,
@@ -61,6 +63,9 @@ _TEACH_TRACKS = 30_000
 _LESSONS = 16
 _PARK_S = 150.0
 _DRIVE_S = 60.0
+_RETRY_S = 15.0
+_TEACH_BYTES = 32 * 2**20
+"""More than the sixteen episodes of a lesson take."""
 _LONGEST_INSTRUCTION = 200
 _TRAIL_POINTS = 400
 _TRAIL_EVERY = 2
@@ -131,6 +136,7 @@ class ControlProcess:
         self._taught = (0, 0)
         self._rounds = 0
         self._held = False
+        self._fault = ""
         self._stopping = False
         self._last: LoopTick | None = None
         self._trail: deque[tuple[float, float]] = deque(maxlen=_TRAIL_POINTS)
@@ -238,7 +244,18 @@ class ControlProcess:
             if over():
                 return
             self._enter("teach")
-            self._teach(over)
+            try:
+                self._teach(over)
+            except OSError as error:
+                # Parked with its reason shown, the robot can be mended; dying would only be repeated.
+                why = told_from(error) or error
+                self._fault = f"teaching failed, parked and trying again in {_RETRY_S:g} s: {why}"
+                log.error("%s", self._fault)
+                self._enter("park")
+                failed = time.monotonic()
+                self._tick_until(lambda: over() or time.monotonic() - failed >= _RETRY_S)  # noqa: B023
+                continue
+            self._fault = ""
             self._enter("park")
             learned = self._something_learned()
             parked = time.monotonic()
@@ -259,6 +276,10 @@ class ControlProcess:
             if over():
                 raise _Interrupted
 
+        free = shutil.disk_usage(self._layout.root).free
+        if free < _TEACH_BYTES:  # sixteen torn episodes at every attempt would only fill it further
+            told = f"the disk of {self._layout.root} is full: {free / 2**20:.1f} MiB free, a lesson needs "
+            raise OSError(errno.ENOSPC, f"{told}{_TEACH_BYTES / 2**20:.0f} MiB")
         record_expert(
             self._layout.episodes_dir,
             self._world,
@@ -332,7 +353,7 @@ class ControlProcess:
             "stopped": guarded is None or guarded.stopped,
             "emergency_stop": loop.pilot.guard.emergency_stopped,
             "reasons": [] if guarded is None else [str(r) for r in guarded.reasons],
-            "fault": "" if tick is None else tick.fault,
+            "fault": self._fault or ("" if tick is None else tick.fault),
             "adapter_sha256": None if chunk is None else chunk.adapter_sha256,
             "decision_ms": None if chunk is None else round(chunk.decision_ms, 2),
             "latency_ms": None
@@ -394,6 +415,12 @@ def main(arguments: list[str] | None = None) -> int:
         ControlProcess(open_brain(given.root), options).run()
     except BrainError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        told = told_from(error)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
         return 2
     return 0
 

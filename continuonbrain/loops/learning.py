@@ -236,6 +236,10 @@ def judge_candidate(
             version.path, version.compute_sha256(), Calibration.from_file(version.path / "calibration.json")
         )
 
+    def judging(part: str, done: int, total: int) -> None:
+        mid.wait_until_allowed()  # judging holds still while a gate is closed, as training does
+        mid.say(force=False, phase="judge", detail=part, step=done, steps=total)
+
     evidence = gather_evidence(
         engine,
         candidate=contender(staged),
@@ -245,9 +249,7 @@ def judge_candidate(
         limits=Limits.from_config(config.guards),
         course=course,
         decision_time_s=config.robot.decision_time_s,
-        on_part=lambda part, done, total: mid.say(
-            force=False, phase="judge", detail=part, step=done, steps=total
-        ),
+        on_part=judging,
     )
     p = config.promotion
     rules = Rules(

@@ -11,6 +11,7 @@ in `trainer/logs/`. Whatever interrupts a round, `adapters/current` is what it w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -22,12 +23,15 @@ from typing import Any
 from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
-from continuonbrain.loops.promotion import promote_candidate
+from continuonbrain.loops.promotion import Promotion, promote_candidate
 from continuonbrain.rlds.reader import list_episodes, read_metadata
+from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.robot.host import HOST_FILE_NAME, Host, host_for
+from continuonbrain.storage.adapter_version import AdapterError
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.durable import replace_file
 from continuonbrain.storage.lock import ProcessLock
+from continuonbrain.storage.promotion_rule import PromotionRefused
 from continuonbrain.trainer.gates import GateReport, GateSet, gates_from_config
 
 _STATUS_EVERY_S = 0.3
@@ -37,8 +41,8 @@ _MAX_SAMPLES = 6000
 
 @dataclass(slots=True)
 class Status:
-    """`trainer/status.json`. phase: waiting, gates, read, cache, train, judge, judged, promoted, refused, failed.
-    Times are wall clock, as labels."""
+    """`trainer/status.json`. phase: waiting, gates, read, cache, train, judge, judged, promoted, refused, stopped,
+    failed. Times are wall clock, as labels."""
 
     phase: str = "waiting"
     detail: str = ""
@@ -113,14 +117,29 @@ class MidLoop:
         """The newest `max_episodes` finished episodes that a human drove, and whether any is new since the last
         candidate. What the policy drove itself is no lesson: it is kept, and not counted."""
         finished = list_episodes(self.layout.episodes_dir, finished_only=True)
-        taught = [p for p in finished if read_metadata(p / "metadata.json").control_role.startswith("human")]
+        taught = [p for p in finished if read_metadata(p / METADATA_FILE).control_role.startswith("human")]
+        # By when they came to this robot, not by name: an imported tub must not crowd out what is recorded later.
+        taught.sort(key=lambda p: ((p / METADATA_FILE).stat().st_mtime_ns, p.name))
         episodes = taught[-self.config.max_episodes :]
-        versions = self.store.list()
+        # A version without a verdict was cut short (a crash, a power cut): its episodes are still to be learned.
         seen: set[str] = set()
-        if versions:
-            card = versions[-1].card() or {}
-            seen = {str(e) for e in card.get("considered", card.get("episodes", []))}
+        for version in reversed(self.store.list()):
+            if _paper(version.verdict) is not None:
+                card = _paper(version.card) or {}
+                seen = {str(e) for e in card.get("considered", [])}
+                break
         return episodes, any(p.name not in seen for p in episodes)
+
+    def _standing_candidate(self) -> Promotion | None:
+        """Promote a candidate whose passing verdict stands but whose promotion never came (a crash, --hold)."""
+        candidate = self.store.candidate()
+        verdict = None if candidate is None else _paper(candidate.verdict)
+        if verdict is None or verdict.get("passed") is not True:
+            return None
+        try:
+            return promote_candidate(self.brain)
+        except PromotionRefused:
+            return None  # of another base, or its bytes changed: learn anew
 
     def round(self, *, hold: bool = False, again: bool = False) -> Outcome:
         """One round. again: train even when no episode is new. Raises `BrainError`s with nothing changed.
@@ -131,10 +150,15 @@ class MidLoop:
             try:
                 return self._round(hold=hold, again=again)
             except BaseException as error:
-                self.say(phase="failed", detail=f"{type(error).__name__}: {error}")
+                ended = isinstance(error, (SystemExit, KeyboardInterrupt))
+                detail = "ended by a signal" if ended else f"{type(error).__name__}: {error}"
+                with contextlib.suppress(OSError):  # a full disk must not hide the first error
+                    self.say(phase="stopped" if ended else "failed", detail=detail)
                 raise
 
     def _round(self, *, hold: bool, again: bool) -> Outcome:
+        if not hold and not again and (standing := self._standing_candidate()) is not None:
+            return self._end("promoted", standing.detail, version_id=standing.version_id)
         episodes, fresh = self.new_episodes()
         self.say(episodes=len(episodes))
         if len(episodes) < self.config.min_episodes:
@@ -188,6 +212,14 @@ class MidLoop:
         return _MAX_SAMPLES
 
 
+def _paper(read: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
+    """A card or verdict; None when it is absent or damaged (a damaged paper must not stop the learning)."""
+    try:
+        return read()
+    except AdapterError:
+        return None
+
+
 def watch(mid: MidLoop, *, every_s: float = 2.0, should_stop: Callable[[], bool] = lambda: False) -> None:
     """Rounds until told to stop; after a failed or refused round the next try waits, up to five minutes."""
     backoff = every_s
@@ -195,7 +227,7 @@ def watch(mid: MidLoop, *, every_s: float = 2.0, should_stop: Callable[[], bool]
         try:
             outcome = mid.round()
             backoff = min(300.0, backoff * 2) if outcome.phase == "refused" else every_s
-        except BrainError:
+        except (BrainError, OSError):
             backoff = min(300.0, backoff * 2)
         until = time.monotonic() + backoff
         while time.monotonic() < until and not should_stop():

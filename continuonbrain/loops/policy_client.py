@@ -243,4 +243,7 @@ def _numbers(header: Mapping[str, object], name: str) -> tuple[float, ...]:
 def _number(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise WireError(f"wire: {name} = {value!r} is not a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise WireError(f"wire: {name} is too large a number") from error

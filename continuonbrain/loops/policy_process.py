@@ -32,7 +32,7 @@ from typing import NamedTuple
 import numpy as np
 
 from continuonbrain.brain_root import open_brain
-from continuonbrain.errors import BrainError
+from continuonbrain.errors import BrainError, told_from
 from continuonbrain.loops.wire import NoticeBoard
 from continuonbrain.loops.wire_stream import Message, Peer, WireServer
 from continuonbrain.policy.calibration import Calibration
@@ -207,6 +207,13 @@ class PolicyServer:
 
 def _request(header: Mapping[str, object], body: bytes) -> tuple[float, str, float | None]:
     """The fields of a "decide" request. Raises BrainError naming the one that is wrong."""
+    try:
+        return _checked_request(header, body)
+    except OverflowError as error:
+        raise BrainError("decide: observed_s or speed_mps is too large a number") from error
+
+
+def _checked_request(header: Mapping[str, object], body: bytes) -> tuple[float, str, float | None]:
     observed_s, instruction, speed = (header.get(k) for k in ("observed_s", "instruction", "speed_mps"))
     if isinstance(observed_s, bool) or not isinstance(observed_s, int | float) or not isfinite(observed_s):
         raise BrainError(f"decide: observed_s = {observed_s!r} is not a time")
@@ -285,6 +292,12 @@ def main(arguments: list[str] | None = None) -> int:
         run_policy(options.root, decision_time_s=options.decision_time)
     except BrainError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        told = told_from(error)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
         return 2
     return 0
 

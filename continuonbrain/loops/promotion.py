@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
-from continuonbrain.loops.wire import WireError, post_notice
+from continuonbrain.loops.wire import NoticeAnswer, WireError, ask_notice
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.manifest import manifest_from_settings, write_manifest
@@ -15,13 +15,20 @@ from continuonbrain.storage.manifest import manifest_from_settings, write_manife
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """What drives now. noticed: the running policy process confirmed that it uses it (False: none runs)."""
+    """What drives now.
+
+    Attributes:
+        noticed: the running policy process confirmed that it uses it.
+        running: a policy process is there. With `noticed` False it refused, or did not answer.
+        detail: for people, which of these it was.
+    """
 
     version_id: str
     sha256: str
     noticed: bool
     notice_ms: float
     detail: str
+    running: bool = False
 
 
 def promote_candidate(brain: BrainRoot) -> Promotion:
@@ -47,14 +54,23 @@ def announce(brain: BrainRoot, kind: str, version_id: str, sha256: str) -> Promo
     write_manifest(brain.layout, manifest_from_settings(brain.layout, brain.config.model_dump(mode="json")))
     started = time.monotonic()
     event = {"kind": kind, "version_id": version_id, "sha256": sha256}
-    noticed = False
+    # A policy process that starts later reads `current` by itself.
+    answer = NoticeAnswer(False, False, False, "")
     if brain.layout.policy_socket.exists():
         try:
-            noticed = post_notice(brain.layout.policy_socket, event)
-        except WireError:
-            noticed = False  # a policy process that starts later reads `current` by itself
+            answer = ask_notice(brain.layout.policy_socket, event)
+        except WireError as error:
+            answer = NoticeAnswer(True, False, False, error.message)
     took = (time.monotonic() - started) * 1000
-    said = f"{kind} of {version_id or 'the base'}: " + (
-        "the running brain uses it" if noticed else "no brain is running"
-    )
-    return Promotion(version_id, sha256, noticed, took, said)
+    said = f"{kind} of {version_id or 'the base'}: {_in_words(answer)}"
+    return Promotion(version_id, sha256, answer.ok, took, said, answer.listening)
+
+
+def _in_words(answer: NoticeAnswer) -> str:
+    if answer.ok:
+        return "the running brain uses it"
+    if not answer.listening:
+        return "no brain is running"
+    if answer.answered:
+        return f"the running brain refused it: {answer.detail or 'it gave no reason'}"
+    return f"the running brain did not answer ({answer.detail})"

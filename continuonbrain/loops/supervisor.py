@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -39,6 +40,7 @@ _GIVE_UP_AFTER = 3
 _CONTROL_END_S, _OTHERS_END_S = 3.0, 2.0
 _EVENTS = 8
 _RESUBSCRIBE_S = 1.0
+_FULL_BYTES = 2**20
 
 
 class ChildGaveUpError(BrainError):
@@ -164,10 +166,11 @@ class Supervisor:
                     "pid": w.child.pid,
                     "running": w.child.exit_code is None,
                     "restarts": w.restarts,
-                    "last_words": w.last_words,
+                    "last_words": w.last_words or _said(w.child),
                 }
                 for name, w in running.items()
             },
+            "trouble": self._trouble(),
             "swaps": self._swaps,
             "events": list(self._events),
         }
@@ -270,5 +273,21 @@ class Supervisor:
             return {}
         return value if isinstance(value, dict) else {}
 
+    def _trouble(self) -> str:
+        """A full disk, asked here: the processes can then neither write their status nor their logs."""
+        try:
+            free = shutil.disk_usage(self._layout.root).free
+        except OSError as error:
+            return f"{self._layout.root}: {error.strerror or error}"
+        if free >= _FULL_BYTES:
+            return ""
+        return f"the disk of {self._layout.root} is full ({free / 2**20:.1f} MiB free): free some space"
+
     def _event(self, text: str) -> None:
         self._events.append({"at_s": round(self._clock() - self._began_s, 1), "text": text})
+
+
+def _said(child: ChildProcess) -> str:
+    """The last line of its log, "" while it has said nothing."""
+    lines = child.log_tail().splitlines()
+    return lines[-1] if lines else ""

@@ -69,7 +69,11 @@ def record_expert(
     environment: str = "sim-donkey",
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[Path]:
-    """Record one episode per instruction, all at once; returns the episode folders."""
+    """Record one episode per instruction, all at once; returns the episode folders.
+
+    Raises:
+        OSError: the disk refused; some steps or episodes are lost.
+    """
     n = len(instructions)
     tracks = TrackSet([seed + i for i in range(n)], replace(world, disturbance=DISTURBANCE))
     fleet = Fleet(tracks, np.arange(n), seed=seed)
@@ -82,18 +86,19 @@ def record_expert(
         instruction=[g.name for g in goals],
     )
     guards = [Guard(limits) for _ in range(n)]
-    recorders = [
-        EpisodeRecorder(
-            episodes_dir,
-            metadata=episode_metadata(
-                i, environment=environment, tags=("teach",), robot_model="sim-donkeycar"
-            ),
-            sync_interval_s=float("inf"),
-            queue_size=steps + 1,
-        )
-        for i in instructions
-    ]
+    recorders: list[EpisodeRecorder] = []
     try:
+        for instruction in instructions:  # inside the try: those that could be opened must be closed
+            recorders.append(
+                EpisodeRecorder(
+                    episodes_dir,
+                    metadata=episode_metadata(
+                        instruction, environment=environment, tags=("teach",), robot_model="sim-donkeycar"
+                    ),
+                    sync_interval_s=float("inf"),
+                    queue_size=steps + 1,
+                )
+            )
         for tick in range(steps):
             steering, throttle = fleet.expert()
             frames = fleet.render()

@@ -5,7 +5,7 @@ A message is
     4 bytes  b"CBW" and the version (1)
     u32      length of the header, bytes (at most 64 KiB)
     u32      length of the body, bytes (at most 1 MiB, e.g. one 160 x 120 x 3 frame)
-    header   one JSON object, UTF-8, finite numbers only
+    header   one JSON object, UTF-8, finite numbers only, integers within +-2**63
     body     raw bytes
 
 in network byte order. Never pickle: a socket is a place where somebody else's bytes come in. Whatever is
@@ -27,6 +27,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +38,7 @@ MAGIC = b"CBW\x01"
 MAX_HEADER_BYTES = 64 * 1024
 MAX_BODY_BYTES = 1024 * 1024
 MAX_NOTICE_BYTES = 64 * 1024
+_MAX_INTEGER = 2**63
 
 _PREFIX = struct.Struct("!4sII")
 # sun_path holds 108 bytes including the closing zero.
@@ -171,13 +173,23 @@ def _finite(text: str) -> float:
     return value
 
 
+def _bounded(text: str) -> int:
+    # Beyond 64 bits no field of ours has a meaning, and float() of it raises or int() takes for ever.
+    value = int(text) if len(text) <= 20 else None
+    if value is None or abs(value) > _MAX_INTEGER:
+        raise ValueError(f"an integer of {len(text)} characters is beyond +-2**63")
+    return value
+
+
 def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is not JSON")
 
 
 def _load(raw: bytes, what: str) -> dict[str, object]:
     try:
-        value = json.loads(raw.decode("utf-8"), parse_float=_finite, parse_constant=_refuse_constant)
+        value = json.loads(
+            raw.decode("utf-8"), parse_float=_finite, parse_int=_bounded, parse_constant=_refuse_constant
+        )
     except (ValueError, RecursionError) as error:  # ValueError covers bad UTF-8 and bad JSON
         raise WireError(f"wire: {what} is not a JSON object: {error}") from error
     if not isinstance(value, dict):
@@ -524,6 +536,16 @@ def subscribe(path: Path, timeout_s: float = 5.0) -> Subscription:
 # --- one notice with an answer (sidecar -> policy process) -----------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class NoticeAnswer:
+    """What came of a notice. listening: somebody holds the socket. answered: and replied in time."""
+
+    listening: bool
+    answered: bool
+    ok: bool
+    detail: str
+
+
 def post_notice(path: Path, event: Mapping[str, object], *, timeout_s: float = 5.0) -> bool:
     """Hand `event` to the process listening at `path`; True when it answers that it was taken.
 
@@ -534,20 +556,27 @@ def post_notice(path: Path, event: Mapping[str, object], *, timeout_s: float = 5
     Raises:
         WireError: `event` itself cannot be sent (not JSON, too large), or the path is unusable.
     """
+    return ask_notice(path, event, timeout_s=timeout_s).ok
+
+
+def ask_notice(path: Path, event: Mapping[str, object], *, timeout_s: float = 5.0) -> NoticeAnswer:
+    """As `post_notice`, but tells apart: nobody listens, no answer, a refusal with its reason, taken."""
     data = {"type": "notice", "event": dict(event)}
     encode(data)  # a mistake of the caller's is an error, not a "no"
     deadline = time.monotonic() + timeout_s
     try:
         sock = connect_unix(path, timeout_s)
-    except WireTimeout:
-        return False
+    except WireTimeout as error:
+        # A full backlog is somebody who does not accept, not nobody.
+        return NoticeAnswer(isinstance(error.__cause__, BlockingIOError), False, False, error.message)
     with contextlib.closing(sock):
         try:
             send(sock, data, timeout_s=max(0.001, deadline - time.monotonic()))
             answer, _ = receive(sock, max(0.001, deadline - time.monotonic()))
-        except WireError:
-            return False
-    return answer.get("type") == "ack" and answer.get("ok") is True
+        except WireError as error:
+            return NoticeAnswer(True, False, False, error.message)
+    ok = answer.get("type") == "ack" and answer.get("ok") is True
+    return NoticeAnswer(True, True, ok, str(answer.get("detail", "")))
 
 
 def answer_notice(sock: socket.socket, *, ok: bool, detail: str = "", timeout_s: float = 1.0) -> None:

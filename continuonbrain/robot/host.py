@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -42,17 +43,21 @@ class Reading:
     """One value of one sensor.
 
     `value` is None when it could not be read; `error` then says why. `monotonic_s` is when it was taken.
+    `broken`: there is a sensor, and what it gave is no value; False with a None value means that there is none.
     """
 
     value: float | None
     monotonic_s: float | None
     source: str
     error: str | None = None
+    broken: bool = False
 
     @classmethod
-    def missing(cls, source: str, error: str, *, monotonic_s: float | None = None) -> Reading:
+    def missing(
+        cls, source: str, error: str, *, monotonic_s: float | None = None, broken: bool = False
+    ) -> Reading:
         """A reading that could not be taken, with the reason."""
-        return cls(None, monotonic_s, source, error)
+        return cls(None, monotonic_s, source, error, broken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +102,13 @@ def _probe(source: str, clock: Clock, take: Callable[[], float]) -> Reading:
         started_s = clock()
         value = float(take())
         if not isfinite(value):
-            return Reading.missing(source, f"read {value}", monotonic_s=started_s)
+            return Reading.missing(source, f"read {value}", monotonic_s=started_s, broken=True)
         return Reading(value, started_s, source)
     except FileNotFoundError as error:
         return Reading.missing(source, f"no such sensor: {error.filename}", monotonic_s=started_s)
     except Exception as error:  # whatever a probe raises, the reading is missing and the gate stays closed
-        return Reading.missing(source, f"{type(error).__name__}: {error}", monotonic_s=started_s)
+        told = f"{type(error).__name__}: {error}"
+        return Reading.missing(source, told, monotonic_s=started_s, broken=True)
 
 
 class LinuxHost:
@@ -304,12 +310,13 @@ class FileHost:
             reading: Reading = getattr(readings, name)
             if reading.value is not None and not isfinite(reading.value):
                 # JSON has no NaN; a value that is no number is a missing value.
-                reading = replace(reading, value=None, error=f"read {reading.value}")
+                reading = replace(reading, value=None, error=f"read {reading.value}", broken=True)
             body[name] = {
                 "value": reading.value,
                 "monotonic_s": reading.monotonic_s,
                 "source": reading.source,
                 "error": reading.error,
+                "broken": reading.broken,
             }
         document = {"schema": HOST_FILE_SCHEMA, "boot_id": self._boot_id, "readings": body}
         _replace_file(self._path, json.dumps(document, allow_nan=False).encode())
@@ -318,8 +325,7 @@ class FileHost:
         """Read the file. Raises nothing: a file that is absent or makes no sense is missing readings."""
         source = str(self._path)
         try:
-            with self._path.open("rb") as file:
-                data = file.read(_MAX_HOST_FILE_BYTES + 1)
+            data = _read_regular_file(self._path, _MAX_HOST_FILE_BYTES + 1)
             if len(data) > _MAX_HOST_FILE_BYTES:
                 raise ValueError(f"larger than {_MAX_HOST_FILE_BYTES} bytes")
             document = json.loads(data)
@@ -354,13 +360,15 @@ def host_for(robot_kind: str, *, host_file: Path, disk_path: Path) -> Host:
 
 def _reading_from_json(raw: object, source: str) -> Reading:
     if not isinstance(raw, Mapping):
-        return Reading.missing(source, "not in the file")
+        return Reading.missing(source, "not in the file", broken=raw is not None)
     value, taken_s = _json_number(raw.get("value")), _json_number(raw.get("monotonic_s"))
     error = raw.get("error")
     text = error if isinstance(error, str) else None
     if value is None and text is None:
         text = f"value is {raw.get('value')!r}"
-    return Reading(value, taken_s, f"{raw.get('source', '?')} via {source}", text)
+    # Anything but a clear "there is no value" is a sensor that is there and talks nonsense.
+    broken = value is None and (raw.get("value") is not None or raw.get("broken", False) is not False)
+    return Reading(value, taken_s, f"{raw.get('source', '?')} via {source}", text, broken)
 
 
 def _json_number(raw: object) -> float | None:
@@ -371,6 +379,14 @@ def _json_number(raw: object) -> float | None:
     except OverflowError:
         return None
     return number if isfinite(number) else None
+
+
+def _read_regular_file(path: Path, limit: int) -> bytes:
+    # O_NONBLOCK: opening a FIFO would otherwise wait for its writer, and with it the gates and `doctor`.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("is not a regular file")
+        return file.read(limit)
 
 
 def _read_boot_id() -> str:

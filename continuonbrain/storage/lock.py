@@ -37,6 +37,17 @@ class LockHeldError(BrainError):
         self.pid = pid
 
 
+class LockFileError(BrainError):
+    """The lock file cannot be opened or locked: a read-only folder, a full disk, no rights."""
+
+    def __init__(self, path: Path, error: OSError, *, purpose: str) -> None:
+        super().__init__(
+            f"{purpose}: the lock {path} cannot be taken: {error.strerror or error}",
+            remedy=f"make {path.parent} writable for this user, on a disk that is mounted writable and not full",
+        )
+        self.path = path
+
+
 class ProcessLock:
     """A context manager that holds `path` exclusively.
 
@@ -53,18 +64,29 @@ class ProcessLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock. Raises LockHeldError after `timeout_s`, RuntimeError when held by this object."""
+        """Take the lock.
+
+        Raises LockHeldError after `timeout_s`, LockFileError when the file cannot be used, RuntimeError when
+        held by this object.
+        """
         if self._descriptor is not None:
             raise RuntimeError(f"lock {self._path} is already held by this object")
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise LockFileError(self._path, error, purpose=self._purpose) from error
         deadline = time.monotonic() + self._timeout_s
         try:
             while not _try_flock(descriptor):
                 if time.monotonic() >= deadline:
                     raise LockHeldError(self._path, _read_pid(descriptor), purpose=self._purpose)
                 time.sleep(_POLL_S)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            with contextlib.suppress(OSError):  # a label; a full disk must not keep the lock from its holder
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(descriptor)
+            raise LockFileError(self._path, error, purpose=self._purpose) from error
         except BaseException:
             os.close(descriptor)
             raise

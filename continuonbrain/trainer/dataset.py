@@ -296,7 +296,7 @@ def sampling_weights(instructions: Sequence[str]) -> F64:
 def hold_out(episodes: Sequence[Path], *, tail: int) -> tuple[list[Path], list[Path]]:
     """Split into training and held-out episodes: every eighth from the newest back, at most `tail`, at least one
     when there are four or more. Episodes, never single steps: neighbouring frames are nearly the same."""
-    ordered = sorted(episodes)
+    ordered = list(episodes)
     if len(ordered) < 4:
         return ordered, []
     held = set(ordered[::-1][3::8][:tail])

@@ -70,25 +70,30 @@ def steering_of(decisions: Decisions, samples: Samples, calibration: Calibration
 def imitation(decisions: Decisions, samples: Samples, calibration: Calibration) -> Imitation:
     """Mean absolute error against the driver."""
     steering = np.abs(steering_of(decisions, samples, calibration) - samples.command[:, 0])
-    known = samples.weights[:, -2] > 0
+    known = _speed_known(samples)
     speed = np.abs(decisions.speed[:, 0] - samples.speed_ahead[:, 0])[known]
-    return Imitation(float(steering.mean()), float(speed.mean()) if len(speed) else 0.0)
+    return Imitation(float(steering.mean()), float(speed.mean()) if len(speed) else None)
+
+
+def _speed_known(samples: Samples) -> NDArray[np.bool_]:
+    """Samples whose speed was measured, at the step and half a second later."""
+    measured = np.array([s is not None for s in samples.speeds], bool)
+    known: NDArray[np.bool_] = measured & (samples.weights[:, -2] > 0)
+    return known
 
 
 def constant_baselines(train: Samples, held: Samples) -> tuple[Imitation, Imitation]:
     """(always the mean of the training commands, always the driver's last command) on the held-out steps."""
-    known = held.weights[:, -2] > 0
+    known = _speed_known(held)
     ahead = held.speed_ahead[known, 0]
-    driven = train.speed_ahead[train.weights[:, -2] > 0, 0]
-    mean_speed = float(driven.mean()) if len(driven) else 0.0
-    now = np.array([np.nan if s is None else s for s in held.speeds])[known]
-    kept = np.abs(now - ahead)
+    driven = train.speed_ahead[_speed_known(train), 0]
+    now = np.array([s for s, k in zip(held.speeds, known, strict=True) if k and s is not None])
     mean = Imitation(
         float(np.abs(held.command[:, 0] - train.command[:, 0].mean()).mean()),
-        float(np.abs(ahead - mean_speed).mean()) if len(ahead) else 0.0,
+        float(np.abs(ahead - driven.mean()).mean()) if len(ahead) and len(driven) else None,
     )
-    last = float(np.nanmean(kept)) if np.isfinite(kept).any() else 0.0
-    return mean, Imitation(float(np.abs(held.command[:, 0] - held.previous[:, 0]).mean()), last)
+    kept = float(np.abs(now - ahead).mean()) if len(ahead) else None
+    return mean, Imitation(float(np.abs(held.command[:, 0] - held.previous[:, 0]).mean()), kept)
 
 
 def gather_evidence(

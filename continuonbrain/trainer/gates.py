@@ -167,8 +167,8 @@ class TeleopGate:
 class ThrottledGate:
     """The Raspberry Pi firmware's view of power and heat.
 
-    `required=False` is the setting for machines without that firmware: a missing reading then opens the
-    gate and says so, but bits that are there and set still close it.
+    `required=False` is the setting for machines without that firmware: a sensor that is absent then opens
+    the gate and says so. One that is there closes it when its bits are set, and when they cannot be trusted.
     """
 
     max_age_s: float
@@ -177,7 +177,7 @@ class ThrottledGate:
 
     def __call__(self, readings: HostReadings, *, now_s: float, was_open: bool | None) -> GateState:
         reading = readings.throttled
-        if not self.required and reading.value is None:
+        if not self.required and reading.value is None and reading.broken is False:
             return GateState(self.name, True, None, "not probed: require_throttled is off for this machine")
         bits_range = (0.0, float(0xFFFFFFFF))
         value = usable_value(reading, now_s=now_s, max_age_s=self.max_age_s, plausible=bits_range)

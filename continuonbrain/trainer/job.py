@@ -36,6 +36,8 @@ from continuonbrain.trainer.objective import action_loss, query_weights, soft_ta
 
 _ENCODE_BATCH = 64
 _WARM_UP = 0.1
+_CACHE_SHARE = 0.45
+"""Of the wall time, for the frozen pass: on a slow machine fewer samples are cached, and steps are left for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,24 +83,21 @@ class JobResult:
     trainable_parameters: int = 0
 
 
-class _OutOfTimeError(Exception):
-    """The wall time ran out while caching."""
-
-
 def encode_samples(
     model: DrivingModel,
     layout: PromptLayout,
     samples: Samples,
-    on_progress: Callable[[int, int], None],
+    go_on: Callable[[int, int], bool],
 ) -> Streams:
-    """The frozen pass over all samples."""
+    """The frozen pass over the samples, in their order, for as long as `go_on(done, total)` says so."""
     parts = []
     with torch.inference_mode():
         for start in range(0, len(samples), _ENCODE_BATCH):
             rows = slice(start, start + _ENCODE_BATCH)
             ids = torch.from_numpy(layout.ids(samples.instructions[rows], samples.speeds[rows]))
             parts.append(model.encode(ids, torch.from_numpy(samples.frames[rows])))
-            on_progress(min(start + _ENCODE_BATCH, len(samples)), len(samples))
+            if not go_on(min(start + _ENCODE_BATCH, len(samples)), len(samples)):
+                break
     joined = Streams.concatenate(parts)
     # Inference tensors cannot be saved for backward: copy once.
     kv = {t: (k.clone(), v.clone()) for t, (k, v) in joined.kv.items()}
@@ -137,17 +136,23 @@ def train_adapter(
         chances = np.concatenate([(1 - share) * chances, np.full(len(replay), share / len(replay))])
         samples = join([samples, replay])
 
-    def cached(done: int, total: int) -> None:
-        nonlocal deadline
-        on_progress(Progress("cache", done, total))
-        deadline += wait_until_allowed()
-        if time.monotonic() > deadline:
-            raise _OutOfTimeError
+    # In random order, so that what a slow machine has cached when its share of the time is up is a fair sample.
+    order = rng.permutation(len(samples))
+    samples, chances = samples.select(order), chances[order]
+    cache_until = started + _CACHE_SHARE * settings.max_wall_time_s
 
-    try:
-        streams = encode_samples(model, layout, samples, cached)
-    except _OutOfTimeError:
-        return JobResult({}, samples=n, cache_s=time.monotonic() - started, ended="wall time")
+    def cached(done: int, total: int) -> bool:
+        nonlocal deadline, cache_until
+        on_progress(Progress("cache", done, total))
+        waited = wait_until_allowed()
+        deadline, cache_until = deadline + waited, cache_until + waited
+        return time.monotonic() < cache_until
+
+    streams = encode_samples(model, layout, samples, cached)
+    if len(streams) < len(samples):
+        samples, chances = samples.select(np.arange(len(streams))), chances[: len(streams)]
+        chances = chances / chances.sum()
+    n = len(samples)
     targets = soft_targets(layout, samples.curvature, samples.speed_ahead)
     weights = torch.from_numpy(samples.weights) * query_weights()
     parameters = attach_lora(
@@ -170,7 +175,7 @@ def train_adapter(
         wait_until_allowed,
     )
     result.train_s = time.monotonic() - started - result.cache_s
-    result.files = adapter_files(model)
+    result.files = adapter_files(model) if result.steps else {}
     result.peak_rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return result
 

@@ -24,10 +24,11 @@ _IMITATION_SLACK = 1.02  # measured on few episodes: 2 % is noise, not harm
 
 @dataclass(frozen=True, slots=True)
 class Imitation:
-    """Error against the driver on held-out steps: mean absolute steering (of [-1, 1]) and speed (m/s)."""
+    """Error against the driver on held-out steps: mean absolute steering (of [-1, 1]) and speed (m/s; None on a
+    robot that does not measure it)."""
 
     steering: float
-    speed_mps: float
+    speed_mps: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from continuonbrain.cli.adapters import app
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.wire import NoticeAnswer
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
 
@@ -28,7 +29,9 @@ def promoted(store: AdapterStore, tag: str) -> AdapterVersion:
         "passed": True,
         "candidate_sha256": version.compute_sha256(),
         "base_sha256": BASE,
-        "rollouts": {"completion": 0.98765},
+        "checks": [
+            {"name": "completion", "value": 0.98765, "threshold": 0.5, "passed": True, "meaning": "drives on"}
+        ],
     }
     return store.promote(version.version_id, verdict, base_sha256=BASE)
 
@@ -65,7 +68,7 @@ def test_list_tells_a_tampered_history(layout: BrainLayout) -> None:
 def test_show_prints_card_and_verdict(layout: BrainLayout) -> None:
     version = promoted(AdapterStore(layout), "a")
     output = call(layout, "show")
-    for expected in (version.version_id, "training.steps", "300", "rollouts.completion", "0.9877"):
+    for expected in (version.version_id, "training.steps", "300", "completion", "0.9877"):
         assert expected in output
     assert json.loads(call(layout, "show", version.version_id, "--json"))["whole"] is True
 
@@ -81,9 +84,24 @@ def test_rollback_swaps_and_touches_the_manifest(layout: BrainLayout) -> None:
     first, second = promoted(store, "a"), promoted(store, "b")
     layout.manifest_path.unlink()
     moved = json.loads(call(layout, "rollback", "--json"))
-    assert moved == {"from": second.version_id, "to": first.version_id}
+    assert (moved["from"], moved["to"]) == (second.version_id, first.version_id)
+    assert moved["noticed"] is False  # no brain runs here
     assert store.current() == first
     assert layout.manifest_path.exists()
+
+
+def test_rollback_ends_with_1_when_the_running_brain_refuses(
+    layout: BrainLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = AdapterStore(layout)
+    promoted(store, "a"), promoted(store, "b")
+    layout.policy_socket.parent.mkdir(exist_ok=True)
+    layout.policy_socket.touch()
+    refused = NoticeAnswer(True, True, False, "it is damaged")
+    monkeypatch.setattr("continuonbrain.loops.promotion.ask_notice", lambda *_a, **_k: refused)
+    result = CliRunner().invoke(app, ["rollback", "--root", str(layout.root)])
+    assert result.exit_code == 1
+    assert "the running brain refused it: it is damaged" in result.output
 
 
 def test_a_slot_that_is_empty_is_told(layout: BrainLayout) -> None:

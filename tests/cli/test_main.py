@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -135,6 +136,29 @@ def test_what_a_person_must_mend_is_told_in_a_line_without_a_traceback(
     assert told in first_line
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 2
+
+
+def test_what_the_disk_refuses_is_told_in_two_lines_and_a_defect_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from continuonbrain.cli import main
+
+    def end(error: Exception) -> tuple[int, str]:
+        def app() -> None:
+            raise error
+
+        monkeypatch.setattr(main, "app", app)
+        with pytest.raises(SystemExit) as caught:
+            main.run()
+        return int(str(caught.value.code)), capsys.readouterr().err
+
+    code, told = end(OSError(errno.EROFS, "Read-only file system", "/brain/trainer"))
+    assert (code, len(told.splitlines())) == (2, 2)
+    assert "/brain/trainer: Read-only file system" in told
+    assert end(OSError(errno.ENOSPC, "No space left on device"))[0] == 2
+    monkeypatch.setattr(main, "app", lambda: (_ for _ in ()).throw(OSError("of our own making")))
+    with pytest.raises(OSError, match="of our own making"):
+        main.run()
 
 
 def test_a_command_whose_extra_is_not_installed_names_the_extra(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.run import line, summary_line, view
+from continuonbrain.loops import control_process
+from continuonbrain.loops.child_process import ChildLogError
+from continuonbrain.loops.control_process import ControlOptions, ControlProcess
 from continuonbrain.loops.supervisor import ChildGaveUpError, ChildPlan, Supervisor, standard_plans
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
 
@@ -109,6 +114,52 @@ def test_a_view_of_nothing_yet_is_drawn_too(layout: BrainLayout) -> None:
     }
     assert "starting" in line(shot)
     assert view(shot, layout).renderables
+
+
+def test_while_it_starts_the_line_and_the_view_say_what_keeps_it(layout: BrainLayout) -> None:
+    shot: dict[str, Any] = {
+        "uptime_s": 3.0,
+        "control": {},
+        "training": {},
+        "gates": {"open": False, "gates": {}},
+        "processes": {"control": {"running": False, "restarts": 2, "last_words": "No space left on device"}},
+        "trouble": "the disk of /b is full",
+        "events": [],
+    }
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(view(shot, layout))
+    for text in (line(shot), console.export_text()):
+        assert "control is being restarted: No space left on device" in text
+        assert "the disk of /b is full" in text
+    shot["control"], shot["trouble"] = {"mode": "park", "fault": "teaching failed"}, ""
+    assert "teaching failed" in line(shot)
+
+
+def test_a_lesson_without_room_on_the_disk_parks_the_robot_and_says_so(
+    layout: BrainLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_process, "_TEACH_BYTES", 2**62)
+    process = ControlProcess(open_brain(layout.root), ControlOptions(cycle=True, record=False))
+    faults: list[tuple[str, str]] = []
+
+    def tick_until(over: Callable[[], bool]) -> None:
+        if process._fault:
+            shot = process._snapshot()
+            faults.append((shot["mode"], shot["fault"]))
+            process._stopping = True
+
+    monkeypatch.setattr(process, "_tick_until", tick_until)
+    process._live(None)
+    assert faults[0][0] == "park"
+    assert "is full" in faults[0][1]
+    assert not list(layout.episodes_dir.iterdir())
+
+
+def test_a_log_that_cannot_be_written_names_it(layout: BrainLayout) -> None:
+    (layout.log_dir / "control.log").mkdir(parents=True)
+    plan = ChildPlan("control", "json.tool", ())
+    with pytest.raises(ChildLogError, match=r"control\.log"), Supervisor(open_brain(layout.root), [plan]):
+        pass
 
 
 def test_a_root_without_a_base_model_says_how_to_build_one(tmp_path: Path) -> None:

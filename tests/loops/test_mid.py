@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -68,7 +69,8 @@ def proven(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evidence that passes, bound to the real hashes, without driving anything."""
     good = Closed(1.0, 0.02, 0.0, 1.0, 1.0, 1.0)
 
-    def gathered(engine: Any, *, candidate: Any, **_rest: Any) -> Evidence:
+    def gathered(engine: Any, *, candidate: Any, on_part: Any, **_rest: Any) -> Evidence:
+        on_part("candidate: laps", 1, 2)  # as every tick of a rollout does
         return Evidence(
             candidate.sha256,
             engine.base_sha256,
@@ -197,8 +199,6 @@ def refused(
     seen: list[Status] = []
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        # One thread: on a shared core a second one only spins.
-        patch.setattr(learning.os, "cpu_count", lambda: 1)
         patch.setattr(learning, "Course", lambda world: Course(world, (40_000,), (40_100,), (40_200,)))
         outcome = MidLoop(
             root, host=SimulatedHost(), on_status=lambda s: seen.append(replace(s, losses=list(s.losses)))
@@ -323,6 +323,60 @@ def test_bytes_that_changed_after_the_verdict_are_not_promoted(brain: Brain, pro
     assert AdapterStore(root.layout).current() is None
 
 
+def test_a_proven_candidate_whose_promotion_never_came_is_promoted_by_the_next_round(
+    brain: Brain, proven: None
+) -> None:
+    root = brain()
+    held = loop(root).round(hold=True)
+    outcome = loop(root).round()
+    assert (outcome.phase, outcome.version_id) == ("promoted", held.version_id)
+    current = AdapterStore(root.layout).current()
+    assert current is not None
+    assert current.version_id == held.version_id
+
+
+def test_episodes_of_a_candidate_that_was_never_judged_are_still_new(brain: Brain, proven: None) -> None:
+    root = brain()
+    held = loop(root).round(hold=True)
+    assert loop(root).new_episodes()[1] is False
+    (
+        AdapterStore(root.layout).get(held.version_id).path / "verdict.json"
+    ).unlink()  # as SIGKILL while judging
+    assert loop(root).new_episodes()[1] is True
+
+
+def test_a_damaged_card_does_not_stop_the_learning(brain: Brain, proven: None) -> None:
+    root = brain()
+    held = loop(root).round(hold=True)
+    card = AdapterStore(root.layout).get(held.version_id).path / "card.json"
+    card.write_bytes(card.read_bytes()[:100])
+    assert loop(root).new_episodes()[1] is True
+
+
+def test_the_newest_episodes_are_the_last_that_came_and_not_the_last_by_name(brain: Brain) -> None:
+    root = brain(episodes=6, max_episodes=4)
+    paths = list_episodes(root.layout.episodes_dir)
+    for age, path in enumerate(paths):  # the first by name is the newest
+        os.utime(path / "metadata.json", (1_000_000 - age, 1_000_000 - age))
+    episodes, _ = loop(root).new_episodes()
+    assert episodes == [paths[3], paths[2], paths[1], paths[0]]
+
+
+def test_judging_holds_still_while_a_gate_is_closed(brain: Brain, proven: None) -> None:
+    root = brain()
+    mid = loop(root)
+    asked_while: list[str] = []
+    allowed = mid.wait_until_allowed
+
+    def remember() -> float:
+        asked_while.append(mid.status.phase)
+        return allowed()
+
+    mid.wait_until_allowed = remember  # type: ignore[method-assign]
+    mid.round(hold=True)
+    assert {"cache", "train", "judge"} <= set(asked_while)
+
+
 def test_promoting_without_a_candidate_says_what_to_do(brain: Brain) -> None:
     with pytest.raises(BrainError, match="no candidate") as caught:
         promote_candidate(brain())
@@ -344,8 +398,9 @@ def test_whatever_interrupts_a_round_frees_the_lock_and_says_failed(
     monkeypatch.setattr(learning, "train_adapter", interrupted)
     with pytest.raises(type(error)):
         loop(root).round()
-    assert status_on_disk(root)["phase"] == "failed"
-    assert type(error).__name__ in status_on_disk(root)["detail"]
+    stopped = isinstance(error, KeyboardInterrupt)
+    assert status_on_disk(root)["phase"] == ("stopped" if stopped else "failed")
+    assert ("signal" if stopped else type(error).__name__) in status_on_disk(root)["detail"]
     assert nothing_staged(root)
     with ProcessLock(root.layout.trainer_lock_path, purpose="look"):
         pass

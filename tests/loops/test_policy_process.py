@@ -17,8 +17,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from continuonbrain.brain_root import open_brain
+from continuonbrain.errors import BrainError
+from continuonbrain.loops import policy_client, wire
 from continuonbrain.loops.policy_client import Answer, PolicyClient
-from continuonbrain.loops.policy_process import PolicyServer
+from continuonbrain.loops.policy_process import PolicyServer, _request
+from continuonbrain.loops.promotion import announce
 from continuonbrain.loops.wire import NoticeBoard, encode, listen_unix, post_notice, subscribe
 from continuonbrain.loops.wire_stream import MessageReader, WireServer
 from continuonbrain.policy.calibration import Calibration
@@ -206,6 +210,42 @@ def test_an_adapter_that_cannot_be_used_is_refused_and_the_old_one_goes_on(
             (layout.current / "adapter_model.safetensors").write_bytes(b"bit rot")
         assert not post_notice(layout.policy_socket, {"kind": "promotion"})
         assert ask(rig.client()).chunk.adapter_sha256 == good
+
+
+def test_a_promotion_says_what_became_of_it(layout: BrainLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+    brain = open_brain(layout.root)
+
+    def told() -> tuple[bool, bool, str]:
+        promotion = announce(brain, "promotion", "", "")
+        return promotion.running, promotion.noticed, promotion.detail
+
+    assert told() == (False, False, "promotion of the base: no brain is running")
+    with serving(layout):
+        assert told() == (True, True, "promotion of the base: the running brain uses it")
+        promote(layout, "bad", base="0ther")
+        running, noticed, detail = told()
+        assert (running, noticed) == (True, False)
+        assert "the running brain refused it: " in detail
+    monkeypatch.setattr(wire.ask_notice, "__kwdefaults__", {"timeout_s": 0.1})
+    with contextlib.closing(listen_unix(layout.policy_socket)):
+        running, noticed, detail = told()
+        assert (running, noticed) == (True, False)
+        assert "the running brain did not answer" in detail
+
+
+def test_a_number_beyond_every_float_is_an_error_of_ours_and_ends_nothing(layout: BrainLayout) -> None:
+    huge = 10**400
+    with pytest.raises(BrainError, match="too large"):
+        _request({"observed_s": huge, "instruction": "drive"}, FRAME.tobytes())
+    with pytest.raises(BrainError, match="too large"):
+        policy_client._number(huge, "observed_s")
+    with serving(layout) as rig:
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.connect(str(layout.policy_socket))
+            stranger.sendall(encode({"type": "decide", "observed_s": huge, "instruction": "drive"}))
+            stranger.settimeout(2.0)
+            assert stranger.recv(10) == b""
+        ask(rig.client())
 
 
 def test_an_unknown_notice_is_answered_no(layout: BrainLayout) -> None:

@@ -25,6 +25,7 @@ from continuonbrain.loops.wire import (
     WireError,
     WireTimeout,
     answer_notice,
+    ask_notice,
     connect_unix,
     encode,
     listen_unix,
@@ -116,6 +117,9 @@ def test_a_damaged_or_cut_message_never_raises_anything_else(position: int, valu
         b'{"a": NaN}',
         b'{"a": Infinity}',
         b'{"a": 1e999}',
+        b'{"a": 9223372036854775809}',
+        b'{"a": [-1' + b"0" * 400 + b"]}",
+        b'{"a": ' + b"7" * 5000 + b"}",
         b"\xff\xfe",
         b"[" * 60_000,
     ],
@@ -392,6 +396,17 @@ class TestPostNotice:
             assert post_notice(path, {"kind": "promoted", "slot": "current"}) is ok
             thread.join()
         assert taken == [{"type": "notice", "event": {"kind": "promoted", "slot": "current"}}]
+
+    def test_nobody_there_and_no_answer_are_told_apart(self, tmp_path: Path) -> None:
+        path = tmp_path / "policy.sock"
+        nobody = ask_notice(path, {"kind": "a"}, timeout_s=0.05)
+        assert (nobody.listening, nobody.answered, nobody.ok) == (False, False, False)
+        with listen_unix(path):
+            silent = ask_notice(path, {"kind": "a"}, timeout_s=0.1)
+            assert (silent.listening, silent.answered, silent.ok) == (True, False, False)
+        with listen_unix(path, backlog=0), socket.socket(socket.AF_UNIX) as first:
+            first.connect(str(path))  # a stopped process: its backlog is full, and nobody accepts
+            assert ask_notice(path, {"kind": "a"}, timeout_s=0.1).listening
 
     def test_nobody_listening_or_answering_is_a_no_in_time(self, tmp_path: Path) -> None:
         path = tmp_path / "policy.sock"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -220,3 +221,8 @@ def test_an_unwritable_host_file_is_an_error_that_names_it(tmp_path: Path) -> No
     (tmp_path / "run").write_text("a file where the folder should be")
     with pytest.raises(BrainError, match=r"host\.json"):
         FileHost(tmp_path / "run" / "host.json").write(SimulatedHost().read())
+
+
+def test_a_host_file_that_is_a_fifo_does_not_hang_the_reader(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "host.json")
+    assert "not a regular file" in (FileHost(tmp_path / "host.json").read().load.error or "")

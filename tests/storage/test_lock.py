@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from continuonbrain.storage.lock import LockHeldError, ProcessLock
+from continuonbrain.storage.lock import LockFileError, LockHeldError, ProcessLock
 
 HOLD = """
 import sys, time
@@ -69,3 +69,13 @@ def test_two_locks_in_one_process_exclude_each_other(tmp_path: Path) -> None:
             first.acquire()
     second.acquire()
     second.release()
+
+
+def test_a_lock_file_that_cannot_be_opened_is_named_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()
+    with (
+        pytest.raises(LockFileError, match="lock") as caught,
+        ProcessLock(tmp_path / "lock", purpose="train"),
+    ):
+        pass
+    assert str(tmp_path) in caught.value.remedy

@@ -290,4 +290,4 @@ def test_held_out_episodes_are_never_trained_on(count: int, tail: int, random: o
     assert sorted([*train, *held]) == episodes
     assert len(held) <= tail
     assert (len(held) >= 1) == (count >= 4)
-    assert hold_out(episodes, tail=tail) == (train, held)
+    assert hold_out(shuffled, tail=tail) == (train, held)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,24 @@ def test_without_firmware_bits_the_gate_is_open_only_by_setting_and_never_when_t
     assert optional.evaluate(missing, NOW).open
     assert "require_throttled" in gate(optional.evaluate(missing, NOW), "throttled").reason
     assert not optional.evaluate(with_reading("throttled", Reading(4.0, NOW, "firmware")), NOW).open
+
+
+@pytest.mark.parametrize("garbage", [True, "1", math.nan, math.inf, 0.5, -1.0, [], 10**400])
+def test_firmware_bits_that_make_no_sense_close_the_gate_although_none_are_required(
+    tmp_path: Path, garbage: object
+) -> None:
+    optional, path = build_gates(require_throttled=False), tmp_path / "host.json"
+    FileHost(path).write(good())
+    document = json.loads(path.read_text())
+    document["readings"]["throttled"]["value"] = garbage
+    path.write_text(json.dumps(document))
+    assert [s.name for s in optional.evaluate(FileHost(path).read(), NOW).closed] == ["throttled"]
+    if isinstance(garbage, float):  # the same through our own writer
+        FileHost(path).write(with_reading("throttled", Reading(garbage, NOW, "firmware")))
+        assert not optional.evaluate(FileHost(path).read(), NOW).open
+    document["readings"]["throttled"] = {"value": None, "monotonic_s": NOW, "error": "no such sensor"}
+    path.write_text(json.dumps(document))
+    assert optional.evaluate(FileHost(path).read(), NOW).open
 
 
 def test_mains_power_is_a_setting_that_opens_the_battery_gate_and_says_so() -> None:

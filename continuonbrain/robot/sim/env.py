@@ -44,7 +44,7 @@ class DonkeyTrackEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]
         self.max_steps = max_steps
         self.render_mode = render_mode
         # gymnasium types Dict by its values, Env by the whole observation.
-        self.observation_space = spaces.Dict(  # type: ignore[assignment]
+        self.observation_space = spaces.Dict(
             {
                 "image": spaces.Box(0, 255, FRAME_SHAPE, np.uint8),
                 "state": spaces.Box(_STATE_LOW, _STATE_HIGH, dtype=np.float32),
