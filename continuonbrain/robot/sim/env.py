@@ -1,4 +1,5 @@
-"""The simulator as a gymnasium environment: `gymnasium.make("continuonbrain/DonkeyTrack-v0")`.
+"""The simulator as a gymnasium environment: `import continuonbrain.robot.sim`, then
+`gymnasium.make("continuonbrain/DonkeyTrack-v0")`.
 
 Observation: `image` uint8 `[120, 160, 3]` and `state` float32 `[2]` = measured speed (m/s) and yaw rate (rad/s).
 Action: float32 `[2]` = steering (positive left) and throttle in [-1, 1]. Reward per tick: metres of lane driven
@@ -22,7 +23,6 @@ from continuonbrain.robot.sim.instructions import BY_PHRASING, NAMES
 from continuonbrain.robot.sim.shifts import World, world
 from continuonbrain.robot.sim.track import TrackSet
 
-ENV_ID = "continuonbrain/DonkeyTrack-v0"
 _TRACKS = 10_000
 # 3 m/s is the fastest that the car can go; at that speed full lock turns it by 4.9 rad/s.
 _STATE_LOW = np.array([0.0, -20.0], np.float32)
@@ -125,12 +125,3 @@ class DonkeyTrackEnv(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]
             "road_half_m": float(fleet.tracks.half_m[0]),
             "off_road": bool(fleet.off_road[0]),
         }
-
-
-def register() -> None:
-    """Make the environment known to gymnasium; harmless when it is already."""
-    if ENV_ID not in gymnasium.registry:
-        gymnasium.register(ENV_ID, entry_point="continuonbrain.robot.sim.env:DonkeyTrackEnv")
-
-
-register()

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from continuonbrain.robot.sim.env import ENV_ID, DonkeyTrackEnv
+from continuonbrain.robot.sim import ENV_ID
+from continuonbrain.robot.sim.env import DonkeyTrackEnv
 from continuonbrain.robot.sim.instructions import HELD_OUT
 from continuonbrain.robot.sim.shifts import SHIFTS, UnknownShiftError
 
@@ -34,17 +35,23 @@ def test_gymnasiums_checker_has_no_complaint() -> None:
         check_env(gymnasium.make(ENV_ID, render_mode="rgb_array").unwrapped)
 
 
-def test_gymnasium_finds_the_environment_without_importing_this_package() -> None:
-    import importlib.metadata
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import continuonbrain.robot.sim, gymnasium; env = gymnasium.make('continuonbrain/DonkeyTrack-v0')",
+        "import gymnasium; env = gymnasium.make('continuonbrain.robot.sim:continuonbrain/DonkeyTrack-v0')",
+    ],
+)
+def test_gymnasium_makes_the_environment_by_its_name(code: str) -> None:
     import subprocess
     import sys
 
-    code = f"import gymnasium; print(type(gymnasium.make({ENV_ID!r}).unwrapped).__name__)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    try:
-        importlib.metadata.distribution("continuonbrain")
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("the package is not installed here, so its entry point is not known")
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(type(env.unwrapped).__name__)"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.stdout.strip() == "DonkeyTrackEnv", done.stderr
 
 
