@@ -128,8 +128,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         max_steps=config.max_steps,
         max_wall_time_s=config.max_wall_time_s,
         seed=config.training.seed,
-        # Without motion sensors the servo's trim is in the labels, and a mirror would turn it around: on the real
-        # donkeycar recording the held-out steering error is .16 without mirrored lessons and .29 with them.
+        # Without motion sensors the servo's trim is in the labels, and a mirror would turn it around.
         mirror=all(d.measured for d in drives),
     )
     losses: list[float] = []
