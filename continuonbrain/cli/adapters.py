@@ -128,7 +128,7 @@ def _find(store: AdapterStore, name: str) -> AdapterVersion:
     if found is None:
         raise BrainError(
             f"there is no {name} adapter" + (": the base model drives alone" if name == "current" else ""),
-            remedy="continuonbrain adapters list",
+            remedy=f"continuonbrain adapters list --root {store.layout.root}",
         )
     return found
 

@@ -153,4 +153,12 @@ def _print(root: Path, checks: list[Check], report: GateReport | None) -> None:
         value = "" if state.value is None else shown(state.value)
         gates.add_row(state.name, Text(*mark), value, Text(state.reason))
     console.print(gates)
+    if all(state.value is None for state in report.states if state.name != "disk"):
+        console.print(
+            "no robot is running on this root, so nothing tells its gates: start it with `continuonbrain run "
+            f"--root {root}`; a parked simulated robot also trains with `continuonbrain train --root {root}`",
+            soft_wrap=True,
+            markup=False,
+        )
+        return
     console.print("training may start" if report.open else "training waits until every gate is open")

@@ -102,7 +102,7 @@ def list_command(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -
         return
     console = Console(highlight=False)
     if not rows:
-        console.print("no episodes yet: record some (continuonbrain run) or import a tub")
+        console.print(f"no episodes yet: record some (continuonbrain run --root {root}) or import a tub")
         return
     table = Table("episode", "steps", "seconds", "where", "state")
     for row in rows:
@@ -130,7 +130,11 @@ def doctor(
 ) -> None:
     """Check every line and frame; exit code 1 when data are lost or untrue."""
     if not path.exists():
-        raise EpisodeError("there is no such episode", file=path, remedy="continuonbrain episodes list")
+        raise EpisodeError(
+            "there is no such episode",
+            file=path,
+            remedy="give the path of a folder; `continuonbrain episodes list --root DIR` prints them",
+        )
     findings = examine(path)
     sick = any(finding.severity == ERROR for finding in findings)
     if as_json:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 from continuonbrain.cli.root_option import JsonOption
+from continuonbrain.rlds.summary import sparkline
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Base models.")
 
@@ -20,9 +23,13 @@ def build_tiny_command(
     out: Annotated[Path, typer.Argument(help="Folder to write the base into.")],
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     chunks: Annotated[
-        int, typer.Option("--chunks", min=1, help="Chunks of 512 states for the whole model.")
-    ] = 0,
-    trunk_chunks: Annotated[int, typer.Option("--trunk-chunks", min=1, help="... for the image trunk.")] = 0,
+        int | None,
+        typer.Option("--chunks", min=1, help="Chunks of 512 states for the whole model.", show_default=False),
+    ] = None,
+    trunk_chunks: Annotated[
+        int | None,
+        typer.Option("--trunk-chunks", min=1, help="... for the image trunk.", show_default=False),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train the tiny driving base from the simulator (seeded; under an hour on two cores) and score it."""
@@ -42,19 +49,23 @@ def build_tiny_command(
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console) as bar:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
+        told: dict[str, int] = {}
 
         def report(stage: str, step: int, total: int, loss: float) -> None:
             if stage not in tasks:
                 tasks[stage] = bar.add_task(stage, total=total, note="")
-            bar.update(tasks[stage], completed=step, note=f"loss {loss:.4f}")  # type: ignore[arg-type]
+            bar.update(tasks[stage], completed=step, note=f"loss {loss:.4f}")
+            tenth = 10 * step // total
+            if not console.is_terminal and tenth > told.get(stage, -1):  # a log file shows no bar
+                told[stage] = tenth
+                console.print(f"{stage} {step}/{total} loss {loss:.4f}")
 
         card = build_tiny(out, recipe, report)
     if as_json:
         typer.echo(json.dumps(card))
         return
-    scores = card["scores"]
-    console.print(f"{card['parameters']:,} parameters in {card['wall_s']:.0f} s; held-out tracks: {scores}")
+    _print_card(console, out, card)
 
 
 @app.command("show")
@@ -74,7 +85,27 @@ def show(
         typer.echo(json.dumps({"folder": str(where), "sha256": sha256, "card": card}))
         return
     console = Console(highlight=False)
-    console.print(f"{where}\nsha256 {sha256}")
-    for key in ("name", "architecture", "parameters", "data", "scores", "wall_s"):
-        if key in card:
-            console.print(f"{key}: {card[key]}")
+    console.print(f"sha256 {sha256}", soft_wrap=True)
+    _print_card(console, where, card)
+
+
+def _print_card(console: Console, folder: Path, card: dict[str, Any]) -> None:
+    table = Table("", "", title=str(folder), title_justify="left", show_header=False)
+    for key, value in card.items():
+        if key.endswith("loss_curve") and value:
+            numbers = [float(x) for x in value]
+            table.add_row(key, f"{sparkline(numbers)}  {numbers[0]:.3g} to {numbers[-1]:.3g}")
+        elif isinstance(value, dict):
+            table.add_section()
+            for name, inner in value.items():
+                table.add_row(f"{key}: {name.replace('_', ' ')}", Text(_told(inner)))
+            table.add_section()
+        else:
+            table.add_row(key, Text(_told(value)))
+    console.print(table)
+
+
+def _told(value: object) -> str:
+    if isinstance(value, list):
+        return " to ".join(str(v) for v in value)
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -27,8 +27,11 @@ from continuonbrain.cli.root_option import DEFAULT_ROOT, RootOption
 from continuonbrain.configs import PRESET_NAMES
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.supervisor import RunSummary, Supervisor, standard_plans
+from continuonbrain.robot.sim.shifts import world
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
+from continuonbrain.storage.lock import ProcessLock
 
+_LOCK_NAME = "run.lock"
 _POLL_S = 0.1
 _VIEW_EVERY_S = 0.25
 _LINE_EVERY_S = 1.0
@@ -63,6 +66,8 @@ def run(
     ] = False,
 ) -> None:
     """Drive, record, and learn when idle, until Ctrl-C."""
+    if shift is not None:
+        world(shift)  # an unknown name is refused before anything is made or started
     brain = _brain(root, preset)
     plans = standard_plans(brain.layout, shift=shift, track=track, seed=seed, decision_time_s=decision_time)
     stopping = _stop_on_signals()
@@ -72,7 +77,11 @@ def run(
         return stopping() or (until is not None and time.monotonic() >= until)
 
     console = Console(highlight=False)
-    with Supervisor(brain, plans) as supervisor:
+    brain.layout.run_dir.mkdir(parents=True, exist_ok=True)
+    with (
+        ProcessLock(brain.layout.run_dir / _LOCK_NAME, purpose=f"run the robot of {brain.layout.root}"),
+        Supervisor(brain, plans) as supervisor,
+    ):
         if as_json:
             _repeat(supervisor, over, _LINE_EVERY_S, lambda shot: typer.echo(json.dumps(shot)))
         elif console.is_terminal:

@@ -125,12 +125,16 @@ def _print(console: Console, outcome: Outcome, root: str) -> None:
         console.print(verdict_table(outcome.verdict))
         console.print(imitation_table(outcome.verdict))
     colour = {"promoted": "green", "judged": "green", "refused": "red"}.get(outcome.phase, "yellow")
-    console.print(f"[{colour}]{outcome.phase}[/{colour}]: {outcome.detail}")
+    said = f": {outcome.detail}" if outcome.detail else ""
+    if outcome.phase == "promoted":  # its detail says so itself
+        console.print(f"[{colour}]{outcome.detail}[/{colour}]")
+    else:
+        console.print(f"[{colour}]{outcome.phase}[/{colour}]{said}")
     advice = {
-        "waiting": "record more (continuonbrain run), import a tub, or pass --min-episodes",
+        "waiting": f"record more (continuonbrain run --root {root}), import a tub, or pass --min-episodes",
         "gates": "wait until the robot is idle, cool and charged; where no robot runs: --simulate-host",
         "refused": f"see it whole: continuonbrain adapters show candidate --root {root}",
         "judged": f"promote it: continuonbrain train --root {root} (without --hold)",
         "promoted": f"see it: continuonbrain adapters show --root {root}",
     }
-    console.print(f"next: {advice.get(outcome.phase, 'continuonbrain doctor')}")
+    console.print(f"next: {advice.get(outcome.phase, f'continuonbrain doctor --root {root}')}")

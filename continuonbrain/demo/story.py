@@ -368,7 +368,7 @@ class Demo:
         """Drive for real, promote in the middle; figures of the swap."""
         if not passed:
             self.narrator.say("The verdict is no: nothing is promoted, the base goes on driving.")
-            return {"missed_ticks": 0, "ms": None, "promoted": False}
+            return {"missed_ticks": None, "ms": None, "promoted": False}
         seed = self.settings.lap_seeds[0]
         with DriveSession(
             brain.layout,

@@ -18,10 +18,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from continuonbrain.errors import BrainError
+from continuonbrain.errors import BrainError, told_from
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _TAIL_BYTES = 4000
@@ -29,6 +29,25 @@ _TAIL_BYTES = 4000
 
 class ChildLogError(BrainError):
     """The log of a child process cannot be written, so it was not started."""
+
+
+def exit_code(body: Callable[[], object]) -> int:
+    """Run a process's body: 0, or 2 with one line on stderr when a person must put something right.
+
+    Any other exception is a fault of the program and passes through.
+    """
+    try:
+        body()
+    except BrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        told = told_from(error)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return 2
+    return 0
 
 
 class ChildProcess:

@@ -34,6 +34,7 @@ from typing import Any
 
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError, told_from
+from continuonbrain.loops.child_process import exit_code
 from continuonbrain.loops.control_status import (
     CONTROL_REPORT_NAME,
     CONTROL_SOCKET_NAME,
@@ -411,18 +412,7 @@ def main(arguments: list[str] | None = None) -> int:
         not given.no_record,
         given.cycle,
     )
-    try:
-        ControlProcess(open_brain(given.root), options).run()
-    except BrainError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        told = told_from(error)
-        if told is None:
-            raise
-        print(f"error: {told}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: ControlProcess(open_brain(given.root), options).run())
 
 
 if __name__ == "__main__":

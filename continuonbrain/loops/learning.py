@@ -113,7 +113,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     if not drives:
         raise NoLabelsError(
             f"none of {len(episodes)} episodes holds a step that a human drove; {len(left_out)} are damaged",
-            remedy="record teleoperation, or look for damage: continuonbrain episodes list",
+            remedy=f"record teleoperation, or look for damage: continuonbrain episodes list --root {layout.root}",
         )
     calibration = calibrate(drives)
     train, held, trained_on, held_out = _samples(mid, drives, calibration, left_out)

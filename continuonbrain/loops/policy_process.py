@@ -32,8 +32,9 @@ from typing import NamedTuple
 import numpy as np
 
 from continuonbrain.brain_root import open_brain
-from continuonbrain.errors import BrainError, told_from
-from continuonbrain.loops.wire import NoticeBoard
+from continuonbrain.errors import BrainError
+from continuonbrain.loops.child_process import exit_code
+from continuonbrain.loops.notices import NoticeBoard
 from continuonbrain.loops.wire_stream import Message, Peer, WireServer
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.chunk import ActionChunk
@@ -99,7 +100,8 @@ class PolicyServer:
         if version is not None and not sha256.startswith(version.sha8):
             raise AdapterError(
                 f"adapter {version.version_id} is damaged: its bytes hash to {sha256[:8]}",
-                remedy="go back to the one before: continuonbrain adapters rollback",
+                remedy="go back to the one before: continuonbrain adapters rollback "
+                f"--root {self._store.layout.root}",
             )
         # Read first: an adapter without a usable calibration must not be attached at all.
         calibration = (
@@ -288,18 +290,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--decision-time", type=float, default=None, help="imposed decision time in seconds")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    try:
-        run_policy(options.root, decision_time_s=options.decision_time)
-    except BrainError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        told = told_from(error)
-        if told is None:
-            raise
-        print(f"error: {told}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run_policy(options.root, decision_time_s=options.decision_time))
 
 
 if __name__ == "__main__":

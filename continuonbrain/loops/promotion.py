@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
-from continuonbrain.loops.wire import NoticeAnswer, WireError, ask_notice
+from continuonbrain.loops.notices import NoticeAnswer, ask_notice
+from continuonbrain.loops.wire import WireError
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.manifest import manifest_from_settings, write_manifest

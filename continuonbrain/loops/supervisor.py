@@ -27,7 +27,8 @@ from continuonbrain.loops.child_process import ChildProcess, end_together
 from continuonbrain.loops.control_status import CONTROL_REPORT_NAME
 from continuonbrain.loops.drive_session import CONTROL_MODULE, POLICY_MODULE, read_status
 from continuonbrain.loops.loop_report import FastReport
-from continuonbrain.loops.wire import Subscription, WireError, subscribe
+from continuonbrain.loops.notices import Subscription, subscribe
+from continuonbrain.loops.wire import WireError
 from continuonbrain.robot.host import HOST_FILE_NAME, host_for
 from continuonbrain.storage.layout import BrainLayout
 from continuonbrain.trainer.gates import gates_from_config

@@ -1,4 +1,4 @@
-"""The wire between our processes: framed messages and notices over Unix sockets.
+"""The wire between our processes: framed messages over Unix sockets.
 
 A message is
 
@@ -11,36 +11,32 @@ A message is
 in network byte order. Never pickle: a socket is a place where somebody else's bytes come in. Whatever is
 wrong with them raises a `WireError`, and the caller closes the connection.
 
-Notices are newline-delimited JSON objects with a sequence number (`NoticeBoard`, `subscribe`), because
-there every subscriber only listens. The board never waits for anyone: who does not read is dropped.
+`wire_stream.py` reads and serves the same messages without waiting; `notices.py` tells many listeners at once.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
 import socket
 import stat
 import struct
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from continuonbrain.errors import BrainError
 
 MAGIC = b"CBW\x01"
 MAX_HEADER_BYTES = 64 * 1024
 MAX_BODY_BYTES = 1024 * 1024
-MAX_NOTICE_BYTES = 64 * 1024
 _MAX_INTEGER = 2**63
 
-_PREFIX = struct.Struct("!4sII")
+PREFIX = struct.Struct("!4sII")
 # sun_path holds 108 bytes including the closing zero.
 _MAX_SOCKET_PATH_BYTES = 107
 _CONNECT_RETRY_S = 0.02
@@ -70,16 +66,32 @@ class WireTimeout(WireError):
 # --- messages ------------------------------------------------------------------------------------------
 
 
+class Closing:
+    """A context manager that calls `close` at its end."""
+
+    def close(self) -> None:
+        """Give up what is held; called once more it does nothing."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 def encode(header: Mapping[str, object], body: bytes = b"") -> bytes:
     """Return the bytes of one message.
 
     Raises:
         WireError: the header is not JSON with finite numbers, or header or body are too large.
     """
-    raw = _dump(header, "header", MAX_HEADER_BYTES)
+    raw = dump_json(header, "header", MAX_HEADER_BYTES)
     if len(body) > MAX_BODY_BYTES:
         raise WireError(f"wire: body of {len(body)} bytes is larger than {MAX_BODY_BYTES}")
-    return b"".join((_PREFIX.pack(MAGIC, len(raw), len(body)), raw, body))
+    return b"".join((PREFIX.pack(MAGIC, len(raw), len(body)), raw, body))
 
 
 def send(
@@ -115,8 +127,8 @@ def receive(sock: socket.socket, timeout_s: float | None = None) -> tuple[dict[s
             object with finite numbers. Lengths are checked before anything is read into memory.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    prefix = _receive_exactly(sock, _PREFIX.size, deadline, already=0)
-    magic, header_length, body_length = _PREFIX.unpack(prefix)
+    prefix = _receive_exactly(sock, PREFIX.size, deadline, already=0)
+    magic, header_length, body_length = PREFIX.unpack(prefix)
     if magic != MAGIC:
         raise WireError(
             f"wire: message starts with {magic!r}, expected {MAGIC!r}",
@@ -126,9 +138,9 @@ def receive(sock: socket.socket, timeout_s: float | None = None) -> tuple[dict[s
         raise WireError(f"wire: header of {header_length} bytes is larger than {MAX_HEADER_BYTES}")
     if body_length > MAX_BODY_BYTES:
         raise WireError(f"wire: body of {body_length} bytes is larger than {MAX_BODY_BYTES}")
-    raw = _receive_exactly(sock, header_length, deadline, already=_PREFIX.size)
-    body = _receive_exactly(sock, body_length, deadline, already=_PREFIX.size + header_length)
-    return _load(raw, "header"), body
+    raw = _receive_exactly(sock, header_length, deadline, already=PREFIX.size)
+    body = _receive_exactly(sock, body_length, deadline, already=PREFIX.size + header_length)
+    return load_json(raw, "header"), body
 
 
 def _receive_exactly(sock: socket.socket, count: int, deadline: float | None, *, already: int) -> bytes:
@@ -152,7 +164,8 @@ def _receive_exactly(sock: socket.socket, count: int, deadline: float | None, *,
     return bytes(data)
 
 
-def _dump(value: Mapping[str, object], what: str, limit: int) -> bytes:
+def dump_json(value: Mapping[str, object], what: str, limit: int) -> bytes:
+    """One JSON object as UTF-8. Raises `WireError`, naming `what`, beyond `limit` bytes or when it is not JSON."""
     if not isinstance(value, Mapping):
         raise WireError(f"wire: {what} must be a mapping, not {type(value).__name__}")
     try:
@@ -185,7 +198,8 @@ def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is not JSON")
 
 
-def _load(raw: bytes, what: str) -> dict[str, object]:
+def load_json(raw: bytes, what: str) -> dict[str, object]:
+    """The JSON object in `raw`. Raises `WireError`, naming `what`, for anything but finite and bounded values."""
     try:
         value = json.loads(
             raw.decode("utf-8"), parse_float=_finite, parse_int=_bounded, parse_constant=_refuse_constant
@@ -302,283 +316,3 @@ def _check_path(path: Path) -> None:
             f"{path}: {size} bytes are too long for a Unix socket (at most {_MAX_SOCKET_PATH_BYTES})",
             remedy="use a brain root with a shorter path",
         )
-
-
-# --- notices: one publisher, any number of listeners ----------------------------------------------------
-
-
-class _Subscriber:
-    __slots__ = ("pending", "sock")
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.pending = bytearray()
-
-
-class NoticeBoard:
-    """Publishes events to everyone connected to a Unix socket, waiting for nobody.
-
-    There is no thread: `publish` and `service` accept whoever has connected since and send what fits. A
-    publisher that is silent for long should call `service` now and then. Each subscriber first gets
-    `{"kind": "hello", "sequence": n}` with the number of the last event before it, so a gap can be seen.
-    A subscriber that leaves more than `max_pending_bytes` unread is dropped. Thread-safe.
-
-    Raises (on construction): `WireError`, see `listen_unix`.
-    """
-
-    def __init__(self, path: Path, *, mode: int = 0o660, max_pending_bytes: int = 256 * 1024) -> None:
-        self._path = path
-        self._max_pending = max_pending_bytes
-        self._server = listen_unix(path, mode, backlog=64)
-        self._server.setblocking(False)
-        self._inode = os.lstat(path).st_ino
-        self._subscribers: list[_Subscriber] = []
-        self._sequence = 0
-        self._dropped = 0
-        self._lock = threading.Lock()
-
-    @property
-    def sequence(self) -> int:
-        """Number of the last event; 0 before the first."""
-        return self._sequence
-
-    @property
-    def subscribers(self) -> int:
-        return len(self._subscribers)
-
-    @property
-    def dropped(self) -> int:
-        """How many subscribers were dropped because they did not read."""
-        return self._dropped
-
-    def publish(self, event: Mapping[str, object]) -> int:
-        """Send `event` (any JSON object) to all; returns its sequence number, which is added to it.
-
-        Raises:
-            WireError: the event is not JSON with finite numbers or is larger than 64 KiB. Never because
-                of a subscriber.
-        """
-        if event.get("kind") == "hello":
-            raise WireError('wire: an event of kind "hello" is the greeting', remedy="choose another kind")
-        with self._lock:
-            self._accept()
-            line = _dump({**event, "sequence": self._sequence + 1}, "event", MAX_NOTICE_BYTES) + b"\n"
-            self._sequence += 1
-            for subscriber in self._subscribers:
-                subscriber.pending += line
-            self._flush()
-            return self._sequence
-
-    def service(self) -> None:
-        """Accept who is waiting, send what is left, forget who has gone. Returns at once."""
-        with self._lock:
-            self._accept()
-            self._flush()
-
-    def close(self) -> None:
-        """Disconnect everyone and remove the socket file if it is still ours."""
-        with self._lock:
-            for subscriber in self._subscribers:
-                subscriber.sock.close()
-            self._subscribers.clear()
-            # Unlink before closing: while we listen, nobody else can have taken the path over.
-            with contextlib.suppress(OSError):
-                if os.lstat(self._path).st_ino == self._inode:
-                    self._path.unlink()
-            self._server.close()
-
-    def __enter__(self) -> NoticeBoard:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._server.accept()
-            except OSError:  # nobody waits (or has gone again, or we are out of descriptors)
-                return
-            sock.setblocking(False)
-            subscriber = _Subscriber(sock)
-            subscriber.pending += _dump(
-                {"kind": "hello", "sequence": self._sequence}, "event", MAX_NOTICE_BYTES
-            )
-            subscriber.pending += b"\n"
-            self._subscribers.append(subscriber)
-
-    def _flush(self) -> None:
-        kept: list[_Subscriber] = []
-        for subscriber in self._subscribers:
-            if not self._send_pending(subscriber):
-                subscriber.sock.close()
-            elif len(subscriber.pending) > self._max_pending:
-                self._dropped += 1
-                subscriber.sock.close()
-            else:
-                kept.append(subscriber)
-        self._subscribers = kept
-
-    @staticmethod
-    def _send_pending(subscriber: _Subscriber) -> bool:
-        """Send what fits without waiting; False when the subscriber has gone."""
-        try:
-            # A subscriber has nothing to say; an empty read means that it closed.
-            if not subscriber.sock.recv(4096):
-                return False
-        except BlockingIOError:
-            pass
-        except OSError:
-            return False
-        try:
-            while subscriber.pending:
-                sent = subscriber.sock.send(subscriber.pending, socket.MSG_NOSIGNAL)
-                del subscriber.pending[:sent]
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return True
-
-
-class Subscription:
-    """One listener on a `NoticeBoard`. Use as a context manager; not thread-safe."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._buffer = bytearray()
-        self.sequence = 0
-        """Number of the last event seen."""
-        self.missed = 0
-        """How many events were lost between two seen ones."""
-
-    def poll(self, timeout_s: float = 0.0) -> dict[str, object] | None:
-        """The next event, or None when none comes in time (0 only looks). The greeting is swallowed.
-
-        Raises:
-            WireClosed: the board has gone, or dropped this subscriber for not reading. Subscribe again.
-            WireError: what came is not a notice.
-        """
-        deadline = time.monotonic() + timeout_s
-        while True:
-            event = self._next_line()
-            if event is not None:
-                number = event.get("sequence")
-                if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-                    raise WireError(f"wire: notice with sequence {number!r}")
-                greeting = event.get("kind") == "hello"
-                if not greeting:
-                    self.missed += max(0, number - self.sequence - 1)
-                self.sequence = number
-                if greeting:
-                    continue
-                return event
-            if len(self._buffer) > MAX_NOTICE_BYTES:
-                raise WireError(f"wire: notice longer than {MAX_NOTICE_BYTES} bytes")
-            try:
-                self._sock.settimeout(max(0.0, deadline - time.monotonic()))
-                data = self._sock.recv(65536)
-            except (TimeoutError, BlockingIOError):
-                return None
-            except OSError as error:
-                raise WireClosed(f"wire: notices ended: {error.strerror or error}") from error
-            if not data:
-                raise WireClosed("wire: the notice board closed the connection", remedy="subscribe again")
-            self._buffer += data
-
-    def __iter__(self) -> Iterator[dict[str, object]]:
-        """Events for as long as the board lives; ends when it closes."""
-        while True:
-            try:
-                event = self.poll(1.0)
-            except WireClosed:
-                return
-            if event is not None:
-                yield event
-
-    def fileno(self) -> int:
-        """For `select`, so that a loop can wait for several things."""
-        return self._sock.fileno()
-
-    def close(self) -> None:
-        self._sock.close()
-
-    def __enter__(self) -> Subscription:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _next_line(self) -> dict[str, object] | None:
-        end = self._buffer.find(b"\n")
-        if end < 0:
-            return None
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 1]
-        return _load(line, "notice")
-
-
-def subscribe(path: Path, timeout_s: float = 5.0) -> Subscription:
-    """Listen to the board at `path`. Raises `WireTimeout` or `WireError`, see `connect_unix`."""
-    return Subscription(connect_unix(path, timeout_s))
-
-
-# --- one notice with an answer (sidecar -> policy process) -----------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class NoticeAnswer:
-    """What came of a notice. listening: somebody holds the socket. answered: and replied in time."""
-
-    listening: bool
-    answered: bool
-    ok: bool
-    detail: str
-
-
-def post_notice(path: Path, event: Mapping[str, object], *, timeout_s: float = 5.0) -> bool:
-    """Hand `event` to the process listening at `path`; True when it answers that it was taken.
-
-    Sends `{"type": "notice", "event": event}` and waits for the answer of `answer_notice`. False means
-    that nobody listens, that the answer was no, or that none came in time. It may then have been taken
-    all the same, so what it asks for must be harmless to repeat.
-
-    Raises:
-        WireError: `event` itself cannot be sent (not JSON, too large), or the path is unusable.
-    """
-    return ask_notice(path, event, timeout_s=timeout_s).ok
-
-
-def ask_notice(path: Path, event: Mapping[str, object], *, timeout_s: float = 5.0) -> NoticeAnswer:
-    """As `post_notice`, but tells apart: nobody listens, no answer, a refusal with its reason, taken."""
-    data = {"type": "notice", "event": dict(event)}
-    encode(data)  # a mistake of the caller's is an error, not a "no"
-    deadline = time.monotonic() + timeout_s
-    try:
-        sock = connect_unix(path, timeout_s)
-    except WireTimeout as error:
-        # A full backlog is somebody who does not accept, not nobody.
-        return NoticeAnswer(isinstance(error.__cause__, BlockingIOError), False, False, error.message)
-    with contextlib.closing(sock):
-        try:
-            send(sock, data, timeout_s=max(0.001, deadline - time.monotonic()))
-            answer, _ = receive(sock, max(0.001, deadline - time.monotonic()))
-        except WireError as error:
-            return NoticeAnswer(True, False, False, error.message)
-    ok = answer.get("type") == "ack" and answer.get("ok") is True
-    return NoticeAnswer(True, True, ok, str(answer.get("detail", "")))
-
-
-def answer_notice(sock: socket.socket, *, ok: bool, detail: str = "", timeout_s: float = 1.0) -> None:
-    """Answer a notice received on `sock`. Raises what `send` raises."""
-    send(sock, {"type": "ack", "ok": ok, "detail": detail}, timeout_s=timeout_s)

@@ -12,11 +12,10 @@ import selectors
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 from continuonbrain.loops import wire
-from continuonbrain.loops.wire import WireError, encode, listen_unix
+from continuonbrain.loops.wire import Closing, WireError, encode, listen_unix
 
 RECEIVE_BYTES = 256 * 1024
 """One recv: a whole request with its frame (57,600 bytes) and some."""
@@ -36,7 +35,7 @@ class MessageReader:
         buffer = self._buffer
         buffer += data
         messages: list[tuple[dict[str, object], bytes]] = []
-        prefix = wire._PREFIX  # the format has one owner; this is its other reader
+        prefix = wire.PREFIX  # the format has one owner; this is its other reader
         while len(buffer) >= prefix.size:
             magic, header_length, body_length = prefix.unpack_from(buffer)
             if magic != wire.MAGIC:
@@ -52,7 +51,7 @@ class MessageReader:
             if len(buffer) < end:
                 break
             header_end = prefix.size + header_length
-            header = wire._load(bytes(buffer[prefix.size : header_end]), "header")
+            header = wire.load_json(bytes(buffer[prefix.size : header_end]), "header")
             messages.append((header, bytes(buffer[header_end:end])))
             del buffer[:end]
         return messages
@@ -78,7 +77,7 @@ class Message(NamedTuple):
     body: bytes
 
 
-class WireServer:
+class WireServer(Closing):
     """Listens on a Unix socket for one thread: `wait` returns messages, `reply` never blocks.
 
     A peer whose bytes make no sense, or who does not read its answers, is dropped.
@@ -137,14 +136,6 @@ class WireServer:
             if os.lstat(self._path).st_ino == self._inode:
                 self._path.unlink()
         self._server.close()
-
-    def __enter__(self) -> WireServer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _accept(self) -> None:
         try:

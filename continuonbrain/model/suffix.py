@@ -46,19 +46,28 @@ class Streams:
         kv = {t: (k[rows], v[rows]) for t, (k, v) in self.kv.items()}
         return Streams(self.hidden[:, rows], self.per_layer[rows], kv, self.positions)
 
-    @staticmethod
-    def concatenate(parts: list[Streams]) -> Streams:
-        """Join batches of equal prompt length along B."""
-        kv = {
-            t: (torch.cat([p.kv[t][0] for p in parts]), torch.cat([p.kv[t][1] for p in parts]))
-            for t in parts[0].kv
-        }
-        return Streams(
-            torch.cat([p.hidden for p in parts], 1),
-            torch.cat([p.per_layer for p in parts]),
-            kv,
-            parts[0].positions,
-        )
+    def room_for(self, count: int) -> Streams:
+        """Empty streams of the same kind for `count` samples, to be filled with `put`."""
+
+        def room(tensor: Tensor, dim: int) -> Tensor:
+            shape = list(tensor.shape)
+            shape[dim] = count
+            return torch.empty(shape, dtype=tensor.dtype)
+
+        kv = {t: (room(k, 0), room(v, 0)) for t, (k, v) in self.kv.items()}
+        return Streams(room(self.hidden, 1), room(self.per_layer, 0), kv, self.positions.clone())
+
+    def put(self, rows: slice, part: Streams) -> None:
+        """Copy `part` into the samples at `rows`."""
+        self.hidden[:, rows] = part.hidden
+        self.per_layer[rows] = part.per_layer
+        for kind, (keys, values) in self.kv.items():
+            keys[rows], values[rows] = part.kv[kind]
+
+    def head(self, count: int) -> Streams:
+        """The first `count` samples, as views."""
+        kv = {t: (k[:count], v[:count]) for t, (k, v) in self.kv.items()}
+        return Streams(self.hidden[:, :count], self.per_layer[:count], kv, self.positions)
 
     def nbytes(self) -> int:
         """Memory of all tensors in bytes."""

@@ -315,7 +315,7 @@ def open_episode(path: Path, *, strict: bool = True) -> Episode:
     path = Path(path)
     if not path.exists():
         raise EpisodeError(
-            "there is no such episode", file=path, remedy="list them: continuonbrain episodes list"
+            "there is no such episode", file=path, remedy="list them: continuonbrain episodes list --root DIR"
         )
     if not path.is_dir():
         return _open_flat(path, strict=strict)

@@ -64,6 +64,11 @@ class AdapterStore:
 
     # Reading needs no lock: a version never changes and a name changes in one step.
 
+    @property
+    def layout(self) -> BrainLayout:
+        """The root whose adapters these are."""
+        return self._layout
+
     def list(self) -> tuple[AdapterVersion, ...]:
         """All versions, oldest first. Raises AdapterError when the folder cannot be read."""
         try:
@@ -82,7 +87,7 @@ class AdapterStore:
             known = ", ".join(version.version_id for version in self.list()[-5:]) or "none yet"
             raise AdapterError(
                 f"there is no adapter {version_id!r} in {self._layout.versions_dir}",
-                remedy=f"see: continuonbrain adapters list (newest: {known})",
+                remedy=f"see: continuonbrain adapters list --root {self._layout.root} (newest: {known})",
             )
         return AdapterVersion(version_id, path)
 
@@ -324,7 +329,7 @@ class AdapterStore:
         if not VERSION_ID.fullmatch(name):
             raise AdapterError(
                 f"{slot} points at {target}, which is not a version of this store",
-                remedy=f"remove the link {slot}, then: continuonbrain adapters list",
+                remedy=f"remove the link {slot}, then: continuonbrain adapters list --root {self._layout.root}",
             )
         return name
 
@@ -335,7 +340,8 @@ class AdapterStore:
         if not (self._layout.versions_dir / version_id).is_dir():
             raise AdapterError(
                 f"{slot} points at {version_id}, which is gone",
-                remedy="restore that folder, or roll back: continuonbrain adapters rollback",
+                remedy="restore that folder, or roll back: continuonbrain adapters rollback "
+                f"--root {self._layout.root}",
             )
         return self.get(version_id)
 

@@ -1,10 +1,13 @@
 """From recorded episodes to training samples: what a human did next is the answer to what the robot saw.
 
-For a step driven by a human, the label is the path that the driver's own commands describe from there on, as
-curvature by distance (through the calibration and the actuation delay), and the speed half a second and one
-and a half seconds later. Where the recording ends before a knot is reached, or somebody else drives or another
-instruction is given by then, that knot has weight 0. On a robot
-without motion sensors the commanded motion stands in for the measured one.
+For a step driven by a human, the label is the path from there on, as curvature by distance, and the speed half
+a second and one and a half seconds later. Near the car it is the path that the driver's commands ask for
+(through the calibration and the actuation delay): what pushes the car now goes on pushing for a moment, and a
+label of where it went would teach to go along. Further on it is where the car went, smoothed: there the commands
+are full of answers to pushes that no camera can foresee, while the road taken is the road
+(`benchmarks/bench_labels.py` measures both). Where the recording ends before a knot is reached, or somebody else
+drives or another instruction is given by then, that knot has weight 0. On a robot without motion sensors the
+commanded motion stands in for the measured one.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from PIL import Image
 
 from continuonbrain.errors import BrainError
 from continuonbrain.policy.calibration import Calibration, MotionLog, fit_calibration
-from continuonbrain.policy.codec import CURVATURE_KNOTS_M, QUERIES, SPEED_KNOTS_S
+from continuonbrain.policy.codec import CURVATURE_BINS, CURVATURE_KNOTS_M, QUERIES, SPEED_KNOTS_S
 from continuonbrain.rlds.reader import Episode, open_episode
 from continuonbrain.robot.protocol import CONTROL_DT_S, FRAME_SHAPE
 
@@ -28,6 +31,10 @@ HUMAN = "human"
 """Sources of labels start with this: "human_teleop_xr", "human_teleop"."""
 _ACCELERATION, _DRAG = 3.0, 1.2
 _MOVING_MPS = 0.1
+_TAKEN_FROM_M = 0.7
+"""From here on a label is the path taken, before it the path commanded."""
+_SMOOTHING_M = 0.4
+_PATH_STEP_M = 0.05
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
@@ -157,6 +164,21 @@ def calibrate(drives: Sequence[Drive]) -> Calibration:
     return fit_calibration(logs) if logs else Calibration()
 
 
+def _taken(drive: Drive, along: F64) -> tuple[F64, F64]:
+    """Distances (every 5 cm) and curvature of the path that the car took, smoothed over `_SMOOTHING_M`."""
+    heading = np.concatenate([[0.0], np.cumsum(drive.yaw_rate_rps[:-1] * CONTROL_DT_S)])
+    distance = np.arange(0.0, along[-1], _PATH_STEP_M)
+    if len(distance) < 3:
+        return np.zeros(1), np.zeros(1)
+    # A car that stands does not move along its path: keep distances strictly rising.
+    rising = along + 1e-6 * np.arange(len(along))
+    curvature = np.gradient(np.interp(distance, rising, heading), _PATH_STEP_M)
+    reach = round(3 * _SMOOTHING_M / _PATH_STEP_M)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * _PATH_STEP_M / _SMOOTHING_M) ** 2)
+    smooth = np.convolve(np.pad(curvature, reach, mode="edge"), kernel / kernel.sum(), "valid")
+    return distance, smooth.clip(CURVATURE_BINS.low, CURVATURE_BINS.high)
+
+
 def _labels(drive: Drive, calibration: Calibration) -> tuple[F64, F64, F64]:
     """Curvature `[n, 8]`, speed `[n, 2]` and weights `[n, 10]` for every step of a drive."""
     n = len(drive.steering)
@@ -165,10 +187,14 @@ def _labels(drive: Drive, calibration: Calibration) -> tuple[F64, F64, F64]:
     # What bends the path at tick k was commanded `lag` ticks before.
     commanded = drive.steering[np.maximum(np.arange(n) - lag, 0)]
     bend = np.array([calibration.curvature(float(s)) for s in commanded])
+    distance, taken = _taken(drive, along)
     curvature, speed, weights = np.zeros((n, 8)), np.zeros((n, 2)), np.zeros((n, QUERIES))
-    for column, distance in enumerate(CURVATURE_KNOTS_M):
-        curvature[:, column] = np.interp(along + distance, along, bend)
-        weights[:, column] = along + distance <= along[drive.run_end]
+    for column, ahead in enumerate(CURVATURE_KNOTS_M):
+        if drive.measured and ahead >= _TAKEN_FROM_M:
+            curvature[:, column] = np.interp(along + ahead, distance, taken)
+        else:
+            curvature[:, column] = np.interp(along + ahead, along, bend)
+        weights[:, column] = along + ahead <= along[drive.run_end]
     weights[drive.speed_mps < _MOVING_MPS, 0] = 0.0  # wheels of a standing car say nothing about the road
     smooth = np.convolve(np.pad(drive.speed_mps, 2, mode="edge"), np.ones(5) / 5, "valid")
     for column, time_s in enumerate(SPEED_KNOTS_S):
@@ -275,7 +301,7 @@ def mirrored(samples: Samples) -> Samples:
     sign = np.array([-1.0, 1.0], np.float32)
     return replace(
         samples,
-        frames=np.ascontiguousarray(samples.frames[:, :, ::-1]),
+        frames=samples.frames[:, :, ::-1],  # a view: no copy
         instructions=swapped,
         curvature=-samples.curvature,
         command=samples.command * sign,

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,7 @@ from continuonbrain.model.driving import DrivingModel
 from continuonbrain.model.lora import adapter_files, attach_lora
 from continuonbrain.model.suffix import Streams
 from continuonbrain.policy.prompt import PromptLayout
-from continuonbrain.trainer.dataset import Samples, join, mirrored, sampling_weights
+from continuonbrain.trainer.dataset import Samples, mirrored, sampling_weights
 from continuonbrain.trainer.objective import action_loss, query_weights, soft_targets
 
 _ENCODE_BATCH = 64
@@ -83,25 +83,55 @@ class JobResult:
     trainable_parameters: int = 0
 
 
-def encode_samples(
-    model: DrivingModel,
-    layout: PromptLayout,
-    samples: Samples,
-    go_on: Callable[[int, int], bool],
+class _Pool:
+    """Several sets of samples as one, in an order of its own, without a second copy of their frames."""
+
+    def __init__(self, parts: Sequence[Samples], order: NDArray[np.int64]) -> None:
+        self._parts = parts
+        self._starts = np.cumsum([0, *(len(p) for p in parts)])
+        self._order = order
+        instructions = [i for p in parts for i in p.instructions]
+        speeds = [v for p in parts for v in p.speeds]
+        self.instructions = [instructions[i] for i in order]
+        self.speeds = [speeds[i] for i in order]
+        self.curvature = np.concatenate([p.curvature for p in parts])[order]
+        self.speed_ahead = np.concatenate([p.speed_ahead for p in parts])[order]
+        self.weights = np.concatenate([p.weights for p in parts])[order]
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def frames(self, rows: slice) -> NDArray[np.uint8]:
+        """Frames `[n, 120, 160, 3]` of the rows."""
+        wanted = self._order[rows]
+        of = np.searchsorted(self._starts, wanted, side="right") - 1
+        return np.stack(
+            [
+                self._parts[part].frames[i - self._starts[part]]
+                for part, i in zip(of.tolist(), wanted, strict=True)
+            ]
+        )
+
+
+def _encode(
+    model: DrivingModel, layout: PromptLayout, pool: _Pool, go_on: Callable[[int, int], bool]
 ) -> Streams:
-    """The frozen pass over the samples, in their order, for as long as `go_on(done, total)` says so."""
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(samples), _ENCODE_BATCH):
-            rows = slice(start, start + _ENCODE_BATCH)
-            ids = torch.from_numpy(layout.ids(samples.instructions[rows], samples.speeds[rows]))
-            parts.append(model.encode(ids, torch.from_numpy(samples.frames[rows])))
-            if not go_on(min(start + _ENCODE_BATCH, len(samples)), len(samples)):
-                break
-    joined = Streams.concatenate(parts)
-    # Inference tensors cannot be saved for backward: copy once.
-    kv = {t: (k.clone(), v.clone()) for t, (k, v) in joined.kv.items()}
-    return Streams(joined.hidden.clone(), joined.per_layer.clone(), kv, joined.positions.clone())
+    """The frozen pass over the pool, in its order, for as long as `go_on(done, total)` says so."""
+    total, done = len(pool), 0
+    cache: Streams | None = None
+    while done < total:
+        rows = slice(done, min(done + _ENCODE_BATCH, total))
+        with torch.inference_mode():
+            ids = torch.from_numpy(layout.ids(pool.instructions[rows], pool.speeds[rows]))
+            part = model.encode(ids, torch.from_numpy(pool.frames(rows)))
+        # One allocation for all, filled in place: joining parts at the end would need the memory twice.
+        cache = cache or part.room_for(total)
+        cache.put(rows, part)
+        done = rows.stop
+        if not go_on(done, total):
+            break
+    assert cache is not None
+    return cache.head(done)
 
 
 def train_adapter(
@@ -127,18 +157,17 @@ def train_adapter(
     deadline = started + settings.max_wall_time_s
     torch.manual_seed(settings.seed)
     rng = np.random.default_rng(settings.seed)
-    if settings.mirror:
-        samples = join([samples, mirrored(samples)])
-    n = len(samples)
-    chances = sampling_weights(samples.instructions) if settings.balance else np.full(n, 1 / n)
+    parts = [samples, mirrored(samples)] if settings.mirror else [samples]
+    taught = [i for p in parts for i in p.instructions]
+    chances = sampling_weights(taught) if settings.balance else np.full(len(taught), 1 / len(taught))
     if replay is not None and len(replay) and settings.replay_share > 0:
         share = settings.replay_share
         chances = np.concatenate([(1 - share) * chances, np.full(len(replay), share / len(replay))])
-        samples = join([samples, replay])
+        parts.append(replay)
 
     # In random order, so that what a slow machine has cached when its share of the time is up is a fair sample.
-    order = rng.permutation(len(samples))
-    samples, chances = samples.select(order), chances[order]
+    order = rng.permutation(len(chances))
+    pool, chances = _Pool(parts, order), chances[order]
     cache_until = started + _CACHE_SHARE * settings.max_wall_time_s
 
     def cached(done: int, total: int) -> bool:
@@ -148,32 +177,23 @@ def train_adapter(
         deadline, cache_until = deadline + waited, cache_until + waited
         return time.monotonic() < cache_until
 
-    streams = encode_samples(model, layout, samples, cached)
-    if len(streams) < len(samples):
-        samples, chances = samples.select(np.arange(len(streams))), chances[: len(streams)]
-        chances = chances / chances.sum()
-    n = len(samples)
-    targets = soft_targets(layout, samples.curvature, samples.speed_ahead)
-    weights = torch.from_numpy(samples.weights) * query_weights()
+    streams = _encode(model, layout, pool, cached)
+    n = len(streams)
+    chances = chances[:n] / chances[:n].sum()
+    weights = torch.from_numpy(pool.weights[:n]) * query_weights()
     parameters = attach_lora(
         model, base_sha256=base_sha256, rank=settings.rank, alpha=settings.alpha, targets=settings.targets
     )
     result = JobResult({}, samples=n, trainable_parameters=sum(p.numel() for p in parameters))
     result.cache_s = time.monotonic() - started
-    _steps(
-        model,
-        streams,
-        targets,
-        weights,
-        parameters,
-        chances,
-        settings,
-        rng,
-        deadline,
-        result,
-        on_progress,
-        wait_until_allowed,
-    )
+
+    def draw() -> tuple[Streams, torch.Tensor, torch.Tensor]:
+        rows = rng.choice(n, size=settings.batch_size, p=chances)
+        index = torch.from_numpy(rows)
+        targets = soft_targets(layout, pool.curvature[rows], pool.speed_ahead[rows])
+        return streams.select(index), targets, weights[index]
+
+    _steps(model, draw, parameters, settings, deadline, result, on_progress, wait_until_allowed)
     result.train_s = time.monotonic() - started - result.cache_s
     result.files = adapter_files(model) if result.steps else {}
     result.peak_rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -189,13 +209,9 @@ def one_cycle(progress: float) -> float:
 
 def _steps(
     model: DrivingModel,
-    streams: Streams,
-    targets: torch.Tensor,
-    weights: torch.Tensor,
+    draw: Callable[[], tuple[Streams, torch.Tensor, torch.Tensor]],
     parameters: list[torch.nn.Parameter],
-    chances: NDArray[np.float64],
     settings: JobSettings,
-    rng: np.random.Generator,
     deadline: float,
     result: JobResult,
     on_progress: Callable[[Progress], None],
@@ -215,9 +231,8 @@ def _steps(
         spent = (time.monotonic() - began) / max(1e-9, deadline - began)
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * one_cycle(max(step / settings.max_steps, spent))
-        rows = rng.choice(len(chances), size=settings.batch_size, p=chances)
-        index = torch.from_numpy(rows)
-        loss = action_loss(model.decode(streams.select(index)), targets[index], weights[index])
+        batch, targets, weights = draw()
+        loss = action_loss(model.decode(batch), targets, weights)
         value = float(loss.detach())
         if not math.isfinite(value):
             with torch.no_grad():

@@ -9,8 +9,8 @@ from continuonbrain.policy import codec
 from continuonbrain.policy.prompt import PromptLayout
 from continuonbrain.trainer.states import F32
 
-# Near geometry and speed steer the next second; what is 3 m away is seen again before it is reached.
-_WEIGHTS = (2.0, 2.0, 2.0, 1.5, 1.0, 1.0, 0.7, 0.7, 1.5, 1.5)
+# What is 3 m away is seen again before it is reached, even by a slow decider.
+_WEIGHTS = (1.5, 1.5, 1.5, 1.5, 1.25, 1.25, 1.0, 0.7, 1.5, 1.5)
 
 
 def query_weights() -> Tensor:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from continuonbrain.cli.adapters import app
 from continuonbrain.errors import BrainError
-from continuonbrain.loops.wire import NoticeAnswer
+from continuonbrain.loops.notices import NoticeAnswer
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
 

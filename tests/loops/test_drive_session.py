@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from continuonbrain.loops.drive_session import CONTROL_MODULE, DriveError, DriveSession, command_control
-from continuonbrain.loops.wire import post_notice
+from continuonbrain.loops.notices import post_notice
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.robot.host import HOST_FILE_NAME, FileHost
 from continuonbrain.storage.adapters import AdapterStore

@@ -19,11 +19,12 @@ import pytest
 
 from continuonbrain.brain_root import open_brain
 from continuonbrain.errors import BrainError
-from continuonbrain.loops import policy_client, wire
+from continuonbrain.loops import notices, policy_client
+from continuonbrain.loops.notices import NoticeBoard, post_notice, subscribe
 from continuonbrain.loops.policy_client import Answer, PolicyClient
 from continuonbrain.loops.policy_process import PolicyServer, _request
 from continuonbrain.loops.promotion import announce
-from continuonbrain.loops.wire import NoticeBoard, encode, listen_unix, post_notice, subscribe
+from continuonbrain.loops.wire import encode, listen_unix
 from continuonbrain.loops.wire_stream import MessageReader, WireServer
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.storage.adapters import AdapterStore
@@ -226,7 +227,7 @@ def test_a_promotion_says_what_became_of_it(layout: BrainLayout, monkeypatch: py
         running, noticed, detail = told()
         assert (running, noticed) == (True, False)
         assert "the running brain refused it: " in detail
-    monkeypatch.setattr(wire.ask_notice, "__kwdefaults__", {"timeout_s": 0.1})
+    monkeypatch.setattr(notices.ask_notice, "__kwdefaults__", {"timeout_s": 0.1})
     with contextlib.closing(listen_unix(layout.policy_socket)):
         running, noticed, detail = told()
         assert (running, noticed) == (True, False)

@@ -18,21 +18,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from continuonbrain.loops import wire
+from continuonbrain.loops.notices import (
+    NoticeBoard,
+    answer_notice,
+    ask_notice,
+    post_notice,
+    subscribe,
+)
 from continuonbrain.loops.wire import (
     MAX_BODY_BYTES,
-    NoticeBoard,
     WireClosed,
     WireError,
     WireTimeout,
-    answer_notice,
-    ask_notice,
     connect_unix,
     encode,
     listen_unix,
-    post_notice,
     receive,
     send,
-    subscribe,
 )
 
 json_values = st.recursive(

@@ -74,10 +74,11 @@ def all_finite(result: JobResult) -> bool:
 
 
 def test_the_loss_falls_on_a_random_base(train: Train) -> None:
-    result = train(max_steps=80, batch_size=16, learning_rate=1e-2, rank=8, alpha=16.0)
+    # Random features say little, so LoRA above them learns slowly: a rank and steps enough for a clear fall.
+    result = train(max_steps=120, batch_size=16, learning_rate=1e-2, rank=16, alpha=32.0, mirror=False)
     assert result.ended == "steps"
-    assert result.steps == len(result.losses) == 80
-    assert np.mean(result.losses[-5:]) < 0.9 * np.mean(result.losses[:5])
+    assert result.steps == len(result.losses) == 120
+    assert np.mean(result.losses[-10:]) < 0.9 * np.mean(result.losses[:5])
     assert all_finite(result)
     assert result.trainable_parameters > 0
     assert result.peak_rss_mib > 0
