@@ -53,13 +53,19 @@ def _tracks(axes: Any, title: str, tracks: TrackSet, trajectory: np.ndarray[Any,
     axes.axis("off")
 
 
-def _last_drive(episodes_dir: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None:
-    """Proposed (NaN: nothing) and sent commands `[n, 2]` of the newest episode that the policy drove."""
+def _last_drive(episodes_dir: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], int | None] | None:
+    """Proposed (NaN: nothing) and sent commands `[n, 2]` of the newest episode that the policy drove, and the
+    first step that an adapter proposed."""
     for path in reversed(list_episodes(episodes_dir)):
         steps = list(open_episode(path, strict=False))
         if steps and steps[0].source == "autopilot":
             nothing = (float("nan"), float("nan"))
-            return np.array([s.proposed or nothing for s in steps]), np.array([s.command for s in steps])
+            swapped = next((i for i, s in enumerate(steps) if s.adapter_sha256), None)
+            return (
+                np.array([s.proposed or nothing for s in steps]),
+                np.array([s.command for s in steps]),
+                swapped,
+            )
     return None
 
 
@@ -110,11 +116,14 @@ def draw(
     axes = figure.add_subplot(grid[2, 2:])
     drive = _last_drive(episodes_dir)
     if drive is not None:
-        proposed, sent = drive
+        proposed, sent, swapped = drive
         seconds = np.arange(len(sent)) * 0.05
         for column, (name, colour) in enumerate((("steering", _BLUE), ("throttle", _ORANGE))):
             axes.plot(seconds, proposed[:, column], color=colour, linewidth=0.8, linestyle=":")
             axes.plot(seconds, sent[:, column], color=colour, linewidth=1.2, label=name)
+        if swapped:
+            axes.axvline(swapped * 0.05, color=_GREY, linewidth=0.8)
+            axes.text(swapped * 0.05, -0.97, " new adapter", fontsize=8, color=_GREY)
         axes.legend(fontsize=8, loc="upper right", ncols=2)
     axes.set(xlabel="seconds of the live drive", ylim=(-1.05, 1.05))
     axes.set_title("proposed (dotted) and guarded (solid)", fontsize=10, loc="left")

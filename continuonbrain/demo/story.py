@@ -48,7 +48,8 @@ DECISION_TIME_S = 0.75
 
 @dataclass(frozen=True, slots=True)
 class DemoSettings:
-    """tracks: held-out tracks; follow_tracks: each instruction is tried on so many; episodes: lessons;
+    """tracks: held-out tracks; follow_tracks: each instruction is tried on so many; episodes: lessons, of
+    episode_steps ticks each (many short ones show more roads, light and beginnings than few long ones);
     max_steps: of training; decision_time_s: imposed on every decision of the whole story (0: as fast as this
     machine)."""
 
@@ -56,9 +57,10 @@ class DemoSettings:
     seed: int = 0
     tracks: int = 12
     follow_tracks: int = 4
-    episodes: int = 20
+    episodes: int = 40
+    episode_steps: int = 150
     live_s: float = 6.0
-    max_steps: int = 300
+    max_steps: int = 400
     decision_time_s: float = 0.0
 
     @classmethod
@@ -171,6 +173,7 @@ class Demo:
                 brain.layout.episodes_dir,
                 self.world,
                 instructions=lessons(s.episodes),
+                steps=s.episode_steps,
                 seed=s.teach_seed,
                 limits=limits,
                 on_progress=lambda d, t: tell.progress("recording", d, t),

@@ -41,7 +41,7 @@ from continuonbrain.trainer.verdict import Rules, judge
 if TYPE_CHECKING:
     from continuonbrain.loops.mid import MidLoop
 
-_REPLAY_STATES = 1024
+_REPLAY_STATES = 768
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,7 +218,7 @@ def build_samples(
     drives: Sequence[Drive],
     calibration: Calibration,
     *,
-    stride: int = 2,
+    stride: int = 3,
     max_samples: int | None = None,
     on_drive: Callable[[int, int], None] | None = None,
     on_damage: Callable[[Drive, BrainError], None] | None = None,

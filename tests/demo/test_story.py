@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(1200)
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     out = tmp_path_factory.mktemp("demo")
-    settings = DemoSettings(tracks=2, follow_tracks=1, episodes=16, live_s=3.0, max_steps=200)
+    settings = DemoSettings(tracks=2, follow_tracks=1, live_s=3.0, max_steps=200)
     return Demo(settings, out, Narrator()).play(), out
 
 
@@ -33,7 +33,7 @@ def test_the_shifted_robot_drives_badly_before_and_well_after(played: tuple[dict
     report, _ = played
     assert report["before"]["completion"] < report["after"]["completion"]
     assert report["after"]["completion"] >= 0.97
-    assert report["after"]["lateral_error_m"] <= 0.05
+    assert report["after"]["lateral_error_m"] <= 0.04  # two tracks, half of the steps
 
 
 def test_stop_is_obeyed_and_instructions_that_nobody_taught_too(played: tuple[dict[str, Any], Path]) -> None:
