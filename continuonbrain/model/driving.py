@@ -121,7 +121,7 @@ def tiny_text_config(vocabulary: int) -> Gemma3nTextConfig:
         intermediate_size=256,
         num_hidden_layers=layers,
         num_attention_heads=4,
-        num_key_value_heads=2,
+        num_key_value_heads=1,
         head_dim=32,
         num_kv_shared_layers=4,
         hidden_size_per_layer_input=16,

@@ -3,13 +3,9 @@
     continuonbrain model build-tiny OUT        (about 40 minutes on two cores; seeded)
 
 Stage 1 teaches the image trunk alone to see the road (ideal curvatures for left, middle and right, offset,
-heading), in any colours. Stage 2 trains everything on independent states with ideal answers (`states.py`), the
-trunk at a quarter of the learning rate, on the base family of roads. Beside it a reader that is thrown away
-afterwards asks the keys and values that the KV-shared layers will see for the same geometry, on roads in any
-colours: what lies below the cut sees more than it is told to drive on, as a vision tower that was trained on
-everything does, and an adapter above the cut has something to learn from. (Without that reader an adapter cannot
-see a new road well whatever it is taught: see `docs/architecture.md`.) No episode is driven and no state is seen
-twice. The closed loop judges it: see `card.json` in the built folder.
+heading). Stage 2 trains everything on independent states with ideal answers (`states.py`), the trunk at a
+quarter of the learning rate. No episode is driven and no state is seen twice. The closed loop judges it:
+see `card.json` in the built folder.
 """
 
 from __future__ import annotations
@@ -34,17 +30,15 @@ from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.prompt import PromptLayout
 from continuonbrain.policy.torch_engine import TorchEngine
 from continuonbrain.robot.sim.instructions import HELD_OUT, INSTRUCTIONS
-from continuonbrain.robot.sim.shifts import BASE, VARIED
+from continuonbrain.robot.sim.shifts import BASE
 from continuonbrain.safety.guards import Limits
 from continuonbrain.trainer.objective import action_loss, query_weights, soft_targets
 from continuonbrain.trainer.rollout import rollout
 from continuonbrain.trainer.score import drive_score, follow_score
-from continuonbrain.trainer.states import REPLAY_SOURCE, StateSource
+from continuonbrain.trainer.states import REPLAY_SOURCE, States, StateSource
 from continuonbrain.trainer.tokenizer import build_tokenizer
 
 Report = Callable[[str, int, int, float], None]
-
-_VARIED_TRACKS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,124 +50,94 @@ class Recipe:
     trunk_chunks: int = 240
     chunks: int = 340
     batch: int = 96
-    varied_batch: int = 48
-    reader_weight: float = 20.0
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
+    query_weights: tuple[float, ...] = (2.0, 2.0, 2.0, 1.5, 1.0, 1.0, 0.7, 0.7, 1.5, 1.5)
     threads: int = 2
 
 
-class _Reader(nn.Module):
-    """Asks features for the geometry of a road, 26 numbers. Thrown away when the base is made."""
+class _TrunkReader(nn.Module):
+    """What the trunk is taught with, and then thrown away."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.reduce = nn.Linear(features, 160)
+        self.reduce = nn.Linear(channels * IMAGE_TOKENS, 160)
         self.answer = nn.Sequential(nn.SiLU(), nn.Linear(160, 128), nn.SiLU(), nn.Linear(128, 26))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.answer(self.reduce(features.flatten(1)))
         return out
 
-    def loss(self, features: torch.Tensor, geometry: np.ndarray[Any, Any]) -> torch.Tensor:
-        """features `[B, ...]`, geometry `[B, 26]`."""
-        return F.smooth_l1_loss(self(features), torch.from_numpy(geometry), beta=0.1)
-
-
-def _seen_by_shared_layers(model: DrivingModel, ids: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
-    """Keys and values at the image's places, `[B, 20, numbers]`."""
-    start = int((ids[0] == model.image_token).nonzero()[0])
-    kv = model.encode(ids, frames).kv
-    places = [
-        tensor[:, :, start : start + IMAGE_TOKENS].transpose(1, 2).flatten(2)
-        for kind in sorted(kv)
-        for tensor in kv[kind]
-    ]
-    return torch.cat(places, -1)
-
 
 def _cosine(step: int, total: int, warmup: int) -> float:
     return min(1.0, (step + 1) / warmup) * max(0.01, 0.5 * (1 + math.cos(math.pi * min(1.0, step / total))))
 
 
-def _warm_up_trunk(
-    model: DrivingModel, base: StateSource, varied: StateSource, recipe: Recipe, report: Report
-) -> list[float]:
-    reader = _Reader(model.connector.config.channels[-1] * IMAGE_TOKENS)
+def _warm_up_trunk(model: DrivingModel, source: StateSource, recipe: Recipe, report: Report) -> list[float]:
+    reader = _TrunkReader(model.connector.config.channels[-1])
     parameters = [*model.connector.trunk.parameters(), *reader.parameters()]
     optimiser = torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=1e-3)
     losses: list[float] = []
-    rounds = max(1, recipe.trunk_chunks // 3)
-    total = rounds * 3 * 2
-    others = varied.stream(rounds * 2, all_lanes=True)
-    for road in base.stream(rounds, all_lanes=True):
-        for states in (road, next(others), next(others)):
-            for rows in np.split(np.arange(512), 2):
-                for group in optimiser.param_groups:
-                    group["lr"] = recipe.learning_rate * _cosine(len(losses), total, 40)
-                features = model.connector.features(torch.from_numpy(states.frames[rows]))
-                loss = reader.loss(features, states.geometry[rows])
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                losses.append(float(loss.detach()))
+    total = recipe.trunk_chunks * 2
+    for states in source.stream(recipe.trunk_chunks, all_lanes=True):
+        for rows in np.split(np.arange(512), 2):
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.learning_rate * _cosine(len(losses), total, 40)
+            answer = reader(model.connector.features(torch.from_numpy(states.frames[rows])))
+            loss = F.smooth_l1_loss(answer, torch.from_numpy(states.geometry[rows]), beta=0.1)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(float(loss.detach()))
         report("trunk", len(losses), total, float(np.mean(losses[-20:])))
     return losses
 
 
+def _batches(
+    states: list[States], batch: int
+) -> list[tuple[np.ndarray[Any, Any], list[str], list[float | None], Any, Any]]:
+    frames = np.concatenate([s.frames for s in states])
+    phrases = [p for s in states for p in s.phrases]
+    speeds = [v for s in states for v in s.speeds]
+    curvature = np.concatenate([s.curvature for s in states])
+    ahead = np.concatenate([s.speed_ahead for s in states])
+    return [
+        (
+            frames[i : i + batch],
+            phrases[i : i + batch],
+            speeds[i : i + batch],
+            curvature[i : i + batch],
+            ahead[i : i + batch],
+        )
+        for i in range(0, len(phrases) - batch + 1, batch)
+    ]
+
+
 def _train_whole(
-    model: DrivingModel,
-    layout: PromptLayout,
-    base: StateSource,
-    varied: StateSource,
-    recipe: Recipe,
-    report: Report,
-) -> tuple[list[float], list[float]]:
-    config = model.causal_lm.config
-    reader = _Reader(
-        IMAGE_TOKENS * 2 * len(set(config.layer_types)) * config.num_key_value_heads * config.head_dim
-    )
+    model: DrivingModel, layout: PromptLayout, source: StateSource, recipe: Recipe, report: Report
+) -> list[float]:
     trunk = list(model.connector.trunk.parameters())
     ids = {id(p) for p in trunk}
-    rest = [*(p for p in model.parameters() if id(p) not in ids), *reader.parameters()]
+    rest = [p for p in model.parameters() if id(p) not in ids]
     rates = (recipe.learning_rate, recipe.learning_rate / 4)
     groups: list[dict[str, Any]] = [{"params": rest, "lr": rates[0]}, {"params": trunk, "lr": rates[1]}]
     optimiser = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, betas=(0.9, 0.98))
-    weights, losses, reader_losses = query_weights(), list[float](), list[float]()
+    weights, losses = query_weights(recipe.query_weights), list[float]()
     per_chunk = 512 // recipe.batch
     total = recipe.chunks * per_chunk
-    both = zip(base.stream(recipe.chunks), varied.stream(recipe.chunks, all_lanes=True), strict=True)
-    for road, seen in both:
-        for i in range(per_chunk):
-            rows = slice(i * recipe.batch, (i + 1) * recipe.batch)
-            others = slice(i * recipe.varied_batch, (i + 1) * recipe.varied_batch)
+    for states in source.stream(recipe.chunks):
+        for frames, phrases, speeds, curvature, ahead in _batches([states], recipe.batch):
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * _cosine(len(losses), total, 100)
-            logits = model(
-                torch.from_numpy(layout.ids(road.phrases[rows], road.speeds[rows])),
-                torch.from_numpy(road.frames[rows]),
-            )
-            targets = soft_targets(layout, road.curvature[rows], road.speed_ahead[rows])
-            loss = action_loss(logits, targets, weights)
-            features = _seen_by_shared_layers(
-                model,
-                torch.from_numpy(layout.ids(seen.phrases[others], seen.speeds[others])),
-                torch.from_numpy(seen.frames[others]),
-            )
-            read = reader.loss(features, seen.geometry[others])
+            logits = model(torch.from_numpy(layout.ids(phrases, speeds)), torch.from_numpy(frames))
+            loss = action_loss(logits, soft_targets(layout, curvature, ahead), weights)
             optimiser.zero_grad()
-            (loss + recipe.reader_weight * read).backward()
+            loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             losses.append(float(loss.detach()))
-            reader_losses.append(float(read.detach()))
         report("model", len(losses), total, float(np.mean(losses[-50:])))
-    return losses, reader_losses
-
-
-def _varied(recipe: Recipe, stream: int, chunk: int) -> StateSource:
-    tracks = range(_VARIED_TRACKS, _VARIED_TRACKS + recipe.tracks)
-    return StateSource(tracks, seed=recipe.seed * 10 + stream, chunk=chunk, world=VARIED)
+    return losses
 
 
 def build_tiny(out: Path, recipe: Recipe, report: Report) -> dict[str, Any]:
@@ -184,10 +148,9 @@ def build_tiny(out: Path, recipe: Recipe, report: Report) -> dict[str, Any]:
     tokenizer = build_tokenizer(p for i in INSTRUCTIONS for p in i.phrasings)
     layout = PromptLayout(tokenizer)
     model = new_tiny_model(layout.vocabulary, image_token=layout.image_token, queries=codec.QUERIES)
-    base = StateSource(range(recipe.tracks), seed=recipe.seed)
-    trunk_losses = _warm_up_trunk(model, base, _varied(recipe, 1, 512), recipe, report)
-    varied = _varied(recipe, 2, 512 // recipe.batch * recipe.varied_batch)
-    losses, reader_losses = _train_whole(model, layout, base, varied, recipe, report)
+    source = StateSource(range(recipe.tracks), seed=recipe.seed)
+    trunk_losses = _warm_up_trunk(model, source, recipe, report)
+    losses = _train_whole(model, layout, source, recipe, report)
     every = max(1, len(losses) // 60)
     card: dict[str, Any] = {
         "name": "continuonbrain tiny driving base",
@@ -197,15 +160,10 @@ def build_tiny(out: Path, recipe: Recipe, report: Report) -> dict[str, Any]:
         "data": {
             "source": f"{REPLAY_SOURCE}, base family, independent states with ideal answers",
             "track_seeds": [0, recipe.tracks - 1],
-            "trunk_states": len(trunk_losses) * 256,
+            "trunk_states": recipe.trunk_chunks * 512,
             "states": len(losses) * recipe.batch,
-            "reader_states_on_roads_in_any_colours": len(losses) * recipe.varied_batch,
-            "reader_track_seeds": [_VARIED_TRACKS, _VARIED_TRACKS + recipe.tracks - 1],
         },
         "loss_curve": [round(float(np.mean(losses[i : i + every])), 4) for i in range(0, len(losses), every)],
-        "reader_loss_curve": [
-            round(float(np.mean(reader_losses[i : i + every])), 5) for i in range(0, len(losses), every)
-        ],
         "trunk_loss_curve": [
             round(float(np.mean(trunk_losses[i : i + 12])), 4) for i in range(0, len(trunk_losses), 12)
         ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,9 +15,9 @@ from continuonbrain.trainer.states import F32
 _WEIGHTS = (1.5, 1.5, 1.5, 1.5, 1.25, 1.25, 1.0, 0.7, 1.5, 1.5)
 
 
-def query_weights() -> Tensor:
+def query_weights(weights_by_query: Sequence[float] = _WEIGHTS) -> Tensor:
     """Loss weight of each query, mean 1, `[10]`."""
-    weights = torch.tensor(_WEIGHTS)
+    weights = torch.tensor(weights_by_query)
     return weights / weights.mean()
 
 

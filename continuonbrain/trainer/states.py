@@ -14,7 +14,7 @@ from continuonbrain.robot.sim.camera import Cameras
 from continuonbrain.robot.sim.fleet import Fleet
 from continuonbrain.robot.sim.ideal import ideal_curvature, ideal_speed
 from continuonbrain.robot.sim.instructions import BY_NAME, NAMES
-from continuonbrain.robot.sim.shifts import BASE, World
+from continuonbrain.robot.sim.shifts import BASE
 from continuonbrain.robot.sim.track import TrackSet
 from continuonbrain.trainer.dataset import Samples
 
@@ -65,15 +65,13 @@ def replay_samples(count: int, *, seed: int) -> Samples:
 
 
 class StateSource:
-    """Endless seeded states on tracks of a world, the base family unless said otherwise."""
+    """Endless seeded states on tracks of the base family."""
 
-    def __init__(
-        self, track_seeds: Sequence[int], *, seed: int, chunk: int = 512, world: World = BASE
-    ) -> None:
-        self._tracks = TrackSet(track_seeds, world)
+    def __init__(self, track_seeds: Sequence[int], *, seed: int, chunk: int = 512) -> None:
+        self._tracks = TrackSet(track_seeds, BASE)
         self._rng = np.random.default_rng(seed)
         self._chunk = chunk
-        self._cameras = Cameras(world, chunk, self._rng, bank=128)
+        self._cameras = Cameras(BASE, chunk, self._rng, bank=128)
 
     def draw(self, *, all_lanes: bool = False) -> States:
         """One chunk of states. all_lanes also fills `geometry` (three times the label work)."""

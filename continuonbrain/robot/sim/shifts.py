@@ -41,9 +41,6 @@ class World:
 
 BASE = World()
 
-VARIED = replace(BASE, look="varied", light=(0.3, 1.4))
-"""Roads in any colours: what the tiny base's eye has seen. How to drive it has learned on `BASE` alone."""
-
 SHIFTS: dict[str, World] = {
     "none": BASE,
     "tape": replace(BASE, look="tape"),

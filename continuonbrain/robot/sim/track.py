@@ -57,10 +57,6 @@ def _jitter(rng: np.random.Generator, colour: Sequence[int], by: int) -> Colour:
     return r, g, b
 
 
-def _distance(one: Colour, other: Colour) -> int:
-    return sum(abs(a - b) for a, b in zip(one, other, strict=True))
-
-
 def _palette(rng: np.random.Generator, look: str) -> tuple[Colour, Colour, Colour, Colour | None, float]:
     """Road, ground, edge line, centre line (or none) and edge width in metres of a look."""
     if look == "asphalt":
@@ -88,14 +84,7 @@ def _palette(rng: np.random.Generator, look: str) -> tuple[Colour, Colour, Colou
         return _jitter(rng, (150, 60, 50), 10), _jitter(rng, (150, 170, 200), 10), (30, 30, 40), None, 0.075
     if look == "invert":  # pale road, black tape
         return _jitter(rng, (215, 215, 215), 10), _jitter(rng, (225, 205, 175), 8), (20, 20, 20), None, 0.075
-    if look == "varied":  # any colours at all, as long as road, ground and edge differ from their neighbour
-        while True:
-            surface, floor, paint, dashes = (_jitter(rng, (128, 128, 128), 110) for _ in range(4))
-            if min(_distance(surface, floor), _distance(surface, paint)) > 60:
-                break
-        marked = rng.random() < 0.5 and _distance(surface, dashes) > 60
-        return surface, floor, paint, dashes if marked else None, float(rng.uniform(0.04, 0.1))
-    raise ValueError(f"unknown look {look!r}; known: asphalt, tape, colour, invert, varied")
+    raise ValueError(f"unknown look {look!r}; known: asphalt, tape, colour, invert")
 
 
 def bake(
