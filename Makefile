@@ -21,7 +21,7 @@ install: $(STAMP) ## Make .venv and install the project into it
 demo: $(STAMP) ## The whole story on a simulated robot; options: make demo ARGS="--shift trim --seed 3"
 	$(BIN)/continuonbrain demo $(ARGS)
 
-test: $(STAMP) ## All tests; options: make test ARGS="-m 'not slow' -x"
+test: $(STAMP) ## All tests but the longest; options: make test ARGS="-m 'long or slow' -x"
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy --strict, import floors

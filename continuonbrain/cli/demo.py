@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,13 +38,18 @@ def demo(
     if as_json:
         typer.echo(json.dumps(Demo(settings, out, Narrator()).play()))
         return
+    signal.signal(signal.SIGTERM, _as_ctrl_c)  # a closed terminal ends it in the same good order
     console = Console(highlight=False)
     with Teller(console) as teller:
         Demo(settings, out, teller).play()
     console.print(f"\nreport: {out / 'report.json'}   picture: {out / 'demo.png'}")
     console.print(
-        f"next: continuonbrain adapters show --root {out / 'brain'}   or: continuonbrain run --root DIR --shift tape"
+        f"next: continuonbrain adapters show --root {out / 'brain'}   or: continuonbrain run --root {out / 'brain'}"
     )
+
+
+def _as_ctrl_c(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 class Teller(Narrator):

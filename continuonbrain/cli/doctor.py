@@ -46,6 +46,8 @@ def doctor(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None
     checks += [check_root_writable(root), check_disk(root)]
     config_check, report = check_brain(root)
     checks.append(config_check)
+    if config_check.ok:
+        checks.append(check_base(root))
     healthy = all(check.ok for check in checks if check.needed)
 
     if as_json:
@@ -129,6 +131,23 @@ def check_brain(root: Path) -> tuple[Check, GateReport | None]:
         disk_path=brain.layout.root,
     )
     return Check("config", True, f"{brain.layout.config_path} is valid"), gates.poll(host)
+
+
+def check_base(root: Path) -> Check:
+    """The base model is there, and the simulated robot's shift is one that exists."""
+    from continuonbrain.brain_root import open_brain
+    from continuonbrain.model.base_identity import base_sha256
+    from continuonbrain.robot.sim.shifts import world
+
+    brain = open_brain(root)
+    folder = brain.layout.base_model_dir
+    try:
+        if brain.config.robot.kind == "sim-donkey":
+            world(brain.config.robot.shift)
+        sha256 = base_sha256(folder)
+    except BrainError as error:
+        return Check("base model", False, error.message, error.remedy)
+    return Check("base model", True, f"{folder} {sha256[:12]}")
 
 
 def _print(root: Path, checks: list[Check], report: GateReport | None) -> None:

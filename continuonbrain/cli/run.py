@@ -290,7 +290,12 @@ def summary_line(summary: RunSummary) -> str:
     words = [f"stopped after {summary.seconds:.0f} s"]
     if report is not None:
         words.append(f"{report.ticks} control ticks, {report.missed_ticks} missed")
-        words.append(f"{report.recorded_steps} steps recorded in {len(report.episodes)} episodes")
+        words.append(
+            f"{report.recorded_steps} steps of its own driving recorded in {len(report.episodes)} episodes"
+        )
+    taught = status.get("taught") or [0, 0]
+    if taught[1]:
+        words.append(f"newest lessons: {taught[0]} of {taught[1]} ticks driven by the simulated teacher")
     words.append(f"{_number(status.get('laps'))} laps, {status.get('off_road', 0)} times off the road")
     words.append(f"{summary.swaps} adapter swaps")
     restarts = ", ".join(f"{name} {count}" for name, count in summary.restarts.items() if count)

@@ -130,8 +130,13 @@ def _print(console: Console, outcome: Outcome, root: str) -> None:
         console.print(f"[{colour}]{outcome.detail}[/{colour}]")
     else:
         console.print(f"[{colour}]{outcome.phase}[/{colour}]{said}")
+    for words in outcome.left_out:
+        console.print(f"[yellow]not learned from:[/yellow] {words}", soft_wrap=True)
+    nothing_new = outcome.detail.startswith("nothing new")
     advice = {
-        "waiting": f"record more (continuonbrain run --root {root}), import a tub, or pass --min-episodes",
+        "waiting": f"learn from the same episodes once more: continuonbrain train --root {root} --again"
+        if nothing_new
+        else "record or import more episodes, or pass --min-episodes",
         "gates": "wait until the robot is idle, cool and charged; where no robot runs: --simulate-host",
         "refused": f"see it whole: continuonbrain adapters show candidate --root {root}",
         "judged": f"promote it: continuonbrain train --root {root} (without --hold)",

@@ -56,4 +56,8 @@ def imitation_table(verdict: dict[str, Any]) -> Table:
         figures = evidence.get(key)
         if figures:
             table.add_row(words, _number(figures["steering"]), _number(figures.get("speed_mps")))
+    if evidence.get("repeat"):
+        table.caption = (
+            "The last command comes close because a driver rarely changes it within a tick; it cannot drive."
+        )
     return table

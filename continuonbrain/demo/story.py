@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +26,9 @@ from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.demo.shifts import STORIES
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.child_process import launch_command
 from continuonbrain.loops.drive_session import DriveSession
+from continuonbrain.loops.supervisor import SIDECAR_MODULE
 from continuonbrain.loops.teach import lessons, record_expert
 from continuonbrain.model.base_identity import tiny_base_folder
 from continuonbrain.policy.calibration import Calibration
@@ -335,10 +336,9 @@ class Demo:
 
     def _sidecar(self, brain: BrainRoot) -> dict[str, Any]:
         """Run the sidecar for one round as its own process, following its status file."""
-        command = [sys.executable, "-m", "continuonbrain.loops.mid", "--root", str(brain.layout.root)]
-        process = subprocess.Popen(
-            [*command, "--once", "--hold"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        # Through the launcher: however the demo dies, its sidecar ends with it.
+        command = launch_command(SIDECAR_MODULE, ["--root", str(brain.layout.root), "--once", "--hold"])
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
             while process.poll() is None:
                 self._show_status(brain.layout)
@@ -382,14 +382,7 @@ class Demo:
         ) as session:
             half = self.settings.live_s / 2
             self._drive_for(session, half, "on the base")
-            command = [
-                sys.executable,
-                "-m",
-                "continuonbrain.loops.mid",
-                "--root",
-                str(brain.layout.root),
-                "--promote",
-            ]
+            command = launch_command(SIDECAR_MODULE, ["--root", str(brain.layout.root), "--promote"])
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 raise BrainError(f"the promotion failed: {done.stderr.strip()[-2000:]}")

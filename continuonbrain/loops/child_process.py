@@ -50,6 +50,18 @@ def exit_code(body: Callable[[], object]) -> int:
     return 0
 
 
+def launch_command(module: str, arguments: Sequence[str]) -> list[str]:
+    """The command line that runs a module as a child which dies with this process."""
+    return [
+        sys.executable,
+        "-m",
+        "continuonbrain.loops.child_process",
+        str(os.getpid()),
+        module,
+        *arguments,
+    ]
+
+
 class ChildProcess:
     """One Python module as a process.
 
@@ -83,10 +95,9 @@ class ChildProcess:
                 remedy=f"make {log_path.parent} writable for this user, on a disk mounted writable and not full",
             ) from error
         self._log_start = os.fstat(log.fileno()).st_size
-        launcher = [sys.executable, "-m", "continuonbrain.loops.child_process", str(os.getpid()), module]
         with log:
             self._process = subprocess.Popen(
-                [*launcher, *arguments],
+                launch_command(module, arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

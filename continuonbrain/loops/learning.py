@@ -17,8 +17,10 @@ import torch
 from continuonbrain import __version__
 from continuonbrain.errors import BrainError
 from continuonbrain.policy.calibration import Calibration
-from continuonbrain.policy.prompt import LAYOUT_VERSION
+from continuonbrain.policy.prompt import LAYOUT_VERSION, InstructionError, PromptLayout
 from continuonbrain.policy.torch_engine import TorchEngine
+from continuonbrain.rlds.reader import list_episodes, read_metadata
+from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.robot.sim.shifts import world
 from continuonbrain.safety.guards import Limits
 from continuonbrain.storage.adapter_version import CARD_FILE, VERDICT_FILE
@@ -31,6 +33,7 @@ from continuonbrain.trainer.dataset import (
     build_samples,
     calibrate,
     hold_out,
+    mirrored_instruction,
     read_drive,
 )
 from continuonbrain.trainer.evaluate import Contender, Course, gather_evidence
@@ -46,19 +49,29 @@ _REPLAY_STATES = 768
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """A staged and judged candidate. training: figures of the job."""
+    """A staged and judged candidate. training: figures of the job; left_out: episodes not learned from, and why."""
 
     version_id: str
     verdict: dict[str, Any]
     training: dict[str, Any]
+    left_out: list[str]
 
 
 def _read(mid: MidLoop, episodes: list[Path]) -> tuple[list[Drive], list[str]]:
-    """Drives that hold human steps; and what was left out, in words."""
+    """Drives that hold human steps and say what this base can read; and what was left out, in words."""
+    prompts = PromptLayout.from_folder(mid.layout.base_model_dir)
     drives, left_out = [], []
     for i, path in enumerate(episodes):
         try:
             drive = read_drive(path)
+            said = sorted(
+                {s for s, labelled in zip(drive.instructions, drive.labelled, strict=True) if labelled}
+            )
+            try:
+                prompts.ids(said + [mirrored_instruction(s) for s in said], [None] * (2 * len(said)))
+            except InstructionError as error:
+                left_out.append(f"{path.name}: {error}")
+                continue
         except BrainError as error:
             # One damaged episode must not stop the robot from learning from the others; it is named.
             left_out.append(str(error))
@@ -67,6 +80,17 @@ def _read(mid: MidLoop, episodes: list[Path]) -> tuple[list[Drive], list[str]]:
             drives.append(drive)
         mid.say(force=False, phase="read", step=i + 1, steps=len(episodes), detail=f"reading {path.name}")
     return drives, left_out
+
+
+def _unreadable(episodes_dir: Path) -> list[str]:
+    """Episodes whose metadata say nothing, in words: nobody else would name them."""
+    words = []
+    for path in list_episodes(episodes_dir):
+        try:
+            read_metadata(path / METADATA_FILE)
+        except BrainError as error:
+            words.append(str(error))
+    return words
 
 
 def _samples(
@@ -81,15 +105,14 @@ def _samples(
         left_out.append(str(error))
         damaged.add(drive.episode.path.name)
 
-    def pick(chosen: list[Path], limit: int) -> Samples:
-        return build_samples(
-            [by_name[p.name] for p in chosen], calibration, max_samples=limit, on_damage=leave_out
-        )
+    def pick(chosen: list[Path], limit: int, stride: int = 3) -> Samples:
+        wanted = [by_name[p.name] for p in chosen]
+        return build_samples(wanted, calibration, stride=stride, max_samples=limit, on_damage=leave_out)
 
     held_samples = None
     if held:
         try:
-            held_samples = pick(held, mid.config.promotion.max_eval_steps)
+            held_samples = pick(held, mid.config.promotion.max_eval_steps, stride=1)
         except NoLabelsError:
             held_samples = None
     samples = pick(train, mid.max_samples)
@@ -110,9 +133,11 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     )
     course = Course(world(config.robot.shift)) if config.robot.kind == "sim-donkey" else None
     drives, left_out = _read(mid, episodes)
+    left_out += _unreadable(layout.episodes_dir)
     if not drives:
         raise NoLabelsError(
-            f"none of {len(episodes)} episodes holds a step that a human drove; {len(left_out)} are damaged",
+            f"none of {len(episodes)} episodes holds a step that a human drove; {len(left_out)} were left out"
+            + (f": {left_out[0]}" if left_out else ""),
             remedy=f"record teleoperation, or look for damage: continuonbrain episodes list --root {layout.root}",
         )
     calibration = calibrate(drives)
@@ -176,7 +201,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     mid.store.attach(staged, CARD_FILE, (json.dumps(card, indent=2) + "\n").encode())
     _log_losses(layout.log_dir, staged.version_id, result)
     verdict = judge_candidate(mid, staged, train, held, engine=engine, course=course)
-    return Learned(staged.version_id, verdict, training)
+    return Learned(staged.version_id, verdict, training, left_out)
 
 
 def replay_for(base: Path, seed: int) -> Samples | None:

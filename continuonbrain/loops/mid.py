@@ -60,7 +60,8 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a round ended. phase: waiting, gates, judged, promoted or refused; training: figures of the job."""
+    """How a round ended. phase: waiting, gates, judged, promoted or refused; training: figures of the job; left_out:
+    episodes that could not be learned from, and why."""
 
     phase: str
     detail: str
@@ -68,6 +69,7 @@ class Outcome:
     verdict: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     gates: dict[str, object] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
 
 class MidLoop:
@@ -181,7 +183,12 @@ class MidLoop:
             verdict=learned.verdict,
             detail=learned.verdict["reason"],
         )
-        details = {"version_id": learned.version_id, "verdict": learned.verdict, "training": learned.training}
+        details = {
+            "version_id": learned.version_id,
+            "verdict": learned.verdict,
+            "training": learned.training,
+            "left_out": learned.left_out,
+        }
         if not learned.verdict["passed"]:
             return self._end("refused", learned.verdict["reason"], **details)
         if hold:

@@ -38,6 +38,11 @@ def promotion_refusal(
         return "it has no verdict"
     if verdict.get("passed") is not True:
         return "its verdict says that it did not pass"
+    checks = verdict.get("checks", [])
+    if not isinstance(checks, list) or not all(
+        isinstance(c, Mapping) and c.get("passed") is True for c in checks
+    ):
+        return "its verdict says that it passed, its checks do not"
     if verdict.get("candidate_sha256") != candidate_sha256:
         return (
             "its verdict was given to other bytes "

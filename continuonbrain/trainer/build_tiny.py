@@ -143,6 +143,9 @@ def _train_whole(
 def build_tiny(out: Path, recipe: Recipe, report: Report) -> dict[str, Any]:
     """Train and save the tiny base into `out`; returns its card. report(stage, step, total, mean loss)."""
     started = time.monotonic()
+    # Now, not after half an hour: a folder that cannot be written.
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "card.json").write_text("{}\n")
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(recipe.threads)
     tokenizer = build_tokenizer(p for i in INSTRUCTIONS for p in i.phrasings)

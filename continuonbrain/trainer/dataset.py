@@ -31,6 +31,7 @@ HUMAN = "human"
 """Sources of labels start with this: "human_teleop_xr", "human_teleop"."""
 _ACCELERATION, _DRAG = 3.0, 1.2
 _MOVING_MPS = 0.1
+_MAX_SPEED_MPS, _MAX_YAW_RATE_RPS = 10.0, 35.0
 _TAKEN_FROM_M = 0.7
 """From here on a label is the path taken, before it the path commanded."""
 _SMOOTHING_M = 0.4
@@ -132,8 +133,11 @@ def read_drive(path: Path) -> Drive:
     command = np.array([s.command for s in steps], float).reshape(-1, 2)
     measured = bool(steps) and all(s.speed_mps is not None and s.yaw_rate_rps is not None for s in steps)
     if measured:
-        speed = np.array([s.speed_mps for s in steps], float)
-        yaw_rate = np.array([s.yaw_rate_rps for s in steps], float)
+        # Beyond these no such car drives: a broken sensor must neither bend the road nor fill the memory.
+        speed = np.array([s.speed_mps for s in steps], float).clip(0.0, _MAX_SPEED_MPS)
+        yaw_rate = np.array([s.yaw_rate_rps for s in steps], float).clip(
+            -_MAX_YAW_RATE_RPS, _MAX_YAW_RATE_RPS
+        )
     else:
         speed, yaw_rate = _commanded_speed(command[:, 1]), np.zeros(len(steps))
     labelled = np.array([s.source.startswith(HUMAN) and s.has_frame for s in steps], bool)
@@ -164,10 +168,12 @@ def calibrate(drives: Sequence[Drive]) -> Calibration:
     return fit_calibration(logs) if logs else Calibration()
 
 
-def _taken(drive: Drive, along: F64) -> tuple[F64, F64]:
+def _taken(speed: F64, yaw_rate: F64, along: F64) -> tuple[F64, F64]:
     """Distances (every 5 cm) and curvature of the path that the car took, smoothed over `_SMOOTHING_M`."""
-    heading = np.concatenate([[0.0], np.cumsum(drive.yaw_rate_rps[:-1] * CONTROL_DT_S)])
-    distance = np.arange(0.0, along[-1], _PATH_STEP_M)
+    # What a gyro says of a standing car is its bias: all of it would fall on one spot of the path.
+    turning = np.where(speed < _MOVING_MPS, 0.0, yaw_rate)
+    heading = np.concatenate([[0.0], np.cumsum(turning[:-1] * CONTROL_DT_S)])
+    distance = np.arange(along[0], along[-1], _PATH_STEP_M)
     if len(distance) < 3:
         return np.zeros(1), np.zeros(1)
     # A car that stands does not move along its path: keep distances strictly rising.
@@ -187,11 +193,14 @@ def _labels(drive: Drive, calibration: Calibration) -> tuple[F64, F64, F64]:
     # What bends the path at tick k was commanded `lag` ticks before.
     commanded = drive.steering[np.maximum(np.arange(n) - lag, 0)]
     bend = np.array([calibration.curvature(float(s)) for s in commanded])
-    distance, taken = _taken(drive, along)
+    # Each run by itself: what came after somebody else took over is no part of this driver's road.
+    runs = [np.flatnonzero(drive.run_end == end) for end in np.unique(drive.run_end)]
+    paths = [_taken(drive.speed_mps[r], drive.yaw_rate_rps[r], along[r]) for r in runs]
     curvature, speed, weights = np.zeros((n, 8)), np.zeros((n, 2)), np.zeros((n, QUERIES))
     for column, ahead in enumerate(CURVATURE_KNOTS_M):
         if drive.measured and ahead >= _TAKEN_FROM_M:
-            curvature[:, column] = np.interp(along + ahead, distance, taken)
+            for rows, (distance, taken) in zip(runs, paths, strict=True):
+                curvature[rows, column] = np.interp(along[rows] + ahead, distance, taken)
         else:
             curvature[:, column] = np.interp(along + ahead, along, bend)
         weights[:, column] = along + ahead <= along[drive.run_end]
@@ -291,13 +300,18 @@ def join(parts: Sequence[Samples]) -> Samples:
 _MIRRORED = {"left": "right", "right": "left"}
 
 
+def mirrored_instruction(instruction: str) -> str:
+    """The same instruction with "left" and "right" swapped."""
+    return " ".join(_MIRRORED.get(word, word) for word in instruction.lower().split())
+
+
 def mirrored(samples: Samples) -> Samples:
     """The same drives in a mirror: frames flipped, curvature and steering negated, "left" and "right" swapped.
 
     Valid for a forward-looking camera on the car's axis: the path is in the world, not in servo units. Whoever
     taught "keep left" has then also taught "keep right".
     """
-    swapped = [" ".join(_MIRRORED.get(w, w) for w in i.lower().split()) for i in samples.instructions]
+    swapped = [mirrored_instruction(i) for i in samples.instructions]
     sign = np.array([-1.0, 1.0], np.float32)
     return replace(
         samples,

@@ -17,6 +17,7 @@ from continuonbrain.demo.story import Demo, DemoSettings, Narrator
 from continuonbrain.errors import BrainError
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.layout import BrainLayout
+from continuonbrain.storage.lock import ProcessLock
 
 # Two and a half minutes on two idle cores; a busy machine must not turn that into a failure.
 pytestmark = pytest.mark.timeout(1200)
@@ -90,13 +91,45 @@ def test_an_unknown_shift_is_named_with_the_known_ones(tmp_path: Path) -> None:
     assert "tape" in error.value.remedy
 
 
-@pytest.mark.parametrize("after_s", [1.0, 6.0, 14.0])
-def test_ctrl_c_ends_the_demo_with_no_child_left_and_the_store_whole(tmp_path: Path, after_s: float) -> None:
-    command = [sys.executable, "-m", "continuonbrain.cli.main", "demo", "--quick", "--out", str(tmp_path)]
-    process = subprocess.Popen(
+def start_demo(out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "continuonbrain.cli.main", "demo", "--quick", "--out", str(out)]
+    return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    time.sleep(after_s)
+
+
+def wait_for_phase(out: Path, phase: str) -> BrainLayout:
+    """Until the demo's sidecar is in this phase."""
+    layout = BrainLayout(out / "brain")
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        try:
+            if json.loads(layout.status_path.read_text())["phase"] == phase:
+                return layout
+        except (OSError, ValueError):
+            pass
+        time.sleep(0.1)
+    raise AssertionError(f"the demo never came to {phase}")
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        1.0,
+        6.0,
+        "train",
+        pytest.param("cache", marks=pytest.mark.long),
+        pytest.param("judge", marks=pytest.mark.long),
+    ],
+)
+def test_ctrl_c_ends_the_demo_with_no_child_left_and_the_store_whole(
+    tmp_path: Path, moment: float | str
+) -> None:
+    process = start_demo(tmp_path)
+    if isinstance(moment, str):
+        wait_for_phase(tmp_path, moment)
+    else:
+        time.sleep(moment)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole foreground group
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -108,3 +141,13 @@ def test_ctrl_c_ends_the_demo_with_no_child_left_and_the_store_whole(tmp_path: P
         store = AdapterStore(BrainLayout(root))
         assert store.verify_history().ok
         assert store.current() is None
+
+
+def test_a_demo_that_is_killed_takes_its_trainer_with_it(tmp_path: Path) -> None:
+    process = start_demo(tmp_path)
+    layout = wait_for_phase(tmp_path, "train")
+    process.kill()
+    process.communicate(timeout=30)
+    with ProcessLock(layout.trainer_lock_path, purpose="look whether it is free", timeout_s=20.0):
+        pass
+    assert AdapterStore(layout).current() is None

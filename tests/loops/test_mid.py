@@ -23,7 +23,10 @@ from continuonbrain.loops import learning, mid  # noqa: E402
 from continuonbrain.loops.mid import MidLoop, Status, watch  # noqa: E402
 from continuonbrain.loops.promotion import promote_candidate  # noqa: E402
 from continuonbrain.model.base_identity import base_sha256  # noqa: E402
+from continuonbrain.rlds.examples import make_metadata_example  # noqa: E402
 from continuonbrain.rlds.reader import list_episodes  # noqa: E402
+from continuonbrain.rlds.recorder import EpisodeRecorder  # noqa: E402
+from continuonbrain.rlds.schema import Step  # noqa: E402
 from continuonbrain.robot.host import SimulatedHost  # noqa: E402
 from continuonbrain.storage.adapters import AdapterStore, PromotionRefused  # noqa: E402
 from continuonbrain.storage.layout import init_brain_root  # noqa: E402
@@ -419,9 +422,30 @@ def test_only_damaged_episodes_are_an_error_that_counts_them(brain: Brain) -> No
     root = brain(episodes=4)
     for path in list_episodes(root.layout.episodes_dir):
         damage_steps(path)
-    with pytest.raises(BrainError, match=r"none of 4 episodes .* 4 are damaged"):
+    with pytest.raises(BrainError, match=r"none of 4 episodes .* 4 were left out"):
         loop(root).round()
     assert nothing_staged(root)
+
+
+def test_an_instruction_too_long_for_the_base_costs_one_episode_and_not_the_round(
+    brain: Brain, proven: None
+) -> None:
+    root = brain(episodes=6)
+    told = "follow the outdoor circuit counter clockwise at full speed and then come home"
+    recorder = EpisodeRecorder(root.layout.episodes_dir, metadata=make_metadata_example(), queue_size=50)
+    for tick in range(40):
+        frame = np.zeros((24, 32, 3), np.uint8)
+        recorder.append(
+            Step(command=(0.1, 0.4), source="human_teleop_xr", instruction=told, frame=frame, tick=tick)
+        )
+    spoken = recorder.close()
+    (list_episodes(root.layout.episodes_dir)[4] / "metadata.json").write_bytes(b'{"xr_mode')
+    outcome = loop(root).round(hold=True)
+    assert outcome.phase == "judged"
+    assert len(outcome.left_out) == 2
+    assert spoken.name in outcome.left_out[0]
+    assert "tokens long" in outcome.left_out[0]
+    assert "metadata.json" in outcome.left_out[1]
 
 
 def test_a_job_without_time_for_a_step_stages_nothing(brain: Brain) -> None:

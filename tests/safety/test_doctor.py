@@ -11,6 +11,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 from continuonbrain.cli.main import app
+from continuonbrain.model.base_identity import tiny_base_folder
 from continuonbrain.robot.host import HOST_FILE_NAME, FileHost, SimulatedHost
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
 
@@ -21,7 +22,7 @@ def examined(root: Path) -> tuple[int, dict[str, Any]]:
 
 
 def brain(root: Path) -> BrainLayout:
-    return init_brain_root(root, "sim-donkey")
+    return init_brain_root(root, "sim-donkey", base_model=tiny_base_folder())
 
 
 def test_a_sound_brain_with_a_reporting_robot_is_healthy_and_may_train(tmp_path: Path) -> None:
@@ -38,6 +39,21 @@ def test_a_robot_that_does_not_run_closes_gates_but_is_not_a_failure(tmp_path: P
     assert code == 0
     assert report["gates"]["open"] is False
     assert "has not written it" in report["gates"]["gates"]["idle"]["reason"]
+
+
+def test_a_brain_that_could_not_start_is_not_healthy(tmp_path: Path) -> None:
+    """No base model, or a shift that does not exist: `run` would refuse it."""
+    init_brain_root(tmp_path / "without", "sim-donkey")
+    code, report = examined(tmp_path / "without")
+    assert (code, report["healthy"]) == (1, False)
+    assert [c["name"] for c in report["checks"] if not c["ok"]] == ["base model"]
+    layout = brain(tmp_path / "b")
+    config = json.loads(layout.config_path.read_text())
+    config["robot"]["shift"] = "tap"
+    layout.config_path.write_text(json.dumps(config))
+    code, report = examined(layout.root)
+    assert code == 1
+    assert any("tap" in c["value"] and "tape" in c["remedy"] for c in report["checks"])
 
 
 def test_a_folder_that_is_no_brain_root_fails_with_a_remedy(tmp_path: Path) -> None:

@@ -55,6 +55,13 @@ def test_a_passing_verdict_for_these_bytes_on_this_base_promotes() -> None:
         ({"passed": True, "candidate_sha256": SHA[:8], "base_sha256": BASE}, "other bytes"),
         ({"passed": True, "candidate_sha256": SHA}, "another base"),
         ({"passed": True, "candidate_sha256": SHA, "base_sha256": SHA}, "another base"),
+        *(
+            (
+                {"passed": True, "candidate_sha256": SHA, "base_sha256": BASE, "checks": checks},
+                "its checks do not",
+            )
+            for checks in ([{"passed": True}, {"passed": False}], [{}], ["yes"], "all passed")
+        ),
     ],
 )
 def test_any_other_verdict_does_not(verdict: dict[str, object] | None, reason: str) -> None:

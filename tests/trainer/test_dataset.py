@@ -122,6 +122,29 @@ def test_near_the_car_the_driver_is_right_and_far_from_it_the_road_taken(make_dr
     assert np.abs(far).max() < 1e-6
 
 
+def test_what_somebody_else_drove_afterwards_is_no_part_of_the_label(make_drive: MakeDrive) -> None:
+    n, half = 200, np.where(np.arange(200) < 100, 99, 199)
+    straight = np.zeros(n)
+    turning = np.where(np.arange(n) >= 100, 2.0, 0.0)
+    alone, followed = (
+        build_samples(
+            [make_drive(np.zeros(n), np.full(n, 0.4), np.ones(n), yaw, run_end=half)], Calibration(), stride=1
+        )
+        for yaw in (straight, turning)
+    )
+    known = alone.weights[:100, :CURVATURES] > 0
+    assert known[:, -1].any()
+    np.testing.assert_allclose(followed.curvature[:100][known], alone.curvature[:100][known], atol=1e-6)
+
+
+def test_the_bias_of_a_gyro_while_standing_does_not_bend_the_road(make_drive: MakeDrive) -> None:
+    speed = np.concatenate([np.ones(60), np.zeros(600)])
+    drive = make_drive(np.zeros(660), np.zeros(660), speed, np.full(660, 0.02))
+    samples = build_samples([drive], Calibration(), stride=1)
+    known = samples.weights[:, :CURVATURES] > 0
+    assert np.abs(samples.curvature[known]).max() < 0.03
+
+
 def test_a_car_that_stands_and_one_that_spins_on_the_spot_have_finite_labels(make_drive: MakeDrive) -> None:
     for speed, yaw in ((0.0, 0.0), (0.0, 5.0), (0.01, 30.0)):
         drive = make_drive(np.zeros(80), np.zeros(80), np.full(80, speed), np.full(80, yaw))
