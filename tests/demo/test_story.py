@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 
 from continuonbrain.demo.story import Demo, DemoSettings, Narrator
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.control_status import CONTROL_REPORT_NAME
+from continuonbrain.loops.drive_session import read_status
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.layout import BrainLayout
 from continuonbrain.storage.lock import ProcessLock
@@ -94,22 +97,50 @@ def test_an_unknown_shift_is_named_with_the_known_ones(tmp_path: Path) -> None:
 def start_demo(out: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "continuonbrain.cli.main", "demo", "--quick", "--out", str(out)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell's background job, as these tests may be, hands down "ignore Ctrl-C"; a terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
 def wait_for_phase(out: Path, phase: str) -> BrainLayout:
     """Until the demo's sidecar is in this phase."""
     layout = BrainLayout(out / "brain")
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
+
+    def reached() -> bool:
         try:
-            if json.loads(layout.status_path.read_text())["phase"] == phase:
-                return layout
+            return bool(json.loads(layout.status_path.read_text())["phase"] == phase)
         except (OSError, ValueError):
-            pass
-        time.sleep(0.1)
-    raise AssertionError(f"the demo never came to {phase}")
+            return False
+
+    wait_until(reached, phase)
+    return layout
+
+
+def wait_until(reached: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+        if reached():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"the demo never came to {what}")
+
+
+def wait_for_act(out: Path, act: str) -> None:
+    """Until the demo's later acts: the robot drives live, the new adapter stands, the drive is over."""
+    layout = BrainLayout(out / "brain")
+    store = AdapterStore(layout)
+    report = layout.run_dir / CONTROL_REPORT_NAME
+    reached = {
+        "driving on the base": lambda: read_status(layout).get("chunks", 0) > 0,
+        "just promoted": lambda: store.current() is not None,
+        "second drive": lambda: store.current() is not None and report.exists(),
+    }[act]
+    wait_until(reached, act)
 
 
 @pytest.mark.parametrize(
@@ -120,16 +151,21 @@ def wait_for_phase(out: Path, phase: str) -> BrainLayout:
         "train",
         pytest.param("cache", marks=pytest.mark.long),
         pytest.param("judge", marks=pytest.mark.long),
+        pytest.param("driving on the base", marks=pytest.mark.long),
+        pytest.param("just promoted", marks=pytest.mark.long),
+        pytest.param("second drive", marks=pytest.mark.long),
     ],
 )
 def test_ctrl_c_ends_the_demo_with_no_child_left_and_the_store_whole(
     tmp_path: Path, moment: float | str
 ) -> None:
     process = start_demo(tmp_path)
-    if isinstance(moment, str):
+    if isinstance(moment, float):
+        time.sleep(moment)
+    elif moment in ("cache", "train", "judge"):
         wait_for_phase(tmp_path, moment)
     else:
-        time.sleep(moment)
+        wait_for_act(tmp_path, moment)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole foreground group
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -140,7 +176,11 @@ def test_ctrl_c_ends_the_demo_with_no_child_left_and_the_store_whole(
     if root.exists():
         store = AdapterStore(BrainLayout(root))
         assert store.verify_history().ok
-        assert store.current() is None
+        current = store.current()
+        promoted = moment in ("just promoted", "second drive")
+        assert (current is not None) == promoted
+        if current is not None:  # promoted and whole: its bytes are those that the history names
+            assert current.compute_sha256() == store.history()[-1].sha256
 
 
 def test_a_demo_that_is_killed_takes_its_trainer_with_it(tmp_path: Path) -> None:
