@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
-from continuonbrain.model.suffix import Streams, encode_bottom, run_suffix
+from continuonbrain.model.decoder import Decoder, decoder_of, unwrapped
+from continuonbrain.model.streams import Streams
+from continuonbrain.model.suffix import capture, keep_same, run_suffix
 
 IMAGE_TOKENS = 20
 
@@ -85,8 +87,12 @@ class DrivingModel(nn.Module):
     @property
     def causal_lm(self) -> Any:
         """The `Gemma3nForCausalLM` itself, whether or not PEFT wraps it."""
-        model = self.language_model
-        return model.get_base_model() if hasattr(model, "get_base_model") else model
+        return unwrapped(self.language_model)
+
+    @property
+    def decoder(self) -> Decoder:
+        """The language model cut below its KV-shared layers."""
+        return decoder_of(self.language_model)
 
     def encode(self, ids: Tensor, frames: Tensor) -> Streams:
         """The frozen part for prompts `[B, T]` int64 and frames `[B, 120, 160, 3]` uint8, kept at the queries."""
@@ -97,12 +103,18 @@ class DrivingModel(nn.Module):
         embeds = torch.cat([embeds[:, :start], soft, embeds[:, start + IMAGE_TOKENS :]], 1)
         keep = torch.arange(ids.shape[1] - self.queries, ids.shape[1])
         # The per-layer inputs must be passed with inputs_embeds, or the library silently leaves them out.
-        return encode_bottom(text, embeds, text.get_per_layer_inputs(ids), keep)
+        bottom = capture(
+            self.decoder,
+            lambda: text(
+                inputs_embeds=embeds, per_layer_inputs=text.get_per_layer_inputs(ids), use_cache=False
+            ),
+        )
+        return keep_same(bottom, keep)
 
     def decode(self, streams: Streams) -> Tensor:
         """The adapted part: soft-capped logits `[B, queries, vocabulary]`."""
         lm = self.causal_lm
-        logits = F.linear(run_suffix(lm.model, streams), lm.lm_head.weight)
+        logits = F.linear(run_suffix(self.decoder, streams), lm.lm_head.weight)
         cap = float(lm.config.final_logit_softcapping)
         return torch.tanh(logits / cap) * cap
 

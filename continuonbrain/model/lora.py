@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from continuonbrain.config import LORA_TARGETS, LORA_TARGETS_NOT_IN_SHARED_LAYERS
 from continuonbrain.errors import BrainError
+from continuonbrain.model.decoder import first_shared_layer
 from continuonbrain.model.driving import DrivingModel
-from continuonbrain.model.suffix import first_shared_layer
 
 SHARED_LAYER_TARGETS = LORA_TARGETS
 """Modules that exist in a KV-shared layer and get a gradient there. k_proj and v_proj do not exist there."""

@@ -1,156 +1,187 @@
-"""Gemma 3n cut at its first KV-shared layer: everything below once, everything above at a few positions.
+"""Gemma 3n and Gemma 4 cut below their KV-shared layers: everything below once, everything above at a few positions.
 
-The last `num_kv_shared_layers` layers of Gemma 3n have no key/value projections; they attend to what the last
-sliding and the last full layer below them stored. All else in a layer (AltUp, LAuReL, per-layer inputs, MLP)
-works on one position alone. So, for the positions that matter,
+The last `num_kv_shared_layers` layers have no key/value projections; they attend to what the last sliding and the
+last full layer below them stored. All else in a layer (AltUp, LAuReL, per-layer inputs, MLP) works on one position
+alone. So, for the positions that matter,
 
-* `encode_bottom` runs transformers' own model up to the cut and returns a `Streams`: all that the shared
-  layers will ever read. With LoRA only above the cut it is a constant of the sample and can be cached;
-* `run_suffix` runs transformers' own shared layers on a `Streams`, at those positions only, and is exact:
-  same hidden states and same LoRA gradients as the whole model (see `tests/model/test_suffix.py`).
-
-Prompts in a batch have the same length and no padding. Shapes: A AltUp streams, B batch, T prompt length,
-P kept positions, L shared layers, H hidden, D per-layer input size.
+* `capture` runs transformers' own model up to the cut, and `keep` cuts from it a `Streams` a sample: all that the
+  trained layers will ever read. With LoRA only above the cut it is a constant of the sample and can be cached;
+* `run_suffix` runs transformers' own layers above the cut on `Streams`, at those positions only, and is exact: same
+  hidden states and same LoRA gradients as the whole model (`python -m benchmarks.lora_exact`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-KeyValue = tuple[Tensor, Tensor]
+from continuonbrain.model.decoder import Decoder
+from continuonbrain.model.streams import KeyValue, Streams, masks
 
 
 @dataclass(frozen=True, slots=True)
-class Streams:
-    """What enters the shared layers.
+class Bottom:
+    """The pass below the cut at all T positions of B prompts.
 
-    hidden `[A, B, P, H]`; per_layer `[B, P, L, D]`; kv: layer type -> keys and values `[B, heads, T, head_dim]`
-    (RoPE applied); positions `[P]`, indices into the prompt.
+    hidden `[A, B, T, H]`, per_layer `[B, T, L, D]` of the trained layers, kv `[B, heads, T, head_dim]` by layer
+    type, position `[B, T]`.
     """
 
     hidden: Tensor
     per_layer: Tensor
-    kv: Mapping[str, KeyValue]
-    positions: Tensor
-
-    def __len__(self) -> int:
-        return self.hidden.shape[1]
-
-    def select(self, rows: Tensor) -> Streams:
-        """The samples at `rows` (int64 `[n]`)."""
-        kv = {t: (k[rows], v[rows]) for t, (k, v) in self.kv.items()}
-        return Streams(self.hidden[:, rows], self.per_layer[rows], kv, self.positions)
-
-    def room_for(self, count: int) -> Streams:
-        """Empty streams of the same kind for `count` samples, to be filled with `put`."""
-
-        def room(tensor: Tensor, dim: int) -> Tensor:
-            shape = list(tensor.shape)
-            shape[dim] = count
-            return torch.empty(shape, dtype=tensor.dtype)
-
-        kv = {t: (room(k, 0), room(v, 0)) for t, (k, v) in self.kv.items()}
-        return Streams(room(self.hidden, 1), room(self.per_layer, 0), kv, self.positions.clone())
-
-    def put(self, rows: slice, part: Streams) -> None:
-        """Copy `part` into the samples at `rows`."""
-        self.hidden[:, rows] = part.hidden
-        self.per_layer[rows] = part.per_layer
-        for kind, (keys, values) in self.kv.items():
-            keys[rows], values[rows] = part.kv[kind]
-
-    def head(self, count: int) -> Streams:
-        """The first `count` samples, as views."""
-        kv = {t: (k[:count], v[:count]) for t, (k, v) in self.kv.items()}
-        return Streams(self.hidden[:, :count], self.per_layer[:count], kv, self.positions)
-
-    def nbytes(self) -> int:
-        """Memory of all tensors in bytes."""
-        return (
-            self.hidden.nbytes + self.per_layer.nbytes + sum(k.nbytes + v.nbytes for k, v in self.kv.values())
-        )
-
-
-def first_shared_layer(config: Any) -> int:
-    """Index of the first layer without key/value projections."""
-    return int(config.num_hidden_layers - config.num_kv_shared_layers)
+    kv: dict[str, KeyValue]
+    position: Tensor
 
 
 class _Cut(Exception):
-    """Raised by the hook at the first shared layer: the pass below is done."""
+    """Raised by the hook at the cut: the pass below is done."""
 
 
-def encode_bottom(text_model: Any, inputs_embeds: Tensor, per_layer_inputs: Tensor, keep: Tensor) -> Streams:
-    """Run transformers' `Gemma3nTextModel` up to the first shared layer.
+def capture(decoder: Decoder, forward: Callable[[], Any]) -> Bottom:
+    """Run a model's forward up to the first trained layer.
 
-    inputs_embeds `[B, T, H]`, per_layer_inputs `[B, T, layers, D]` (from `get_per_layer_inputs`), keep: int64
-    `[P]` positions whose streams are returned. Differentiable when gradients are enabled.
+    forward calls the model in whichever wrapper (token ids, images, embeddings), without a cache of its own
+    (`use_cache=False`). Differentiable when gradients are enabled.
     """
-    config = text_model.config
-    first = first_shared_layer(config)
+    text = decoder.text
+    layer = text.layers[decoder.first]
     seen: dict[str, Any] = {}
-    project = text_model.project_per_layer_inputs
+    project = text.project_per_layer_inputs
 
     def remember_projection(*args: Any, **kwargs: Any) -> Any:
         seen["per_layer"] = project(*args, **kwargs)
         return seen["per_layer"]
 
-    def at_cut(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen["hidden"], seen["kv"] = args[0], kwargs["shared_kv_states"]
-        raise _Cut
+    def at_layer(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen["hidden"], seen["kv"], seen["position"] = (
+            args[0],
+            kwargs["shared_kv_states"],
+            kwargs["position_ids"],
+        )
+        if not decoder.plus_one:
+            raise _Cut
 
-    handle = text_model.layers[first].register_forward_pre_hook(at_cut, with_kwargs=True)
-    text_model.project_per_layer_inputs = remember_projection
+    def behind_attention(*_: Any) -> None:
+        raise _Cut  # the plus-one layer's own attention has stored its keys and values by now
+
+    handles = [layer.register_forward_pre_hook(at_layer, with_kwargs=True)]
+    if decoder.plus_one:
+        handles.append(layer.self_attn.register_forward_hook(behind_attention))
+    text.project_per_layer_inputs = remember_projection
     try:
-        text_model(inputs_embeds=inputs_embeds, per_layer_inputs=per_layer_inputs, use_cache=False)
+        forward()
     except _Cut:
         pass
     finally:
-        handle.remove()
-        del text_model.project_per_layer_inputs
-    kv = {t: seen["kv"][t] for t in sorted(set(config.layer_types))}
-    return Streams(seen["hidden"][:, :, keep], seen["per_layer"][:, keep, first:], kv, keep)
+        for handle in handles:
+            handle.remove()
+        del text.project_per_layer_inputs
+    hidden = seen["hidden"]
+    if hidden.dim() == 3:
+        hidden = hidden[None]  # no AltUp: one stream
+    batch, length = hidden.shape[1:3]
+    per_layer = seen.get("per_layer")
+    if per_layer is None:
+        per_layer = hidden.new_zeros(batch, length, decoder.config.num_hidden_layers, 0)
+    kv = {t: seen["kv"][t] for t in decoder.layer_types}
+    return Bottom(hidden, per_layer[:, :, decoder.first :], kv, seen["position"].expand(batch, length))
 
 
-def _masks(config: Any, positions: Tensor, length: int) -> dict[str, Tensor]:
-    keys = torch.arange(length, device=positions.device)[None]
-    causal = keys <= positions[:, None]
-    window = keys > positions[:, None] - config.sliding_window
-    return {"full_attention": causal[None, None], "sliding_attention": (causal & window)[None, None]}
+def keep(
+    decoder: Decoder, bottom: Bottom, positions: Sequence[Tensor], attention_mask: Tensor | None = None
+) -> list[Streams]:
+    """The streams of every sample at its own `positions` (int64 `[P]`, rising), each with a batch of one.
 
+    attention_mask `[B, T]`: 1 where a token is real; real tokens stand in one piece (padding left or right). Keys
+    that no kept position can see are left out. The tensors are copies: the pass itself can be let go.
 
-def run_suffix(text_model: Any, streams: Streams) -> Tensor:
-    """The shared layers and the final AltUp merge and norm: hidden states `[B, P, H]`."""
-    config = text_model.config
-    first = first_shared_layer(config)
-    hidden, kv = streams.hidden, dict(streams.kv)
-    length = next(iter(kv.values()))[0].shape[2]
-    position_ids = streams.positions[None]
-    masks = _masks(config, streams.positions, length)
-    rotary = {t: text_model.rotary_emb(hidden, position_ids, t) for t in set(config.layer_types)}
-    for i in range(first, config.num_hidden_layers):
-        kind = config.layer_types[i]
-        hidden = text_model.layers[i](
-            hidden,
-            rotary[kind],
-            streams.per_layer[:, :, i - first],
-            shared_kv_states=kv,
-            attention_mask=masks[kind],
-            position_ids=position_ids,
-            past_key_values=None,
+    Raises:
+        ValueError: no positions, positions that do not rise or stand on padding, or a mask with holes.
+    """
+    window = int(decoder.config.sliding_window)
+    length = bottom.hidden.shape[2]
+    out = []
+    for row, index in enumerate(positions):
+        real = torch.arange(length) if attention_mask is None else attention_mask[row].nonzero().flatten()
+        if not len(index) or not len(real):
+            raise ValueError(f"sample {row} has no supervised position or no token at all")
+        low, high = int(real[0]), int(index[-1]) + 1
+        if int(real[-1]) - low + 1 != len(real) or bool((index.diff() <= 0).any()):
+            raise ValueError(f"sample {row}: real tokens must stand in one piece and positions must rise")
+        if int(index[0]) < low or high - 1 > int(real[-1]):
+            raise ValueError(f"sample {row}: a supervised position stands on padding")
+        kv, start = {}, {}
+        for kind, (keys, values) in bottom.kv.items():
+            first = max(low, int(index[0]) - window + 1) if kind == "sliding_attention" else low
+            kv[kind] = keys[row : row + 1, :, first:high], values[row : row + 1, :, first:high]
+            start[kind] = torch.tensor([first])
+        part = Streams(
+            bottom.hidden[:, row : row + 1, index],
+            bottom.per_layer[row : row + 1, index],
+            kv,
+            start,
+            index[None],
+            bottom.position[row : row + 1, index],
         )
-    # The merge at the end of Gemma3nTextModel.forward (transformers 5.23): streams back to the magnitude of
-    # the first, mean, norm.
+        out.append(part.clone())
+    return out
+
+
+def keep_same(bottom: Bottom, index: Tensor) -> Streams:
+    """The streams of prompts of one length without padding, all kept at the same positions (int64 `[P]`).
+
+    Differentiable, and nothing is copied but what is selected.
+    """
+    batch, high = bottom.hidden.shape[1], int(index[-1]) + 1
+    return Streams(
+        bottom.hidden[:, :, index],
+        bottom.per_layer[:, index],
+        {t: (k[:, :, :high], v[:, :, :high]) for t, (k, v) in bottom.kv.items()},
+        {t: torch.zeros(batch, dtype=torch.int64) for t in bottom.kv},
+        index.expand(batch, -1),
+        bottom.position[:, index],
+    )
+
+
+def run_suffix(decoder: Decoder, streams: Streams) -> Tensor:
+    """The layers above the cut and the model's final norm: hidden states `[B, P, H]`."""
+    config, text = decoder.config, decoder.text
+    hidden = streams.hidden if hasattr(config, "altup_num_inputs") else streams.hidden[0]
+    kv = dict(streams.kv)
+    allowed = masks(streams, int(config.sliding_window))
+    if config._attn_implementation == "eager":  # adds its mask to the scores
+        low = torch.finfo(hidden.dtype).min
+        allowed = {
+            t: torch.zeros(m.shape, dtype=hidden.dtype).masked_fill(~m, low) for t, m in allowed.items()
+        }
+    rotary = {t: text.rotary_emb(hidden, streams.position, t) for t in decoder.layer_types}
+    with decoder.reading_stored_kv():
+        for number, layer in enumerate(decoder.layers):
+            kind = config.layer_types[layer]
+            hidden = text.layers[layer](
+                hidden,
+                position_embeddings=rotary[kind],
+                per_layer_input=streams.per_layer[:, :, number] if streams.per_layer.shape[-1] else None,
+                shared_kv_states=kv,
+                attention_mask=allowed[kind],
+                position_ids=streams.position,
+                past_key_values=None,
+            )
+    out: Tensor = text.norm(_merged(text, hidden) if hidden.dim() == 4 else hidden)
+    return out
+
+
+def _merged(text: Any, hidden: Tensor) -> Tensor:
+    """AltUp's streams `[A, B, P, H]` as one, as at the end of `Gemma3nTextModel.forward` (transformers 5.23):
+    each back to the magnitude of the first, then the mean."""
     magnitude = torch.mean(hidden[0] ** 2, dim=-1, keepdim=True) ** 0.5
     merged = [hidden[0]]
-    for i in range(1, config.altup_num_inputs):
-        projected = text_model.altup_unembed_projections[i - 1](hidden[i])
+    for unembed, stream in zip(text.altup_unembed_projections, hidden[1:], strict=True):
+        projected = unembed(stream)
         own = torch.sqrt(torch.mean(projected**2, dim=-1, keepdim=True).clamp(min=1e-5))
         merged.append(projected * magnitude / own)
-    out: Tensor = text_model.norm(torch.mean(torch.stack(merged), dim=0))
-    return out
+    return torch.mean(torch.stack(merged), dim=0)

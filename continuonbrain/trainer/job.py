@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from continuonbrain.model.driving import DrivingModel
 from continuonbrain.model.lora import adapter_files, attach_lora
-from continuonbrain.model.suffix import Streams
+from continuonbrain.model.streams import Streams
 from continuonbrain.policy.prompt import PromptLayout
 from continuonbrain.trainer.dataset import Samples, mirrored, sampling_weights
 from continuonbrain.trainer.objective import action_loss, query_weights, soft_targets

@@ -15,9 +15,11 @@ torch = pytest.importorskip("torch")
 
 from peft import LoraConfig, get_peft_model  # noqa: E402
 
+from continuonbrain.model.decoder import first_shared_layer  # noqa: E402
 from continuonbrain.model.driving import IMAGE_TOKENS, DrivingModel  # noqa: E402
 from continuonbrain.model.lora import SHARED_LAYER_TARGETS, attach_lora  # noqa: E402
-from continuonbrain.model.suffix import Streams, first_shared_layer, run_suffix  # noqa: E402
+from continuonbrain.model.streams import Streams  # noqa: E402
+from continuonbrain.model.suffix import run_suffix  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,9 +81,7 @@ def test_hidden_states_and_logits_are_those_of_the_whole_model(
     model = double(**shape)
     with torch.no_grad():
         streams = model.encode(*prompts)
-        assert (
-            run_suffix(model.causal_lm.model, streams) - full_forward(model, *prompts)
-        ).abs().max() < 1e-12
+        assert (run_suffix(model.decoder, streams) - full_forward(model, *prompts)).abs().max() < 1e-12
         assert (model(*prompts) - full_logits(model, *prompts)).abs().max() < 1e-12
 
 
@@ -109,7 +109,7 @@ def test_control_the_window_matters_when_it_is_shorter_than_the_prompt(
         right = full_forward(model, *prompts)
         streams = model.encode(*prompts)
         model.causal_lm.config.sliding_window = 64
-        assert relative(run_suffix(model.causal_lm.model, streams), right) > 1e-3
+        assert relative(run_suffix(model.decoder, streams), right) > 1e-3
 
 
 def test_control_leaving_out_the_per_layer_inputs_changes_the_answer(
