@@ -125,6 +125,10 @@ class TrainingConfig(_Group):
     threads: Annotated[int, Field(ge=1, le=64)] = 1
     nice: Annotated[int, Field(ge=0, le=19)] = 10
     """Niceness of the trainer process: the control process must never wait for it."""
+    cache_mib: Annotated[int, Field(ge=0, le=65536)] = 256
+    """Disk for what the policy computed while a person drove, MiB; 0: the trainer computes all of it again."""
+    max_memory_mib: Annotated[int, Field(ge=256)] | None = None
+    """The trainer's resident memory, MiB: no further samples are cached, or steps made, above it."""
 
 
 class RecorderConfig(_Group):

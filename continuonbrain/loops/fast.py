@@ -55,7 +55,13 @@ class PathSource(Protocol):
     """Where paths come from: `PolicyClient`. Neither call may wait."""
 
     def offer(
-        self, frame: NDArray[np.uint8], instruction: str, speed_mps: float | None, observed_s: float
+        self,
+        frame: NDArray[np.uint8],
+        instruction: str,
+        speed_mps: float | None,
+        observed_s: float,
+        *,
+        keep: bool = False,
     ) -> bool: ...
 
     def poll(self) -> list[Answer]: ...
@@ -252,9 +258,13 @@ class FastLoop:
             return LoopTick(self.ticks, now, "park", observation, None, _PARKED, None, fault)
         if self.mode == "autopilot":
             self._take_answers()
-            if observation is not None:
-                speed, observed_s = observation.speed_mps, observation.monotonic_s
-                self.client.offer(observation.frame, self.instruction, speed, observed_s)
+        else:
+            self.client.poll()  # a person drives: what the policy would have done is only kept for the trainer
+        if observation is not None:
+            speed, observed_s = observation.speed_mps, observation.monotonic_s
+            taught = self.mode == "teleop" and self._keeper is not None
+            if taught or self.mode == "autopilot":
+                self.client.offer(observation.frame, self.instruction, speed, observed_s, keep=taught)
         overrun = self._late_in_a_row >= _OVERRUN_TICKS
         if overrun:
             self._overrun_stops += 1

@@ -16,6 +16,7 @@ import torch
 
 from continuonbrain import __version__
 from continuonbrain.errors import BrainError
+from continuonbrain.policy.acting_cache import ActingCache
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.prompt import LAYOUT_VERSION, InstructionError, PromptLayout
 from continuonbrain.policy.torch_engine import TorchEngine
@@ -38,6 +39,7 @@ from continuonbrain.trainer.dataset import (
 )
 from continuonbrain.trainer.evaluate import Contender, Course, gather_evidence
 from continuonbrain.trainer.job import JobResult, JobSettings, Progress, train_adapter
+from continuonbrain.trainer.pool import Recall
 from continuonbrain.trainer.states import REPLAY_SOURCE, replay_samples
 from continuonbrain.trainer.verdict import Rules, judge
 
@@ -153,6 +155,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         max_steps=config.max_steps,
         max_wall_time_s=config.max_wall_time_s,
         seed=config.training.seed,
+        max_memory_mib=config.training.max_memory_mib,
         # Without motion sensors the servo's trim is in the labels, and a mirror would turn it around.
         mirror=all(d.measured for d in drives),
     )
@@ -173,6 +176,8 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         settings,
         base_sha256=engine.base_sha256,
         replay=replay_for(layout.base_model_dir, settings.seed),
+        state_path=layout.training_state_path,
+        recall=_recall(mid, engine),
         on_progress=progress,
         wait_until_allowed=mid.wait_until_allowed,
     )
@@ -204,6 +209,14 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     return Learned(staged.version_id, verdict, training, left_out)
 
 
+def _recall(mid: MidLoop, engine: TorchEngine) -> Recall | None:
+    budget = mid.config.training.cache_mib
+    if not budget:
+        return None
+    cache = ActingCache(mid.layout.cache_dir, engine.base_sha256, max_bytes=budget << 20)
+    return cache.get if len(cache) else None
+
+
 def replay_for(base: Path, seed: int) -> Samples | None:
     """Replay of what the base was made from, where that can be drawn again: the simulator, for the tiny base."""
     try:
@@ -225,6 +238,8 @@ def _figures(result: JobResult, wall_s: float) -> dict[str, Any]:
         "first_loss": round(float(np.mean(result.losses[:10])), 4),
         "last_loss": round(float(np.mean(result.losses[-10:])), 4),
         "ended": result.ended,
+        "resumed_at": result.resumed_at,
+        "recalled": result.recalled,
         "trainable_parameters": result.trainable_parameters,
         "peak_rss_mib": round(result.peak_rss_mib, 1),
         "threads": torch.get_num_threads(),

@@ -35,7 +35,7 @@ from continuonbrain.storage.promotion_rule import PromotionRefused
 from continuonbrain.trainer.gates import GateReport, GateSet, gates_from_config
 
 _STATUS_EVERY_S = 0.3
-_GATES_EVERY_S = 1.0
+_GATES_EVERY_S = 0.5
 _MAX_SAMPLES = 6000
 
 
@@ -92,6 +92,8 @@ class MidLoop:
         )
         self.gates: GateSet = gates_from_config(self.config)
         self.status = Status(pid=os.getpid())
+        self.stopping: int | None = None
+        """The exit code that a signal asked for; obeyed at the next moment at which the work can be put down."""
         self._on_status = on_status
         self._clock = clock
         self._written_s = -1e9
@@ -200,13 +202,23 @@ class MidLoop:
         self.say(phase=phase, detail=detail)
         return Outcome(phase, detail, gates=self.status.gates, **details)
 
-    def wait_until_allowed(self) -> float:
-        """Block while a gate is closed; returns the seconds waited. Polls at most once a second."""
+    def wait_until_allowed(self, save: Callable[[], None] = lambda: None) -> float:
+        """Block while a gate is closed; returns the seconds waited. Polls at most twice a second.
+
+        save puts the work on disk: called before a pause, and before a signal ends the process.
+        """
+        if self.stopping is not None:
+            save()
+            raise SystemExit(self.stopping)
         if self._clock() - self._polled_s < _GATES_EVERY_S:
             return 0.0
         started = self._clock()
         report = self.poll_gates()
+        if not report.open:
+            save()  # it may be a long pause, and the power may go first
         while not report.open:
+            if self.stopping is not None:
+                raise SystemExit(self.stopping)
             self.say(detail="paused: " + "; ".join(f"{s.name}: {s.reason}" for s in report.closed))
             time.sleep(0.2)
             report = self.poll_gates()
@@ -256,13 +268,15 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="train even when no episode is new")
     parser.add_argument("--promote", action="store_true", help="promote the judged candidate, nothing else")
     arguments = parser.parse_args()
-    stopping: list[int] = []
+    working: list[MidLoop] = []
 
     def stop(number: int, _frame: object) -> None:
-        if stopping or arguments.once or arguments.promote:
-            raise SystemExit(128 + number)
-        stopping.append(number)
-        raise SystemExit(0)
+        code = 128 + number if arguments.once or arguments.promote else 0
+        # Between two steps the job can be put down so that it goes on later; elsewhere there is nothing to lose.
+        if working and working[0].status.phase == "train" and working[0].stopping is None:
+            working[0].stopping = code
+            return
+        raise SystemExit(code)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
@@ -273,6 +287,7 @@ def main() -> None:
             return
         os.nice(brain.config.training.nice)
         mid = MidLoop(brain)
+        working.append(mid)
         if arguments.once:
             print(
                 json.dumps(

@@ -84,11 +84,18 @@ class PolicyClient:
         return self._asked_s is not None
 
     def offer(
-        self, frame: NDArray[np.uint8], instruction: str, speed_mps: float | None, observed_s: float
+        self,
+        frame: NDArray[np.uint8],
+        instruction: str,
+        speed_mps: float | None,
+        observed_s: float,
+        *,
+        keep: bool = False,
     ) -> bool:
         """Ask for a decision about this observation; False when it was dropped (busy, or nobody there).
 
-        frame: uint8 `[120, 160, 3]`. speed_mps: measured, None when not. observed_s: monotonic.
+        frame: uint8 `[120, 160, 3]`. speed_mps: measured, None when not. observed_s: monotonic. keep: the step is
+        recorded with a person's action, so what is computed for it is worth keeping for the trainer.
         """
         if self._asked_s is not None or not self._connect():
             return False
@@ -100,6 +107,7 @@ class PolicyClient:
                     "observed_s": observed_s,
                     "instruction": instruction,
                     "speed_mps": float(speed_mps) if measured and speed_mps is not None else None,
+                    "keep": keep,
                 },
                 frame.tobytes(),
             )

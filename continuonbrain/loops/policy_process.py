@@ -27,11 +27,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from continuonbrain.brain_root import open_brain
+from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.child_process import exit_code
 from continuonbrain.loops.notices import NoticeBoard
@@ -41,6 +41,9 @@ from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.engine import Engine
 from continuonbrain.robot.protocol import FRAME_SHAPE
 from continuonbrain.storage.adapters import AdapterError, AdapterStore
+
+if TYPE_CHECKING:
+    from continuonbrain.policy.acting_cache import Remember
 
 log = logging.getLogger("continuonbrain.policy")
 
@@ -69,6 +72,7 @@ class PolicyServer:
         board: where swaps are published.
         decision_time_s: an answer leaves no earlier than so long after its observation (imitates a slow
             computer; 0 = as soon as it is ready).
+        remember: decides instead of the engine when a request says that its step may be learned from.
     """
 
     def __init__(
@@ -79,8 +83,10 @@ class PolicyServer:
         board: NoticeBoard,
         *,
         decision_time_s: float = 0.0,
+        remember: Remember | None = None,
     ) -> None:
         self._engine = engine
+        self._remember = remember
         self._store = store
         self._server = server
         self._board = board
@@ -166,7 +172,10 @@ class PolicyServer:
         frame = np.frombuffer(message.body, np.uint8).reshape(1, *FRAME_SHAPE)
         started = time.perf_counter()
         # A copy: torch warns about the read-only buffer of `bytes`.
-        decisions = self._engine.decide(frame.copy(), [instruction], [speed])
+        if self._remember is not None and message.header.get("keep") is True:
+            decisions = self._remember(frame[0].copy(), instruction, speed, int(observed_s * 1e9))
+        else:
+            decisions = self._engine.decide(frame.copy(), [instruction], [speed])
         decision_ms = (time.perf_counter() - started) * 1000
         chunk = ActionChunk(
             tuple(float(v) for v in decisions.curvature[0]),
@@ -261,7 +270,9 @@ def run_policy(
         store.recover()
         imposed = brain.config.robot.decision_time_s if decision_time_s is None else decision_time_s
         engine = load_engine(brain.layout.base_model_dir)
-        policy = PolicyServer(engine, store, server, board, decision_time_s=imposed)
+        policy = PolicyServer(
+            engine, store, server, board, decision_time_s=imposed, remember=_memory(brain, engine)
+        )
         policy.use_current_adapter()
         _warm_up(engine)
         log.info(
@@ -273,6 +284,20 @@ def run_policy(
         )
         serving = True
         policy.serve(lambda: stopping)
+
+
+def _memory(brain: BrainRoot, engine: Engine) -> Remember | None:
+    """Where decisions are kept for the trainer; None when the config says no, or the engine shows nothing."""
+    budget = brain.config.training.cache_mib
+    if not budget or not hasattr(engine, "decide_and_show"):
+        return None
+    # torch, as the engine
+    from continuonbrain.policy.acting_cache import ActingCache, remembering
+    from continuonbrain.policy.torch_engine import TorchEngine
+
+    folder = brain.layout.cache_dir
+    assert isinstance(engine, TorchEngine)
+    return remembering(engine, ActingCache(folder, engine.base_sha256, max_bytes=budget << 20))
 
 
 def _warm_up(engine: Engine) -> None:

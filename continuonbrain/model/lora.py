@@ -1,4 +1,4 @@
-"""LoRA as PEFT folders on the KV-shared layers of a driving model.
+"""LoRA as PEFT folders on the trained layers of a KV-shared model.
 
 Adapters are PEFT's own: `adapter_config.json` + `adapter_model.safetensors`. The base that an adapter was
 trained on stands in `base_model_name_or_path` as `continuonbrain:<sha256>`; another base is refused.
@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from continuonbrain.config import LORA_TARGETS, LORA_TARGETS_NOT_IN_SHARED_LAYERS
 from continuonbrain.errors import BrainError
-from continuonbrain.model.decoder import first_shared_layer
+from continuonbrain.model.decoder import Decoder, decoder_of, first_shared_layer, unwrapped
 from continuonbrain.model.driving import DrivingModel
 
 SHARED_LAYER_TARGETS = LORA_TARGETS
@@ -49,20 +49,81 @@ def lora_targets(wanted: Sequence[str]) -> list[str]:
     return valid
 
 
+def lora_config(
+    model: Any, names: Sequence[str], *, rank: int, alpha: float, plus_one: bool = False
+) -> LoraConfig:
+    """LoRA on the modules of these names in every trained layer of a model's cut that can carry it there."""
+    decoder = decoder_of(model, plus_one=plus_one)
+    # By full names: towers for images and sound have layers of the same numbers and names.
+    (stem,) = (name for name, module in model.named_modules() if module is decoder.text)
+    wanted = [
+        f"{stem}.layers.{layer}.{path}"
+        for layer in decoder.layers
+        for path, _ in decoder.text.layers[layer].named_modules()
+        if path.rsplit(".", 1)[-1] in set(names) & set(decoder.targets(layer))
+    ]
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT annotates int; it only divides
+        lora_dropout=0.0,
+        target_modules=wanted,
+    )
+
+
+def add_lora(model: Any, config: LoraConfig, *, plus_one: bool = False) -> Any:
+    """Wrap a KV-shared model (causal or conditional) by PEFT with any LoRA configuration that the cut allows.
+
+    Raises:
+        LoraError: it would train something whose gradient the cut does not give, or nothing; the model is as before.
+    """
+    decoder = decoder_of(model, plus_one=plus_one)
+    again = f"choose from {targets_text(decoder)}"
+    try:
+        wrapped = get_peft_model(model, config)
+    except ValueError as error:  # PEFT found no such module
+        raise LoraError(f"the LoRA configuration does not fit: {error}", remedy=again) from error
+    allowed = {
+        id(parameter)
+        for layer in decoder.layers
+        for path, module in decoder.text.layers[layer].named_modules()
+        if isinstance(module, BaseTunerLayer)
+        and isinstance(module, torch.nn.Module)
+        and path.rsplit(".", 1)[-1] in decoder.targets(layer)
+        for parameter in module.parameters()
+    }
+    trained = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
+    wrong = sorted(n for n, p in trained.items() if id(p) not in allowed)
+    if wrong or not trained:
+        wrapped.unload()
+        what = f"{wrong[0].split('.lora_')[0]} cannot be trained" if wrong else "nothing would be trained"
+        raise LoraError(
+            f"the LoRA configuration does not fit a cut at layer {decoder.first}: {what}", remedy=again
+        )
+    # PEFT shortens long lists of names to what is unambiguous in the model at hand; where half of the layers are
+    # absent that would name the other half as well when the adapter is opened on the whole model.
+    wrapped.peft_config[wrapped.active_adapter].target_modules = {
+        name for name, module in unwrapped(wrapped).named_modules() if isinstance(module, BaseTunerLayer)
+    }
+    return wrapped
+
+
+def targets_text(decoder: Decoder) -> str:
+    """What can carry LoRA, for people: names by range of layers."""
+    first = first_shared_layer(decoder.config)
+    shared = (
+        f"{', '.join(decoder.targets(first))} of layers {first} to {decoder.config.num_hidden_layers - 1}"
+    )
+    if not decoder.plus_one:
+        return shared
+    return f"{shared}, and {', '.join(decoder.targets(decoder.first))} of layer {decoder.first}"
+
+
 def attach_lora(
     model: DrivingModel, *, base_sha256: str, rank: int, alpha: float, targets: Sequence[str]
 ) -> list[torch.nn.Parameter]:
     """Put fresh LoRA (B = 0: same outputs) on the KV-shared layers; returns the trainable parameters."""
-    config = model.causal_lm.config
-    lora = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT annotates int; it only divides
-        lora_dropout=0.0,
-        target_modules=lora_targets(targets),
-        layers_to_transform=list(range(first_shared_layer(config), config.num_hidden_layers)),
-        layers_pattern="layers",
-    )
-    model.language_model = get_peft_model(model.causal_lm, lora)
+    config = lora_config(model.causal_lm, lora_targets(targets), rank=rank, alpha=alpha)
+    model.language_model = add_lora(model.causal_lm, config)
     model.language_model.peft_config["default"].base_model_name_or_path = _BASE_PREFIX + base_sha256
     return [p for p in model.language_model.parameters() if p.requires_grad]
 

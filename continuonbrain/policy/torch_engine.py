@@ -13,6 +13,7 @@ from continuonbrain.model.base import load_base
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.model.driving import DrivingModel
 from continuonbrain.model.lora import LoraError, detach_lora, load_adapter
+from continuonbrain.model.streams import Streams
 from continuonbrain.policy import codec
 from continuonbrain.policy.engine import AdapterError, Decisions
 from continuonbrain.policy.prompt import PromptLayout
@@ -51,10 +52,16 @@ class TorchEngine:
     def decide(
         self, frames: NDArray[np.uint8], instructions: Sequence[str], speeds_mps: Sequence[float | None]
     ) -> Decisions:
+        return self.decide_and_show(frames, instructions, speeds_mps)[0]
+
+    def decide_and_show(
+        self, frames: NDArray[np.uint8], instructions: Sequence[str], speeds_mps: Sequence[float | None]
+    ) -> tuple[Decisions, NDArray[np.int64], Streams]:
+        """`decide`, and what the frozen layers made of it: the prompts' tokens `[B, T]` and their streams."""
         with torch.inference_mode():
-            ids = torch.from_numpy(self.layout.ids(instructions, speeds_mps))
-            logits = self.model(ids, torch.from_numpy(frames))
-            return read_answers(self.layout, logits)
+            ids = self.layout.ids(instructions, speeds_mps)
+            streams = self.model.encode(torch.from_numpy(ids), torch.from_numpy(frames))
+            return read_answers(self.layout, self.model.decode(streams)), ids, streams
 
     def use_adapter(self, folder: Path | None, *, sha256: str = "") -> None:
         if folder is None:

@@ -109,6 +109,11 @@ class BrainLayout:
         return self.trainer_dir / "cache"
 
     @property
+    def training_state_path(self) -> Path:
+        """Where an interrupted training job stands."""
+        return self.trainer_dir / "state" / "job.safetensors"
+
+    @property
     def status_path(self) -> Path:
         return self.trainer_dir / "status.json"
 

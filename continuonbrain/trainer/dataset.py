@@ -50,7 +50,7 @@ class Drive:
 
     speed_mps and yaw_rate_rps: measured; measured says whether they were, else they come from the commands.
     labelled: a human drove this step. run_end: index of the last step up to which nobody else drove and no other
-    instruction was given.
+    instruction was given. stamps: monotonic nanoseconds.
     """
 
     episode: Episode
@@ -62,6 +62,7 @@ class Drive:
     labelled: NDArray[np.bool_]
     instructions: list[str]
     run_end: NDArray[np.int64]
+    stamps: NDArray[np.int64]
 
     @property
     def motion(self) -> MotionLog:
@@ -75,7 +76,8 @@ class Samples:
 
     frames `[n, 120, 160, 3]` uint8; speeds: measured m/s or None; curvature `[n, 8]`, speed_ahead `[n, 2]`,
     weights `[n, 10]` in {0, 1}; command: steering and throttle that the driver gave at the step, `[n, 2]`; previous:
-    those of the step before (the "repeat the last action" baseline), `[n, 2]`; episode: its number, `[n]`.
+    those of the step before (the "repeat the last action" baseline), `[n, 2]`; episode: its number, `[n]`; stamps:
+    monotonic nanoseconds of the frame, 0 for one that no robot saw, `[n]`.
     """
 
     frames: NDArray[np.uint8]
@@ -87,6 +89,7 @@ class Samples:
     command: F32
     previous: F32
     episode: NDArray[np.int64]
+    stamps: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.instructions)
@@ -103,6 +106,7 @@ class Samples:
             self.command[rows],
             self.previous[rows],
             self.episode[rows],
+            self.stamps[rows],
         )
 
     def sha256(self) -> str:
@@ -151,6 +155,7 @@ def read_drive(path: Path) -> Drive:
         labelled,
         [s.instruction for s in steps],
         _run_ends([(s.source.startswith(HUMAN), s.instruction) for s in steps]),
+        np.array([s.monotonic_ns for s in steps], np.int64),
     )
 
 
@@ -271,6 +276,7 @@ def build_samples(
                     command[rows].astype(np.float32),
                     command[np.maximum(rows - 1, 0)].astype(np.float32),
                     np.full(len(rows), number),
+                    drive.stamps[rows],
                 )
             )
         if on_drive is not None:
@@ -287,7 +293,16 @@ def join(parts: Sequence[Samples]) -> Samples:
     first = parts[0]
     arrays = {
         name: np.concatenate([getattr(p, name) for p in parts])
-        for name in ("frames", "curvature", "speed_ahead", "weights", "command", "previous", "episode")
+        for name in (
+            "frames",
+            "curvature",
+            "speed_ahead",
+            "weights",
+            "command",
+            "previous",
+            "episode",
+            "stamps",
+        )
     }
     return replace(
         first,
@@ -320,6 +335,7 @@ def mirrored(samples: Samples) -> Samples:
         curvature=-samples.curvature,
         command=samples.command * sign,
         previous=samples.previous * sign,
+        stamps=np.zeros_like(samples.stamps),
     )
 
 

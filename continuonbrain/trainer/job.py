@@ -1,7 +1,7 @@
 """The training job: cached streams below, LoRA steps in the KV-shared layers above.
 
 1. Every sample, and its mirror image, goes once through the frozen part (connector and layers below the cut):
-   `Streams`.
+   `Streams` (`pool.py`).
 2. Steps run the shared layers only, at the ten query positions, with AdamW; samples are drawn so that rarely
    taught instructions count more.
 
@@ -11,38 +11,54 @@ live in the calibration.
 
 The loop is bounded by steps and by wall time, whichever comes first, and the learning rate falls to zero by
 then: on a slow machine there are fewer steps, not an adapter that was cut off in the middle. A loss that is not
-finite ends the loop with the last good adapter.
+finite, or that grows far beyond where it began, ends the loop with the last good adapter.
+
+A job can be interrupted between any two steps, for a second or a week: with a `state_path` it puts its state on disk
+before it pauses, every now and then while it works, and when it is told to stop; the same job started again goes on
+from there, to the bit (`training_state.py`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import math
 import resource
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
-from numpy.typing import NDArray
 
 from continuonbrain.model.driving import DrivingModel
 from continuonbrain.model.lora import adapter_files, attach_lora
-from continuonbrain.model.streams import Streams
 from continuonbrain.policy.prompt import PromptLayout
 from continuonbrain.trainer.dataset import Samples, mirrored, sampling_weights
 from continuonbrain.trainer.objective import action_loss, query_weights, soft_targets
+from continuonbrain.trainer.pool import Pool, Recall, encode
+from continuonbrain.trainer.training_state import TrainingState, saved_samples
 
-_ENCODE_BATCH = 64
+Save = Callable[[], None]
+
 _WARM_UP = 0.1
+_CACHE_MEMORY_SHARE = 0.85
+"""Of the memory, for what is cached; steps need the rest."""
+_SNAPSHOT_EVERY = 20
+_SAVE_EVERY_S = 30.0
+_EXPLODED = 2.0
+"""Times the mean of the first losses: the loss of a sound run falls, and no batch is that much harder."""
 _CACHE_SHARE = 0.45
 """Of the wall time, for the frozen pass: on a slow machine fewer samples are cached, and steps are left for them."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobSettings:
-    """Caps and hyperparameters, from the config. max_wall_time_s bounds caching and steps together."""
+    """Caps and hyperparameters, from the config. max_wall_time_s bounds caching and steps together; max_memory_mib the
+    process's resident memory: above it no more samples are cached, and the job ends as when its time is up."""
 
     rank: int = 8
     alpha: float = 16.0
@@ -56,6 +72,7 @@ class JobSettings:
     mirror: bool = True
     balance: bool = True
     replay_share: float = 0.34
+    max_memory_mib: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +87,8 @@ class Progress:
 
 @dataclass(slots=True)
 class JobResult:
-    """What came out. files: the adapter as a PEFT folder's files; ended: why the loop ended."""
+    """What came out. files: the adapter as a PEFT folder's files; ended: why the loop ended; resumed_at: the step
+    that an interrupted job was taken up at; recalled: samples that needed no pass through the frozen layers."""
 
     files: dict[str, bytes]
     losses: list[float] = field(default_factory=list)
@@ -78,60 +96,11 @@ class JobResult:
     cache_s: float = 0.0
     train_s: float = 0.0
     ended: str = "steps"
+    resumed_at: int = 0
+    recalled: int = 0
     peak_rss_mib: float = 0.0
     samples: int = 0
     trainable_parameters: int = 0
-
-
-class _Pool:
-    """Several sets of samples as one, in an order of its own, without a second copy of their frames."""
-
-    def __init__(self, parts: Sequence[Samples], order: NDArray[np.int64]) -> None:
-        self._parts = parts
-        self._starts = np.cumsum([0, *(len(p) for p in parts)])
-        self._order = order
-        instructions = [i for p in parts for i in p.instructions]
-        speeds = [v for p in parts for v in p.speeds]
-        self.instructions = [instructions[i] for i in order]
-        self.speeds = [speeds[i] for i in order]
-        self.curvature = np.concatenate([p.curvature for p in parts])[order]
-        self.speed_ahead = np.concatenate([p.speed_ahead for p in parts])[order]
-        self.weights = np.concatenate([p.weights for p in parts])[order]
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def frames(self, rows: slice) -> NDArray[np.uint8]:
-        """Frames `[n, 120, 160, 3]` of the rows."""
-        wanted = self._order[rows]
-        of = np.searchsorted(self._starts, wanted, side="right") - 1
-        return np.stack(
-            [
-                self._parts[part].frames[i - self._starts[part]]
-                for part, i in zip(of.tolist(), wanted, strict=True)
-            ]
-        )
-
-
-def _encode(
-    model: DrivingModel, layout: PromptLayout, pool: _Pool, go_on: Callable[[int, int], bool]
-) -> Streams:
-    """The frozen pass over the pool, in its order, for as long as `go_on(done, total)` says so."""
-    total, done = len(pool), 0
-    cache: Streams | None = None
-    while done < total:
-        rows = slice(done, min(done + _ENCODE_BATCH, total))
-        with torch.inference_mode():
-            ids = torch.from_numpy(layout.ids(pool.instructions[rows], pool.speeds[rows]))
-            part = model.encode(ids, torch.from_numpy(pool.frames(rows)))
-        # One allocation for all, filled in place: joining parts at the end would need the memory twice.
-        cache = cache or part.room_for(total)
-        cache.put(rows, part)
-        done = rows.stop
-        if not go_on(done, total):
-            break
-    assert cache is not None
-    return cache.head(done)
 
 
 def train_adapter(
@@ -142,21 +111,28 @@ def train_adapter(
     *,
     base_sha256: str,
     replay: Samples | None = None,
+    state_path: Path | None = None,
+    recall: Recall | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
-    wait_until_allowed: Callable[[], float] = lambda: 0.0,
+    wait_until_allowed: Callable[[Save], float] = lambda _save: 0.0,
 ) -> JobResult:
     """Train one adapter. `model` must have no adapter attached; afterwards it has the new one.
 
     replay: states that the base knows, mixed into every batch against forgetting.
 
-    wait_until_allowed is called before every step and after every batch that is cached: it blocks while a gate is
-    closed and returns the seconds that it did, which do not count against the wall time. An exception from it ends
-    the job with nothing. When the time is up before the first step, the result has no files and no losses.
+    state_path: where the job stands, on disk. The same job (settings, base, samples) found there is gone on with;
+    the file is removed when the job has ended.
+
+    recall: finds what the policy computed while it was acting, so that it is not computed again.
+
+    wait_until_allowed is called before every step and after every batch that is cached, with a function that puts
+    the job on disk: it blocks while a gate is closed and returns the seconds that it did, which do not count
+    against the wall time. An exception from it ends the job; what is on disk stays. When the time is up before the
+    first step, the result has no files and no losses.
     """
     started = time.monotonic()
-    deadline = started + settings.max_wall_time_s
     torch.manual_seed(settings.seed)
-    rng = np.random.default_rng(settings.seed)
+    sampler = np.random.default_rng(settings.seed)
     parts = [samples, mirrored(samples)] if settings.mirror else [samples]
     taught = [i for p in parts for i in p.instructions]
     chances = sampling_weights(taught) if settings.balance else np.full(len(taught), 1 / len(taught))
@@ -166,38 +142,77 @@ def train_adapter(
         parts.append(replay)
 
     # In random order, so that what a slow machine has cached when its share of the time is up is a fair sample.
-    order = rng.permutation(len(chances))
-    pool, chances = _Pool(parts, order), chances[order]
-    cache_until = started + _CACHE_SHARE * settings.max_wall_time_s
+    order = sampler.permutation(len(chances))
+    pool, chances = Pool(parts, order), chances[order]
+    fingerprint = _fingerprint(settings, base_sha256, pool)
+    begun = None if state_path is None else saved_samples(state_path, fingerprint)
+    paused = 0.0
 
-    def cached(done: int, total: int) -> bool:
-        nonlocal deadline, cache_until
+    def go_on(done: int, total: int) -> bool:
+        nonlocal paused
         on_progress(Progress("cache", done, total))
-        waited = wait_until_allowed()
-        deadline, cache_until = deadline + waited, cache_until + waited
-        return time.monotonic() < cache_until
+        paused += wait_until_allowed(_nothing_to_save)
+        if begun is not None:
+            return done < begun
+        in_time = time.monotonic() - started - paused < _CACHE_SHARE * settings.max_wall_time_s
+        return in_time and not _above(settings.max_memory_mib, share=_CACHE_MEMORY_SHARE)
 
-    streams = _encode(model, layout, pool, cached)
+    streams, recalled = encode(model, layout, pool, go_on, recall)
     n = len(streams)
     chances = chances[:n] / chances[:n].sum()
     weights = torch.from_numpy(pool.weights[:n]) * query_weights()
     parameters = attach_lora(
         model, base_sha256=base_sha256, rank=settings.rank, alpha=settings.alpha, targets=settings.targets
     )
-    result = JobResult({}, samples=n, trainable_parameters=sum(p.numel() for p in parameters))
-    result.cache_s = time.monotonic() - started
+    cache_s = time.monotonic() - started
+    result = JobResult(
+        {},
+        samples=n,
+        trainable_parameters=sum(p.numel() for p in parameters),
+        cache_s=cache_s,
+        recalled=recalled,
+    )
+    state = TrainingState(
+        fingerprint,
+        {name: p for name, p in model.language_model.named_parameters() if p.requires_grad},
+        torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay),
+        sampler,
+        losses=[],
+        good=[p.detach().clone() for p in parameters],
+        samples=n,
+        budget_s=settings.max_wall_time_s - (cache_s - paused),
+    )
+    if state_path is not None and state.load(state_path):
+        result.resumed_at = state.step
 
-    def draw() -> tuple[Streams, torch.Tensor, torch.Tensor]:
-        rows = rng.choice(n, size=settings.batch_size, p=chances)
+    def loss_of_batch() -> torch.Tensor:
+        rows = state.sampler.choice(n, size=settings.batch_size, p=chances)
         index = torch.from_numpy(rows)
         targets = soft_targets(layout, pool.curvature[rows], pool.speed_ahead[rows])
-        return streams.select(index), targets, weights[index]
+        return action_loss(model.decode(streams.select(index)), targets, weights[index])
 
-    _steps(model, draw, parameters, settings, deadline, result, on_progress, wait_until_allowed)
-    result.train_s = time.monotonic() - started - result.cache_s
+    began = time.monotonic()
+    result.ended = _Steps(state, settings, loss_of_batch, state_path, on_progress, wait_until_allowed).run()
+    result.losses, result.steps, result.train_s = state.losses, state.step, time.monotonic() - began
     result.files = adapter_files(model) if result.steps else {}
     result.peak_rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if state_path is not None:
+        state_path.unlink(missing_ok=True)
     return result
+
+
+def _nothing_to_save() -> None:
+    """While samples are cached there is nothing yet that a new start would not find again."""
+
+
+def _above(limit_mib: int | None, *, share: float = 1.0) -> bool:
+    """Whether this process's resident memory is above a share of the limit."""
+    return limit_mib is not None and psutil.Process().memory_info().rss > share * limit_mib * 2**20
+
+
+def _fingerprint(settings: JobSettings, base_sha256: str, pool: Pool) -> str:
+    asked = json.dumps(asdict(settings), sort_keys=True)
+    return hashlib.sha256(f"{asked}\n{base_sha256}\n{pool.sha256()}".encode()).hexdigest()
 
 
 def one_cycle(progress: float) -> float:
@@ -207,48 +222,68 @@ def one_cycle(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - _WARM_UP) / (1 - _WARM_UP))))
 
 
-def _steps(
-    model: DrivingModel,
-    draw: Callable[[], tuple[Streams, torch.Tensor, torch.Tensor]],
-    parameters: list[torch.nn.Parameter],
-    settings: JobSettings,
-    deadline: float,
-    result: JobResult,
-    on_progress: Callable[[Progress], None],
-    wait_until_allowed: Callable[[], float],
-) -> None:
-    optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
-    began = time.monotonic()
-    last_good: list[Any] = [p.detach().clone() for p in parameters]
-    for step in range(settings.max_steps):
-        # A pause is no progress: it moves both ends, or a long one would end the learning rate's cycle.
-        paused = wait_until_allowed()
-        began, deadline = began + paused, deadline + paused
-        if time.monotonic() > deadline:
-            result.ended = "wall time"
-            break
-        # Of the steps or of the time, whichever is nearer to its end.
-        spent = (time.monotonic() - began) / max(1e-9, deadline - began)
-        for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * one_cycle(max(step / settings.max_steps, spent))
-        batch, targets, weights = draw()
-        loss = action_loss(model.decode(batch), targets, weights)
+@dataclass(slots=True)
+class _Steps:
+    """The loop over steps, from wherever the state stands."""
+
+    state: TrainingState
+    settings: JobSettings
+    loss_of_batch: Callable[[], torch.Tensor]
+    state_path: Path | None
+    on_progress: Callable[[Progress], None]
+    wait_until_allowed: Callable[[Save], float]
+    _saved_s: float = field(default_factory=time.monotonic)
+
+    def save(self) -> None:
+        """Put the job on disk. A full disk costs the state, not the job."""
+        self._saved_s = time.monotonic()
+        if self.state_path is not None:
+            with contextlib.suppress(OSError):
+                self.state.save(self.state_path)
+
+    def run(self) -> str:
+        """Why it ended."""
+        state, settings = self.state, self.settings
+        before = state.spent_s
+        began = time.monotonic()
+        while state.step < settings.max_steps:
+            began += self.wait_until_allowed(self.save)  # a pause is no progress
+            state.spent_s = before + time.monotonic() - began
+            if state.spent_s > state.budget_s:
+                return "wall time"
+            if _above(settings.max_memory_mib):
+                return "memory limit"
+            if time.monotonic() - self._saved_s > _SAVE_EVERY_S:
+                self.save()
+            # Of the steps or of the time, whichever is nearer to its end.
+            progress = max(state.step / settings.max_steps, state.spent_s / max(1e-9, state.budget_s))
+            for group in state.optimiser.param_groups:
+                group["lr"] = settings.learning_rate * one_cycle(progress)
+            if why := self._step():
+                return why
+            self.on_progress(Progress("train", state.step, settings.max_steps, state.losses[-1]))
+        return "steps"
+
+    def _step(self) -> str:
+        """One step; why the job must end, "" when it goes on."""
+        state = self.state
+        parameters = list(state.parameters.values())
+        loss = self.loss_of_batch()
         value = float(loss.detach())
-        if not math.isfinite(value):
+        first = state.losses[:10]
+        if not math.isfinite(value) or (len(first) == 10 and value > _EXPLODED * sum(first) / 10):
             with torch.no_grad():
-                for parameter, good in zip(parameters, last_good, strict=True):
+                for parameter, good in zip(parameters, state.good, strict=True):
                     parameter.copy_(good)
-            result.ended = "loss not finite"
-            break
-        optimiser.zero_grad()
+            return "loss not finite" if not math.isfinite(value) else "loss exploded"
+        state.optimiser.zero_grad()
         loss.backward()
         if not math.isfinite(float(torch.nn.utils.clip_grad_norm_(parameters, 1.0))):
-            # The parameters of this step gave a finite loss: they stay as they are.
-            result.ended = "gradient not finite"
-            break
-        if step % 20 == 0:
-            last_good = [p.detach().clone() for p in parameters]
-        optimiser.step()
-        result.losses.append(value)
-        result.steps = step + 1
-        on_progress(Progress("train", step + 1, settings.max_steps, value))
+            return (
+                "gradient not finite"  # the parameters of this step gave a finite loss: they stay as they are
+            )
+        if state.step % _SNAPSHOT_EVERY == 0:
+            state.good = [p.detach().clone() for p in parameters]
+        state.optimiser.step()
+        state.losses.append(value)
+        return ""

@@ -61,6 +61,7 @@ def replay_samples(count: int, *, seed: int) -> Samples:
         command=nothing,
         previous=nothing,
         episode=np.full(count, -1),
+        stamps=np.zeros(count, np.int64),
     )
 
 

@@ -83,12 +83,21 @@ class Paths:
     dies_at_s: float = math.inf
     pending: float | None = None
     offers: int = 0
+    kept: list[int] = field(default_factory=list)
 
     def offer(
-        self, frame: NDArray[np.uint8], instruction: str, speed_mps: float | None, observed_s: float
+        self,
+        frame: NDArray[np.uint8],
+        instruction: str,
+        speed_mps: float | None,
+        observed_s: float,
+        *,
+        keep: bool = False,
     ) -> bool:
         assert frame.shape == (120, 160, 3)
         self.pending = observed_s
+        if keep:
+            self.kept.append(int(observed_s * 1e9))
         self.offers += 1
         return True
 
@@ -275,7 +284,17 @@ def test_a_person_drives_until_they_fall_silent() -> None:
     assert r.body.sent[15] == pytest.approx((0.3, 0.4))
     assert r.body.sent[-1][1] == 0.0
     assert r.ticks[-1].guarded.reasons == ("deadman",)
-    assert {s.source for m in r.episodes for s in m.steps} == {"human_teleop_xr"}
+    steps = [s for m in r.episodes for s in m.steps]
+    assert {s.source for s in steps} == {"human_teleop_xr"}
+    # The policy looks on: what it computes for a step that teaches is kept under that step's time.
+    assert r.paths.kept == [s.monotonic_ns for s in steps]
+
+
+def test_what_the_policy_drives_itself_is_not_kept_for_the_trainer() -> None:
+    r = rig()
+    r.run(20)
+    assert r.paths.offers > 0
+    assert r.paths.kept == []
 
 
 def test_nan_from_a_remote_control_is_a_stop_and_is_recorded_as_no_proposal() -> None:

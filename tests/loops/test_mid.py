@@ -371,9 +371,9 @@ def test_judging_holds_still_while_a_gate_is_closed(brain: Brain, proven: None) 
     asked_while: list[str] = []
     allowed = mid.wait_until_allowed
 
-    def remember() -> float:
+    def remember(save: Callable[[], None] = lambda: None) -> float:
         asked_while.append(mid.status.phase)
-        return allowed()
+        return allowed(save)
 
     mid.wait_until_allowed = remember  # type: ignore[method-assign]
     mid.round(hold=True)

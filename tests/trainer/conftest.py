@@ -51,6 +51,7 @@ def make_drive() -> Callable[..., Drive]:
             np.ones(n, bool) if labelled is None else np.asarray(labelled, bool),
             ["drive"] * n,
             np.full(n, n - 1) if run_end is None else np.asarray(run_end),
+            np.arange(1, n + 1),
         )
 
     return make

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from continuonbrain.trainer import job  # noqa: E402
 from continuonbrain.trainer.dataset import Samples  # noqa: E402
 from continuonbrain.trainer.job import JobResult, JobSettings, Progress, train_adapter  # noqa: E402
 from continuonbrain.trainer.objective import action_loss, query_weights, soft_targets  # noqa: E402
+from continuonbrain.trainer.pool import Recall  # noqa: E402
 
 if TYPE_CHECKING:
     from continuonbrain.model.driving import DrivingModel
@@ -39,7 +41,9 @@ def train(
     def run(
         *,
         on_progress: Callable[[Progress], None] = lambda _: None,
-        wait_until_allowed: Callable[[], float] = lambda: 0.0,
+        wait_until_allowed: Callable[[job.Save], float] = lambda _save: 0.0,
+        state_path: Path | None = None,
+        recall: Recall | None = None,
         model: DrivingModel | None = None,
         **settings: Any,
     ) -> JobResult:
@@ -51,6 +55,8 @@ def train(
             base_sha256=BASE_SHA256,
             on_progress=on_progress,
             wait_until_allowed=wait_until_allowed,
+            state_path=state_path,
+            recall=recall,
         )
 
     return run
@@ -143,7 +149,7 @@ def test_a_pause_at_a_closed_gate_costs_neither_steps_nor_learning_rate(
     clock = Clock(monkeypatch)
     calls = []
 
-    def closed_for_an_hour() -> float:
+    def closed_for_an_hour(_save: job.Save) -> float:
         calls.append(clock.now)
         return clock.passes(3600.0)
 
@@ -155,7 +161,7 @@ def test_a_pause_at_a_closed_gate_costs_neither_steps_nor_learning_rate(
 
 
 def test_a_pause_that_raises_ends_the_job_with_nothing(train: Train) -> None:
-    def stop() -> float:
+    def stop(_save: job.Save) -> float:
         raise SystemExit(0)
 
     with pytest.raises(SystemExit):
@@ -231,3 +237,107 @@ def test_replay_is_part_of_what_is_trained_on_and_keeps_the_job_repeatable(
     assert run(known).files == run(known).files
     assert run(known).files != run(None).files
     assert run(known, share=0.0).files == run(None).files
+
+
+class Interrupted(Exception):
+    """Stands for a SIGTERM."""
+
+
+@pytest.mark.parametrize("at_step", [0, 1, 7, 19])
+def test_an_interrupted_job_ends_with_the_bytes_of_one_that_was_not(
+    train: Train, tmp_path: Path, at_step: int
+) -> None:
+    path = tmp_path / "state" / "job.safetensors"
+    settings = {"max_steps": 20, "seed": 5, "weight_decay": 0.01}
+    steps = 0
+
+    def count(p: Progress) -> None:
+        nonlocal steps
+        steps += p.phase == "train"
+
+    def stop(save: job.Save) -> float:
+        if steps == at_step and caching.count("train"):
+            save()
+            raise Interrupted
+        return 0.0
+
+    caching: list[str] = []
+
+    def watch(p: Progress) -> None:
+        count(p)
+        if p.phase == "cache" and p.step == p.steps:
+            caching.append("train")
+
+    with pytest.raises(Interrupted):
+        train(on_progress=watch, wait_until_allowed=stop, state_path=path, **settings)
+    assert path.exists() == (at_step > 0 or path.exists())
+    torch.manual_seed(999)  # whatever else happened in between
+    resumed = train(state_path=path, **settings)
+    straight = train(**settings)
+    assert resumed.losses == straight.losses
+    assert resumed.files == straight.files
+    assert resumed.resumed_at == at_step
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut short", "another job", "not a state"])
+def test_a_state_that_is_damaged_or_of_another_job_is_not_gone_on_with(
+    train: Train, tmp_path: Path, damage: str
+) -> None:
+    path = tmp_path / "job.safetensors"
+
+    def stop(save: job.Save) -> float:
+        save()
+        if path.exists():
+            raise Interrupted
+        return 0.0
+
+    with pytest.raises(Interrupted):
+        train(wait_until_allowed=stop, state_path=path)
+    if damage == "cut short":
+        path.write_bytes(path.read_bytes()[:-50])
+    elif damage == "not a state":
+        path.write_bytes(b"\x00" * 64)
+    result = train(state_path=path, seed=8 if damage == "another job" else QUICK.seed)
+    straight = train(seed=8 if damage == "another job" else QUICK.seed)
+    assert result.resumed_at == 0
+    assert result.files == straight.files
+
+
+def test_a_loss_that_explodes_ends_with_the_last_good_adapter(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, 14, lambda loss, _logits: loss * 3)
+    result = train(max_steps=30)
+    assert result.ended == "loss exploded"
+    assert result.steps == 14
+    assert max(result.losses) < 2 * np.mean(result.losses[:10])
+    assert all_finite(result)
+
+
+def test_what_was_kept_while_acting_spares_the_pass_and_teaches_the_same(
+    train: Train,
+    untrained_model: Callable[..., DrivingModel],
+    prompt_layout: PromptLayout,
+    recorded: Samples,
+) -> None:
+    model, samples = untrained_model(), recorded.select(np.arange(0, 96, 2))
+    ids = prompt_layout.ids(samples.instructions, samples.speeds)
+    with torch.inference_mode():
+        streams = model.encode(torch.from_numpy(ids), torch.from_numpy(samples.frames)).split()
+    # Episodes of the fleet all begin at time 0: the frame tells them apart, as in the real cache.
+    row_of = {
+        (int(t), ids[i].tobytes(), samples.frames[i].tobytes()): i for i, t in enumerate(samples.stamps)
+    }
+    asked = []
+
+    def recall(stamp: int, tokens: Any, frame: Any) -> Any:
+        row = row_of.get((stamp, tokens.tobytes(), frame.tobytes()))
+        asked.append(row)
+        return None if row is None or row % 3 == 0 else streams[row]
+
+    with_cache = train(recall=recall)
+    without = train()
+    assert with_cache.recalled == sum(r is not None and r % 3 != 0 for r in asked) > 20
+    assert without.recalled == 0
+    assert with_cache.losses == pytest.approx(without.losses, rel=1e-4)

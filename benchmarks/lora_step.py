@@ -1,0 +1,234 @@
+"""One LoRA training step at the size of Gemma 3n E2B: the cached suffix beside plain PEFT.
+
+    python -m benchmarks.lora_step --shapes e2b --batch 8 --tokens 128 [--json]
+
+Both train the same adapters (rank 8, the same modules of the KV-shared layers) on the same prompts with
+`--supervised` answer tokens a sample, forward and backward, in bf16; PEFT computes logits at the supervised
+positions only. The two take turns in one process, so that whatever else the machine does falls on both.
+
+Keys: speedup_vs_peft (median of the ratios of neighbouring turns), suffix_s_per_sample, peft_s_per_sample (medians),
+fraction_of_gemm_peak (arithmetic of the frozen projections in a suffix step over the time, against the machine's own
+best bf16 matrix product, measured between the turns), peak_rss_mib (of a process that ran suffix steps alone, on
+the trained layers and the head; the comparison itself needs the whole model). Needs 12 GiB for e2b.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+
+from benchmarks.e2b_shapes import SHAPES, random_causal_lm, text_config
+from continuonbrain.model.decoder import Decoder, decoder_of
+from continuonbrain.model.head_loss import IGNORED, PlainRows, head_loss
+from continuonbrain.model.streams import Streams, collate
+from continuonbrain.model.suffix import capture, keep, run_suffix
+
+TARGETS = ["q_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+RANK = 8
+
+
+def seconds(act: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    act()
+    return time.perf_counter() - started
+
+
+def gemm_peak_flops() -> float:
+    """The best of a few large bf16 products, in floating-point operations a second."""
+    n = 2048
+    a, b = torch.randn(n, n).bfloat16(), torch.randn(n, n).bfloat16()
+    return 2 * n**3 / min(seconds(lambda: a @ b) for _ in range(5))
+
+
+def step_flops(decoder: Decoder, positions: int) -> float:
+    """Multiplications and additions of a step's frozen projections: forward, and backward to the inputs."""
+    weights = sum(
+        p.numel()
+        for i in decoder.layers
+        for n, p in decoder.text.layers[i].named_parameters()
+        if p.dim() == 2 and "lora_" not in n and "k_proj" not in n and "v_proj" not in n
+    )
+    weights += sum(p.numel() for p in decoder.text.altup_unembed_projections.parameters())
+    head = decoder.lm_head.weight.numel()
+    return 2.0 * positions * 2 * (weights + head)
+
+
+def suffix_step(
+    decoder: Decoder, batch: Streams, labels: torch.Tensor, head: Any, parameters: list[Any]
+) -> None:
+    head_loss(run_suffix(decoder, batch), labels, head, soft_cap=decoder.soft_cap).backward()
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def prompts(vocabulary: int, batch: int, tokens: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(3, vocabulary, (batch, tokens), generator=generator)
+
+
+def suffix_alone(shapes: str, batch: int, tokens: int, supervised: int, steps: int) -> dict[str, float]:
+    """Steps on made-up streams, with nothing in memory but what training needs: its peak memory."""
+    full = text_config(shapes)
+    shared = full.num_kv_shared_layers
+    # A model of which only the shared layers are real: what lies below is of the smallest size.
+    config = text_config(shapes, vocab_size_per_layer_input=16)
+    model = random_top(config)
+    decoder = decoder_of(model)
+    parameters = add_lora(model, decoder)
+    kv_shape = (batch, config.num_key_value_heads, tokens, config.head_dim)
+    made = Streams(
+        torch.randn(config.altup_num_inputs, batch, supervised, config.hidden_size).bfloat16(),
+        torch.randn(batch, supervised, shared, config.hidden_size_per_layer_input).bfloat16(),
+        {
+            t: (torch.randn(kv_shape).bfloat16(), torch.randn(kv_shape).bfloat16())
+            for t in decoder.layer_types
+        },
+        {t: torch.zeros(batch, dtype=torch.int64) for t in decoder.layer_types},
+        torch.arange(tokens - supervised, tokens).expand(batch, -1),
+        torch.arange(tokens - supervised, tokens).expand(batch, -1),
+    )
+    labels = prompts(config.vocab_size, batch, supervised)
+    head = PlainRows(decoder.lm_head.weight)
+    times = [seconds(lambda: suffix_step(decoder, made, labels, head, parameters)) for _ in range(steps)]
+    return {
+        "suffix_s_per_sample": statistics.median(times[1:] or times) / batch,
+        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def random_top(config: Any) -> Any:
+    """A causal model with random weights above the cut and none below."""
+    from accelerate import init_empty_weights
+    from transformers import Gemma3nForCausalLM
+
+    from benchmarks.e2b_shapes import random_weight
+
+    with init_empty_weights(include_buffers=False):
+        model = Gemma3nForCausalLM(config)
+    decoder = decoder_of(model)
+    generator = torch.Generator().manual_seed(0)
+    above = [decoder.text.layers[i] for i in decoder.layers]
+    above += [decoder.text.altup_unembed_projections, decoder.text.norm, decoder.lm_head]
+    for top in above:
+        for module in top.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                value = (
+                    random_weight(tuple(parameter.shape), generator)
+                    if parameter.dim() > 1
+                    else torch.ones(parameter.shape, dtype=torch.bfloat16)
+                )
+                setattr(module, name, torch.nn.Parameter(value, requires_grad=False))
+    return model.eval()
+
+
+def add_lora(model: Any, decoder: Decoder) -> list[Any]:
+    lora = LoraConfig(
+        r=RANK,
+        lora_alpha=2 * RANK,
+        target_modules=TARGETS,
+        layers_to_transform=list(decoder.layers),
+        layers_pattern="layers",
+    )
+    wrapped = get_peft_model(model, lora)
+    return [p for p in wrapped.parameters() if p.requires_grad]
+
+
+def compare(shapes: str, batch: int, tokens: int, supervised: int, rounds: int) -> dict[str, Any]:
+    """Both ways, in turns."""
+    # Token ids below 4,096 only: the tables of per-layer embeddings are looked up, not multiplied.
+    model = random_causal_lm(text_config(shapes, vocab_size_per_layer_input=4096))
+    decoder = decoder_of(model)
+    parameters = add_lora(model, decoder)
+    ids = prompts(4096, batch, tokens)
+    answers = torch.full_like(ids, IGNORED)
+    answers[:, -supervised - 1 : -1] = ids[:, -supervised:]
+    labels = answers[:, -supervised - 1 : -1]
+    place = torch.arange(tokens - supervised - 1, tokens - 1)
+
+    def peft_step() -> None:
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=supervised + 1).logits[:, :-1]
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten()).backward()
+        for parameter in parameters:
+            parameter.grad = None
+
+    with torch.no_grad():
+        bottom = capture(decoder, lambda: model(input_ids=ids, use_cache=False))
+        streams = collate(keep(decoder, bottom, [place] * batch))
+    del bottom
+    gc.collect()
+    head = PlainRows(decoder.lm_head.weight)
+
+    def ours() -> None:
+        suffix_step(decoder, streams, labels, head, parameters)
+
+    ours(), ours(), peft_step()
+    peaks, suffix_times, peft_times, ratios = [], [], [], []
+    for _ in range(rounds):
+        before = statistics.median(seconds(ours) for _ in range(5))
+        whole = seconds(peft_step)
+        after = statistics.median(seconds(ours) for _ in range(5))
+        peaks.append(gemm_peak_flops())
+        suffix_times += [before, after]
+        peft_times.append(whole)
+        ratios.append(whole / ((before + after) / 2))
+    suffix_s = statistics.median(suffix_times)
+    return {
+        "speedup_vs_peft": round(statistics.median(ratios), 2),
+        "suffix_s_per_sample": suffix_s / batch,
+        "peft_s_per_sample": statistics.median(peft_times) / batch,
+        "fraction_of_gemm_peak": round(
+            step_flops(decoder, batch * supervised) / suffix_s / statistics.median(peaks), 3
+        ),
+        "gemm_peak_gflops": round(statistics.median(peaks) / 1e9, 1),
+        "ratios": [round(r, 2) for r in ratios],
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", choices=sorted(SHAPES), default="e2b")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--supervised", type=int, default=4, help="answer tokens of a sample")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    case = (asked.shapes, asked.batch, asked.tokens, asked.supervised)
+    if asked.alone:
+        print(json.dumps(suffix_alone(*case, 6)))
+        return 0
+    again = [sys.executable, "-m", "benchmarks.lora_step", "--alone", "--shapes", asked.shapes]
+    again += ["--batch", str(asked.batch), "--tokens", str(asked.tokens)]
+    again += ["--supervised", str(asked.supervised), "--threads", str(asked.threads)]
+    alone = json.loads(subprocess.run(again, capture_output=True, text=True, check=True).stdout)
+    result = compare(*case, asked.rounds) | {"peak_rss_mib": round(alone["peak_rss_mib"])}
+    result |= {"shapes": asked.shapes, "batch": asked.batch, "tokens": asked.tokens, "threads": asked.threads}
+    if asked.json:
+        print(json.dumps(result))
+    else:
+        print(
+            f"{asked.shapes}, batch {asked.batch}, {asked.tokens} tokens, {asked.supervised} of them answers: "
+            f"{result['suffix_s_per_sample']:.3f} s a sample, plain PEFT {result['peft_s_per_sample']:.3f} s "
+            f"({result['speedup_vs_peft']} times); {result['fraction_of_gemm_peak']:.0%} of the machine's "
+            f"{result['gemm_peak_gflops']:.0f} GFLOP/s; {result['peak_rss_mib']} MiB"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

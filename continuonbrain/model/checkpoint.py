@@ -1,0 +1,149 @@
+"""Hugging Face checkpoints of KV-shared language models, read one tensor at a time.
+
+A folder with `config.json` and `model.safetensors`, or shards listed in `model.safetensors.index.json`. Two
+layouts: the multimodal one (`gemma3n`, `gemma4`: text below `model.language_model.`) and the text one
+(`gemma3n_text`, `gemma4_text`: text below `model.`). The output projection is the embedding table unless
+`lm_head.weight` stands in the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from continuonbrain.errors import BrainError
+
+_LAYOUTS = ("model.language_model.", "language_model.model.", "model.")
+_AGAIN = "copy the checkpoint again, whole (safetensors files carry no repair data)"
+
+
+class CheckpointError(BrainError):
+    """A checkpoint folder is missing something, damaged, or of a kind that cannot be used."""
+
+
+class Checkpoint:
+    """One checkpoint folder. Opening reads headers only.
+
+    Raises:
+        CheckpointError: a file is missing, cut short or damaged, or the layout is unknown; names the file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.raw_config = self._read_json(folder / "config.json")
+        self._shards = self._index()
+        self.prefix = self._find_prefix()
+
+    def _read_json(self, path: Path) -> dict[str, Any]:
+        try:
+            value = json.loads(path.read_bytes())
+        except OSError as error:
+            raise CheckpointError(
+                f"{path} cannot be read: {error.strerror}",
+                remedy="give the folder of a Hugging Face checkpoint",
+            ) from error
+        except ValueError as error:
+            raise CheckpointError(f"{path} is not JSON: {error}", remedy=_AGAIN) from error
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{path} holds no JSON object", remedy=_AGAIN)
+        return value
+
+    def _index(self) -> dict[str, Path]:
+        index = self.folder / "model.safetensors.index.json"
+        if not index.exists():
+            single = self.folder / "model.safetensors"
+            return dict.fromkeys(self._names(single), single)
+        listed = self._read_json(index).get("weight_map")
+        if not isinstance(listed, dict) or not listed:
+            raise CheckpointError(f"{index}: weight_map is missing or empty", remedy=_AGAIN)
+        shards = {name: self.folder / str(file) for name, file in listed.items()}
+        for shard in sorted(set(shards.values())):
+            if shard.parent != self.folder:
+                raise CheckpointError(f"{index}: weight_map names {shard}, outside the folder", remedy=_AGAIN)
+            missing = {n for n, s in shards.items() if s == shard} - set(self._names(shard))
+            if missing:
+                raise CheckpointError(
+                    f"{shard} lacks {min(missing)}, which {index.name} lists", remedy=_AGAIN
+                )
+        return shards
+
+    def _names(self, shard: Path) -> list[str]:
+        with self._open(shard) as file:
+            return list(file.keys())
+
+    @contextmanager
+    def _open(self, shard: Path) -> Iterator[Any]:
+        # Opened anew for every read: the pages of a closed mapping no longer count as this process's memory.
+        try:
+            with safe_open(shard, framework="pt", device="cpu") as file:
+                yield file
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{shard} is missing", remedy=_AGAIN) from error
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{shard} is cut short or damaged: {error}", remedy=_AGAIN) from error
+
+    def _find_prefix(self) -> str:
+        for prefix in _LAYOUTS:
+            if f"{prefix}embed_tokens.weight" in self._shards:
+                return prefix
+        raise CheckpointError(
+            f"{self.folder} holds no language model of a known layout (no ...embed_tokens.weight)",
+            remedy="give a gemma3n, gemma3n_text, gemma4 or gemma4_text checkpoint",
+        )
+
+    @property
+    def multimodal(self) -> bool:
+        """It has images beside text, and its adapters name layers below `model.language_model`."""
+        return "text_config" in self.raw_config
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._shards
+
+    def names(self, prefix: str) -> list[str]:
+        """Names of the tensors below a prefix, sorted."""
+        return sorted(n for n in self._shards if n.startswith(prefix))
+
+    def _shard(self, name: str) -> Path:
+        if name not in self._shards:
+            raise CheckpointError(f"{self.folder} lacks the tensor {name}", remedy=_AGAIN)
+        return self._shards[name]
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor, copied into memory."""
+        with self._open(self._shard(name)) as file:
+            found: Tensor = file.get_tensor(name).clone()
+        return found
+
+    def row_blocks(self, name: str, rows: int) -> Iterator[tuple[int, Tensor]]:
+        """A matrix in blocks of `rows`, each with its first row's number, copied."""
+        with self._open(self._shard(name)) as file:
+            view = file.get_slice(name)
+            count = view.get_shape()[0]
+            for start in range(0, count, rows):
+                yield start, view[start : min(start + rows, count)].clone()
+
+    def mapped(self, name: str) -> Tensor:
+        """A tensor that stays on disk: the rows that are read come into memory, and may leave it again."""
+        shard = self._shard(name)
+        with shard.open("rb") as raw:
+            header = int.from_bytes(raw.read(8), "little")
+            entry = json.loads(raw.read(header))[name]
+        begin, end = entry["data_offsets"]
+        dtype = _DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise CheckpointError(
+                f"{shard}: {name} is of type {entry['dtype']}", remedy="use a bf16, fp16 or fp32 one"
+            )
+        # safetensors itself hands out copies of slices only; its data section is a plain array (its format page).
+        whole = torch.from_file(str(shard), shared=False, size=shard.stat().st_size, dtype=torch.uint8)
+        return whole[8 + header + begin : 8 + header + end].view(dtype).view(entry["shape"])
+
+
+_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}

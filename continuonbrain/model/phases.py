@@ -1,0 +1,249 @@
+"""A checkpoint in two halves, never both in memory: what caching needs, and what training needs.
+
+* the *bottom* (layers below the cut, projections into them) with the embedding tables mapped from disk;
+* the *top* (trained layers, final projections, norm) and the rows of the output projection.
+
+Both are transformers' own modules in transformers' own places, so that PEFT finds and names the layers as in the
+whole model; what the other half needs is absent and says so when it is called. Weights are frozen: bf16 as they
+stand, or int8 by row. Both halves round the same way, so that a cache belongs to the base that acts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from continuonbrain.errors import BrainError
+from continuonbrain.model.checkpoint import Checkpoint, CheckpointError
+from continuonbrain.model.decoder import Decoder, decoder_of, is_kv_shared
+from continuonbrain.model.frozen_linear import FrozenLinear, QuantisedRows, quantised_rows
+from continuonbrain.model.head_loss import PlainRows, RowSource
+
+_HEAD_BLOCK = 8192
+_LEAST_QUANTISED = 64
+"""Projections narrower than this (AltUp's mixing coefficients) stay as they are: rounding costs, memory does not."""
+
+
+def has_bf16_arithmetic() -> bool:
+    """Whether this CPU multiplies bf16 itself; emulation is slower than fp32."""
+    return any(
+        bool(ask())
+        for ask in (
+            getattr(torch.cpu, "_is_avx512_bf16_supported", None),
+            getattr(torch.cpu, "_is_amx_tile_supported", None),
+        )
+        if ask is not None
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """int8: frozen projections as int8 by row, else as stored; compute: type of activations and small weights."""
+
+    int8: bool = True
+    compute: torch.dtype = torch.float32
+
+    @staticmethod
+    def of_this_machine(*, int8: bool = True) -> Precision:
+        """bf16 where the CPU has its arithmetic, fp32 elsewhere."""
+        return Precision(int8, torch.bfloat16 if has_bf16_arithmetic() else torch.float32)
+
+
+class AbsentError(BrainError):
+    """A part of the model was called that this phase has not loaded."""
+
+
+class Absent(nn.Module):
+    """Stands where a part of the model would."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def forward(self, *_: object, **__: object) -> Tensor:
+        raise AbsentError(f"{self.what} is not loaded in this phase")
+
+
+class MappedEmbedding(nn.Module):
+    """A scaled embedding table on disk: ids int64 `[...]` -> `[..., width]`."""
+
+    def __init__(self, table: Tensor, scale: float, compute: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(table, requires_grad=False)
+        self.scale, self.compute = scale, compute
+
+    def forward(self, ids: Tensor) -> Tensor:
+        # As the library does: the scale is rounded to the table's type first.
+        scale = torch.tensor(self.scale).to(self.weight.dtype).to(self.compute)
+        return self.weight[ids].to(self.compute) * scale
+
+
+class LanguageModel(nn.Module):
+    """A language model in the module tree of its checkpoint's layout, for one phase.
+
+    `model` (or `model.language_model`) is transformers' text model. Calling it runs that text model on token ids
+    or embeddings.
+    """
+
+    base_model_prefix = "model"
+    """As transformers' models say it; PEFT asks."""
+
+    def __init__(self, text: Any, config: Any, *, multimodal: bool) -> None:
+        super().__init__()
+        self.config = config
+        if multimodal:
+            self.model: Any = nn.Module()
+            self.model.language_model = text
+        else:
+            self.model = text
+        self.lm_head: Any = Absent("the output projection")
+
+    def forward(self, **inputs: Any) -> Any:
+        text = self.model.language_model if hasattr(self.model, "language_model") else self.model
+        return text(**inputs)
+
+
+def text_config_of(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's text configuration. `CheckpointError` when it has no KV-shared layers."""
+    from transformers import Gemma3nTextConfig, Gemma4TextConfig
+
+    raw = checkpoint.raw_config.get("text_config", checkpoint.raw_config)
+    kinds: dict[str, Any] = {"gemma3n_text": Gemma3nTextConfig, "gemma4_text": Gemma4TextConfig}
+    kind = raw.get("model_type")
+    if kind not in kinds:
+        raise CheckpointError(
+            f"{checkpoint.folder}/config.json: model_type is {kind!r}",
+            remedy=f"use one of {', '.join(kinds)}",
+        )
+    config = kinds[kind].from_dict({k: v for k, v in raw.items() if k != "model_type"})
+    if not is_kv_shared(config):
+        raise CheckpointError(
+            f"{checkpoint.folder}/config.json: num_kv_shared_layers is 0",
+            remedy="use a model with KV-shared layers",
+        )
+    config._attn_implementation = "sdpa"
+    return config
+
+
+def _skeleton(checkpoint: Checkpoint) -> tuple[LanguageModel, Any]:
+    from accelerate import init_empty_weights
+    from transformers import AutoModel
+
+    config = text_config_of(checkpoint)
+    with init_empty_weights(include_buffers=False):
+        text = AutoModel.from_config(config)
+    return LanguageModel(text, config, multimodal=checkpoint.multimodal), text
+
+
+class _Loader:
+    """Fills modules of a skeleton with the checkpoint's tensors."""
+
+    def __init__(self, checkpoint: Checkpoint, precision: Precision) -> None:
+        self._checkpoint, self._precision = checkpoint, precision
+
+    def fill(self, module: nn.Module, name: str) -> None:
+        """Everything in `module`, which stands at `name` below the text model."""
+        for child_name, child in list(module.named_children()):
+            below = f"{name}.{child_name}"
+            if isinstance(child, nn.Linear) and self._replaceable(child_name, child):
+                setattr(module, child_name, self._linear(below))
+            else:
+                self.fill(child, below)
+        for own, parameter in list(module.named_parameters(recurse=False)):
+            value = self._checkpoint.tensor(f"{self._checkpoint.prefix}{name}.{own}").to(
+                self._precision.compute
+            )
+            self._check_shape(f"{name}.{own}", value, parameter)
+            setattr(module, own, nn.Parameter(value, requires_grad=False))
+        for own, buffer in list(module.named_buffers(recurse=False)):
+            stored = f"{self._checkpoint.prefix}{name}.{own}"
+            if stored in self._checkpoint:
+                setattr(module, own, self._checkpoint.tensor(stored).to(buffer.dtype))
+
+    def _check_shape(self, name: str, value: Tensor, wanted: Tensor) -> None:
+        if value.shape != wanted.shape:
+            raise CheckpointError(
+                f"{self._checkpoint.folder}: {name} is {tuple(value.shape)}, "
+                f"config.json asks for {tuple(wanted.shape)}",
+                remedy="use the config.json that came with the weights",
+            )
+
+    def _replaceable(self, name: str, linear: nn.Linear) -> bool:
+        # The library reads the coefficients' weights past their module: they stay plain layers.
+        return "coefs" not in name and min(linear.weight.shape) >= _LEAST_QUANTISED and linear.bias is None
+
+    def _linear(self, name: str) -> FrozenLinear:
+        weight = self._checkpoint.tensor(f"{self._checkpoint.prefix}{name}.weight")
+        if not self._precision.int8:
+            return FrozenLinear(weight)
+        return FrozenLinear(*quantised_rows(weight))
+
+    def embedding(self, name: str, scale: float) -> MappedEmbedding:
+        table = self._checkpoint.mapped(f"{self._checkpoint.prefix}{name}.weight")
+        return MappedEmbedding(table, scale, self._precision.compute)
+
+
+def load_bottom(checkpoint: Checkpoint, precision: Precision, *, plus_one: bool = False) -> Decoder:
+    """What the caching pass needs. Run it with `suffix.capture(decoder, lambda: decoder.text(...))`."""
+    model, text = _skeleton(checkpoint)
+    decoder = decoder_of(model, plus_one=plus_one)
+    load = _Loader(checkpoint, precision)
+    for i in range(len(text.layers)):
+        if i in decoder.layers and not (plus_one and i == decoder.first):
+            text.layers[i] = Absent(f"layer {i}")
+        else:
+            load.fill(text.layers[i], f"layers.{i}")
+    for name in ("norm", "altup_unembed_projections"):
+        if hasattr(text, name):
+            setattr(text, name, Absent(name))
+    config = text.config
+    text.embed_tokens = load.embedding("embed_tokens", config.hidden_size**0.5)
+    if config.hidden_size_per_layer_input:
+        scale = config.hidden_size_per_layer_input**0.5
+        text.embed_tokens_per_layer = load.embedding("embed_tokens_per_layer", scale)
+    for name, child in list(text.named_children()):
+        if name in ("altup_projections", "per_layer_projection_norm"):
+            load.fill(child, name)
+    if hasattr(text, "per_layer_model_projection"):
+        text.per_layer_model_projection = load._linear("per_layer_model_projection")
+    model.eval()
+    return decoder
+
+
+def load_top(
+    checkpoint: Checkpoint, precision: Precision, *, plus_one: bool = False
+) -> tuple[LanguageModel, RowSource]:
+    """What training needs: a model to put LoRA on (`decoder_of(model, plus_one=...)`), and the output projection."""
+    model, text = _skeleton(checkpoint)
+    decoder = decoder_of(model, plus_one=plus_one)
+    load = _Loader(checkpoint, precision)
+    for i in range(len(text.layers)):
+        if i in decoder.layers:
+            load.fill(text.layers[i], f"layers.{i}")
+        else:
+            text.layers[i] = Absent(f"layer {i}")
+    for name, child in list(text.named_children()):
+        if name in ("norm", "altup_unembed_projections"):
+            load.fill(child, name)
+        elif name not in ("layers", "rotary_emb"):
+            setattr(text, name, Absent(name))
+    model.eval()
+    return model, load_head(checkpoint, precision)
+
+
+def load_head(checkpoint: Checkpoint, precision: Precision) -> RowSource:
+    """The output projection: `lm_head.weight`, or the embedding table that it is tied to; by blocks of rows."""
+    name = "lm_head.weight"
+    if name not in checkpoint:
+        name = f"{checkpoint.prefix}embed_tokens.weight"
+    if not precision.int8:
+        return PlainRows(checkpoint.mapped(name))
+    table = torch.empty(checkpoint.mapped(name).shape, dtype=torch.int8)
+    scales = []
+    for start, block in checkpoint.row_blocks(name, _HEAD_BLOCK):
+        table[start : start + len(block)], scale = quantised_rows(block)
+        scales.append(scale)
+    return QuantisedRows(table, torch.cat(scales))

@@ -1,0 +1,97 @@
+"""What a job draws its batches from: several sets of samples as one, in random order, and their streams."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from continuonbrain.model.driving import DrivingModel
+from continuonbrain.model.streams import Streams, collate
+from continuonbrain.policy.prompt import PromptLayout
+from continuonbrain.trainer.dataset import Samples
+
+_ENCODE_BATCH = 64
+
+
+class Pool:
+    """Sets of samples in one order, without a second copy of their frames. order: int64, a permutation of all."""
+
+    def __init__(self, parts: Sequence[Samples], order: NDArray[np.int64]) -> None:
+        self._parts = parts
+        self._starts = np.cumsum([0, *(len(p) for p in parts)])
+        self._order = order
+        instructions = [i for p in parts for i in p.instructions]
+        speeds = [v for p in parts for v in p.speeds]
+        self.instructions = [instructions[i] for i in order]
+        self.speeds = [speeds[i] for i in order]
+        self.curvature = np.concatenate([p.curvature for p in parts])[order]
+        self.speed_ahead = np.concatenate([p.speed_ahead for p in parts])[order]
+        self.weights = np.concatenate([p.weights for p in parts])[order]
+        self.stamps = np.concatenate([p.stamps for p in parts])[order]
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def frames(self, rows: slice) -> NDArray[np.uint8]:
+        """Frames `[n, 120, 160, 3]` of the rows."""
+        wanted = self._order[rows]
+        of = np.searchsorted(self._starts, wanted, side="right") - 1
+        return np.stack(
+            [
+                self._parts[part].frames[i - self._starts[part]]
+                for part, i in zip(of.tolist(), wanted, strict=True)
+            ]
+        )
+
+    def sha256(self) -> str:
+        """Identity of the samples and their order."""
+        digest = hashlib.sha256(self._order.tobytes())
+        for part in self._parts:
+            digest.update(part.sha256().encode())
+        return digest.hexdigest()
+
+
+Recall = Callable[[int, NDArray[np.int64], NDArray[np.uint8]], Streams | None]
+"""Monotonic nanoseconds of a frame, the prompt's tokens `[T]`, the frame -> its streams, if they were kept."""
+
+
+def encode(
+    model: DrivingModel,
+    layout: PromptLayout,
+    pool: Pool,
+    go_on: Callable[[int, int], bool],
+    recall: Recall | None = None,
+) -> tuple[Streams, int]:
+    """The frozen pass over the pool, in its order, for as long as `go_on(done, total)` says so; and how many samples
+    needed none, because `recall` had their streams."""
+    total, done, recalled = len(pool), 0, 0
+    cache: Streams | None = None
+    while done < total:
+        rows = slice(done, min(done + _ENCODE_BATCH, total))
+        ids, frames = layout.ids(pool.instructions[rows], pool.speeds[rows]), pool.frames(rows)
+        kept: dict[int, Streams] = {}
+        if recall is not None:
+            for i in np.flatnonzero(pool.stamps[rows]):
+                found = recall(int(pool.stamps[rows][i]), ids[i], frames[i])
+                if found is not None:
+                    kept[int(i)] = found
+        missing = [i for i in range(len(ids)) if i not in kept]
+        parts = list(kept.values())
+        if missing:
+            with torch.inference_mode():
+                parts.append(model.encode(torch.from_numpy(ids[missing]), torch.from_numpy(frames[missing])))
+        order = torch.from_numpy(np.argsort([*kept, *missing]))
+        part = collate(parts)
+        # One allocation for all, filled in place: joining parts at the end would need the memory twice.
+        cache = cache or part.room_for(total)
+        cache.put(rows, part.select(order) if kept else part)
+        recalled += len(kept)
+        done = rows.stop
+        if not go_on(done, total):
+            break
+    assert cache is not None
+    return cache.head(done), recalled

@@ -1,0 +1,142 @@
+"""A sidecar that is stopped, paused or killed in the middle of training ends with the adapter of one that was not.
+
+Real processes, real signals.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+from continuonbrain.brain_root import BrainRoot, open_brain
+from continuonbrain.demo.story import host_readings
+from continuonbrain.rlds.reader import list_episodes
+from continuonbrain.robot.host import SimulatedHost
+from continuonbrain.storage.adapters import AdapterStore
+from continuonbrain.storage.layout import init_brain_root
+
+pytestmark = pytest.mark.slow
+QUICK = {"min_episodes": 4, "max_steps": 150, "batch_size": 8, "max_wall_time_s": 600}
+
+
+@pytest.fixture
+def make(tmp_path: Path, untrained_base: Path, taught: Path) -> Callable[[str], BrainRoot]:
+    """make(name): a root with the same episodes each time."""
+
+    def root(name: str) -> BrainRoot:
+        layout = init_brain_root(tmp_path / name, "sim-donkey", base_model=untrained_base)
+        for path in list_episodes(taught)[:6]:
+            shutil.copytree(path, layout.episodes_dir / path.name)
+        settings = json.loads(layout.config_path.read_text()) | QUICK
+        settings["training"]["rank"] = 2
+        layout.config_path.write_text(json.dumps(settings))
+        return open_brain(tmp_path / name)
+
+    return root
+
+
+@contextmanager
+def sidecar(brain: BrainRoot) -> Iterator[subprocess.Popen[str]]:
+    """One round as a process of its own; killed at the end if it still runs."""
+    command = [sys.executable, "-m", "continuonbrain.loops.mid", "--root", str(brain.layout.root)]
+    process = subprocess.Popen(
+        [*command, "--once", "--hold"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+
+
+def status(brain: BrainRoot) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(brain.layout.status_path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value
+
+
+def wait_until(
+    brain: BrainRoot, process: subprocess.Popen[str], reached: Callable[[dict[str, Any]], bool]
+) -> None:
+    deadline = time.monotonic() + 120
+    while not reached(status(brain)):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, status(brain)
+        time.sleep(0.02)
+
+
+def in_the_middle(shot: dict[str, Any]) -> bool:
+    return shot.get("phase") == "train" and 20 <= shot["step"] < 120
+
+
+def staged(brain: BrainRoot) -> dict[str, bytes]:
+    """Let a round run until its candidate stands on disk; the adapter's bytes."""
+    with sidecar(brain) as process:
+        wait_until(brain, process, lambda s: s.get("phase") == "judge")
+    candidate = AdapterStore(brain.layout).candidate()
+    assert candidate is not None
+    names = ("adapter_model.safetensors", "adapter_config.json", "calibration.json")
+    return {name: (candidate.path / name).read_bytes() for name in names}
+
+
+def card(brain: BrainRoot) -> dict[str, Any]:
+    candidate = AdapterStore(brain.layout).candidate()
+    assert candidate is not None
+    found: dict[str, Any] = json.loads((candidate.path / "card.json").read_text())
+    return found
+
+
+def test_stopped_paused_and_killed_trainings_end_as_one_that_was_not(
+    make: Callable[[str], BrainRoot],
+) -> None:
+    host = SimulatedHost()
+    host.set(battery_fraction=0.9, cpu_temp_c=45.0, idle_s=120.0, teleop_active=0.0)
+
+    straight = make("straight")
+    with host_readings(straight, host):
+        wanted = staged(straight)
+    assert card(straight)["training"]["resumed_at"] == 0
+
+    stopped = make("stopped")
+    with host_readings(stopped, host):
+        with sidecar(stopped) as process:
+            wait_until(stopped, process, in_the_middle)
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=10)
+            assert process.returncode == 128 + signal.SIGTERM
+        assert stopped.layout.training_state_path.exists()
+        assert AdapterStore(stopped.layout).candidate() is None
+        assert staged(stopped) == wanted
+    assert card(stopped)["training"]["resumed_at"] >= 20
+    assert not stopped.layout.training_state_path.exists()
+
+    killed = make("killed")
+    with host_readings(killed, host):
+        with sidecar(killed) as process:
+            wait_until(killed, process, in_the_middle)
+            host.set(teleop_active=1.0)
+            closed = time.monotonic()
+            wait_until(killed, process, lambda s: str(s["detail"]).startswith("paused: teleop"))
+            assert time.monotonic() - closed < 2.0
+            at = status(killed)["step"]
+            time.sleep(0.5)
+            assert status(killed)["step"] == at
+            process.kill()  # the power goes during the pause
+        host.set(teleop_active=0.0)
+        time.sleep(0.6)
+        assert staged(killed) == wanted
+    assert card(killed)["training"]["resumed_at"] >= at

@@ -1,0 +1,227 @@
+"""A checkpoint in two halves trains exactly what the whole model trains, and damage is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+from transformers import Gemma3nForCausalLM  # noqa: E402
+
+from benchmarks.e2b_shapes import text_config, write_checkpoint  # noqa: E402
+from continuonbrain.model.checkpoint import Checkpoint, CheckpointError  # noqa: E402
+from continuonbrain.model.decoder import decoder_of  # noqa: E402
+from continuonbrain.model.frozen_linear import FrozenLinear, quantised_rows  # noqa: E402
+from continuonbrain.model.head_loss import IGNORED, PlainRows, head_loss  # noqa: E402
+from continuonbrain.model.lora import LoraError, add_lora, lora_config  # noqa: E402
+from continuonbrain.model.phases import AbsentError, Precision, load_bottom, load_top  # noqa: E402
+from continuonbrain.model.streams import Streams, collate  # noqa: E402
+from continuonbrain.model.suffix import capture, keep, run_suffix  # noqa: E402
+
+TARGETS = ("q_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+EXACT = Precision(int8=False, compute=torch.float32)
+Labels = torch.Tensor
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    write_checkpoint(folder, "small")
+    return folder
+
+
+def whole_model(folder: Path) -> Gemma3nForCausalLM:
+    """The checkpoint read by other code: all tensors at once, into a text model."""
+    model = Gemma3nForCausalLM(text_config("small"))
+    weights = {}
+    for shard in sorted(folder.glob("*.safetensors")):
+        weights |= load_file(shard)
+    named = {n.replace("model.language_model.", "model."): t.float() for n, t in weights.items()}
+    named["lm_head.weight"] = named["model.embed_tokens.weight"]
+    model.load_state_dict(named)
+    return model.eval()
+
+
+def prompts() -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor]:
+    ids = torch.randint(3, 4000, (3, 80), generator=torch.Generator().manual_seed(3))
+    attention = torch.ones_like(ids)
+    attention[1, 60:] = 0
+    places = [torch.arange(75, 79), torch.arange(50, 59), torch.tensor([20, 78])]
+    labels = torch.full((3, 9), IGNORED)
+    for row, place in enumerate(places):
+        labels[row, : len(place)] = ids[row, place + 1]
+    return ids, attention, places, labels
+
+
+def cached(folder: Path, precision: Precision, *, plus_one: bool = False) -> Streams:
+    ids, attention, places, _ = prompts()
+    bottom = load_bottom(Checkpoint(folder), precision, plus_one=plus_one)
+    with torch.no_grad():
+        seen = capture(bottom, lambda: bottom.text(input_ids=ids, attention_mask=attention, use_cache=False))
+        return collate(keep(bottom, seen, places, attention))
+
+
+@pytest.mark.parametrize("plus_one", [False, True])
+def test_two_halves_give_the_loss_and_the_gradients_of_the_whole(folder: Path, plus_one: bool) -> None:
+    ids, attention, places, labels = prompts()
+    reference = whole_model(folder)
+    decoder = decoder_of(reference, plus_one=plus_one)
+    first = decoder.first
+    wrapped = get_peft_model(
+        reference,
+        LoraConfig(
+            r=4,
+            target_modules=list(TARGETS),
+            layers_to_transform=list(range(first, 15)),
+            layers_pattern="layers",
+            init_lora_weights=False,
+        ),
+    )
+    answers = torch.full_like(ids, IGNORED)
+    for row, place in enumerate(places):
+        answers[row, place] = ids[row, place + 1]
+    logits = wrapped(input_ids=ids, attention_mask=attention, use_cache=False).logits
+    right = torch.nn.functional.cross_entropy(logits.flatten(0, 1), answers.flatten(), ignore_index=IGNORED)
+    right.backward()
+    expected = {n.split("layers.")[1]: p for n, p in wrapped.named_parameters() if p.requires_grad}
+
+    streams = cached(folder, EXACT, plus_one=plus_one)
+    model, head = load_top(Checkpoint(folder), EXACT, plus_one=plus_one)
+    config = lora_config(model, TARGETS, rank=4, alpha=8, plus_one=plus_one)
+    ours = add_lora(model, config, plus_one=plus_one)
+    mine = {n.split("layers.")[1]: p for n, p in ours.named_parameters() if p.requires_grad}
+    assert mine.keys() == expected.keys()
+    with torch.no_grad():
+        for name, parameter in mine.items():
+            parameter.copy_(expected[name])
+    cut = decoder_of(ours, plus_one=plus_one)
+    loss = head_loss(run_suffix(cut, streams), labels, head, soft_cap=cut.soft_cap)
+    loss.backward()
+    assert float(loss) == pytest.approx(float(right), rel=1e-5)
+    for name, parameter in mine.items():
+        wanted = expected[name].grad
+        assert parameter.grad is not None
+        assert wanted is not None
+        assert float((parameter.grad - wanted).norm() / wanted.norm()) < 1e-3, name
+
+
+def test_each_half_holds_only_its_own_layers(folder: Path) -> None:
+    ids = prompts()[0]
+    bottom = load_bottom(Checkpoint(folder), EXACT)
+    with pytest.raises(AbsentError, match="layer 10"):
+        bottom.text(input_ids=ids, use_cache=False)
+    model, _ = load_top(Checkpoint(folder), EXACT)
+    with pytest.raises(AbsentError, match="embed_tokens"):
+        model(input_ids=ids, use_cache=False)
+    held = [n for n, p in model.named_parameters() if not p.is_meta]
+    assert not any(".layers.9." in n or "embed_tokens" in n for n in held)
+
+
+def test_int8_is_close_to_the_base_and_the_same_in_both_halves(folder: Path) -> None:
+    labels = prompts()[3]
+    losses = {}
+    for int8 in (False, True):
+        precision = Precision(int8, torch.float32)
+        streams = cached(folder, precision)
+        model, head = load_top(Checkpoint(folder), precision)
+        cut = decoder_of(model)
+        losses[int8] = float(head_loss(run_suffix(cut, streams), labels, head, soft_cap=cut.soft_cap))
+    assert losses[True] == pytest.approx(losses[False], rel=0.02)
+    assert losses[True] != losses[False]
+
+
+def test_a_frozen_int8_layer_gives_the_gradient_of_its_dequantised_weight() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(700, 96, generator=generator), torch.randn(2, 5, 96, generator=generator)
+    quantised, scale = quantised_rows(weight)
+    assert float((quantised * scale[:, None] - weight).abs().max()) <= float(scale.max()) / 2 * 1.001
+    layer = FrozenLinear(quantised, scale)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    out = layer(ours)
+    expected = theirs @ (quantised * scale[:, None]).T
+    pull = torch.randn(out.shape, generator=generator)
+    (out * pull).sum().backward()
+    (expected * pull).sum().backward()
+    assert torch.allclose(out, expected, atol=1e-4)
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    assert torch.allclose(ours.grad, theirs.grad, atol=1e-3)
+
+
+def test_our_adapter_opens_in_peft_on_the_whole_model(folder: Path, tmp_path: Path) -> None:
+    text_only = tmp_path / "text"
+    text_only.mkdir()
+    model = whole_model(folder)
+    weights = {n: p.detach().clone() for n, p in model.state_dict().items() if n != "lm_head.weight"}
+    save_file(weights, text_only / "model.safetensors", metadata={"format": "pt"})
+    (text_only / "config.json").write_text(json.dumps(model.config.to_dict()))
+    top, _ = load_top(Checkpoint(text_only), EXACT)
+    ours = add_lora(top, lora_config(top, TARGETS, rank=4, alpha=8))
+    ours.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    theirs = PeftModel.from_pretrained(model, str(tmp_path / "adapter"))
+    saved = {n: p for n, p in ours.named_parameters() if "lora_" in n}
+    opened = {n: p for n, p in theirs.named_parameters() if "lora_" in n}
+    assert saved.keys() == opened.keys()
+    assert all(torch.equal(saved[n], opened[n]) for n in saved)
+
+
+def test_targets_below_the_cut_are_refused_with_the_valid_ones_and_leave_the_model(folder: Path) -> None:
+    model, _ = load_top(Checkpoint(folder), EXACT)
+    before = [n for n, _ in model.named_modules()]
+    for wrong in (["altup_unembed_projections.0"], ["layers.12.altup.correction_coefs"]):
+        with pytest.raises(LoraError) as error:
+            add_lora(model, LoraConfig(target_modules=wrong))
+        assert "q_proj" in error.value.remedy
+        assert "layers 10 to 14" in error.value.remedy
+    with pytest.raises(LoraError, match="does not fit"):
+        add_lora(model, LoraConfig(target_modules=["k_proj"]))
+    assert [n for n, _ in model.named_modules()] == before
+
+
+def test_a_cut_shard_a_missing_tensor_and_a_foreign_model_are_named(folder: Path, tmp_path: Path) -> None:
+    for shard in folder.iterdir():
+        (tmp_path / shard.name).write_bytes(shard.read_bytes())
+    last = sorted(tmp_path.glob("*.safetensors"))[-1]
+    whole = last.read_bytes()
+    last.write_bytes(whole[:-100])
+    with pytest.raises(CheckpointError, match=last.name):
+        Checkpoint(tmp_path)
+    last.unlink()
+    with pytest.raises(CheckpointError, match=f"{last.name} is missing"):
+        Checkpoint(tmp_path)
+    last.write_bytes(whole)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["text_config"]["hidden_size"] = 128
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="json asks for"):
+        load_top(Checkpoint(tmp_path), EXACT)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(CheckpointError, match="llama"):
+        load_top(Checkpoint(tmp_path), EXACT)
+
+
+def test_the_one_pass_head_is_cross_entropy_with_and_without_a_cap() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(1000, 32, generator=generator, dtype=torch.float64) * 3
+    labels = torch.randint(0, 1000, (3, 4), generator=generator)
+    labels[1, 2] = IGNORED
+    for cap in (30.0, None):
+        ours = torch.randn(3, 4, 32, generator=generator, dtype=torch.float64).requires_grad_()
+        theirs = ours.detach().clone().requires_grad_()
+        loss = head_loss(ours, labels, PlainRows(weight), soft_cap=cap, chunk=77)
+        logits = theirs @ weight.T
+        logits = logits if cap is None else cap * torch.tanh(logits / cap)
+        right = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED
+        )
+        (3 * loss).backward()
+        (3 * right).backward()
+        assert float(loss) == pytest.approx(float(right), rel=1e-12)
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert torch.allclose(ours.grad, theirs.grad, atol=1e-12)
