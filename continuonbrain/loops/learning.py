@@ -38,9 +38,10 @@ from continuonbrain.trainer.dataset import (
     read_drive,
 )
 from continuonbrain.trainer.evaluate import Contender, Course, gather_evidence
-from continuonbrain.trainer.job import JobResult, JobSettings, Progress, train_adapter
+from continuonbrain.trainer.job import JobSettings, train_adapter
 from continuonbrain.trainer.pool import Recall
 from continuonbrain.trainer.states import REPLAY_SOURCE, replay_samples
+from continuonbrain.trainer.steps import JobResult, Progress
 from continuonbrain.trainer.verdict import Rules, judge
 
 if TYPE_CHECKING:

@@ -101,7 +101,8 @@ def add_lora(model: Any, config: LoraConfig, *, plus_one: bool = False) -> Any:
         )
     # PEFT shortens long lists of names to what is unambiguous in the model at hand; where half of the layers are
     # absent that would name the other half as well when the adapter is opened on the whole model.
-    wrapped.peft_config[wrapped.active_adapter].target_modules = {
+    attached: Any = wrapped.peft_config[wrapped.active_adapter]
+    attached.target_modules = {
         name for name, module in unwrapped(wrapped).named_modules() if isinstance(module, BaseTunerLayer)
     }
     return wrapped
@@ -128,19 +129,32 @@ def attach_lora(
     return [p for p in model.language_model.parameters() if p.requires_grad]
 
 
+def peft_files(wrapped: PeftModel, scratch: Path, *, base_sha256: str) -> dict[str, bytes]:
+    """The adapter of a model that PEFT wraps as the files of a PEFT folder, with its base named.
+
+    scratch: an empty folder to write into.
+    """
+    active: Any = wrapped.peft_config[wrapped.active_adapter]
+    active.base_model_name_or_path = _BASE_PREFIX + base_sha256
+    # False: the embeddings are the base's; PEFT would ask a hub whether they were resized.
+    wrapped.save_pretrained(str(scratch), save_embedding_layers=False)
+    # PEFT lists the targets in the order of a set, which changes from process to process.
+    settings = json.loads((scratch / "adapter_config.json").read_bytes())
+    settings["target_modules"] = sorted(settings["target_modules"])
+    return {
+        "adapter_model.safetensors": (scratch / "adapter_model.safetensors").read_bytes(),
+        "adapter_config.json": (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode(),
+    }
+
+
 def adapter_files(model: DrivingModel) -> dict[str, bytes]:
     """The attached adapter as the files of a PEFT folder, plus `lora_adapters.pt` (the same tensors)."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        # False: the embeddings are the base's; PEFT would ask a hub whether they were resized.
-        model.language_model.save_pretrained(folder, save_embedding_layers=False)
-        files = {"adapter_model.safetensors": (folder / "adapter_model.safetensors").read_bytes()}
-        # PEFT lists the targets in the order of a set, which changes from process to process.
-        settings = json.loads((folder / "adapter_config.json").read_bytes())
-        settings["target_modules"] = sorted(settings["target_modules"])
-        files["adapter_config.json"] = (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
-        torch.save(load_file(folder / "adapter_model.safetensors"), folder / "lora_adapters.pt")
-        files["lora_adapters.pt"] = (folder / "lora_adapters.pt").read_bytes()
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        known = model.language_model.peft_config[model.language_model.active_adapter].base_model_name_or_path
+        files = peft_files(model.language_model, scratch, base_sha256=known.removeprefix(_BASE_PREFIX))
+        torch.save(load_file(scratch / "adapter_model.safetensors"), scratch / "lora_adapters.pt")
+        files["lora_adapters.pt"] = (scratch / "lora_adapters.pt").read_bytes()
     return files
 
 

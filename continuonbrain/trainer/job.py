@@ -9,29 +9,20 @@ Replay: a share of every batch comes from the base's own family of states, so th
 old ones. It cannot fight with the lessons over the servo: labels are paths in the world, and trim, gain and sign
 live in the calibration.
 
-The loop is bounded by steps and by wall time, whichever comes first, and the learning rate falls to zero by
-then: on a slow machine there are fewer steps, not an adapter that was cut off in the middle. A loss that is not
-finite, or that grows far beyond where it began, ends the loop with the last good adapter.
-
-A job can be interrupted between any two steps, for a second or a week: with a `state_path` it puts its state on disk
-before it pauses, every now and then while it works, and when it is told to stop; the same job started again goes on
-from there, to the bit (`training_state.py`).
+The steps, their bounds and how a job is put down and taken up again are in `steps.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import math
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 
 from continuonbrain.model.driving import DrivingModel
@@ -40,17 +31,11 @@ from continuonbrain.policy.prompt import PromptLayout
 from continuonbrain.trainer.dataset import Samples, mirrored, sampling_weights
 from continuonbrain.trainer.objective import action_loss, query_weights, soft_targets
 from continuonbrain.trainer.pool import Pool, Recall, encode
+from continuonbrain.trainer.steps import JobResult, Progress, Save, StepLoop, above_memory
 from continuonbrain.trainer.training_state import TrainingState, saved_samples
 
-Save = Callable[[], None]
-
-_WARM_UP = 0.1
 _CACHE_MEMORY_SHARE = 0.85
 """Of the memory, for what is cached; steps need the rest."""
-_SNAPSHOT_EVERY = 20
-_SAVE_EVERY_S = 30.0
-_EXPLODED = 2.0
-"""Times the mean of the first losses: the loss of a sound run falls, and no batch is that much harder."""
 _CACHE_SHARE = 0.45
 """Of the wall time, for the frozen pass: on a slow machine fewer samples are cached, and steps are left for them."""
 
@@ -73,34 +58,6 @@ class JobSettings:
     balance: bool = True
     replay_share: float = 0.34
     max_memory_mib: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a job is: phase "cache" or "train", step of steps, loss (None while caching)."""
-
-    phase: str
-    step: int
-    steps: int
-    loss: float | None = None
-
-
-@dataclass(slots=True)
-class JobResult:
-    """What came out. files: the adapter as a PEFT folder's files; ended: why the loop ended; resumed_at: the step
-    that an interrupted job was taken up at; recalled: samples that needed no pass through the frozen layers."""
-
-    files: dict[str, bytes]
-    losses: list[float] = field(default_factory=list)
-    steps: int = 0
-    cache_s: float = 0.0
-    train_s: float = 0.0
-    ended: str = "steps"
-    resumed_at: int = 0
-    recalled: int = 0
-    peak_rss_mib: float = 0.0
-    samples: int = 0
-    trainable_parameters: int = 0
 
 
 def train_adapter(
@@ -155,7 +112,7 @@ def train_adapter(
         if begun is not None:
             return done < begun
         in_time = time.monotonic() - started - paused < _CACHE_SHARE * settings.max_wall_time_s
-        return in_time and not _above(settings.max_memory_mib, share=_CACHE_MEMORY_SHARE)
+        return in_time and not above_memory(settings.max_memory_mib, share=_CACHE_MEMORY_SHARE)
 
     streams, recalled = encode(model, layout, pool, go_on, recall)
     n = len(streams)
@@ -185,14 +142,18 @@ def train_adapter(
     if state_path is not None and state.load(state_path):
         result.resumed_at = state.step
 
-    def loss_of_batch() -> torch.Tensor:
+    def backward_of_batch(_pause: Callable[[], None]) -> float:
         rows = state.sampler.choice(n, size=settings.batch_size, p=chances)
         index = torch.from_numpy(rows)
         targets = soft_targets(layout, pool.curvature[rows], pool.speed_ahead[rows])
-        return action_loss(model.decode(streams.select(index)), targets, weights[index])
+        loss = action_loss(model.decode(streams.select(index)), targets, weights[index])
+        loss.backward()
+        return float(loss.detach())
 
     began = time.monotonic()
-    result.ended = _Steps(state, settings, loss_of_batch, state_path, on_progress, wait_until_allowed).run()
+    result.ended = StepLoop(
+        state, settings, backward_of_batch, state_path, on_progress, wait_until_allowed
+    ).run()
     result.losses, result.steps, result.train_s = state.losses, state.step, time.monotonic() - began
     result.files = adapter_files(model) if result.steps else {}
     result.peak_rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -205,85 +166,6 @@ def _nothing_to_save() -> None:
     """While samples are cached there is nothing yet that a new start would not find again."""
 
 
-def _above(limit_mib: int | None, *, share: float = 1.0) -> bool:
-    """Whether this process's resident memory is above a share of the limit."""
-    return limit_mib is not None and psutil.Process().memory_info().rss > share * limit_mib * 2**20
-
-
 def _fingerprint(settings: JobSettings, base_sha256: str, pool: Pool) -> str:
     asked = json.dumps(asdict(settings), sort_keys=True)
     return hashlib.sha256(f"{asked}\n{base_sha256}\n{pool.sha256()}".encode()).hexdigest()
-
-
-def one_cycle(progress: float) -> float:
-    """Share of the peak learning rate at a progress in [0, 1]: cosine up over the first tenth, cosine down to zero."""
-    if progress < _WARM_UP:
-        return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * progress / _WARM_UP))
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - _WARM_UP) / (1 - _WARM_UP))))
-
-
-@dataclass(slots=True)
-class _Steps:
-    """The loop over steps, from wherever the state stands."""
-
-    state: TrainingState
-    settings: JobSettings
-    loss_of_batch: Callable[[], torch.Tensor]
-    state_path: Path | None
-    on_progress: Callable[[Progress], None]
-    wait_until_allowed: Callable[[Save], float]
-    _saved_s: float = field(default_factory=time.monotonic)
-
-    def save(self) -> None:
-        """Put the job on disk. A full disk costs the state, not the job."""
-        self._saved_s = time.monotonic()
-        if self.state_path is not None:
-            with contextlib.suppress(OSError):
-                self.state.save(self.state_path)
-
-    def run(self) -> str:
-        """Why it ended."""
-        state, settings = self.state, self.settings
-        before = state.spent_s
-        began = time.monotonic()
-        while state.step < settings.max_steps:
-            began += self.wait_until_allowed(self.save)  # a pause is no progress
-            state.spent_s = before + time.monotonic() - began
-            if state.spent_s > state.budget_s:
-                return "wall time"
-            if _above(settings.max_memory_mib):
-                return "memory limit"
-            if time.monotonic() - self._saved_s > _SAVE_EVERY_S:
-                self.save()
-            # Of the steps or of the time, whichever is nearer to its end.
-            progress = max(state.step / settings.max_steps, state.spent_s / max(1e-9, state.budget_s))
-            for group in state.optimiser.param_groups:
-                group["lr"] = settings.learning_rate * one_cycle(progress)
-            if why := self._step():
-                return why
-            self.on_progress(Progress("train", state.step, settings.max_steps, state.losses[-1]))
-        return "steps"
-
-    def _step(self) -> str:
-        """One step; why the job must end, "" when it goes on."""
-        state = self.state
-        parameters = list(state.parameters.values())
-        loss = self.loss_of_batch()
-        value = float(loss.detach())
-        first = state.losses[:10]
-        if not math.isfinite(value) or (len(first) == 10 and value > _EXPLODED * sum(first) / 10):
-            with torch.no_grad():
-                for parameter, good in zip(parameters, state.good, strict=True):
-                    parameter.copy_(good)
-            return "loss not finite" if not math.isfinite(value) else "loss exploded"
-        state.optimiser.zero_grad()
-        loss.backward()
-        if not math.isfinite(float(torch.nn.utils.clip_grad_norm_(parameters, 1.0))):
-            return (
-                "gradient not finite"  # the parameters of this step gave a finite loss: they stay as they are
-            )
-        if state.step % _SNAPSHOT_EVERY == 0:
-            state.good = [p.detach().clone() for p in parameters]
-        state.optimiser.step()
-        state.losses.append(value)
-        return ""

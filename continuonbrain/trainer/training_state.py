@@ -40,6 +40,11 @@ class TrainingState:
     samples: int
     budget_s: float
     spent_s: float = 0.0
+    _marked: tuple[dict[str, Any], Tensor] | None = None
+
+    def mark(self) -> None:
+        """A step begins: what is saved until the next one draws its batch again, as this one does."""
+        self._marked = dict(self.sampler.bit_generator.state), torch.get_rng_state()
 
     @property
     def step(self) -> int:
@@ -53,7 +58,10 @@ class TrainingState:
         for name, parameter in self.parameters.items():
             for key, value in self.optimiser.state.get(parameter, {}).items():
                 tensors[f"optimiser.{key}.{name}"] = torch.as_tensor(value).contiguous()
-        tensors["torch"] = torch.get_rng_state()
+        if self._marked is None:
+            self.mark()
+        assert self._marked is not None
+        sampler, tensors["torch"] = self._marked
         paper = {
             "format": _FORMAT,
             "fingerprint": self.fingerprint,
@@ -61,7 +69,7 @@ class TrainingState:
             "spent_s": self.spent_s,
             "budget_s": self.budget_s,
             "samples": self.samples,
-            "sampler": self.sampler.bit_generator.state,
+            "sampler": sampler,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_durably(path, to_safetensors(tensors, metadata={"state": json.dumps(paper)}))

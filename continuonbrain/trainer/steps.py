@@ -1,0 +1,157 @@
+"""Training steps: bounded, paused by gates, put down and taken up again.
+
+Steps are bounded by their number and by wall time, whichever comes first, and the learning rate falls to zero by
+then: on a slow machine there are fewer steps, not an adapter that was cut off in the middle. A loss that is not
+finite, or that grows far beyond where it began, ends them with the last good adapter.
+
+A job can be interrupted between any two steps, for a second or a week: with a `state_path` its state is put on disk
+before a pause, every now and then while it works, and when it is told to stop; the same job started again goes on
+from there, to the bit (`training_state.py`). A pause in the middle of a long step saves the state before that step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+import torch
+
+from continuonbrain.trainer.training_state import TrainingState
+
+Save = Callable[[], None]
+_WARM_UP = 0.1
+_SNAPSHOT_EVERY = 20
+_SAVE_EVERY_S = 30.0
+_EXPLODED = 2.0
+"""Times the mean of the first losses: the loss of a sound run falls, and no batch is that much harder."""
+
+
+class StepSettings(Protocol):
+    """What the loop needs of a job's settings."""
+
+    @property
+    def max_steps(self) -> int: ...
+
+    @property
+    def learning_rate(self) -> float: ...
+
+    @property
+    def max_memory_mib(self) -> int | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a job is: phase "cache" or "train", step of steps, loss (None while caching)."""
+
+    phase: str
+    step: int
+    steps: int
+    loss: float | None = None
+
+
+@dataclass(slots=True)
+class JobResult:
+    """What came out. files: the adapter as a PEFT folder's files; ended: why the loop ended; resumed_at: the step
+    that an interrupted job was taken up at; recalled: samples that needed no pass through the frozen layers."""
+
+    files: dict[str, bytes]
+    losses: list[float] = field(default_factory=list)
+    steps: int = 0
+    cache_s: float = 0.0
+    train_s: float = 0.0
+    ended: str = "steps"
+    resumed_at: int = 0
+    recalled: int = 0
+    peak_rss_mib: float = 0.0
+    samples: int = 0
+    trainable_parameters: int = 0
+
+
+def above_memory(limit_mib: int | None, *, share: float = 1.0) -> bool:
+    """Whether this process's resident memory is above a share of the limit."""
+    return limit_mib is not None and psutil.Process().memory_info().rss > share * limit_mib * 2**20
+
+
+def one_cycle(progress: float) -> float:
+    """Share of the peak learning rate at a progress in [0, 1]: cosine up over the first tenth, cosine down to zero."""
+    if progress < _WARM_UP:
+        return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * progress / _WARM_UP))
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - _WARM_UP) / (1 - _WARM_UP))))
+
+
+@dataclass(slots=True)
+class StepLoop:
+    """The loop over steps, from wherever the state stands.
+
+    backward_of_batch draws a batch, fills the gradients and returns the loss; between the parts of a long batch it
+    calls what it is given, so that a closed gate need not wait for the whole of it.
+    """
+
+    state: TrainingState
+    settings: StepSettings
+    backward_of_batch: Callable[[Callable[[], None]], float]
+    state_path: Path | None
+    on_progress: Callable[[Progress], None]
+    wait_until_allowed: Callable[[Save], float]
+    _saved_s: float = field(default_factory=lambda: time.monotonic())
+    _began: float = 0.0
+
+    def pause(self) -> None:
+        """Wait while a gate is closed: that is no progress."""
+        self._began += self.wait_until_allowed(self.save)
+
+    def save(self) -> None:
+        """Put the job on disk. A full disk costs the state, not the job."""
+        self._saved_s = time.monotonic()
+        if self.state_path is not None:
+            with contextlib.suppress(OSError):
+                self.state.save(self.state_path)
+
+    def run(self) -> str:
+        """Why it ended."""
+        state, settings = self.state, self.settings
+        self._began = time.monotonic() - state.spent_s
+        while state.step < settings.max_steps:
+            state.mark()
+            self.pause()
+            state.spent_s = time.monotonic() - self._began
+            if state.spent_s > state.budget_s:
+                return "wall time"
+            if above_memory(settings.max_memory_mib):
+                return "memory limit"
+            if time.monotonic() - self._saved_s > _SAVE_EVERY_S:
+                self.save()
+            # Of the steps or of the time, whichever is nearer to its end.
+            progress = max(state.step / settings.max_steps, state.spent_s / max(1e-9, state.budget_s))
+            for group in state.optimiser.param_groups:
+                group["lr"] = settings.learning_rate * one_cycle(progress)
+            if why := self._step():
+                return why
+            self.on_progress(Progress("train", state.step, settings.max_steps, state.losses[-1]))
+        return "steps"
+
+    def _step(self) -> str:
+        """One step; why the job must end, "" when it goes on."""
+        state = self.state
+        parameters = list(state.parameters.values())
+        state.optimiser.zero_grad()
+        value = self.backward_of_batch(self.pause)
+        first = state.losses[:10]
+        if not math.isfinite(value) or (len(first) == 10 and value > _EXPLODED * sum(first) / 10):
+            with torch.no_grad():
+                for parameter, good in zip(parameters, state.good, strict=True):
+                    parameter.copy_(good)
+            return "loss not finite" if not math.isfinite(value) else "loss exploded"
+        if not math.isfinite(float(torch.nn.utils.clip_grad_norm_(parameters, 1.0))):
+            return "gradient not finite"  # this step's loss was sound: the parameters stay as they are
+        if state.step % _SNAPSHOT_EVERY == 0:
+            state.good = [p.detach().clone() for p in parameters]
+        state.optimiser.step()
+        state.losses.append(value)
+        return ""

@@ -1,0 +1,149 @@
+"""Training a checkpoint on disk by its two halves: it learns, resumes to the bit, and says what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from peft import PeftModel  # noqa: E402
+from safetensors.torch import load as load_tensors  # noqa: E402
+
+from benchmarks.e2b_shapes import write_checkpoint  # noqa: E402
+from continuonbrain.errors import BrainError  # noqa: E402
+from continuonbrain.model.lora import LoraError  # noqa: E402
+from continuonbrain.model.phases import load_top  # noqa: E402
+from continuonbrain.trainer.language_job import LanguageSettings, TokenSample, train_language  # noqa: E402
+from continuonbrain.trainer.steps import JobResult, Progress, Save  # noqa: E402
+
+BASE = "ba5e" * 16
+QUICK = LanguageSettings(rank=4, batch_size=5, part=2, max_steps=6, learning_rate=1e-2, seed=3)
+
+
+def tokens(count: int, seed: int) -> tuple[int, ...]:
+    drawn = torch.randint(3, 4000, (count,), generator=torch.Generator().manual_seed(seed))
+    return tuple(drawn.tolist())
+
+
+SAMPLES = [TokenSample(tokens(20 + 7 * i, i), 1 + i % 4) for i in range(9)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    write_checkpoint(folder, "small")
+    return folder
+
+
+@pytest.fixture
+def train(folder: Path, tmp_path: Path) -> Callable[..., JobResult]:
+    def run(**changes: Any) -> JobResult:
+        calls = {
+            k: changes.pop(k) for k in ("on_progress", "wait_until_allowed", "state_path") if k in changes
+        }
+        settings = replace(QUICK, **changes)
+        return train_language(folder, SAMPLES, settings, base_sha256=BASE, cache=tmp_path / "cache", **calls)
+
+    return run
+
+
+def test_it_learns_its_samples_by_heart_and_caches_them_once(train: Callable[..., JobResult]) -> None:
+    first = train(max_steps=25)
+    assert first.ended == "steps"
+    assert first.recalled == 0
+    assert sum(first.losses[-5:]) < 0.5 * sum(first.losses[:5])
+    again = train(max_steps=25)
+    assert again.recalled == len(SAMPLES)
+    assert again.losses == first.losses
+    assert again.files == first.files
+    tensors = load_tensors(first.files["adapter_model.safetensors"])
+    assert all(bool(torch.isfinite(t).all()) for t in tensors.values())
+    assert {int(n.split(".layers.")[1].split(".")[0]) for n in tensors} == set(range(10, 15))
+
+
+def test_a_batch_in_parts_is_the_batch(train: Callable[..., JobResult]) -> None:
+    whole, parts = train(part=5, int8=False), train(part=1, int8=False)
+    # bf16 arithmetic, where the CPU has it, rounds a batch differently from its parts.
+    assert parts.losses == pytest.approx(whole.losses, rel=0.05)
+    assert parts.losses[0] == pytest.approx(whole.losses[0], rel=0.01)
+
+
+class Interrupted(Exception):
+    """Stands for a SIGTERM."""
+
+
+@pytest.mark.parametrize("call", [0, 4])
+def test_an_interruption_between_or_inside_steps_changes_nothing(
+    train: Callable[..., JobResult], tmp_path: Path, call: int
+) -> None:
+    straight = train()
+    path = tmp_path / "job.safetensors"
+    asked = 0
+
+    def stop(save: Save) -> float:
+        nonlocal asked
+        if asked == call:
+            save()
+            raise Interrupted
+        asked += 1
+        return 0.0
+
+    with pytest.raises(Interrupted):
+        train(wait_until_allowed=stop, state_path=path)
+    torch.manual_seed(77)
+    resumed = train(state_path=path)
+    assert resumed.losses == straight.losses
+    assert resumed.files == straight.files
+    assert resumed.resumed_at == call // 3  # all is cached, and a step has three parts
+
+
+def test_the_plus_one_layer_trains_too_and_its_cache_is_its_own(train: Callable[..., JobResult]) -> None:
+    train()
+    result = train(plus_one=True)
+    assert result.recalled == 0
+    tensors = load_tensors(result.files["adapter_model.safetensors"])
+    assert {int(n.split(".layers.")[1].split(".")[0]) for n in tensors} == set(range(9, 15))
+
+
+def test_the_adapter_opens_in_peft(train: Callable[..., JobResult], folder: Path, tmp_path: Path) -> None:
+    from continuonbrain.model.checkpoint import Checkpoint
+    from continuonbrain.model.phases import Precision
+
+    result = train()
+    out = tmp_path / "adapter"
+    out.mkdir()
+    for name, data in result.files.items():
+        (out / name).write_bytes(data)
+    model, _ = load_top(Checkpoint(folder), Precision(int8=False))
+    opened = PeftModel.from_pretrained(model, str(out))
+    names = {n.replace(".default.", ".") for n, _ in opened.named_parameters() if "lora_" in n}
+    assert names == load_tensors(result.files["adapter_model.safetensors"]).keys()
+
+
+def test_what_is_wrong_is_named_and_nothing_is_trained(
+    train: Callable[..., JobResult], folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BrainError, match="answer tokens"):
+        TokenSample((1, 2, 3), 0)
+    with pytest.raises(BrainError, match="no samples"):
+        train_language(folder, [], QUICK, base_sha256=BASE, cache=tmp_path)
+    with pytest.raises(LoraError) as error:
+        train(targets=("k_proj",))
+    assert "q_proj" in error.value.remedy
+    with pytest.raises(BrainError, match="too little for 9 samples") as small:
+        train_language(
+            folder, SAMPLES, replace(QUICK, cache_mib=0), base_sha256=BASE, cache=tmp_path / "another"
+        )
+    assert "cache_mib" in small.value.remedy
+
+
+def test_progress_tells_of_caching_then_of_every_step(train: Callable[..., JobResult]) -> None:
+    seen: list[Progress] = []
+    result = train(on_progress=seen.append)
+    assert [p.step for p in seen if p.phase == "cache"] == list(range(1, 10))
+    assert [p.loss for p in seen if p.phase == "train"] == result.losses
