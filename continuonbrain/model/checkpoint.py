@@ -95,7 +95,7 @@ class Checkpoint:
                 return prefix
         raise CheckpointError(
             f"{self.folder} holds no language model of a known layout (no ...embed_tokens.weight)",
-            remedy="give a gemma3n, gemma3n_text, gemma4 or gemma4_text checkpoint",
+            remedy="give the folder of a causal or multimodal language model of transformers",
         )
 
     @property

@@ -58,7 +58,8 @@ class Progress:
 @dataclass(slots=True)
 class JobResult:
     """What came out. files: the adapter as a PEFT folder's files; ended: why the loop ended; resumed_at: the step
-    that an interrupted job was taken up at; recalled: samples that needed no pass through the frozen layers."""
+    that an interrupted job was taken up at; recalled: samples that needed no pass through the frozen layers; route:
+    how gradients were computed."""
 
     files: dict[str, bytes]
     losses: list[float] = field(default_factory=list)
@@ -68,6 +69,7 @@ class JobResult:
     ended: str = "steps"
     resumed_at: int = 0
     recalled: int = 0
+    route: str = "cached suffix"
     peak_rss_mib: float = 0.0
     samples: int = 0
     trainable_parameters: int = 0

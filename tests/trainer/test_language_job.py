@@ -18,8 +18,9 @@ from benchmarks.e2b_shapes import write_checkpoint  # noqa: E402
 from continuonbrain.errors import BrainError  # noqa: E402
 from continuonbrain.model.lora import LoraError  # noqa: E402
 from continuonbrain.model.phases import load_top  # noqa: E402
-from continuonbrain.trainer.language_job import LanguageSettings, TokenSample, train_language  # noqa: E402
+from continuonbrain.trainer.language_job import train_language  # noqa: E402
 from continuonbrain.trainer.steps import JobResult, Progress, Save  # noqa: E402
+from continuonbrain.trainer.token_samples import LanguageSettings, TokenSample  # noqa: E402
 
 BASE = "ba5e" * 16
 QUICK = LanguageSettings(rank=4, batch_size=5, part=2, max_steps=6, learning_rate=1e-2, seed=3)
@@ -147,3 +148,32 @@ def test_progress_tells_of_caching_then_of_every_step(train: Callable[..., JobRe
     result = train(on_progress=seen.append)
     assert [p.step for p in seen if p.phase == "cache"] == list(range(1, 10))
     assert [p.loss for p in seen if p.phase == "train"] == result.losses
+
+
+def test_a_model_without_shared_layers_trains_through_plain_peft_and_says_so(tmp_path: Path) -> None:
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=4096,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+    )
+    Gemma3ForCausalLM(config).save_pretrained(tmp_path / "gemma3")
+    settings = replace(QUICK, max_steps=25, learning_rate=3e-2, rank=16)
+    run = {"base_sha256": BASE, "cache": tmp_path / "cache"}
+    result = train_language(tmp_path / "gemma3", SAMPLES, settings, **run)
+    assert "plain PEFT" in result.route
+    assert sum(result.losses[-5:]) < 0.98 * sum(
+        result.losses[:5]
+    )  # a random model of two layers learns little
+    names = load_tensors(result.files["adapter_model.safetensors"]).keys()
+    assert {int(n.split(".layers.")[1].split(".")[0]) for n in names} == {0, 1}
+    with pytest.raises(LoraError, match="plus_one"):
+        train_language(tmp_path / "gemma3", SAMPLES, replace(settings, plus_one=True), **run)
+    with pytest.raises(LoraError, match="gemma3_text"):
+        train_language(tmp_path / "gemma3", SAMPLES, replace(settings, targets=("no_such_layer",)), **run)

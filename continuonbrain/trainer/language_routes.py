@@ -1,0 +1,168 @@
+"""Two ways to the gradient of an adapter on a language model, behind one face.
+
+* `SuffixRoute`: models with KV-shared layers (Gemma 3n, Gemma 4 E2B and E4B). The layers below the cut run once a
+  sample and leave its streams on disk; steps run the layers above, at the answer's positions.
+* `PlainRoute`: any other causal model of transformers. PEFT trains it as it always does: every step runs every layer
+  at every position, forward and back. Slower by an order of magnitude, and the whole model is in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from torch.nn import functional as F
+
+from continuonbrain.errors import BrainError
+from continuonbrain.model.checkpoint import Checkpoint, CheckpointError
+from continuonbrain.model.decoder import FAMILIES, Decoder, decoder_of
+from continuonbrain.model.head_loss import IGNORED, RowSource, head_loss
+from continuonbrain.model.lora import LoraError, add_lora, lora_config
+from continuonbrain.model.phases import Precision, load_bottom, load_top
+from continuonbrain.model.stream_store import StreamStore, identity
+from continuonbrain.model.streams import Streams, collate
+from continuonbrain.model.suffix import capture, keep, run_suffix
+from continuonbrain.trainer.token_samples import LanguageSettings, TokenSample, padded_labels
+
+OnSample = Callable[[int, int], None]
+
+
+class Route(Protocol):
+    """What a job needs of a model. `prepare` first, then `open`, then `loss` as often as there are steps."""
+
+    name: str
+
+    def prepare(self, samples: Sequence[TokenSample], on_sample: OnSample) -> int:
+        """Whatever is done once a sample; how many needed nothing."""
+
+    def open(self) -> Any:
+        """The model with a fresh adapter, wrapped by PEFT."""
+
+    def loss(self, part: Sequence[TokenSample]) -> Tensor:
+        """Mean cross-entropy of the answers' tokens, a scalar."""
+
+
+def route_for(folder: Path, settings: LanguageSettings, *, base_sha256: str, cache: Path) -> Route:
+    """The fastest way that a checkpoint folder allows. Raises `CheckpointError`."""
+    checkpoint = Checkpoint(folder)
+    text = checkpoint.raw_config.get("text_config", checkpoint.raw_config)
+    if text.get("model_type") in FAMILIES and text.get("num_kv_shared_layers"):
+        return SuffixRoute(checkpoint, settings, base_sha256=base_sha256, cache=cache)
+    return PlainRoute(checkpoint, settings)
+
+
+class SuffixRoute:
+    """See the module. base_sha256 names the base in the cache's identity."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, settings: LanguageSettings, *, base_sha256: str, cache: Path
+    ) -> None:
+        self.name = "cached suffix"
+        self._checkpoint, self._settings = checkpoint, settings
+        self._precision = Precision.of_this_machine(int8=settings.int8)
+        kind = identity(base_sha256, "tokens", str(self._precision), str(settings.plus_one))
+        self._store = StreamStore(cache, kind, max_bytes=settings.cache_mib << 20)
+        self._decoder: Decoder | None = None
+        self._head: RowSource | None = None
+
+    def prepare(self, samples: Sequence[TokenSample], on_sample: OnSample) -> int:
+        missing = [s for s in samples if self._store.get(s.key()) is None]
+        if missing:
+            self._cache(missing, on_sample)
+            lost = sum(sample.key() not in self._store for sample in samples)
+            if lost:
+                raise BrainError(
+                    f"the training cache holds {self._settings.cache_mib} MiB: too little for {len(samples)} "
+                    f"samples, {lost} are missing",
+                    remedy="raise cache_mib, or train on fewer episodes (max_episodes)",
+                )
+        return len(samples) - len(missing)
+
+    def _cache(self, missing: Sequence[TokenSample], on_sample: OnSample) -> None:
+        decoder = load_bottom(self._checkpoint, self._precision, plus_one=self._settings.plus_one)
+        for done, sample in enumerate(missing, start=1):
+            ids = torch.tensor([sample.ids])
+            with torch.no_grad():
+                bottom = capture(decoder, lambda ids=ids: decoder.text(input_ids=ids, use_cache=False))  # type: ignore[misc]
+                self._store.put(sample.key(), keep(decoder, bottom, [sample.positions])[0])
+            on_sample(done, len(missing))
+
+    def open(self) -> Any:
+        s = self._settings
+        model, self._head = load_top(self._checkpoint, self._precision, plus_one=s.plus_one)
+        config = lora_config(model, s.targets, rank=s.rank, alpha=s.alpha, plus_one=s.plus_one)
+        wrapped = add_lora(model, config, plus_one=s.plus_one)
+        self._decoder = decoder_of(wrapped, plus_one=s.plus_one)
+        return wrapped
+
+    def loss(self, part: Sequence[TokenSample]) -> Tensor:
+        assert self._decoder is not None
+        assert self._head is not None
+        hidden = run_suffix(self._decoder, collate([self._streams(s) for s in part]))
+        return head_loss(hidden, padded_labels(part), self._head, soft_cap=self._decoder.soft_cap)
+
+    def _streams(self, sample: TokenSample) -> Streams:
+        found = self._store.get(sample.key())
+        if found is None:
+            raise BrainError(
+                f"the training cache in {self._store.folder} lost a sample",
+                remedy="train again: it is computed anew",
+            )
+        return found
+
+
+class PlainRoute:
+    """See the module."""
+
+    def __init__(self, checkpoint: Checkpoint, settings: LanguageSettings) -> None:
+        self._kind = str(checkpoint.raw_config.get("model_type"))
+        self.name = f"plain PEFT: {self._kind} has no KV-shared layers, every step runs the whole model"
+        if settings.plus_one:
+            raise LoraError(
+                f"plus_one: a {self._kind} model has no KV-shared layers", remedy="leave plus_one off"
+            )
+        self._folder, self._settings = checkpoint.folder, settings
+        self._model: Any = None
+
+    def prepare(self, samples: Sequence[TokenSample], on_sample: OnSample) -> int:
+        return len(samples)
+
+    def open(self) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        s = self._settings
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                self._folder, local_files_only=True, dtype=Precision.of_this_machine().compute
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{self._folder} cannot be loaded as a causal model: {error}",
+                remedy="give a Hugging Face folder of a causal language model",
+            ) from error
+        model.requires_grad_(False)
+        config = LoraConfig(r=s.rank, lora_alpha=s.alpha, target_modules=list(s.targets))  # type: ignore[arg-type]
+        try:
+            self._model = get_peft_model(model, config)
+        except ValueError as error:
+            raise LoraError(
+                f"the LoRA targets do not fit a {self._kind} model: {error}",
+                remedy="choose names of its linear layers (lora_layers)",
+            ) from error
+        return self._model
+
+    def loss(self, part: Sequence[TokenSample]) -> Tensor:
+        longest = max(len(s.ids) for s in part)
+        ids = torch.zeros(len(part), longest, dtype=torch.int64)
+        attention, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
+        for row, sample in enumerate(part):
+            length = len(sample.ids)
+            ids[row, :length] = torch.tensor(sample.ids)
+            attention[row, :length] = 1
+            labels[row, sample.positions] = sample.labels
+        logits = self._model(input_ids=ids, attention_mask=attention, use_cache=False).logits
+        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
