@@ -16,7 +16,7 @@ from rich.table import Table
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.cli.verdict_table import imitation_table, verdict_table
-from continuonbrain.loops.mid import MidLoop, Outcome, Status
+from continuonbrain.loops.mid import MidLoop, Outcome, Status, end_on_signals
 from continuonbrain.robot.host import Host, LinuxHost, SimulatedHost
 from continuonbrain.storage.lock import LockHeldError, ProcessLock
 
@@ -49,9 +49,21 @@ def train(
         brain = replace(brain, config=brain.config.with_overrides({"min_episodes": min_episodes}))
     with parked_host(brain, insist=simulate_host) as host:
         if as_json:
-            typer.echo(json.dumps(asdict(MidLoop(brain, host=host).round(hold=hold, again=again))))
+            typer.echo(json.dumps(asdict(_round(MidLoop(brain, host=host), hold=hold, again=again))))
         else:
             _train_on_terminal(brain, host, hold=hold, again=again)
+
+
+def _round(mid: MidLoop, *, hold: bool, again: bool) -> Outcome:
+    """One round that Ctrl-C and SIGTERM end so that the next one goes on from there."""
+    end_on_signals([mid], lambda number: 128 + number)
+    try:
+        return mid.round(hold=hold, again=again)
+    except SystemExit:
+        if mid.layout.training_state_path.exists():
+            again_here = f"continuonbrain train --root {mid.layout.root}"
+            typer.echo(f"put down at step {mid.status.step}; to go on from there: {again_here}", err=True)
+        raise
 
 
 @contextmanager
@@ -109,7 +121,7 @@ def _train_on_terminal(brain: BrainRoot, host: Host | None, *, hold: bool, again
             note = f"loss {status.loss:.3f}" if status.loss is not None else status.detail
             bar.update(tasks[status.phase], completed=status.step, total=status.steps, note=note)  # type: ignore[arg-type]
 
-        outcome = MidLoop(brain, host=host, on_status=show).round(hold=hold, again=again)
+        outcome = _round(MidLoop(brain, host=host, on_status=show), hold=hold, again=again)
     _print(console, outcome, str(brain.layout.root))
 
 

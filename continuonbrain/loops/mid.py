@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -253,10 +254,26 @@ def watch(mid: MidLoop, *, every_s: float = 2.0, should_stop: Callable[[], bool]
             time.sleep(0.1)
 
 
+def end_on_signals(working: list[MidLoop], code: Callable[[int], int]) -> None:
+    """End this process in good order at SIGTERM and SIGINT, with the exit code of the signal's number.
+
+    working: the loop that runs, once there is one. Between two steps its job is put down so that it goes on later;
+    elsewhere there is nothing to lose. A second signal does not wait.
+    """
+
+    def stop(number: int, _frame: object) -> None:
+        if working and working[0].status.phase == "train" and working[0].stopping is None:
+            working[0].stopping = code(number)
+            return
+        raise SystemExit(code(number))
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+
+
 def main() -> None:
     """Entry of the sidecar process."""
     import argparse
-    import signal
     import sys
 
     from continuonbrain.brain_root import open_brain
@@ -268,18 +285,9 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="train even when no episode is new")
     parser.add_argument("--promote", action="store_true", help="promote the judged candidate, nothing else")
     arguments = parser.parse_args()
+    watching = not (arguments.once or arguments.promote)
     working: list[MidLoop] = []
-
-    def stop(number: int, _frame: object) -> None:
-        code = 128 + number if arguments.once or arguments.promote else 0
-        # Between two steps the job can be put down so that it goes on later; elsewhere there is nothing to lose.
-        if working and working[0].status.phase == "train" and working[0].stopping is None:
-            working[0].stopping = code
-            return
-        raise SystemExit(code)
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    end_on_signals(working, lambda number: 0 if watching else 128 + number)
     try:
         brain = open_brain(arguments.root)
         if arguments.promote:

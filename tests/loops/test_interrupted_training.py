@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,22 @@ def make(tmp_path: Path, untrained_base: Path, taught: Path) -> Callable[[str], 
     return root
 
 
-@contextmanager
-def sidecar(brain: BrainRoot) -> Iterator[subprocess.Popen[str]]:
-    """One round as a process of its own; killed at the end if it still runs."""
+def sidecar(brain: BrainRoot) -> AbstractContextManager[subprocess.Popen[str]]:
+    """One round as a process of its own."""
     command = [sys.executable, "-m", "continuonbrain.loops.mid", "--root", str(brain.layout.root)]
+    return running([*command, "--once", "--hold"])
+
+
+@contextmanager
+def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A process, killed at the end if it still runs."""
     process = subprocess.Popen(
-        [*command, "--once", "--hold"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job, as these tests may be, hands down "ignore Ctrl-C"; a terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         yield process
@@ -123,6 +133,27 @@ def test_stopped_paused_and_killed_trainings_end_as_one_that_was_not(
         assert staged(stopped) == wanted
     assert card(stopped)["training"]["resumed_at"] >= 20
     assert not stopped.layout.training_state_path.exists()
+
+    by_hand = make("by hand")  # `continuonbrain train`, where somebody presses Ctrl-C
+    command = [
+        sys.executable,
+        "-m",
+        "continuonbrain.cli.main",
+        "train",
+        "--hold",
+        "--root",
+        str(by_hand.layout.root),
+    ]
+    with running(command) as process:
+        wait_until(by_hand, process, in_the_middle)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=10)
+        assert process.returncode == 128 + signal.SIGINT
+        assert "to go on from there" in said
+    assert by_hand.layout.training_state_path.exists()
+    with host_readings(by_hand, host):
+        assert staged(by_hand) == wanted
+    assert card(by_hand)["training"]["resumed_at"] >= 20
 
     killed = make("killed")
     with host_readings(killed, host):
