@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test lint bench bench-e2b clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,6 +32,13 @@ lint: $(STAMP) ## ruff, mypy --strict, import floors
 
 bench: $(STAMP) ## Run every benchmarks/bench_*.py
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+bench-e2b: $(STAMP) ## The trainer at the size of Gemma 3n E2B: half an hour, 12 GB of memory and of disk
+	$(BIN)/python -m benchmarks.lora_exact
+	$(BIN)/python -m benchmarks.lora_step --batch 8 --tokens 128
+	$(BIN)/python -m benchmarks.lora_step --batch 1 --tokens 320
+	$(BIN)/python -m benchmarks.train_memory
+	$(BIN)/python -m benchmarks.train_total --epochs 10
 
 clean: ## Remove .venv and the tools' caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
