@@ -148,7 +148,7 @@ class PromotionConfig(_Group):
     """Largest mean |action - recorded action| on held-out episodes."""
     max_eval_steps: Annotated[int, Field(ge=1)] = 1024
     eval_tail_episodes: Annotated[int, Field(ge=1)] = 8
-    """How many of the newest episodes are held out of training and judged on."""
+    """At most so many episodes are held out of training and judged on: every eighth, from the newest back."""
     max_completion_loss: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Largest drop in completed laps against what drives now."""
     max_forgetting: Annotated[float, Field(ge=0, le=1)] = 0.02

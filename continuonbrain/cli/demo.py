@@ -23,7 +23,9 @@ from continuonbrain.trainer.gates import GateReport
 def demo(
     shift: Annotated[str, typer.Option("--shift", help=f"What changed: {', '.join(STORIES)}.")] = "tape",
     seed: Annotated[int, typer.Option("--seed", min=0, max=9, help="Other tracks, other lessons.")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="A third of the tracks.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A third of the tracks, half of the training: a first look.")
+    ] = False,
     decision_time: Annotated[
         float, typer.Option("--decision-time", min=0.0, max=2.0, help="Seconds imposed on every decision.")
     ] = 0.0,

@@ -34,7 +34,9 @@ def init(
     if not any(layout.base_model_dir.iterdir()):
         console.print(f"[yellow]no base model yet[/yellow]: put Gemma 3n into {layout.base_model_dir}")
     if opened.config.robot.kind == "sim-donkey":
-        console.print(f"next: continuonbrain run --root {layout.root}")
+        console.print(
+            f"next: continuonbrain run --root {layout.root} --shift tape   (a road that it has to learn)"
+        )
     else:
         console.print(f"next: continuonbrain episodes import-tub TUB --root {layout.root}", soft_wrap=True)
 

@@ -28,6 +28,7 @@ from continuonbrain.configs import PRESET_NAMES
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.supervisor import RunSummary, Supervisor, standard_plans
 from continuonbrain.robot.sim.shifts import world
+from continuonbrain.storage.durable import write_json_durably
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
 from continuonbrain.storage.lock import ProcessLock
 
@@ -68,7 +69,7 @@ def run(
     """Drive, record, and learn when idle, until Ctrl-C."""
     if shift is not None:
         world(shift)  # an unknown name is refused before anything is made or started
-    brain = _brain(root, preset)
+    brain = _in_world(_brain(root, preset), shift)
     plans = standard_plans(brain.layout, shift=shift, track=track, seed=seed, decision_time_s=decision_time)
     stopping = _stop_on_signals()
     until = None if seconds is None else time.monotonic() + seconds
@@ -113,6 +114,18 @@ def _brain(root: Any, preset: str) -> BrainRoot:
             remedy=f"build the tiny one: continuonbrain model build-tiny {base}",
         )
     return brain
+
+
+def _in_world(brain: BrainRoot, shift: str | None) -> BrainRoot:
+    """The brain with `shift` as its robot's world, also in config.json: the trainer judges on the road that is
+    driven, now and in every later command."""
+    if shift is None or shift == brain.config.robot.shift:
+        return brain
+    settings = json.loads(brain.layout.config_path.read_bytes())
+    settings["robot"]["shift"] = shift
+    write_json_durably(brain.layout.config_path, settings)
+    typer.echo(f"robot.shift is {shift!r} from now on ({brain.layout.config_path})", err=True)
+    return open_brain(brain.layout.root)
 
 
 def _stop_on_signals() -> Callable[[], bool]:

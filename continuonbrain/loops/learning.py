@@ -42,6 +42,7 @@ from continuonbrain.trainer.job import JobSettings, train_adapter
 from continuonbrain.trainer.pool import Recall
 from continuonbrain.trainer.states import REPLAY_SOURCE, replay_samples
 from continuonbrain.trainer.steps import JobResult, Progress
+from continuonbrain.trainer.training_state import forget_state
 from continuonbrain.trainer.verdict import Rules, judge
 
 if TYPE_CHECKING:
@@ -185,7 +186,9 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     if not result.losses:
         raise BrainError(
             f"the job ended ({result.ended}) before its first step",
-            remedy="raise max_wall_time_s in config.json, or record fewer or shorter episodes",
+            remedy="raise training.max_memory_mib in config.json (torch alone takes some 400 MiB)"
+            if result.ended == "memory limit"
+            else "raise max_wall_time_s in config.json, or record fewer or shorter episodes",
         )
     files = {**result.files, "calibration.json": calibration.to_json()}
     staged = mid.store.stage(files)
@@ -207,6 +210,9 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     mid.store.attach(staged, CARD_FILE, (json.dumps(card, indent=2) + "\n").encode())
     _log_losses(layout.log_dir, staged.version_id, result)
     verdict = judge_candidate(mid, staged, train, held, engine=engine, course=course)
+    forget_state(
+        layout.training_state_path
+    )  # not before: who is interrupted while judging need not train again
     return Learned(staged.version_id, verdict, training, left_out)
 
 

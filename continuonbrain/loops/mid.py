@@ -23,7 +23,7 @@ from typing import Any
 
 from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot
-from continuonbrain.errors import BrainError
+from continuonbrain.errors import BrainError, told_from
 from continuonbrain.loops.promotion import Promotion, promote_candidate
 from continuonbrain.rlds.reader import list_episodes, read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
@@ -109,7 +109,9 @@ class MidLoop:
         if force or now - self._written_s >= _STATUS_EVERY_S:
             self._written_s = now
             self.status.updated_unix_s = time.time()
-            replace_file(self.layout.status_path, (json.dumps(asdict(self.status)) + "\n").encode())
+            # Nobody's learning ends because a full disk cannot be told about it.
+            with contextlib.suppress(OSError):
+                replace_file(self.layout.status_path, (json.dumps(asdict(self.status)) + "\n").encode())
 
     def poll_gates(self) -> GateReport:
         """Read the gates now; the report goes into the status."""
@@ -306,6 +308,12 @@ def main() -> None:
         watch(mid)
     except BrainError as error:
         print(error, file=sys.stderr)
+        raise SystemExit(2) from error
+    except OSError as error:
+        told = told_from(error)
+        if told is None:
+            raise
+        print(told, file=sys.stderr)
         raise SystemExit(2) from error
 
 

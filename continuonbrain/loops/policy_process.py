@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from continuonbrain.policy.acting_cache import Remember
 
 log = logging.getLogger("continuonbrain.policy")
+_LONGEST_UPTIME_S = 1e9
 
 CALIBRATION_FILE = "calibration.json"
 _FRAME_BYTES = FRAME_SHAPE[0] * FRAME_SHAPE[1] * FRAME_SHAPE[2]
@@ -228,6 +229,8 @@ def _checked_request(header: Mapping[str, object], body: bytes) -> tuple[float, 
     observed_s, instruction, speed = (header.get(k) for k in ("observed_s", "instruction", "speed_mps"))
     if isinstance(observed_s, bool) or not isinstance(observed_s, int | float) or not isfinite(observed_s):
         raise BrainError(f"decide: observed_s = {observed_s!r} is not a time")
+    if abs(observed_s) > _LONGEST_UPTIME_S:
+        raise BrainError(f"decide: observed_s = {observed_s!r} is not a monotonic time in seconds")
     if not isinstance(instruction, str):
         raise BrainError(f"decide: instruction = {instruction!r} is not text")
     if speed is not None and (isinstance(speed, bool) or not isinstance(speed, int | float)):

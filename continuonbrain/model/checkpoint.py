@@ -49,7 +49,7 @@ class Checkpoint:
                 f"{path} cannot be read: {error.strerror}",
                 remedy="give the folder of a Hugging Face checkpoint",
             ) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{path} is not JSON: {error}", remedy=_AGAIN) from error
         if not isinstance(value, dict):
             raise CheckpointError(f"{path} holds no JSON object", remedy=_AGAIN)
@@ -143,7 +143,10 @@ class Checkpoint:
             )
         # safetensors itself hands out copies of slices only; its data section is a plain array (its format page).
         whole = torch.from_file(str(shard), shared=False, size=shard.stat().st_size, dtype=torch.uint8)
-        return whole[8 + header + begin : 8 + header + end].view(dtype).view(entry["shape"])
+        try:
+            return whole[8 + header + begin : 8 + header + end].view(dtype).view(entry["shape"])
+        except RuntimeError as error:
+            raise CheckpointError(f"{shard}: {name} cannot be mapped: {error}", remedy=_AGAIN) from error
 
 
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -77,28 +77,14 @@ def add_lora(model: Any, config: LoraConfig, *, plus_one: bool = False) -> Any:
         LoraError: it would train something whose gradient the cut does not give, or nothing; the model is as before.
     """
     decoder = decoder_of(model, plus_one=plus_one)
-    again = f"choose from {targets_text(decoder)}"
+    _check_config(model, decoder, config)
     try:
         wrapped = get_peft_model(model, config)
-    except ValueError as error:  # PEFT found no such module
-        raise LoraError(f"the LoRA configuration does not fit: {error}", remedy=again) from error
-    allowed = {
-        id(parameter)
-        for layer in decoder.layers
-        for path, module in decoder.text.layers[layer].named_modules()
-        if isinstance(module, BaseTunerLayer)
-        and isinstance(module, torch.nn.Module)
-        and path.rsplit(".", 1)[-1] in decoder.targets(layer)
-        for parameter in module.parameters()
-    }
-    trained = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
-    wrong = sorted(n for n, p in trained.items() if id(p) not in allowed)
-    if wrong or not trained:
-        wrapped.unload()
-        what = f"{wrong[0].split('.lora_')[0]} cannot be trained" if wrong else "nothing would be trained"
+    except (ValueError, TypeError) as error:
+        _take_out_layers(model)
         raise LoraError(
-            f"the LoRA configuration does not fit a cut at layer {decoder.first}: {what}", remedy=again
-        )
+            f"the LoRA configuration does not fit: {error}", remedy=f"choose from {targets_text(decoder)}"
+        ) from error
     # PEFT shortens long lists of names to what is unambiguous in the model at hand; where half of the layers are
     # absent that would name the other half as well when the adapter is opened on the whole model.
     attached: Any = wrapped.peft_config[wrapped.active_adapter]
@@ -106,6 +92,50 @@ def add_lora(model: Any, config: LoraConfig, *, plus_one: bool = False) -> Any:
         name for name, module in unwrapped(wrapped).named_modules() if isinstance(module, BaseTunerLayer)
     }
     return wrapped
+
+
+_TRAINS_MORE = ("modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication")
+_PLAIN_STARTS = (True, False, "gaussian")
+
+
+def _check_config(model: Any, decoder: Decoder, config: LoraConfig) -> None:
+    """Before anything is touched: whatever this configuration would train must lie in the cut."""
+    again = f"choose from {targets_text(decoder)}"
+    where = f"the LoRA configuration does not fit a cut at layer {decoder.first}"
+    more = [name for name in _TRAINS_MORE if getattr(config, name, None)]
+    if more or config.bias != "none":
+        raise LoraError(f"{where}: {', '.join(more) or 'bias'} would train more than LoRA", remedy=again)
+    if config.init_lora_weights not in _PLAIN_STARTS:
+        raise LoraError(
+            f"{where}: init_lora_weights = {config.init_lora_weights!r} changes the frozen weights",
+            remedy="use true, false or gaussian",
+        )
+    quantised = any(module.weight.dtype == torch.int8 for module in _linears(decoder))
+    if config.use_dora and quantised:
+        raise LoraError(
+            f"{where}: DoRA needs the weights themselves, these are int8", remedy="load without int8"
+        )
+    (stem,) = (name for name, module in model.named_modules() if module is decoder.text)
+    allowed = {
+        f"{stem}.layers.{layer}.{path}"
+        for layer in decoder.layers
+        for path, _ in decoder.text.layers[layer].named_modules()
+        if path.rsplit(".", 1)[-1] in decoder.targets(layer)
+    }
+    if config.target_modules in (None, "all-linear"):
+        raise LoraError(
+            f"{where}: target_modules = {config.target_modules!r} names layers below it", remedy=again
+        )
+    wanted = [name for name, _ in model.named_modules() if name and check_target_module_exists(config, name)]
+    wrong = sorted(set(wanted) - allowed)
+    if wrong or not wanted:
+        what = f"{wrong[0]} cannot be trained" if wrong else f"nothing is named {config.target_modules}"
+        raise LoraError(f"{where}: {what}", remedy=again)
+
+
+def _linears(decoder: Decoder) -> list[torch.nn.Linear]:
+    layers = [decoder.text.layers[i] for i in decoder.layers]
+    return [m for layer in layers for m in layer.modules() if isinstance(m, torch.nn.Linear)]
 
 
 def targets_text(decoder: Decoder) -> str:

@@ -111,6 +111,10 @@ def text_config_of(checkpoint: Checkpoint) -> Any:
     from transformers import Gemma3nTextConfig, Gemma4TextConfig
 
     raw = checkpoint.raw_config.get("text_config", checkpoint.raw_config)
+    if not isinstance(raw, dict):
+        raise CheckpointError(
+            f"{checkpoint.folder}/config.json: text_config is no object", remedy="copy the checkpoint again"
+        )
     kinds: dict[str, Any] = {"gemma3n_text": Gemma3nTextConfig, "gemma4_text": Gemma4TextConfig}
     kind = raw.get("model_type")
     if kind not in kinds:
@@ -118,7 +122,13 @@ def text_config_of(checkpoint: Checkpoint) -> Any:
             f"{checkpoint.folder}/config.json: model_type is {kind!r}",
             remedy=f"use one of {', '.join(kinds)}",
         )
-    config = kinds[kind].from_dict({k: v for k, v in raw.items() if k != "model_type"})
+    config_path = checkpoint.folder / "config.json"
+    try:
+        config = kinds[kind].from_dict({k: v for k, v in raw.items() if k != "model_type"})
+    except Exception as error:  # transformers raises classes of its own for a value of the wrong kind
+        raise CheckpointError(
+            f"{config_path} cannot be used: {error}", remedy="use the config.json that came with the weights"
+        ) from error
     if not is_kv_shared(config):
         raise CheckpointError(
             f"{checkpoint.folder}/config.json: num_kv_shared_layers is 0",
@@ -133,8 +143,14 @@ def _skeleton(checkpoint: Checkpoint) -> tuple[LanguageModel, Any]:
     from transformers import AutoModel
 
     config = text_config_of(checkpoint)
-    with init_empty_weights(include_buffers=False):
-        text = AutoModel.from_config(config)
+    try:
+        with init_empty_weights(include_buffers=False):
+            text = AutoModel.from_config(config)
+    except Exception as error:  # whatever a value that makes no model raises
+        raise CheckpointError(
+            f"{checkpoint.folder}/config.json describes no model: {error!r}",
+            remedy="use the config.json that came with the weights",
+        ) from error
     return LanguageModel(text, config, multimodal=checkpoint.multimodal), text
 
 
@@ -149,7 +165,7 @@ class _Loader:
         for child_name, child in list(module.named_children()):
             below = f"{name}.{child_name}"
             if isinstance(child, nn.Linear) and self._replaceable(child_name, child):
-                setattr(module, child_name, self._linear(below))
+                setattr(module, child_name, self.linear(below, child))
             else:
                 self.fill(child, below)
         for own, parameter in list(module.named_parameters(recurse=False)):
@@ -175,14 +191,21 @@ class _Loader:
         # The library reads the coefficients' weights past their module: they stay plain layers.
         return "coefs" not in name and min(linear.weight.shape) >= _LEAST_QUANTISED and linear.bias is None
 
-    def _linear(self, name: str) -> FrozenLinear:
+    def linear(self, name: str, wanted: nn.Linear) -> FrozenLinear:
+        """The frozen form of a projection. `CheckpointError` when it is of another shape or not finite."""
         weight = self._checkpoint.tensor(f"{self._checkpoint.prefix}{name}.weight")
-        if not self._precision.int8:
-            return FrozenLinear(weight)
-        return FrozenLinear(*quantised_rows(weight))
+        self._check_shape(f"{name}.weight", weight, wanted.weight)
+        if not weight.is_floating_point() or not bool(torch.isfinite(weight).all()):
+            raise CheckpointError(
+                f"{self._checkpoint.folder}: {name}.weight holds {weight.dtype} or numbers that are not finite",
+                remedy="use a bf16, fp16 or fp32 checkpoint, copied whole",
+            )
+        return FrozenLinear(*quantised_rows(weight)) if self._precision.int8 else FrozenLinear(weight)
 
-    def embedding(self, name: str, scale: float) -> MappedEmbedding:
+    def embedding(self, name: str, wanted: nn.Embedding, scale: float) -> MappedEmbedding:
+        """A table that stays on disk. `CheckpointError` when it is of another shape."""
         table = self._checkpoint.mapped(f"{self._checkpoint.prefix}{name}.weight")
+        self._check_shape(f"{name}.weight", table, wanted.weight)
         return MappedEmbedding(table, scale, self._precision.compute)
 
 
@@ -200,15 +223,19 @@ def load_bottom(checkpoint: Checkpoint, precision: Precision, *, plus_one: bool 
         if hasattr(text, name):
             setattr(text, name, Absent(name))
     config = text.config
-    text.embed_tokens = load.embedding("embed_tokens", config.hidden_size**0.5)
+    text.embed_tokens = load.embedding("embed_tokens", text.embed_tokens, config.hidden_size**0.5)
     if config.hidden_size_per_layer_input:
         scale = config.hidden_size_per_layer_input**0.5
-        text.embed_tokens_per_layer = load.embedding("embed_tokens_per_layer", scale)
+        text.embed_tokens_per_layer = load.embedding(
+            "embed_tokens_per_layer", text.embed_tokens_per_layer, scale
+        )
     for name, child in list(text.named_children()):
         if name in ("altup_projections", "per_layer_projection_norm"):
             load.fill(child, name)
     if hasattr(text, "per_layer_model_projection"):
-        text.per_layer_model_projection = load._linear("per_layer_model_projection")
+        text.per_layer_model_projection = load.linear(
+            "per_layer_model_projection", text.per_layer_model_projection
+        )
     model.eval()
     return decoder
 
@@ -231,7 +258,14 @@ def load_top(
         elif name not in ("layers", "rotary_emb"):
             setattr(text, name, Absent(name))
     model.eval()
-    return model, load_head(checkpoint, precision)
+    head = load_head(checkpoint, precision)
+    if head.shape != (text.config.vocab_size, text.config.hidden_size):
+        raise CheckpointError(
+            f"{checkpoint.folder}: the output projection is {head.shape}, config.json asks for "
+            f"{(text.config.vocab_size, text.config.hidden_size)}",
+            remedy="use the config.json that came with the weights",
+        )
+    return model, head
 
 
 def load_head(checkpoint: Checkpoint, precision: Precision) -> RowSource:

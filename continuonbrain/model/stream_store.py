@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import os
 import struct
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -88,6 +89,8 @@ class StreamStore:
             while offset + FRAMING_BYTES + _KEY_BYTES <= size:
                 file.seek(offset)
                 head = file.read(HEADER_BYTES + _KEY_BYTES)
+                if len(head) < HEADER_BYTES + _KEY_BYTES:
+                    break
                 length, check = struct.unpack_from("<QI", head)
                 if check != masked_crc32c(head[:8]) or offset + FRAMING_BYTES + length > size:
                     break
@@ -109,6 +112,8 @@ class StreamStore:
         try:
             with path.open("rb") as file:
                 data = read_record(file, path=path, offset=offset, size=path.stat().st_size)
+            if data[:_KEY_BYTES] != _hashed(key):
+                raise ValueError("another record stands here now")
             tensors = from_safetensors(data[_KEY_BYTES:])
             extra = {n.removeprefix(_EXTRA): t for n, t in tensors.items() if n.startswith(_EXTRA)}
             return Streams.from_tensors(tensors), extra
@@ -165,9 +170,7 @@ class StreamStore:
                 if not path.name.startswith(f"{self.identity}-"):
                     path.unlink()
         if self._segment is None or self._scanned.get(self._segment, 0) + size > _SEGMENT_BYTES:
-            taken = [int(p.stem.rsplit("-", 1)[1]) for p in self._segments()]
-            # A new one for every writer: behind the torn end of an old one nothing would be found.
-            self._segment = self.folder / f"{self.identity}-{max(taken, default=0) + 1:08d}.tfrecord"
+            self._segment = self._new_segment()
         sizes = {p: p.stat().st_size for p in self._segments()}
         for path in list(sizes):
             if sum(sizes.values()) + size <= self.max_bytes:
@@ -175,6 +178,11 @@ class StreamStore:
             path.unlink()
             del sizes[path]
             if path == self._segment:
-                self._scanned.pop(path, None)
+                self._segment = self._new_segment()
         self.refresh()
         return self._segment
+
+    def _new_segment(self) -> Path:
+        # One for every writer, named by when it was begun: behind the torn end of an old one nothing would be
+        # found, and a name that came again would lead a reader of the old file to a record of the new one.
+        return self.folder / f"{self.identity}-{time.time_ns():020d}-{os.getpid()}.tfrecord"

@@ -6,6 +6,7 @@ layers, D per-layer input size (0: none), H hidden.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -107,6 +108,14 @@ class Streams:
         mine, given = self.tensors(), part.tensors()
         for name, tensor in mine.items():
             tensor[(slice(None), rows) if name == "hidden" else rows] = given[name]
+
+    def sha256(self) -> str:
+        """Identity of what is in it."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.tensors().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def nbytes(self) -> int:
         """Memory of all tensors in bytes."""

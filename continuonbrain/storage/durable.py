@@ -20,7 +20,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-_STAGING_PREFIX = ".staging-"
+STAGING_PREFIX = ".staging-"
+"""What is being written and has no name of its own yet."""
 
 
 def write_bytes_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -172,7 +173,7 @@ def remove_staging_leftovers(directory: Path) -> None:
 
 def staging_leftovers(directory: Path) -> Iterator[Path]:
     """Half-written files and folders that a killed writer left in `directory`."""
-    return directory.glob(f"{_STAGING_PREFIX}*")
+    return directory.glob(f"{STAGING_PREFIX}*")
 
 
 def sync_directory(directory: Path) -> None:
@@ -185,7 +186,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def _staging_name(path: Path) -> Path:
-    return path.with_name(f"{_STAGING_PREFIX}{secrets.token_hex(4)}-{path.name}")
+    return path.with_name(f"{STAGING_PREFIX}{secrets.token_hex(4)}-{path.name}")
 
 
 def _write_new_file(path: Path, data: bytes, *, mode: int) -> None:

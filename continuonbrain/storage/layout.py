@@ -21,7 +21,12 @@ from pathlib import Path
 
 from continuonbrain.configs import preset_bytes
 from continuonbrain.errors import BrainError
-from continuonbrain.storage.durable import copy_tree_durably, sync_directory, write_bytes_durably
+from continuonbrain.storage.durable import (
+    STAGING_PREFIX,
+    copy_tree_durably,
+    sync_directory,
+    write_bytes_durably,
+)
 from continuonbrain.storage.manifest import manifest_from_settings, write_manifest
 
 DEFAULT_ROOT = Path("/opt/continuonos/brain")
@@ -164,11 +169,16 @@ def init_brain_root(root: Path, preset: str, *, base_model: Path | None = None) 
 
     Raises:
         UnknownPresetError: no preset has this name; nothing is created.
-        LayoutError: the root cannot be created or written to.
+        LayoutError: the root cannot be created or written to, or is a folder of something else.
     """
     settings = preset_bytes(preset)
     layout = BrainLayout(root)
     try:
+        if _is_of_something_else(layout):
+            raise LayoutError(
+                f"{layout.root} is not empty and not a brain root (it has no config.json)",
+                remedy="choose an empty or a new folder with --root",
+            )
         for directory in layout.directories:
             directory.mkdir(parents=True, exist_ok=True)
             if not os.access(directory, os.W_OK | os.X_OK):
@@ -187,6 +197,20 @@ def init_brain_root(root: Path, preset: str, *, base_model: Path | None = None) 
             remedy=f"choose another place with --root, or: sudo install -d -o $USER {layout.root}",
         ) from error
     return layout
+
+
+def _is_of_something_else(layout: BrainLayout) -> bool:
+    """A folder with files and no trace of a brain in it. Half a brain root is gone on with."""
+    if layout.config_path.exists() or not layout.root.is_dir():
+        return False
+    # Half a root of ours is gone on with; so is what the tools of a file system leave in an empty one.
+    inside = [p.relative_to(layout.root).parts for p in layout.directories if p.is_relative_to(layout.root)]
+    ours = {"lost+found"} | {parts[0] for parts in inside if parts}
+    # An init that was killed may have left one of its own files half written.
+    return any(
+        entry.name not in ours and not entry.name.startswith(STAGING_PREFIX)
+        for entry in layout.root.iterdir()
+    )
 
 
 def _socket_path(path: Path) -> Path:

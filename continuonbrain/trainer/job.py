@@ -77,8 +77,8 @@ def train_adapter(
 
     replay: states that the base knows, mixed into every batch against forgetting.
 
-    state_path: where the job stands, on disk. The same job (settings, base, samples) found there is gone on with;
-    the file is removed when the job has ended.
+    state_path: where the job stands, on disk. The same job (settings, base, samples, streams) found there is gone on
+    with. The file stays when the job has ended: whoever has made the adapter safe removes it (`forget_state`).
 
     recall: finds what the policy computed while it was acting, so that it is not computed again.
 
@@ -137,6 +137,7 @@ def train_adapter(
         losses=[],
         good=[p.detach().clone() for p in parameters],
         samples=n,
+        streams_sha256=streams.sha256(),
         budget_s=settings.max_wall_time_s - (cache_s - paused),
     )
     if state_path is not None and state.load(state_path):
@@ -157,8 +158,6 @@ def train_adapter(
     result.losses, result.steps, result.train_s = state.losses, state.step, time.monotonic() - began
     result.files = adapter_files(model) if result.steps else {}
     result.peak_rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if state_path is not None:
-        state_path.unlink(missing_ok=True)
     return result
 
 

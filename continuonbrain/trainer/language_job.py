@@ -70,6 +70,7 @@ def train_language(
         losses=[],
         good=[p.detach().clone() for p in parameters.values()],
         samples=len(samples),
+        streams_sha256="",  # from one store, always computed one by one: what is lost comes back the same
         budget_s=settings.max_wall_time_s - (cache_s - paused),
     )
     result = JobResult(
@@ -106,8 +107,6 @@ def train_language(
         with tempfile.TemporaryDirectory() as scratch:
             result.files = peft_files(wrapped, Path(scratch), base_sha256=base_sha256)
     result.peak_rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if state_path is not None:
-        state_path.unlink(missing_ok=True)
     return result
 
 

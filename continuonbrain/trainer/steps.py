@@ -116,13 +116,20 @@ class StepLoop:
                 self.state.save(self.state_path)
 
     def run(self) -> str:
-        """Why it ended."""
+        """Why it ended. A sound end is put on disk too: what follows (staging, judging) may be interrupted."""
+        ended = self._run()
+        if ended in ("steps", "wall time"):
+            self.state.mark()
+            self.save()
+        return ended
+
+    def _run(self) -> str:
         state, settings = self.state, self.settings
         self._began = time.monotonic() - state.spent_s
         while state.step < settings.max_steps:
             state.mark()
-            self.pause()
             state.spent_s = time.monotonic() - self._began
+            self.pause()
             if state.spent_s > state.budget_s:
                 return "wall time"
             if above_memory(settings.max_memory_mib):

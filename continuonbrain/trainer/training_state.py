@@ -1,26 +1,31 @@
 """Where a training job stands, on disk: a job that is paused, stopped or killed goes on as if nothing had been.
 
-One safetensors file: parameters, the last good ones, AdamW's moments, torch's generator; in its metadata the
-step, the losses, the sampler's generator, the seconds spent, and a fingerprint of what is being trained. Written
-durably; read back only when the fingerprint is the same. Nothing in it is unpickled.
+One file: a sha256, then safetensors with parameters, the last good ones, AdamW's moments and torch's generator, and in
+their metadata the losses, the sampler's generator, the seconds spent, and a fingerprint of what is being trained.
+Written durably; taken up only whole and only by the same job. Nothing in it is unpickled.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from continuonbrain.storage.durable import write_bytes_durably
 
 _FORMAT = "continuonbrain.training_state.1"
+_DIGEST_BYTES = 32
 
 
 @dataclass(slots=True)
@@ -38,6 +43,7 @@ class TrainingState:
     losses: list[float]
     good: list[Tensor]
     samples: int
+    streams_sha256: str
     budget_s: float
     spent_s: float = 0.0
     _marked: tuple[dict[str, Any], Tensor] | None = None
@@ -69,23 +75,26 @@ class TrainingState:
             "spent_s": self.spent_s,
             "budget_s": self.budget_s,
             "samples": self.samples,
+            "streams_sha256": self.streams_sha256,
             "sampler": sampler,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes_durably(path, to_safetensors(tensors, metadata={"state": json.dumps(paper)}))
+        for left in path.parent.glob(
+            f".staging-*-{path.name}"
+        ):  # of a process that was killed while it saved
+            left.unlink(missing_ok=True)
+        data = to_safetensors(tensors, metadata={"state": json.dumps(paper)})
+        write_bytes_durably(path, hashlib.sha256(data).digest() + data)
 
     def load(self, path: Path) -> bool:
         """Take over the state at `path`. False, with nothing changed, when there is none, when it is of another
         job, or when it is damaged."""
-        try:
-            with safe_open(path, framework="pt", device="cpu") as file:
-                paper = json.loads((file.metadata() or {}).get("state", "{}"))
-                if paper.get("fingerprint") != self.fingerprint or paper.get("samples") != self.samples:
-                    return False
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            self._take(paper, tensors)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        found = _read(path, self.fingerprint)
+        if found is None or found[0]["samples"] != self.samples:
             return False
+        if found[0]["streams_sha256"] != self.streams_sha256:
+            return False
+        self._take(*found)
         return True
 
     def _take(self, paper: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -115,11 +124,30 @@ class TrainingState:
 
 def saved_samples(path: Path, fingerprint: str) -> int | None:
     """How many samples the job at `path` had cached; None when there is none of this fingerprint."""
+    found = _read(path, fingerprint)
+    return None if found is None else int(found[0]["samples"])
+
+
+def forget_state(path: Path) -> None:
+    """Remove the state of a job that is done. What cannot be removed is not gone on with: its job has an adapter."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _read(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Paper and tensors of a whole file of this job; None for anything else."""
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            paper = json.loads((file.metadata() or {}).get("state", "{}"))
-        if paper.get("format") == _FORMAT and paper.get("fingerprint") == fingerprint:
-            return int(paper["samples"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
-        pass
-    return None
+        raw = path.read_bytes()
+    except OSError:
+        return None
+    data = raw[_DIGEST_BYTES:]
+    if hashlib.sha256(data).digest() != raw[:_DIGEST_BYTES]:
+        return None
+    try:
+        (header,) = struct.unpack_from("<Q", data)
+        paper: dict[str, Any] = json.loads(json.loads(data[8 : 8 + header])["__metadata__"]["state"])
+        if paper["format"] != _FORMAT or paper["fingerprint"] != fingerprint:
+            return None
+        return paper, from_safetensors(data)
+    except (ValueError, KeyError, TypeError, struct.error, SafetensorError):
+        return None

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from continuonbrain.brain_root import open_brain
-from continuonbrain.cli.run import line, summary_line, view
+from continuonbrain.cli.run import _in_world, line, summary_line, view
 from continuonbrain.loops import control_process
 from continuonbrain.loops.child_process import ChildLogError
 from continuonbrain.loops.control_process import ControlOptions, ControlProcess
@@ -209,3 +209,13 @@ def test_ctrl_c_ends_a_whole_run_within_seconds_with_exit_code_0(layout: BrainLa
     summary = json.loads(rest.splitlines()[-1])["summary"]
     assert set(summary["restarts"]) == {"control", "policy", "sidecar"}
     assert not any(Path(f"/proc/{p['pid']}").exists() for p in shots[-1]["processes"].values())
+
+
+def test_a_shift_stays_with_the_robot_so_that_it_is_judged_on_the_road_it_drives(layout: BrainLayout) -> None:
+    brain = open_brain(layout.root)
+    assert brain.config.robot.shift == "none"
+    assert _in_world(brain, None) is brain
+    moved = _in_world(brain, "tape")
+    assert moved.config.robot.shift == "tape"
+    assert open_brain(layout.root).config == moved.config
+    assert moved.config.with_overrides({"robot.shift": "none"}) == brain.config

@@ -220,7 +220,11 @@ def test_a_promotion_says_what_became_of_it(layout: BrainLayout, monkeypatch: py
         promotion = announce(brain, "promotion", "", "")
         return promotion.running, promotion.noticed, promotion.detail
 
-    assert told() == (False, False, "promotion of the base: no brain is running")
+    assert told() == (
+        False,
+        False,
+        "promotion of the base: done; it drives from the next start on (no brain is running)",
+    )
     with serving(layout):
         assert told() == (True, True, "promotion of the base: the running brain uses it")
         promote(layout, "bad", base="0ther")

@@ -1,4 +1,4 @@
-"""Two adapters of rank 8 side by side are one of rank 16: in torch's own sum, and trained one after the other."""
+"""Two adapters of rank 8 side by side are one of rank 16, as torch's own sum says."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import Gemma3nForCausalLM  # noqa: E402
 
 from benchmarks.e2b_shapes import text_config  # noqa: E402
@@ -44,8 +45,17 @@ def adapter(folder: Path, seed: int, **settings: Any) -> Path:
         {"lora_alpha": 5, "r": 3},
         {"use_rslora": True},
         {"target_modules": ["o_proj", "down_proj"]},
+        {"layers_to_transform": [3, 11], "layers_pattern": "layers"},
+        {"target_modules": r".*layers\.1[0-4]\..*(q_proj|down_proj)"},
     ],
-    ids=["same kind", "another rank and scale", "rank-stabilised", "other modules"],
+    ids=[
+        "same kind",
+        "another rank and scale",
+        "rank-stabilised",
+        "other modules",
+        "other layers",
+        "a pattern",
+    ],
 )
 def test_the_sum_of_both_in_torch_is_the_concatenation(tmp_path: Path, fast: dict[str, Any]) -> None:
     slow, quick = adapter(tmp_path / "slow", 1), adapter(tmp_path / "fast", 2, **fast)
@@ -80,3 +90,31 @@ def test_what_is_not_a_plain_pair_is_refused_by_name(tmp_path: Path) -> None:
         concatenated(slow, other)
     with pytest.raises(LoraError, match="cannot be read"):
         concatenated(slow, tmp_path / "nothing")
+    for changed in (
+        {"r": 0},
+        {"r": None},
+        {"lora_alpha": "x"},
+        {"rank_pattern": {"q_proj": 2}},
+        {"bias": "all"},
+    ):
+        broken = adapter(tmp_path / "broken", 2)
+        settings = json.loads((broken / "adapter_config.json").read_text())
+        (broken / "adapter_config.json").write_text(json.dumps(settings | changed))
+        with pytest.raises(LoraError):
+            concatenated(slow, broken)
+
+
+@pytest.mark.parametrize("damage", ["a number that is none", "A without B", "another shape"])
+def test_tensors_that_do_not_fit_are_refused(tmp_path: Path, damage: str) -> None:
+    slow, fast = adapter(tmp_path / "slow", 1), adapter(tmp_path / "fast", 2)
+    tensors = load_file(fast / "adapter_model.safetensors")
+    name = sorted(n for n in tensors if "lora_B" in n)[0]
+    if damage == "A without B":
+        del tensors[name]
+    elif damage == "another shape":
+        tensors[name] = torch.zeros(tensors[name].shape[0] + 1, 8)
+    else:
+        tensors[name][0, 0] = float("nan")
+    save_file(tensors, fast / "adapter_model.safetensors")
+    with pytest.raises(LoraError):
+        concatenated(slow, fast)

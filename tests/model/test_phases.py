@@ -170,17 +170,75 @@ def test_our_adapter_opens_in_peft_on_the_whole_model(folder: Path, tmp_path: Pa
     assert all(torch.equal(saved[n], opened[n]) for n in saved)
 
 
-def test_targets_below_the_cut_are_refused_with_the_valid_ones_and_leave_the_model(folder: Path) -> None:
-    model, _ = load_top(Checkpoint(folder), EXACT)
-    before = [n for n, _ in model.named_modules()]
-    for wrong in (["altup_unembed_projections.0"], ["layers.12.altup.correction_coefs"]):
-        with pytest.raises(LoraError) as error:
-            add_lora(model, LoraConfig(target_modules=wrong))
+REFUSED: dict[str, dict[str, object]] = {
+    "a layer below the cut": {"target_modules": ["layers.3.self_attn.q_proj"]},
+    "every layer": {"target_modules": ["q_proj"]},
+    "a final projection": {"target_modules": ["altup_unembed_projections.0"]},
+    "what the library reads past its module": {"target_modules": ["layers.12.altup.correction_coefs"]},
+    "what is not there": {"target_modules": ["layers.12.self_attn.k_proj"]},
+    "a norm beside a projection": {
+        "target_modules": ["layers.11.self_attn.q_proj", "layers.11.input_layernorm"]
+    },
+    "all": {"target_modules": "all-linear"},
+    "none": {},
+    "whole modules": {"target_modules": ["layers.12.self_attn.q_proj"], "modules_to_save": ["norm"]},
+    "biases": {"target_modules": ["layers.12.self_attn.q_proj"], "bias": "all"},
+    "a start that changes the base": {
+        "target_modules": ["layers.12.self_attn.q_proj"],
+        "init_lora_weights": "pissa",
+    },
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_the_cut_does_not_allow_is_refused_with_what_it_does_and_leaves_the_model(
+    folder: Path, kind: str
+) -> None:
+    model = whole_model(folder)
+    before = {n: (p.requires_grad, p.detach().clone()) for n, p in model.named_parameters()}
+    modules = [n for n, _ in model.named_modules()]
+    with pytest.raises(LoraError) as error:
+        add_lora(model, LoraConfig(**REFUSED[kind]))
+    assert error.value.remedy
+    if "start" not in kind:
         assert "q_proj" in error.value.remedy
         assert "layers 10 to 14" in error.value.remedy
-    with pytest.raises(LoraError, match="does not fit"):
-        add_lora(model, LoraConfig(target_modules=["k_proj"]))
-    assert [n for n, _ in model.named_modules()] == before
+    assert [n for n, _ in model.named_modules()] == modules
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == before[name][0]
+        assert torch.equal(parameter, before[name][1])
+
+
+def test_dora_is_refused_where_the_weights_are_int8(folder: Path) -> None:
+    model, _ = load_top(Checkpoint(folder), Precision())
+    with pytest.raises(LoraError, match="int8"):
+        add_lora(model, LoraConfig(target_modules=["layers.12.self_attn.q_proj"], use_dora=True))
+
+
+WRONG: dict[str, dict[str, object]] = {
+    "another width": {"hidden_size": 128},
+    "another depth of the feed-forward": {"intermediate_size": 512},
+    "more heads": {"num_attention_heads": 8},
+    "more words": {"vocab_size": 8192},
+    "no number": {"hidden_size": "abc"},
+    "no layers": {"num_hidden_layers": 0},
+    "more shared layers than layers": {"num_kv_shared_layers": 99},
+    "an unknown activation": {"hidden_activation": "no such thing"},
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_config_that_does_not_fit_the_weights_is_named(folder: Path, tmp_path: Path, kind: str) -> None:
+    for shard in folder.iterdir():
+        (tmp_path / shard.name).symlink_to(shard)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= WRONG[kind]
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for load in (load_bottom, load_top):
+        with pytest.raises(CheckpointError, match="config") as error:
+            load(Checkpoint(tmp_path), EXACT)
+        assert error.value.remedy
 
 
 def test_a_cut_shard_a_missing_tensor_and_a_foreign_model_are_named(folder: Path, tmp_path: Path) -> None:

@@ -156,3 +156,56 @@ def test_ragged_streams_from_disk_make_one_batch(tmp_path: Path) -> None:
     found = [store.get(str(i)) for i in range(3)]
     assert same(collate([f for f in found if f is not None]), collate(made))
     assert collate(made).index.shape == (3, 5)
+
+
+def test_a_reader_never_gets_another_keys_streams_whatever_the_writer_does(tmp_path: Path) -> None:
+    """Room for one record or two: every put throws out the file that a reader has indexed."""
+    store = StreamStore(tmp_path, "a", max_bytes=6_000)
+    store.put("0", streams(0))
+    size = sum(p.stat().st_size for p in tmp_path.iterdir())
+    assert 2 * size > 3_000
+    readers = []
+    for i in range(1, 40):
+        readers.append(StreamStore(tmp_path, "a", max_bytes=6_000))
+        store.put(str(i), streams(i))
+        for reader in (*readers, store):
+            for key in range(i + 1):
+                found = reader.get(str(key))
+                assert found is None or same(found, streams(key))
+    assert len(list(tmp_path.iterdir())) >= 1
+    assert len(store) <= 6_000 // size + 1
+
+
+def test_a_folder_that_is_emptied_and_filled_again_answers_no_old_key(tmp_path: Path) -> None:
+    store = StreamStore(tmp_path, "a", max_bytes=BIG)
+    for i in range(4):
+        store.put(str(i), streams(i))
+    for path in tmp_path.iterdir():
+        path.unlink()
+    for i in range(4, 9):
+        store.put(str(i), streams(i))
+    assert [store.get(str(i)) for i in range(4)] == [None] * 4
+    for i in range(4, 9):
+        found = store.get(str(i))
+        assert found is not None
+        assert same(found, streams(i))
+
+
+def test_files_of_others_in_the_folder_are_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "a-backup.tfrecord").write_bytes(b"not one of ours")
+    (tmp_path / "notes.txt").write_text("keep")
+    store = StreamStore(tmp_path, "a", max_bytes=BIG)
+    store.put("1", streams(1))
+    assert store.get("1") is not None
+    assert (tmp_path / "notes.txt").exists()
+
+
+def test_two_writers_do_not_write_over_each_other(tmp_path: Path) -> None:
+    one, other = (StreamStore(tmp_path, "a", max_bytes=BIG) for _ in range(2))
+    for i in range(6):
+        (one if i % 2 else other).put(str(i), streams(i))
+    reader = StreamStore(tmp_path, "a", max_bytes=BIG)
+    for i in range(6):
+        found = reader.get(str(i))
+        assert found is not None
+        assert same(found, streams(i))

@@ -148,3 +148,15 @@ def test_writing_the_manifest_touches_it_after_the_rename(
     write_manifest(layout, {"model_name": "x"})
     assert touched == [layout.manifest_path]
     assert json.loads(layout.manifest_path.read_text()) == {"model_name": "x"}
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(LayoutError, match="not a brain root"):
+        init_brain_root(tmp_path, "sim-donkey")
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_half_a_brain_root_is_completed(tmp_path: Path) -> None:
+    (tmp_path / "model" / "base_model").mkdir(parents=True)
+    assert init_brain_root(tmp_path, "sim-donkey").config_path.exists()
