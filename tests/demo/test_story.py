@@ -183,6 +183,7 @@ def test_ctrl_c_ends_the_demo_with_no_child_left_and_the_store_whole(
             assert current.compute_sha256() == store.history()[-1].sha256
 
 
+@pytest.mark.long
 def test_a_demo_that_is_killed_takes_its_trainer_with_it(tmp_path: Path) -> None:
     process = start_demo(tmp_path)
     layout = wait_for_phase(tmp_path, "train")

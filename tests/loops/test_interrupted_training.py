@@ -110,17 +110,26 @@ def card(brain: BrainRoot) -> dict[str, Any]:
     return found
 
 
-def test_stopped_paused_and_killed_trainings_end_as_one_that_was_not(
-    make: Callable[[str], BrainRoot],
-) -> None:
+@pytest.fixture
+def host() -> SimulatedHost:
     host = SimulatedHost()
     host.set(battery_fraction=0.9, cpu_temp_c=45.0, idle_s=120.0, teleop_active=0.0)
+    return host
 
+
+@pytest.fixture
+def wanted(make: Callable[[str], BrainRoot], host: SimulatedHost) -> dict[str, bytes]:
+    """The adapter of a training that nobody interrupted."""
     straight = make("straight")
     with host_readings(straight, host):
-        wanted = staged(straight)
+        files = staged(straight)
     assert card(straight)["training"]["resumed_at"] == 0
+    return files
 
+
+def test_a_sidecar_told_to_end_goes_on_where_it_was(
+    make: Callable[[str], BrainRoot], host: SimulatedHost, wanted: dict[str, bytes]
+) -> None:
     stopped = make("stopped")
     with host_readings(stopped, host):
         with sidecar(stopped) as process:
@@ -134,17 +143,16 @@ def test_stopped_paused_and_killed_trainings_end_as_one_that_was_not(
     assert card(stopped)["training"]["resumed_at"] >= 20
     assert stopped.layout.training_state_path.exists()  # until its adapter is judged
 
-    by_hand = make("by hand")  # `continuonbrain train`, where somebody presses Ctrl-C
-    command = [
-        sys.executable,
-        "-m",
-        "continuonbrain.cli.main",
-        "train",
-        "--hold",
-        "--root",
-        str(by_hand.layout.root),
-    ]
-    with running(command) as process:
+
+@pytest.mark.long
+def test_ctrl_c_in_a_terminal_puts_the_training_down_too(
+    make: Callable[[str], BrainRoot], host: SimulatedHost, wanted: dict[str, bytes]
+) -> None:
+    by_hand = make("by hand")
+    root = str(by_hand.layout.root)
+    with running(
+        [sys.executable, "-m", "continuonbrain.cli.main", "train", "--hold", "--root", root]
+    ) as process:
         wait_until(by_hand, process, in_the_middle)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=10)
@@ -155,6 +163,11 @@ def test_stopped_paused_and_killed_trainings_end_as_one_that_was_not(
         assert staged(by_hand) == wanted
     assert card(by_hand)["training"]["resumed_at"] >= 20
 
+
+@pytest.mark.long
+def test_a_gate_pauses_within_two_seconds_and_a_power_cut_meanwhile_costs_nothing(
+    make: Callable[[str], BrainRoot], host: SimulatedHost, wanted: dict[str, bytes]
+) -> None:
     killed = make("killed")
     with host_readings(killed, host):
         with sidecar(killed) as process:
@@ -166,7 +179,7 @@ def test_stopped_paused_and_killed_trainings_end_as_one_that_was_not(
             at = status(killed)["step"]
             time.sleep(0.5)
             assert status(killed)["step"] == at
-            process.kill()  # the power goes during the pause
+            process.kill()
         host.set(teleop_active=0.0)
         time.sleep(0.6)
         assert staged(killed) == wanted
