@@ -9,7 +9,8 @@ positions only. The two take turns in one process, so that whatever else the mac
 Keys: speedup_vs_peft (median of the ratios of neighbouring turns), suffix_s_per_sample, peft_s_per_sample (medians),
 fraction_of_gemm_peak (arithmetic of the frozen projections in a suffix step over the time, against the machine's own
 best bf16 matrix product, measured between the turns), peak_rss_mib (of a process that ran suffix steps alone, on
-the trained layers and the head; the comparison itself needs the whole model). Needs 12 GiB for e2b.
+the trained layers and the head; the comparison itself needs the whole model). Needs 12 GiB and several minutes for
+e2b.
 """
 
 from __future__ import annotations
@@ -176,9 +177,9 @@ def compare(shapes: str, batch: int, tokens: int, supervised: int, rounds: int) 
     ours(), ours(), peft_step()
     peaks, suffix_times, peft_times, ratios = [], [], [], []
     for _ in range(rounds):
-        before = statistics.median(seconds(ours) for _ in range(5))
+        before = statistics.median(seconds(ours) for _ in range(3))
         whole = seconds(peft_step)
-        after = statistics.median(seconds(ours) for _ in range(5))
+        after = statistics.median(seconds(ours) for _ in range(3))
         peaks.append(gemm_peak_flops())
         suffix_times += [before, after]
         peft_times.append(whole)
@@ -202,7 +203,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--supervised", type=int, default=4, help="answer tokens of a sample")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
