@@ -73,14 +73,9 @@ def random_weight(shape: tuple[int, ...], generator: torch.Generator) -> torch.T
     return torch.empty(shape, dtype=torch.bfloat16).uniform_(-bound, bound, generator=generator)
 
 
-def random_causal_lm(config: Gemma3nTextConfig, *, seed: int = 0) -> Any:
-    """A `Gemma3nForCausalLM` in bf16 with random weights, frozen; allocated once, in bf16."""
-    from accelerate import init_empty_weights
-
-    with init_empty_weights(include_buffers=False):
-        model = Gemma3nForCausalLM(config)
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
+def fill(part: torch.nn.Module, generator: torch.Generator) -> None:
+    """Frozen random weights in place of whatever parameters a part of a model has (on the meta device or not)."""
+    for module in part.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             value = (
                 random_weight(tuple(parameter.shape), generator)
@@ -88,6 +83,15 @@ def random_causal_lm(config: Gemma3nTextConfig, *, seed: int = 0) -> Any:
                 else torch.ones(parameter.shape, dtype=torch.bfloat16)
             )
             setattr(module, name, torch.nn.Parameter(value, requires_grad=False))
+
+
+def random_causal_lm(config: Gemma3nTextConfig, *, seed: int = 0) -> Any:
+    """A `Gemma3nForCausalLM` in bf16 with random weights, frozen; allocated once, in bf16."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        model = Gemma3nForCausalLM(config)
+    fill(model, torch.Generator().manual_seed(seed))
     model.lm_head.weight = model.model.embed_tokens.weight
     return model.eval()
 

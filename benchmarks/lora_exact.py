@@ -39,7 +39,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.gemma3n.configuration_gemma3n import Gemma3nVisionConfig
 
-from continuonbrain.model.decoder import decoder_of
+from continuonbrain.model.decoder import FAMILIES, NOT_IN_PLUS_ONE, decoder_of
 from continuonbrain.model.head_loss import IGNORED, PlainRows, head_loss
 from continuonbrain.model.streams import collate
 from continuonbrain.model.suffix import capture, keep, run_suffix
@@ -90,17 +90,7 @@ class Case:
     below: int | None = None
 
 
-EVERYTHING = (
-    "q_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-    "per_layer_input_gate",
-    "per_layer_projection",
-    "linear_left",
-    "linear_right",
-)
+EVERYTHING = tuple(name for name in FAMILIES["gemma3n_text"] if name not in NOT_IN_PLUS_ONE)
 CASES = (
     *(
         Case(f"gemma3n {layers}/{shared} window {window} pad {side}", "gemma3n", layers, shared, window, side)
@@ -132,7 +122,7 @@ CASES = (
         for layers, shared in ((10, 5), (30, 18))
         for window, side in ((16, "right"), (512, "left"))
     ),
-    Case("gemma4, plus one", "gemma4", plus_one=True, padding="left", targets=EVERYTHING[:7]),
+    Case("gemma4, plus one", "gemma4", plus_one=True, padding="left", targets=FAMILIES["gemma4_text"]),
 )
 CONTROLS = (
     Case("k_proj and v_proj of the plus-one layer", plus_one=True, targets=("k_proj", "v_proj")),

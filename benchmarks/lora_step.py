@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 
-from benchmarks.e2b_shapes import SHAPES, random_causal_lm, text_config
+from benchmarks.e2b_shapes import SHAPES, fill, random_causal_lm, text_config
 from continuonbrain.model.decoder import Decoder, decoder_of
 from continuonbrain.model.head_loss import IGNORED, PlainRows, head_loss
 from continuonbrain.model.streams import Streams, collate
@@ -114,23 +114,14 @@ def random_top(config: Any) -> Any:
     from accelerate import init_empty_weights
     from transformers import Gemma3nForCausalLM
 
-    from benchmarks.e2b_shapes import random_weight
-
     with init_empty_weights(include_buffers=False):
         model = Gemma3nForCausalLM(config)
     decoder = decoder_of(model)
     generator = torch.Generator().manual_seed(0)
     above = [decoder.text.layers[i] for i in decoder.layers]
     above += [decoder.text.altup_unembed_projections, decoder.text.norm, decoder.lm_head]
-    for top in above:
-        for module in top.modules():
-            for name, parameter in list(module.named_parameters(recurse=False)):
-                value = (
-                    random_weight(tuple(parameter.shape), generator)
-                    if parameter.dim() > 1
-                    else torch.ones(parameter.shape, dtype=torch.bfloat16)
-                )
-                setattr(module, name, torch.nn.Parameter(value, requires_grad=False))
+    for part in above:
+        fill(part, generator)
     return model.eval()
 
 

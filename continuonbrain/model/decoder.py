@@ -12,20 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from continuonbrain.config import LORA_TARGETS
 from continuonbrain.errors import BrainError
 
-_PER_POSITION = (
-    "q_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-    "per_layer_input_gate",
-    "per_layer_projection",
-)
+_GEMMA3N_ONLY = ("linear_left", "linear_right", "modality_router")
 FAMILIES: dict[str, tuple[str, ...]] = {
-    "gemma3n_text": (*_PER_POSITION, "linear_left", "linear_right", "modality_router"),
-    "gemma4_text": _PER_POSITION,
+    "gemma3n_text": LORA_TARGETS,
+    "gemma4_text": tuple(name for name in LORA_TARGETS if name not in _GEMMA3N_ONLY),
 }
 """Text model types that can be cut -> module names that can carry LoRA in a KV-shared layer. Not among them:
 what does not exist there (k_proj, v_proj), what the library reads past its module (AltUp's correction_coefs and

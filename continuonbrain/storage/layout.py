@@ -116,7 +116,7 @@ class BrainLayout:
     @property
     def training_state_path(self) -> Path:
         """Where an interrupted training job stands."""
-        return self.trainer_dir / "state" / "job.safetensors"
+        return self.trainer_dir / "state" / "job.state"
 
     @property
     def status_path(self) -> Path:
