@@ -54,6 +54,11 @@ COMMANDS: tuple[LazyCommand, ...] = (
         "episodes", "continuonbrain.cli.episodes:app", "Import, show, check and export recorded episodes."
     ),
     LazyCommand("model", "continuonbrain.cli.model:app", "Build the tiny base model from the simulator."),
+    LazyCommand(
+        "study",
+        "continuonbrain.cli.study:study",
+        "Compare ways of learning on the simulator's shifts (hours).",
+    ),
     LazyCommand("doctor", "continuonbrain.cli.doctor:doctor", "Check this machine and a brain root."),
 )
 

@@ -30,6 +30,9 @@ def build_tiny_command(
         int | None,
         typer.Option("--trunk-chunks", min=1, help="... for the image trunk.", show_default=False),
     ] = None,
+    shared_layers: Annotated[
+        int, typer.Option("--shared-layers", min=1, max=6, help="KV-shared layers, of 8 (for studies).")
+    ] = 4,
     as_json: JsonOption = False,
 ) -> None:
     """Train the tiny driving base from the simulator (seeded; under an hour on two cores) and score it."""
@@ -37,7 +40,10 @@ def build_tiny_command(
 
     default = Recipe()
     recipe = Recipe(
-        seed=seed, chunks=chunks or default.chunks, trunk_chunks=trunk_chunks or default.trunk_chunks
+        seed=seed,
+        chunks=chunks or default.chunks,
+        trunk_chunks=trunk_chunks or default.trunk_chunks,
+        shared_layers=shared_layers,
     )
     console = Console(stderr=as_json, highlight=False)
     columns = (

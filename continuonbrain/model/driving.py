@@ -72,7 +72,7 @@ class DrivingModel(nn.Module):
     """language_model: `Gemma3nForCausalLM`, or the same wrapped by PEFT while adapters are attached.
 
     image_token: id that the soft tokens replace (20 in a row); queries: number of query tokens that end the
-    prompt.
+    prompt. plus_one: the cut lies one layer lower, and that layer can be trained as well.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class DrivingModel(nn.Module):
         self.connector = connector
         self.image_token = image_token
         self.queries = queries
+        self.plus_one = False
 
     @property
     def causal_lm(self) -> Any:
@@ -92,15 +93,18 @@ class DrivingModel(nn.Module):
     @property
     def decoder(self) -> Decoder:
         """The language model cut below its KV-shared layers."""
-        return decoder_of(self.language_model)
+        return decoder_of(self.language_model, plus_one=self.plus_one)
 
     def encode(self, ids: Tensor, frames: Tensor) -> Streams:
         """The frozen part for prompts `[B, T]` int64 and frames `[B, 120, 160, 3]` uint8, kept at the queries."""
+        return self.encode_soft(ids, self.connector(frames))
+
+    def encode_soft(self, ids: Tensor, soft: Tensor) -> Streams:
+        """`encode` for soft tokens `[B, 20, H]` that the connector has made already."""
         text = self.causal_lm.model
         embeds = text.embed_tokens(ids)
         start = int((ids[0] == self.image_token).nonzero()[0])
-        soft = self.connector(frames).to(embeds.dtype)
-        embeds = torch.cat([embeds[:, :start], soft, embeds[:, start + IMAGE_TOKENS :]], 1)
+        embeds = torch.cat([embeds[:, :start], soft.to(embeds.dtype), embeds[:, start + IMAGE_TOKENS :]], 1)
         keep = torch.arange(ids.shape[1] - self.queries, ids.shape[1])
         # The per-layer inputs must be passed with inputs_embeds, or the library silently leaves them out.
         bottom = capture(
@@ -122,10 +126,14 @@ class DrivingModel(nn.Module):
         return self.decode(self.encode(ids, frames))
 
 
-def tiny_text_config(vocabulary: int) -> Gemma3nTextConfig:
-    """The tiny base's shape: 8 layers, the last 4 KV-shared, all of Gemma 3n's parts, no sparsity."""
+def tiny_text_config(vocabulary: int, *, shared_layers: int = 4) -> Gemma3nTextConfig:
+    """The tiny base's shape: 8 layers, the last few (1 to 6) KV-shared, all of Gemma 3n's parts, no sparsity."""
     layers = 8
+    if not 1 <= shared_layers <= layers - 2:
+        raise ValueError(f"shared_layers is {shared_layers}; 1 to {layers - 2} of {layers} can be shared")
     kinds = ["full_attention" if (i + 1) % 4 == 0 else "sliding_attention" for i in range(layers)]
+    if "full_attention" not in kinds[: layers - shared_layers]:
+        kinds[layers - shared_layers - 1] = "full_attention"  # shared layers need one of each kind below them
     config = Gemma3nTextConfig(
         vocab_size=vocabulary,
         vocab_size_per_layer_input=vocabulary,
@@ -135,7 +143,7 @@ def tiny_text_config(vocabulary: int) -> Gemma3nTextConfig:
         num_attention_heads=4,
         num_key_value_heads=1,
         head_dim=32,
-        num_kv_shared_layers=4,
+        num_kv_shared_layers=shared_layers,
         hidden_size_per_layer_input=16,
         laurel_rank=16,
         sliding_window=64,
@@ -147,9 +155,11 @@ def tiny_text_config(vocabulary: int) -> Gemma3nTextConfig:
     return config
 
 
-def new_tiny_model(vocabulary: int, *, image_token: int, queries: int) -> DrivingModel:
+def new_tiny_model(
+    vocabulary: int, *, image_token: int, queries: int, shared_layers: int = 4
+) -> DrivingModel:
     """A randomly initialised tiny driving model (seed torch first)."""
-    config = tiny_text_config(vocabulary)
+    config = tiny_text_config(vocabulary, shared_layers=shared_layers)
     connector = ImageConnector(ConnectorConfig(hidden_size=config.hidden_size))
     return DrivingModel(Gemma3nForCausalLM(config), connector, image_token=image_token, queries=queries)
 

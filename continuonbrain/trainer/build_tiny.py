@@ -44,7 +44,7 @@ Report = Callable[[str, int, int, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How the base is made. Chunks are 512 states each."""
+    """How the base is made. Chunks are 512 states each; shared_layers: how many of the 8 layers are KV-shared."""
 
     seed: int = 0
     tracks: int = 192
@@ -55,6 +55,7 @@ class Recipe:
     weight_decay: float = 0.01
     query_weights: tuple[float, ...] = (2.0, 2.0, 2.0, 1.5, 1.0, 1.0, 0.7, 0.7, 1.5, 1.5)
     threads: int = 2
+    shared_layers: int = 4
 
 
 class _TrunkReader(nn.Module):
@@ -152,14 +153,22 @@ def build_tiny(out: Path, recipe: Recipe, report: Report) -> dict[str, Any]:
     torch.set_num_threads(recipe.threads)
     tokenizer = build_tokenizer(p for i in INSTRUCTIONS for p in i.phrasings)
     layout = PromptLayout(tokenizer)
-    model = new_tiny_model(layout.vocabulary, image_token=layout.image_token, queries=codec.QUERIES)
+    model = new_tiny_model(
+        layout.vocabulary,
+        image_token=layout.image_token,
+        queries=codec.QUERIES,
+        shared_layers=recipe.shared_layers,
+    )
     source = StateSource(range(recipe.tracks), seed=recipe.seed)
     trunk_losses = _warm_up_trunk(model, source, recipe, report)
     losses = _train_whole(model, layout, source, recipe, report)
     every = max(1, len(losses) // 60)
+    shared = "half" if recipe.shared_layers == 4 else f"{recipe.shared_layers} of 8"
     card: dict[str, Any] = {
         "name": "continuonbrain tiny driving base",
-        "architecture": "Gemma 3n text model of transformers, half of its layers KV-shared, with an image connector",
+        "architecture": (
+            f"Gemma 3n text model of transformers, {shared} of its layers KV-shared, with an image connector"
+        ),
         "parameters": sum(p.numel() for p in model.parameters()),
         "recipe": {k: getattr(recipe, k) for k in recipe.__slots__},
         "data": {

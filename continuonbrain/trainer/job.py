@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -28,10 +27,10 @@ import torch
 from continuonbrain.model.driving import DrivingModel
 from continuonbrain.model.lora import adapter_files, attach_lora
 from continuonbrain.policy.prompt import PromptLayout
-from continuonbrain.trainer.dataset import Samples, mirrored, sampling_weights
+from continuonbrain.trainer.dataset import Samples
 from continuonbrain.trainer.objective import action_loss, query_weights, soft_targets
-from continuonbrain.trainer.pool import Pool, Recall, encode
-from continuonbrain.trainer.steps import JobResult, Progress, Save, StepLoop, above_memory
+from continuonbrain.trainer.pool import Pool, Recall, encode, mix
+from continuonbrain.trainer.steps import JobResult, Progress, Save, StepLoop, above_memory, peak_rss_mib
 from continuonbrain.trainer.training_state import TrainingState, saved_samples
 
 _CACHE_MEMORY_SHARE = 0.85
@@ -90,17 +89,7 @@ def train_adapter(
     started = time.monotonic()
     torch.manual_seed(settings.seed)
     sampler = np.random.default_rng(settings.seed)
-    parts = [samples, mirrored(samples)] if settings.mirror else [samples]
-    taught = [i for p in parts for i in p.instructions]
-    chances = sampling_weights(taught) if settings.balance else np.full(len(taught), 1 / len(taught))
-    if replay is not None and len(replay) and settings.replay_share > 0:
-        share = settings.replay_share
-        chances = np.concatenate([(1 - share) * chances, np.full(len(replay), share / len(replay))])
-        parts.append(replay)
-
-    # In random order, so that what a slow machine has cached when its share of the time is up is a fair sample.
-    order = sampler.permutation(len(chances))
-    pool, chances = Pool(parts, order), chances[order]
+    pool, chances = mix(samples, replay, settings, sampler)
     fingerprint = _fingerprint(settings, base_sha256, pool)
     begun = None if state_path is None else saved_samples(state_path, fingerprint)
     paused = 0.0
@@ -157,7 +146,7 @@ def train_adapter(
     ).run()
     result.losses, result.steps, result.train_s = state.losses, state.step, time.monotonic() - began
     result.files = adapter_files(model) if result.steps else {}
-    result.peak_rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    result.peak_rss_mib = peak_rss_mib()
     return result
 
 

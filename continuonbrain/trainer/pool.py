@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from continuonbrain.model.driving import DrivingModel
 from continuonbrain.model.streams import Streams, collate
 from continuonbrain.policy.prompt import PromptLayout
-from continuonbrain.trainer.dataset import Samples
+from continuonbrain.trainer.dataset import Samples, mirrored, sampling_weights
 
 _ENCODE_BATCH = 64
 
@@ -38,6 +39,10 @@ class Pool:
 
     def frames(self, rows: slice) -> NDArray[np.uint8]:
         """Frames `[n, 120, 160, 3]` of the rows."""
+        return self.frames_at(np.arange(len(self))[rows])
+
+    def frames_at(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Frames `[n, 120, 160, 3]` of the rows of these numbers."""
         wanted = self._order[rows]
         of = np.searchsorted(self._starts, wanted, side="right") - 1
         return np.stack(
@@ -53,6 +58,35 @@ class Pool:
         for part in self._parts:
             digest.update(part.sha256().encode())
         return digest.hexdigest()
+
+
+class MixSettings(Protocol):
+    """What `mix` needs of a job's settings."""
+
+    @property
+    def mirror(self) -> bool: ...
+
+    @property
+    def balance(self) -> bool: ...
+
+    @property
+    def replay_share(self) -> float: ...
+
+
+def mix(
+    samples: Samples, replay: Samples | None, settings: MixSettings, sampler: np.random.Generator
+) -> tuple[Pool, NDArray[np.float64]]:
+    """Lessons, their mirror image and replay as one pool in random order, and the chance of drawing each."""
+    parts = [samples, mirrored(samples)] if settings.mirror else [samples]
+    taught = [i for p in parts for i in p.instructions]
+    chances = sampling_weights(taught) if settings.balance else np.full(len(taught), 1 / len(taught))
+    if replay is not None and len(replay) and settings.replay_share > 0:
+        share = settings.replay_share
+        chances = np.concatenate([(1 - share) * chances, np.full(len(replay), share / len(replay))])
+        parts.append(replay)
+    # In random order, so that what a slow machine has cached when its share of the time is up is a fair sample.
+    order = sampler.permutation(len(chances))
+    return Pool(parts, order), chances[order]
 
 
 Recall = Callable[[int, NDArray[np.int64], NDArray[np.uint8]], Streams | None]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -78,6 +79,16 @@ class JobResult:
 def above_memory(limit_mib: int | None, *, share: float = 1.0) -> bool:
     """Whether this process's resident memory is above a share of the limit."""
     return limit_mib is not None and psutil.Process().memory_info().rss > share * limit_mib * 2**20
+
+
+def peak_rss_mib() -> float:
+    """The most resident memory that this process has had. Not getrusage's figure: that one is inherited from the
+    process that started this one."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def one_cycle(progress: float) -> float:

@@ -22,6 +22,7 @@ from continuonbrain.trainer.build_tiny import Recipe  # noqa: E402
     [
         ([], Recipe()),
         (["--seed", "3", "--chunks", "2", "--trunk-chunks", "1"], Recipe(seed=3, chunks=2, trunk_chunks=1)),
+        (["--shared-layers", "6"], Recipe(shared_layers=6)),
     ],
 )
 def test_build_tiny_builds_the_recipe_asked_for(

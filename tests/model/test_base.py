@@ -106,3 +106,28 @@ def test_the_shipped_base_loads_and_is_as_small_as_promised() -> None:
     assert sum(f.stat().st_size for f in folder.iterdir()) <= 12 * 1024 * 1024
     assert config.num_kv_shared_layers * 2 == config.num_hidden_layers
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+
+
+@pytest.mark.parametrize("shared", range(1, 7))
+def test_a_base_of_any_depth_of_sharing_decides_and_trains_above_its_cut(shared: int) -> None:
+    from continuonbrain.model.driving import new_tiny_model
+    from continuonbrain.model.lora import attach_lora
+
+    torch.manual_seed(0)
+    model = new_tiny_model(200, image_token=4, queries=3, shared_layers=shared)
+    ids = torch.randint(5, 200, (2, 30))
+    ids[:, 6:26] = 4
+    frames = torch.randint(0, 256, (2, 120, 160, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        before = model.decode(model.encode(ids, frames))
+    assert model.decoder.first == 8 - shared
+    trained = attach_lora(model, base_sha256="0" * 64, rank=2, alpha=2, targets=("q_proj", "o_proj"))
+    assert len(trained) == 2 * 2 * shared
+    assert torch.allclose(model.decode(model.encode(ids, frames)), before, atol=1e-5)
+
+
+def test_a_depth_that_leaves_nothing_to_share_is_refused() -> None:
+    from continuonbrain.model.driving import new_tiny_model
+
+    with pytest.raises(ValueError, match="shared_layers is 7"):
+        new_tiny_model(200, image_token=4, queries=3, shared_layers=7)

@@ -1,0 +1,1 @@
+"""What does on-device learning give? Ways of learning, compared on the simulator's shifts."""

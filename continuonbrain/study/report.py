@@ -1,0 +1,126 @@
+"""A study's results as a table for people and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from continuonbrain.study.learners import LEARNERS
+from continuonbrain.study.plan import DEPTHS, RATES, at_best_rates, best_rates
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+Rows = Sequence[Mapping[str, Any]]
+_TITLES = {
+    "steps": "The same number of steps",
+    "wall": "The same time (as the shared layers took)",
+    "episodes": "Fewer lessons",
+    "depth": "How deep",
+}
+_HEADER = (
+    "| shift | learner | lessons | laps | laps at 0.75 s | lane error, cm | following | stop by the model "
+    "| old roads | steps | seconds | seeds |"
+)
+_ORDER = ("base", *LEARNERS)
+_COLOURS = ("#d0d7de", "#1f6feb", "#0a3069", "#8250df", "#cf222e", "#d9730d", "#1a7f37", "#8b949e", "#bf8700")
+_MEASURES = (
+    ("completion", "laps driven"),
+    ("slow_completion", "laps at 0.75 s a decision"),
+    ("following", "instructions obeyed"),
+    ("lane_error_m", "distance from the lane, m"),
+)
+
+
+def mean_and_range(rows: Rows, name: str) -> tuple[float, float, float]:
+    """(mean, least, most) over rows, which are seeds."""
+    values = [float(row[name]) for row in rows]
+    return float(np.mean(values)), min(values), max(values)
+
+
+def markdown(rows: Rows) -> str:
+    """Every part as a table: mean over seeds, and the range in brackets."""
+    out = []
+    if rates := best_rates(rows):
+        edges = min(RATES), max(RATES)
+        told = [f"{k} {v:g}{' (at the edge of the grid)' if v in edges else ''}" for k, v in rates.items()]
+        out += [f"Learning rates found: {', '.join(told)}.", ""]
+    rows = at_best_rates(rows) if rates else rows
+    for part, title in _TITLES.items():
+        chosen = [r for r in rows if r["part"] == part]
+        if part == "depth":
+            chosen = [r for r in rows if r["part"] in ("depth", "steps") and r["learner"] in DEPTHS]
+        if not chosen:
+            continue
+        out += [f"### {title}", ""]
+        out += [
+            _HEADER,
+            "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        groups: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
+        for row in chosen:
+            groups.setdefault((row["shift"], row["learner"], row["episodes"]), []).append(row)
+        shifts = list(dict.fromkeys(r["shift"] for r in chosen))
+        places = {key: (shifts.index(key[0]), _ORDER.index(key[1]), key[2]) for key in groups}
+        for (shift, learner, episodes), group in sorted(groups.items(), key=lambda item: places[item[0]]):
+            out.append(
+                f"| {shift} | {learner} | {episodes} | {_cell(group, 'completion')} "
+                f"| {_cell(group, 'slow_completion')} | {_cell(group, 'lane_error_m', 100, 1)} "
+                f"| {_cell(group, 'following')} | {_cell(group, 'stop_model')} "
+                f"| {_cell(group, 'old_roads_completion')} | {_steps(group)} | {len(group)} |"
+            )
+        out.append("")
+    return "\n".join(out)
+
+
+def _cell(rows: Rows, name: str, times: float = 1, digits: int = 2) -> str:
+    mean, low, high = (times * x for x in mean_and_range(rows, name))
+    if f"{low:.{digits}f}" == f"{high:.{digits}f}":
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _steps(rows: Rows) -> str:
+    if "steps" not in rows[0]:
+        return "0 | 0"
+    steps = np.median([r["steps"] for r in rows])
+    seconds = np.median([r["cache_s"] + r["train_s"] for r in rows])
+    return f"{steps:.0f} | {seconds:.0f}"
+
+
+def draw(rows: Rows, path: Path) -> None:
+    """The parts "steps" and "wall" as bars by shift, with the range over seeds."""
+    rows = at_best_rates(rows) if best_rates(rows) else rows
+    parts = [p for p in ("steps", "wall") if any(r["part"] == p for r in rows)]
+    if not parts:
+        return
+    figure, grid = plt.subplots(
+        len(_MEASURES), len(parts), figsize=(6.5 * len(parts), 10), sharey="row", squeeze=False
+    )
+    for column, part in enumerate(parts):
+        chosen = [r for r in rows if r["part"] == part]
+        shifts = list(dict.fromkeys(r["shift"] for r in chosen))
+        learners = [name for name in _ORDER if any(r["learner"] == name for r in chosen)]
+        width = 0.85 / len(learners)
+        for axes, (name, title) in zip(grid[:, column], _MEASURES, strict=True):
+            for i, learner in enumerate(learners):
+                for j, shift in enumerate(shifts):
+                    group = [r for r in chosen if (r["learner"], r["shift"]) == (learner, shift)]
+                    if not group:
+                        continue
+                    mean, low, high = mean_and_range(group, name)
+                    x = j + (i - (len(learners) - 1) / 2) * width
+                    colour = _COLOURS[i % len(_COLOURS)]
+                    axes.bar(x, mean, width * 0.9, color=colour, label=learner if j == 0 else None)
+                    axes.plot([x, x], [low, high], color="black", linewidth=0.8)
+            axes.set_xticks(range(len(shifts)), shifts)
+            axes.set_title(f"{title}: {_TITLES[part].lower()}", fontsize=9, loc="left")
+            axes.spines[["top", "right"]].set_visible(False)
+    grid[0, 0].legend(fontsize=8, ncols=4, loc="upper left", bbox_to_anchor=(0, 1.45), frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
