@@ -1,9 +1,10 @@
 """Random models in the shapes of Gemma 3n E2B, for benchmarks: no trained weights are needed to measure time.
 
-    python -m benchmarks.e2b_shapes FOLDER [--layers N]   writes a synthetic checkpoint with the real key names
+    python -m benchmarks.e2b_shapes FOLDER [--layers N] [--vision]   writes a synthetic checkpoint, the real key names
 
 The checkpoint is the multimodal layout (`model.language_model.*`, tied head, sharded safetensors) with bf16 random
-numbers; the vision and audio towers are left out. E2B needs 9.9 GB of disk.
+numbers. --vision adds the vision tower and its projection (MobileNetV5: needs timm and torchvision); the audio tower
+is left out. E2B needs 9.9 GB of disk.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from rich.progress import track
 from safetensors.torch import save_file
-from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
+from transformers import Gemma3nConfig, Gemma3nForCausalLM, Gemma3nTextConfig
 
 SHAPES: dict[str, dict[str, Any]] = {
     "e2b": {
@@ -96,7 +97,27 @@ def random_causal_lm(config: Gemma3nTextConfig, *, seed: int = 0) -> Any:
     return model.eval()
 
 
-def write_checkpoint(folder: Path, shapes: str, *, seed: int = 0, **changes: Any) -> None:
+def vision_shapes(config: Any) -> dict[str, tuple[int, ...]]:
+    """The tensors of a vision tower and its projection, by the names that a checkpoint has for them."""
+    from accelerate import init_empty_weights
+    from transformers import AutoModel
+    from transformers.models.gemma3n.modeling_gemma3n import Gemma3nMultimodalEmbedder
+
+    with init_empty_weights():
+        parts = {
+            "vision_tower": AutoModel.from_config(config.vision_config),
+            "embed_vision": Gemma3nMultimodalEmbedder(config.vision_config, config.text_config),
+        }
+    return {
+        f"model.{part}.{name}": tuple(tensor.shape)
+        for part, module in parts.items()
+        for name, tensor in module.named_parameters()
+    }
+
+
+def write_checkpoint(
+    folder: Path, shapes: str, *, seed: int = 0, vision: bool = False, **changes: Any
+) -> None:
     """Write a synthetic multimodal checkpoint, a shard of a few layers at a time."""
     from accelerate import init_empty_weights
 
@@ -108,10 +129,16 @@ def write_checkpoint(folder: Path, shapes: str, *, seed: int = 0, **changes: Any
         for name, p in model.named_parameters()
         if name != "lm_head.weight"
     }
+    # Gemma 3n's own numbers are what these classes have by default.
+    whole = Gemma3nConfig(text_config=config.to_dict())
+    if vision:
+        shapes_by_name |= vision_shapes(whole)
 
     def shard_of(name: str) -> str:
         if ".layers." in name:
             return f"layers-{int(name.split('.layers.')[1].split('.')[0]) // _SHARD_LAYERS:02d}"
+        if "vision" in name:
+            return "vision"
         return "tables" if "embed_tokens" in name else "rest"
 
     shards: dict[str, list[str]] = {}
@@ -135,7 +162,13 @@ def write_checkpoint(folder: Path, shapes: str, *, seed: int = 0, **changes: Any
         weight_map |= dict.fromkeys(names, file)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
-    outer = {
+    seeing = {
+        "vision_config": whole.vision_config.to_dict(),
+        "audio_config": whole.audio_config.to_dict(),
+        "vision_soft_tokens_per_image": whole.vision_soft_tokens_per_image,
+        "image_token_id": whole.image_token_id,
+    }
+    outer = (seeing if vision else {}) | {
         "architectures": ["Gemma3nForConditionalGeneration"],
         "model_type": "gemma3n",
         "tie_word_embeddings": True,
@@ -149,10 +182,10 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--shapes", choices=sorted(SHAPES), default="e2b")
     parser.add_argument("--layers", type=int, help="fewer layers than the shape has")
+    parser.add_argument("--vision", action="store_true", help="with the vision tower (timm, torchvision)")
     asked = parser.parse_args()
-    write_checkpoint(
-        asked.folder, asked.shapes, **({"num_hidden_layers": asked.layers} if asked.layers else {})
-    )
+    changes = {"num_hidden_layers": asked.layers} if asked.layers else {}
+    write_checkpoint(asked.folder, asked.shapes, vision=asked.vision, **changes)
     print(f"{asked.folder}: a synthetic {asked.shapes} checkpoint")
     return 0
 

@@ -26,6 +26,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModel,
     Gemma3nAudioConfig,
     Gemma3nConfig,
@@ -70,6 +71,7 @@ class SmallVision(PreTrainedModel):  # type: ignore[misc]
         return BaseModelOutput(last_hidden_state=torch.nn.functional.silu(self.convolution(pixel_values)))
 
 
+AutoConfig.register(SmallVisionConfig.model_type, SmallVisionConfig, exist_ok=True)
 AutoModel.register(SmallVisionConfig, SmallVision, exist_ok=True)
 
 

@@ -8,9 +8,11 @@ positions only. The two take turns in one process, so that whatever else the mac
 
 Keys: speedup_vs_peft (median of the ratios of neighbouring turns), suffix_s_per_sample, peft_s_per_sample (medians),
 fraction_of_gemm_peak (arithmetic of the frozen projections in a suffix step over the time, against the machine's own
-best bf16 matrix product, measured between the turns), peak_rss_mib (of a process that ran suffix steps alone, on
-the trained layers and the head; the comparison itself needs the whole model). Needs 12 GiB and several minutes for
-e2b.
+best bf16 matrix product, measured between the turns), fraction_of_roofline (the same against what the machine could
+do at best: a step with few rows reads its weights from memory, and where the CPU has matrix units that takes longer
+than the arithmetic), peak_rss_mib (of a process that ran suffix steps alone, on
+the trained layers and the head; the comparison itself needs the whole model). Needs 14 GiB and two minutes for e2b.
+Do not set OMP_WAIT_POLICY=passive here: waking threads costs a suffix step a third of its time.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import argparse
 import gc
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,9 +33,11 @@ from peft import LoraConfig, get_peft_model
 
 from benchmarks.e2b_shapes import SHAPES, fill, random_causal_lm, text_config
 from continuonbrain.model.decoder import Decoder, decoder_of
+from continuonbrain.model.frozen_linear import FrozenLinear
 from continuonbrain.model.head_loss import IGNORED, PlainRows, head_loss
 from continuonbrain.model.streams import Streams, collate
 from continuonbrain.model.suffix import capture, keep, run_suffix
+from continuonbrain.trainer.steps import peak_rss_mib
 
 TARGETS = ["q_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RANK = 8
@@ -53,6 +56,14 @@ def gemm_peak_flops() -> float:
     return 2 * n**3 / min(seconds(lambda: a @ b) for _ in range(5))
 
 
+def memory_bandwidth() -> float:
+    """Bytes a second at which a product with few rows can read weights that no cache holds."""
+    weights = [torch.randn(8192, 2048).bfloat16() for _ in range(24)]
+    x = torch.randn(2048, 8).bfloat16()
+    taken = min(seconds(lambda: [w @ x for w in weights]) for _ in range(5))
+    return sum(w.nbytes for w in weights) / taken
+
+
 def step_flops(decoder: Decoder, positions: int) -> float:
     """Multiplications and additions of a step's frozen projections: forward, and backward to the inputs."""
     weights = sum(
@@ -64,6 +75,13 @@ def step_flops(decoder: Decoder, positions: int) -> float:
     weights += sum(p.numel() for p in decoder.text.altup_unembed_projections.parameters())
     head = decoder.lm_head.weight.numel()
     return 2.0 * positions * 2 * (weights + head)
+
+
+def step_bytes(decoder: Decoder, positions: int) -> float:
+    """What a step has to read at least: each layer's projections twice, the output projection once."""
+    head = decoder.lm_head.weight.numel()
+    layers = step_flops(decoder, positions) / (4.0 * positions) - head
+    return 2.0 * (2 * layers + head)
 
 
 def suffix_step(
@@ -79,7 +97,9 @@ def prompts(vocabulary: int, batch: int, tokens: int) -> torch.Tensor:
     return torch.randint(3, vocabulary, (batch, tokens), generator=generator)
 
 
-def suffix_alone(shapes: str, batch: int, tokens: int, supervised: int, steps: int) -> dict[str, float]:
+def suffix_alone(
+    shapes: str, batch: int, tokens: int, supervised: int, turned: bool, steps: int
+) -> dict[str, float]:
     """Steps on made-up streams, with nothing in memory but what training needs: its peak memory."""
     full = text_config(shapes)
     shared = full.num_kv_shared_layers
@@ -87,6 +107,7 @@ def suffix_alone(shapes: str, batch: int, tokens: int, supervised: int, steps: i
     config = text_config(shapes, vocab_size_per_layer_input=16)
     model = random_top(config)
     decoder = decoder_of(model)
+    freeze_as_trained(decoder, turned=turned)
     parameters = add_lora(model, decoder)
     kv_shape = (batch, config.num_key_value_heads, tokens, config.head_dim)
     made = Streams(
@@ -101,11 +122,11 @@ def suffix_alone(shapes: str, batch: int, tokens: int, supervised: int, steps: i
         torch.arange(tokens - supervised, tokens).expand(batch, -1),
     )
     labels = prompts(config.vocab_size, batch, supervised)
-    head = PlainRows(decoder.lm_head.weight)
+    head = PlainRows(decoder.lm_head.weight, turned=turned)
     times = [seconds(lambda: suffix_step(decoder, made, labels, head, parameters)) for _ in range(steps)]
     return {
         "suffix_s_per_sample": statistics.median(times[1:] or times) / batch,
-        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_rss_mib": peak_rss_mib(),
     }
 
 
@@ -125,6 +146,23 @@ def random_top(config: Any) -> Any:
     return model.eval()
 
 
+def freeze_as_trained(decoder: Decoder, *, turned: bool) -> None:
+    """The trained layers' projections as `load_top` makes them (for many rows they are torch's own)."""
+    text = decoder.text
+    for part in [*(text.layers[i] for i in decoder.layers), text.altup_unembed_projections]:
+        for parent in list(part.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, torch.nn.Linear) and "coefs" not in name:
+                    weight = child.weight.detach()
+                    copy = weight.T.contiguous() if turned else None
+                    setattr(parent, name, FrozenLinear(weight, turned=copy))
+
+
+def contiguous_head(decoder: Decoder) -> None:
+    """PEFT at its best: a strided slice of hidden states would make torch copy the output projection."""
+    decoder.lm_head.register_forward_pre_hook(lambda _, args: (args[0].flatten(0, -2).contiguous(),))
+
+
 def add_lora(model: Any, decoder: Decoder) -> list[Any]:
     lora = LoraConfig(
         r=RANK,
@@ -137,11 +175,14 @@ def add_lora(model: Any, decoder: Decoder) -> list[Any]:
     return [p for p in wrapped.parameters() if p.requires_grad]
 
 
-def compare(shapes: str, batch: int, tokens: int, supervised: int, rounds: int) -> dict[str, Any]:
+def compare(
+    shapes: str, batch: int, tokens: int, supervised: int, turned: bool, rounds: int
+) -> dict[str, Any]:
     """Both ways, in turns."""
     # Token ids below 4,096 only: the tables of per-layer embeddings are looked up, not multiplied.
     model = random_causal_lm(text_config(shapes, vocab_size_per_layer_input=4096))
     decoder = decoder_of(model)
+    freeze_as_trained(decoder, turned=turned)
     parameters = add_lora(model, decoder)
     ids = prompts(4096, batch, tokens)
     answers = torch.full_like(ids, IGNORED)
@@ -149,9 +190,11 @@ def compare(shapes: str, batch: int, tokens: int, supervised: int, rounds: int) 
     labels = answers[:, -supervised - 1 : -1]
     place = torch.arange(tokens - supervised - 1, tokens - 1)
 
+    contiguous_head(decoder)
+
     def peft_step() -> None:
-        logits = model(input_ids=ids, use_cache=False, logits_to_keep=supervised + 1).logits[:, :-1]
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten()).backward()
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=place).logits
+        torch.nn.functional.cross_entropy(logits.float(), labels.flatten()).backward()
         for parameter in parameters:
             parameter.grad = None
 
@@ -160,7 +203,7 @@ def compare(shapes: str, batch: int, tokens: int, supervised: int, rounds: int) 
         streams = collate(keep(decoder, bottom, [place] * batch))
     del bottom
     gc.collect()
-    head = PlainRows(decoder.lm_head.weight)
+    head = PlainRows(decoder.lm_head.weight, turned=turned)
 
     def ours() -> None:
         suffix_step(decoder, streams, labels, head, parameters)
@@ -176,14 +219,17 @@ def compare(shapes: str, batch: int, tokens: int, supervised: int, rounds: int) 
         peft_times.append(whole)
         ratios.append(whole / ((before + after) / 2))
     suffix_s = statistics.median(suffix_times)
+    positions, peak, speed = batch * supervised, statistics.median(peaks), memory_bandwidth()
+    flops = step_flops(decoder, positions)
+    best_s = max(flops / peak, step_bytes(decoder, positions) / speed)
     return {
         "speedup_vs_peft": round(statistics.median(ratios), 2),
         "suffix_s_per_sample": suffix_s / batch,
         "peft_s_per_sample": statistics.median(peft_times) / batch,
-        "fraction_of_gemm_peak": round(
-            step_flops(decoder, batch * supervised) / suffix_s / statistics.median(peaks), 3
-        ),
-        "gemm_peak_gflops": round(statistics.median(peaks) / 1e9, 1),
+        "fraction_of_gemm_peak": round(flops / suffix_s / peak, 3),
+        "fraction_of_roofline": round(best_s / suffix_s, 3),
+        "gemm_peak_gflops": round(peak / 1e9, 1),
+        "memory_gb_per_s": round(speed / 1e9, 1),
         "ratios": [round(r, 2) for r in ratios],
     }
 
@@ -196,17 +242,23 @@ def main() -> int:
     parser.add_argument("--supervised", type=int, default=4, help="answer tokens of a sample")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--lean",
+        action="store_true",
+        help="without transposed copies of the weights: half the memory, slower",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    case = (asked.shapes, asked.batch, asked.tokens, asked.supervised)
+    case = (asked.shapes, asked.batch, asked.tokens, asked.supervised, not asked.lean)
     if asked.alone:
         print(json.dumps(suffix_alone(*case, 6)))
         return 0
     again = [sys.executable, "-m", "benchmarks.lora_step", "--alone", "--shapes", asked.shapes]
     again += ["--batch", str(asked.batch), "--tokens", str(asked.tokens)]
     again += ["--supervised", str(asked.supervised), "--threads", str(asked.threads)]
+    again += ["--lean"] if asked.lean else []
     alone = json.loads(subprocess.run(again, capture_output=True, text=True, check=True).stdout)
     result = compare(*case, asked.rounds) | {"peak_rss_mib": round(alone["peak_rss_mib"])}
     result |= {"shapes": asked.shapes, "batch": asked.batch, "tokens": asked.tokens, "threads": asked.threads}

@@ -4,7 +4,7 @@
 
 The same samples, adapters (rank 8, KV-shared layers), batches and optimiser (AdamW) on both sides; the epochs of the
 two take turns in one process. The cached side pays for one pass below the cut a sample, or for none when the policy
-saved its streams while it was acting.
+saved its streams while it was acting; it reads its streams from disk in every step, as the job does.
 
 Keys: speedup_with_caching, speedup_saved_while_acting (PEFT's seconds over ours); peft_s, cache_s, suffix_s (all
 epochs); loss_first, loss_last of both sides. Needs 12 GiB for e2b.
@@ -16,49 +16,60 @@ import argparse
 import json
 import os
 import statistics
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.e2b_shapes import SHAPES, random_causal_lm, text_config
-from benchmarks.lora_step import add_lora, prompts, seconds
+from benchmarks.lora_step import add_lora, contiguous_head, freeze_as_trained, prompts, seconds
 from continuonbrain.model.decoder import decoder_of
 from continuonbrain.model.head_loss import PlainRows, head_loss
-from continuonbrain.model.streams import collate
+from continuonbrain.model.stream_store import StreamStore, identity
+from continuonbrain.model.streams import Streams, collate
 from continuonbrain.model.suffix import capture, keep, run_suffix
 
 _LEARNING_RATE = 1e-3
 
 
 def measure(
-    shapes: str, epochs: int, samples: int, batch: int, tokens: int, supervised: int
+    shapes: str, epochs: int, samples: int, batch: int, tokens: int, supervised: int, folder: Path
 ) -> dict[str, Any]:
     """Both trainings, epoch by epoch in turns, each from the same fresh adapter."""
     model = random_causal_lm(text_config(shapes, vocab_size_per_layer_input=4096))
     decoder = decoder_of(model)
+    freeze_as_trained(decoder, turned=True)
+    contiguous_head(decoder)
     parameters = add_lora(model, decoder)
     start = [p.detach().clone() for p in parameters]
     ids = prompts(4096, samples, tokens)
     place = torch.arange(tokens - supervised - 1, tokens - 1)
     labels = ids[:, place + 1]
-    head = PlainRows(decoder.lm_head.weight)
-    streams: list[Any] = []
+    head = PlainRows(decoder.lm_head.weight, turned=True)
+    store = StreamStore(folder, identity("benchmark"), max_bytes=1 << 32)
 
     def cache() -> None:
         with torch.no_grad():
             for first in range(0, samples, batch):
                 rows = ids[first : first + batch]
                 bottom = capture(decoder, lambda rows=rows: model(input_ids=rows, use_cache=False))  # type: ignore[misc]
-                streams.extend(keep(decoder, bottom, [place] * len(rows)))
+                for number, kept in enumerate(keep(decoder, bottom, [place] * len(rows)), start=first):
+                    store.put(str(number), kept)
+
+    def streams(number: int) -> Streams:
+        found = store.get(str(number))
+        assert found is not None
+        return found
 
     def suffix_loss(rows: range) -> torch.Tensor:
-        hidden = run_suffix(decoder, collate([streams[i] for i in rows]))
+        hidden = run_suffix(decoder, collate([streams(i) for i in rows]))
         return head_loss(hidden, labels[rows.start : rows.stop], head, soft_cap=decoder.soft_cap)
 
     def whole_loss(rows: range) -> torch.Tensor:
         here = slice(rows.start, rows.stop)
-        logits = model(input_ids=ids[here], use_cache=False, logits_to_keep=supervised + 1).logits[:, :-1]
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels[here].flatten())
+        logits = model(input_ids=ids[here], use_cache=False, logits_to_keep=place).logits
+        return torch.nn.functional.cross_entropy(logits.float(), labels[here].flatten())
 
     sides = {}
     for name, loss_of in (("suffix", suffix_loss), ("peft", whole_loss)):
@@ -113,7 +124,9 @@ def main() -> int:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     case = (asked.shapes, asked.epochs, asked.samples, asked.batch, asked.tokens, asked.supervised)
-    result = measure(*case) | {k: v for k, v in vars(asked).items() if k != "json"}
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(*case, Path(folder))
+    result |= {k: v for k, v in vars(asked).items() if k != "json"}
     if asked.json:
         print(json.dumps(result))
     else:

@@ -9,11 +9,13 @@ layouts: the multimodal one (`gemma3n`, `gemma4`: text below `model.language_mod
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -121,32 +123,67 @@ class Checkpoint:
             found: Tensor = file.get_tensor(name).clone()
         return found
 
+    def numbers(self, name: str) -> Tensor:
+        """A tensor of finite floating-point numbers, copied into memory."""
+        value = self.tensor(name)
+        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+            raise self.not_finite(name, value.dtype)
+        return value
+
+    def not_finite(self, name: str, dtype: torch.dtype | None = None) -> CheckpointError:
+        """The error for a tensor that cannot be calculated with."""
+        kind = "" if dtype is None or dtype.is_floating_point else f"{dtype} or "
+        return CheckpointError(
+            f"{self._shard(name)}: {name} holds {kind}numbers that are not finite",
+            remedy="use a bf16, fp16 or fp32 checkpoint, copied whole",
+        )
+
     def row_blocks(self, name: str, rows: int) -> Iterator[tuple[int, Tensor]]:
-        """A matrix in blocks of `rows`, each with its first row's number, copied."""
-        with self._open(self._shard(name)) as file:
-            view = file.get_slice(name)
-            count = view.get_shape()[0]
-            for start in range(0, count, rows):
-                yield start, view[start : min(start + rows, count)].clone()
+        """A matrix in blocks of `rows`, each with its first row's number. Read, not mapped: the file's pages never
+        count as this process's memory. A block is good until the next one."""
+        shard, dtype, shape, begin = self._place(name)
+        width = shape[1] * dtype.itemsize
+        buffer = np.empty(min(rows, shape[0]) * width, np.uint8)
+        try:
+            with shard.open("rb", buffering=0) as file:
+                file.seek(begin)
+                for start in range(0, shape[0], rows):
+                    block = buffer[: (min(start + rows, shape[0]) - start) * width]
+                    if file.readinto(block.data) != len(block):
+                        raise CheckpointError(f"{shard} is cut short: {name}", remedy=_AGAIN)
+                    yield start, torch.from_numpy(block).view(dtype).view(-1, shape[1])
+        except OSError as error:
+            raise CheckpointError(f"{shard} cannot be read: {error}", remedy=_AGAIN) from error
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, from the header."""
+        return self._place(name)[2]
 
     def mapped(self, name: str) -> Tensor:
         """A tensor that stays on disk: the rows that are read come into memory, and may leave it again."""
-        shard = self._shard(name)
-        with shard.open("rb") as raw:
-            header = int.from_bytes(raw.read(8), "little")
-            entry = json.loads(raw.read(header))[name]
-        begin, end = entry["data_offsets"]
-        dtype = _DTYPES.get(entry["dtype"])
-        if dtype is None:
-            raise CheckpointError(
-                f"{shard}: {name} is of type {entry['dtype']}", remedy="use a bf16, fp16 or fp32 one"
-            )
+        shard, dtype, shape, begin = self._place(name)
+        end = begin + math.prod(shape) * dtype.itemsize
         # safetensors itself hands out copies of slices only; its data section is a plain array (its format page).
-        whole = torch.from_file(str(shard), shared=False, size=shard.stat().st_size, dtype=torch.uint8)
         try:
-            return whole[8 + header + begin : 8 + header + end].view(dtype).view(entry["shape"])
-        except RuntimeError as error:
+            whole = torch.from_file(str(shard), shared=False, size=shard.stat().st_size, dtype=torch.uint8)
+            return whole[begin:end].view(dtype).view(shape)
+        except (OSError, RuntimeError) as error:
             raise CheckpointError(f"{shard}: {name} cannot be mapped: {error}", remedy=_AGAIN) from error
+
+    def _place(self, name: str) -> tuple[Path, torch.dtype, tuple[int, ...], int]:
+        """(shard, type, shape, offset of the first byte) of a tensor of floating-point numbers."""
+        shard = self._shard(name)
+        try:
+            with shard.open("rb") as raw:
+                header = int.from_bytes(raw.read(8), "little")
+                entry = json.loads(raw.read(header))[name]
+            kind, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
+            begin = 8 + header + int(entry["data_offsets"][0])
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise CheckpointError(f"{shard} is cut short or damaged: {error!r}", remedy=_AGAIN) from error
+        if kind not in _DTYPES:
+            raise CheckpointError(f"{shard}: {name} is of type {kind}", remedy="use a bf16, fp16 or fp32 one")
+        return shard, _DTYPES[kind], shape, begin
 
 
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}

@@ -122,4 +122,9 @@ def decoder_of(model: Any, *, plus_one: bool = False) -> Decoder:
             f"{getattr(text.config, 'num_kv_shared_layers', 0)} has no KV-shared layers to train",
             remedy=f"use one of {', '.join(FAMILIES)}; any other causal model trains through plain PEFT, slower",
         )
+    if getattr(text.config, "use_bidirectional_attention", None) == "all":
+        raise DecoderError(
+            "use_bidirectional_attention is 'all': a position below the cut then sees later ones",
+            remedy="use a causal model",
+        )
     return Decoder(text, inner.lm_head, first_shared_layer(text.config) - int(plus_one))

@@ -2,7 +2,7 @@
 
 A vocabulary of 262,144 words times 2,048 numbers is half of what a training process holds. Loss and gradient for
 the hidden states need every row of it once: the rows pass in chunks, and what is kept is a sum and a weighted mean
-for every position. With a soft cap c every logit is at most c, so exp(logit - c) needs no running maximum; without
+for every position. With a modest soft cap c no logit is above c, so the sum needs no running maximum; without
 one a running maximum is kept (online softmax; Milakov & Gimelshein 2018, arXiv:1805.02867).
 """
 
@@ -15,7 +15,8 @@ from torch import Tensor
 
 IGNORED = -100
 """Label of a position that is not supervised, as in transformers."""
-_CHUNK = 8192
+_SAFE_CAP = 60.0
+"""exp of it, times any vocabulary, is far below fp32's largest number."""
 
 
 class RowSource(Protocol):
@@ -25,22 +26,40 @@ class RowSource(Protocol):
     def shape(self) -> tuple[int, int]:
         """(vocabulary, H)."""
 
-    def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        """Rows `[stop - start, H]` to calculate with."""
+    @property
+    def chunk(self) -> int:
+        """How many rows are best read at once."""
+
+    def rows(self, start: int, stop: int, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """Rows `[stop - start, H]` to calculate with, good until the next call, and what each is still to be
+        multiplied with (`[stop - start]`, None for nothing)."""
+
+    def turned(self, start: int, stop: int, dtype: torch.dtype) -> Tensor | None:
+        """The same transposed, `[H, stop - start]`, if it is kept."""
 
     def at(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         """The rows at `index` (int64 `[n]`)."""
 
 
 class PlainRows:
-    """A `RowSource` over an ordinary tensor."""
+    """A `RowSource` over an ordinary tensor. turned: keep a transposed copy, for speed."""
 
-    def __init__(self, weight: Tensor) -> None:
+    chunk = 8192
+
+    def __init__(self, weight: Tensor, *, turned: bool = False) -> None:
         self._weight = weight.detach()
+        blocks: tuple[Tensor, ...] = self._weight.split(self.chunk) if turned else ()
+        self._turned = [block.T.contiguous() for block in blocks]
         self.shape = (weight.shape[0], weight.shape[1])
 
-    def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        return self._weight[start:stop].to(dtype)
+    def rows(self, start: int, stop: int, dtype: torch.dtype) -> tuple[Tensor, None]:
+        return self._weight[start:stop].to(dtype), None
+
+    def turned(self, start: int, stop: int, dtype: torch.dtype) -> Tensor | None:
+        number, rest = divmod(start, self.chunk)
+        if rest or number >= len(self._turned) or self._turned[number].shape[1] != stop - start:
+            return None
+        return self._turned[number].to(dtype)
 
     def at(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         return self._weight[index].to(dtype)
@@ -56,32 +75,43 @@ class _OnePass(torch.autograd.Function):
         count, wide = hidden.shape[0], torch.promote_types(hidden.dtype, torch.float32)
         total = torch.zeros(count, dtype=wide)
         pull = torch.zeros(count, hidden.shape[1], dtype=wide)
-        highest = torch.full((count,), -torch.inf, dtype=wide)
+        right = torch.empty(count, dtype=wide)
+        # Under a modest cap no logit can overflow the sum; else the highest so far is taken off.
+        safe = cap is not None and cap <= _SAFE_CAP
+        highest = torch.full((count,), 0.0 if safe else -torch.inf, dtype=wide)
         for start in range(0, head.shape[0], chunk):
-            rows = head.rows(start, min(start + chunk, head.shape[0]), hidden.dtype)
-            logits = (hidden @ rows.T).to(wide)
+            stop = min(start + chunk, head.shape[0])
+            rows, scale = head.rows(start, stop, hidden.dtype)
+            # The large matrix on the left: for few positions oneDNN need not repack it (see frozen_linear.py).
+            logits = (rows @ hidden.T).to(wide)
+            if scale is not None:
+                logits *= scale[:, None]
+            squashed = None
             if cap is not None:
                 squashed = logits.div_(cap).tanh_()
-                weight = torch.exp(cap * (squashed - 1))
-                total += weight.sum(-1)
-                slope = weight.mul_(1 - squashed * squashed)
-            else:
-                higher = torch.maximum(highest, logits.max(-1).values)
-                scale = torch.exp(highest - higher)
-                slope = torch.exp(logits - higher[:, None])
-                total = total * scale + slope.sum(-1)
-                pull *= scale[:, None]
+                logits = squashed * cap
+            # The label's own logit as it is in the sum, roundings and all: the loss is never negative.
+            here = ((labels >= start) & (labels < stop)).nonzero().flatten()
+            right[here] = logits[labels[here] - start, here]
+            if not safe:
+                higher = torch.maximum(highest, logits.max(0).values)
+                fading = torch.exp(highest - higher)
+                total *= fading
+                pull *= fading[:, None]
                 highest = higher
-            pull += (slope.to(rows.dtype) @ rows).to(wide)
-        right = head.at(labels, wide)
-        logit = (hidden.to(wide) * right).sum(-1)
-        if cap is None:
-            loss = (torch.log(total) + highest - logit).mean()
-            gradient = pull / total[:, None] - right
-        else:
-            squashed = torch.tanh(logit / cap)
-            loss = (torch.log(total) + cap - cap * squashed).mean()
-            gradient = pull / total[:, None] - (1 - squashed * squashed)[:, None] * right
+                logits = logits - higher
+            slope = logits.exp_()
+            total += slope.sum(0)
+            if squashed is not None:
+                slope.addcmul_(slope * squashed, squashed, value=-1)
+            if scale is not None:
+                slope *= scale[:, None]
+            turned = head.turned(start, stop, hidden.dtype)
+            slope = slope.to(rows.dtype)
+            pull += (slope.T.contiguous() @ rows if turned is None else (turned @ slope).T).to(wide)
+        loss = (torch.log(total) + highest - right).mean()
+        bent = 1.0 if cap is None else (1 - (right / cap) ** 2)[:, None]
+        gradient = pull / total[:, None] - bent * head.at(labels, wide)
         ctx.save_for_backward((gradient / count).to(hidden.dtype))
         return loss
 
@@ -92,12 +122,13 @@ class _OnePass(torch.autograd.Function):
 
 
 def head_loss(
-    hidden: Tensor, labels: Tensor, head: RowSource, *, soft_cap: float | None, chunk: int = _CHUNK
+    hidden: Tensor, labels: Tensor, head: RowSource, *, soft_cap: float | None, chunk: int | None = None
 ) -> Tensor:
     """Mean cross-entropy of the supervised positions, a scalar.
 
     hidden `[B, P, H]` from `run_suffix`; labels int64 `[B, P]`, `IGNORED` where there is none; soft_cap bounds the
-    logits as `soft_cap * tanh(logit / soft_cap)`. Sums are kept in fp32 (fp64 for fp64 inputs).
+    logits as `soft_cap * tanh(logit / soft_cap)`; chunk: rows of the projection at a time. Sums are kept in fp32
+    (fp64 for fp64 inputs).
 
     Raises:
         ValueError: no position is supervised.
@@ -105,5 +136,5 @@ def head_loss(
     wanted = labels != IGNORED
     if not bool(wanted.any()):
         raise ValueError("no position is supervised")
-    loss: Tensor = _OnePass.apply(hidden[wanted], head, labels[wanted], soft_cap, chunk)  # type: ignore[no-untyped-call]
+    loss: Tensor = _OnePass.apply(hidden[wanted], head, labels[wanted], soft_cap, chunk or head.chunk)  # type: ignore[no-untyped-call]
     return loss

@@ -110,6 +110,8 @@ def _check_config(model: Any, decoder: Decoder, config: LoraConfig) -> None:
             f"{where}: init_lora_weights = {config.init_lora_weights!r} changes the frozen weights",
             remedy="use true, false or gaussian",
         )
+    if getattr(config, "kasa_config", None) is not None:
+        raise LoraError(f"{where}: kasa_config changes the frozen weights", remedy="leave it out")
     quantised = any(module.weight.dtype == torch.int8 for module in _linears(decoder))
     if config.use_dora and quantised:
         raise LoraError(
@@ -152,9 +154,10 @@ def targets_text(decoder: Decoder) -> str:
 def attach_lora(
     model: DrivingModel, *, base_sha256: str, rank: int, alpha: float, targets: Sequence[str]
 ) -> list[torch.nn.Parameter]:
-    """Put fresh LoRA (B = 0: same outputs) on the KV-shared layers; returns the trainable parameters."""
-    config = lora_config(model.causal_lm, lora_targets(targets), rank=rank, alpha=alpha)
-    model.language_model = add_lora(model.causal_lm, config)
+    """Put fresh LoRA (B = 0: same outputs) on the layers above the model's cut; returns the trainable parameters."""
+    cut = model.plus_one
+    config = lora_config(model.causal_lm, lora_targets(targets), rank=rank, alpha=alpha, plus_one=cut)
+    model.language_model = add_lora(model.causal_lm, config, plus_one=cut)
     model.language_model.peft_config["default"].base_model_name_or_path = _BASE_PREFIX + base_sha256
     return [p for p in model.language_model.parameters() if p.requires_grad]
 

@@ -10,6 +10,7 @@ stand, or int8 by row. Both halves round the same way, so that a cache belongs t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ from continuonbrain.model.decoder import Decoder, decoder_of, is_kv_shared
 from continuonbrain.model.frozen_linear import FrozenLinear, QuantisedRows, quantised_rows
 from continuonbrain.model.head_loss import PlainRows, RowSource
 
-_HEAD_BLOCK = 8192
+_QUANTISED_AT_ONCE = 1 << 20
+"""Numbers: 4 MiB in fp32."""
 _LEAST_QUANTISED = 64
 """Projections narrower than this (AltUp's mixing coefficients) stay as they are: rounding costs, memory does not."""
 
@@ -157,8 +159,8 @@ def _skeleton(checkpoint: Checkpoint) -> tuple[LanguageModel, Any]:
 class _Loader:
     """Fills modules of a skeleton with the checkpoint's tensors."""
 
-    def __init__(self, checkpoint: Checkpoint, precision: Precision) -> None:
-        self._checkpoint, self._precision = checkpoint, precision
+    def __init__(self, checkpoint: Checkpoint, precision: Precision, *, turned: bool = False) -> None:
+        self._checkpoint, self._precision, self._turned = checkpoint, precision, turned
 
     def fill(self, module: nn.Module, name: str) -> None:
         """Everything in `module`, which stands at `name` below the text model."""
@@ -169,21 +171,19 @@ class _Loader:
             else:
                 self.fill(child, below)
         for own, parameter in list(module.named_parameters(recurse=False)):
-            value = self._checkpoint.tensor(f"{self._checkpoint.prefix}{name}.{own}").to(
-                self._precision.compute
-            )
-            self._check_shape(f"{name}.{own}", value, parameter)
+            value = self._checkpoint.numbers(f"{self._checkpoint.prefix}{name}.{own}")
+            self._check_shape(f"{name}.{own}", value.shape, parameter)
+            value = value.to(self._precision.compute)
             setattr(module, own, nn.Parameter(value, requires_grad=False))
         for own, buffer in list(module.named_buffers(recurse=False)):
             stored = f"{self._checkpoint.prefix}{name}.{own}"
             if stored in self._checkpoint:
                 setattr(module, own, self._checkpoint.tensor(stored).to(buffer.dtype))
 
-    def _check_shape(self, name: str, value: Tensor, wanted: Tensor) -> None:
-        if value.shape != wanted.shape:
+    def _check_shape(self, name: str, shape: Sequence[int], wanted: Tensor) -> None:
+        if tuple(shape) != tuple(wanted.shape):
             raise CheckpointError(
-                f"{self._checkpoint.folder}: {name} is {tuple(value.shape)}, "
-                f"config.json asks for {tuple(wanted.shape)}",
+                f"{self._checkpoint.folder}: {name} is {tuple(shape)}, config.json asks for {tuple(wanted.shape)}",
                 remedy="use the config.json that came with the weights",
             )
 
@@ -193,19 +193,18 @@ class _Loader:
 
     def linear(self, name: str, wanted: nn.Linear) -> FrozenLinear:
         """The frozen form of a projection. `CheckpointError` when it is of another shape or not finite."""
-        weight = self._checkpoint.tensor(f"{self._checkpoint.prefix}{name}.weight")
-        self._check_shape(f"{name}.weight", weight, wanted.weight)
-        if not weight.is_floating_point() or not bool(torch.isfinite(weight).all()):
-            raise CheckpointError(
-                f"{self._checkpoint.folder}: {name}.weight holds {weight.dtype} or numbers that are not finite",
-                remedy="use a bf16, fp16 or fp32 checkpoint, copied whole",
-            )
-        return FrozenLinear(*quantised_rows(weight)) if self._precision.int8 else FrozenLinear(weight)
+        stored = f"{self._checkpoint.prefix}{name}.weight"
+        self._check_shape(f"{name}.weight", self._checkpoint.shape(stored), wanted.weight)
+        if self._precision.int8:
+            return FrozenLinear(*_quantised(self._checkpoint, stored))
+        weight = self._checkpoint.numbers(stored)
+        turned = self._turned and weight.dtype == self._precision.compute
+        return FrozenLinear(weight, turned=weight.T.contiguous() if turned else None)
 
     def embedding(self, name: str, wanted: nn.Embedding, scale: float) -> MappedEmbedding:
         """A table that stays on disk. `CheckpointError` when it is of another shape."""
         table = self._checkpoint.mapped(f"{self._checkpoint.prefix}{name}.weight")
-        self._check_shape(f"{name}.weight", table, wanted.weight)
+        self._check_shape(f"{name}.weight", table.shape, wanted.weight)
         return MappedEmbedding(table, scale, self._precision.compute)
 
 
@@ -241,12 +240,16 @@ def load_bottom(checkpoint: Checkpoint, precision: Precision, *, plus_one: bool 
 
 
 def load_top(
-    checkpoint: Checkpoint, precision: Precision, *, plus_one: bool = False
+    checkpoint: Checkpoint, precision: Precision, *, plus_one: bool = False, turned: bool = False
 ) -> tuple[LanguageModel, RowSource]:
-    """What training needs: a model to put LoRA on (`decoder_of(model, plus_one=...)`), and the output projection."""
+    """What training needs: a model to put LoRA on (`decoder_of(model, plus_one=...)`), and the output projection.
+
+    turned: keep every large weight transposed as well, for a faster backward pass in twice the memory (not with int8,
+    and only where they are computed with as they are stored).
+    """
     model, text = _skeleton(checkpoint)
     decoder = decoder_of(model, plus_one=plus_one)
-    load = _Loader(checkpoint, precision)
+    load = _Loader(checkpoint, precision, turned=turned)
     for i in range(len(text.layers)):
         if i in decoder.layers:
             load.fill(text.layers[i], f"layers.{i}")
@@ -258,7 +261,7 @@ def load_top(
         elif name not in ("layers", "rotary_emb"):
             setattr(text, name, Absent(name))
     model.eval()
-    head = load_head(checkpoint, precision)
+    head = load_head(checkpoint, precision, turned=turned)
     if head.shape != (text.config.vocab_size, text.config.hidden_size):
         raise CheckpointError(
             f"{checkpoint.folder}: the output projection is {head.shape}, config.json asks for "
@@ -268,16 +271,34 @@ def load_top(
     return model, head
 
 
-def load_head(checkpoint: Checkpoint, precision: Precision) -> RowSource:
+def load_head(checkpoint: Checkpoint, precision: Precision, *, turned: bool = False) -> RowSource:
     """The output projection: `lm_head.weight`, or the embedding table that it is tied to; by blocks of rows."""
     name = "lm_head.weight"
     if name not in checkpoint:
         name = f"{checkpoint.prefix}embed_tokens.weight"
+    shape = checkpoint.shape(name)
+    if len(shape) != 2 or 0 in shape:
+        raise CheckpointError(
+            f"{checkpoint.folder}: {name} is {shape}, a matrix is needed",
+            remedy="copy the checkpoint again, whole",
+        )
     if not precision.int8:
-        return PlainRows(checkpoint.mapped(name))
-    table = torch.empty(checkpoint.mapped(name).shape, dtype=torch.int8)
-    scales = []
-    for start, block in checkpoint.row_blocks(name, _HEAD_BLOCK):
-        table[start : start + len(block)], scale = quantised_rows(block)
-        scales.append(scale)
-    return QuantisedRows(table, torch.cat(scales))
+        for _, block in checkpoint.row_blocks(name, max(1, _QUANTISED_AT_ONCE // shape[1])):
+            if not bool(torch.isfinite(block).all()):
+                raise checkpoint.not_finite(name)
+        table = checkpoint.mapped(name)
+        return PlainRows(table, turned=turned and table.dtype == precision.compute)
+    return QuantisedRows(*_quantised(checkpoint, name))
+
+
+def _quantised(checkpoint: Checkpoint, name: str) -> tuple[Tensor, Tensor]:
+    """`quantised_rows` of a stored matrix, a few rows at a time: the whole is never in memory as it stands."""
+    rows, columns = checkpoint.shape(name)
+    numbers, scales = torch.empty(rows, columns, dtype=torch.int8), torch.empty(rows)
+    for start, block in checkpoint.row_blocks(name, max(1, _QUANTISED_AT_ONCE // columns)):
+        here = slice(start, start + len(block))
+        try:
+            numbers[here], scales[here] = quantised_rows(block)
+        except ValueError as error:
+            raise checkpoint.not_finite(name) from error
+    return numbers, scales

@@ -12,12 +12,14 @@ alone. So, for the positions that matter,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from continuonbrain.model.decoder import Decoder
 from continuonbrain.model.streams import KeyValue, Streams, masks
@@ -147,19 +149,56 @@ def keep_same(bottom: Bottom, index: Tensor) -> Streams:
     )
 
 
+_ATTENTION = "continuonbrain_suffix"
+
+
+def _attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    *,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention of few queries `[B, heads, P, D]` to stored keys and values `[B, kv heads, T, D]`, for transformers.
+
+    Heads that share keys are rows of one product: nothing is repeated, and no gradient of keys and values is computed,
+    as the fused kernels would. attention_mask `[B, 1, P, T]`: True where a key may be seen.
+    """
+    batch, heads, positions, width = query.shape
+    groups = heads // key.shape[1]
+    rows = query.reshape(batch, key.shape[1], groups * positions, width)
+    scores = (rows @ key.transpose(-1, -2)) * (width**-0.5 if scaling is None else scaling)
+    hidden = ~attention_mask.repeat(1, 1, groups, 1)
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    weights = torch.softmax(scores.to(wide).masked_fill(hidden, -torch.inf), -1).to(value.dtype)
+    return (weights @ value).view(batch, heads, positions, width).transpose(1, 2), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, _attend)
+
+
+@contextmanager
+def _attending(config: Any) -> Iterator[None]:
+    """While this lasts the model's layers attend by `_attend`."""
+    before = config._attn_implementation
+    config._attn_implementation = _ATTENTION
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
 def run_suffix(decoder: Decoder, streams: Streams) -> Tensor:
     """The layers above the cut and the model's final norm: hidden states `[B, P, H]`."""
     config, text = decoder.config, decoder.text
     hidden = streams.hidden if hasattr(config, "altup_num_inputs") else streams.hidden[0]
     kv = dict(streams.kv)
     allowed = masks(streams, int(config.sliding_window))
-    if config._attn_implementation == "eager":  # adds its mask to the scores
-        low = torch.finfo(hidden.dtype).min
-        allowed = {
-            t: torch.zeros(m.shape, dtype=hidden.dtype).masked_fill(~m, low) for t, m in allowed.items()
-        }
     rotary = {t: text.rotary_emb(hidden, streams.position, t) for t in decoder.layer_types}
-    with decoder.reading_stored_kv():
+    with decoder.reading_stored_kv(), _attending(config):
         for number, layer in enumerate(decoder.layers):
             kind = config.layer_types[layer]
             hidden = text.layers[layer](

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ import torch
 from continuonbrain.errors import BrainError
 from continuonbrain.model.lora import peft_files
 from continuonbrain.trainer.language_routes import route_for
-from continuonbrain.trainer.steps import JobResult, Progress, Save, StepLoop
+from continuonbrain.trainer.steps import JobResult, Progress, Save, StepLoop, peak_rss_mib
 from continuonbrain.trainer.token_samples import LanguageSettings, TokenSample
 from continuonbrain.trainer.training_state import TrainingState
 
@@ -90,11 +89,9 @@ def train_language(
         answers = sum(samples[int(i)].answer for i in rows)
         total = 0.0
         for start in range(0, size, settings.part):
-            if start:
-                pause()
             part = [samples[int(i)] for i in rows[start : start + settings.part]]
             # The mean over the batch's answer tokens, whatever parts it comes in.
-            loss = route.loss(part) * (sum(s.answer for s in part) / answers)
+            loss = route.loss(part, pause) * (sum(s.answer for s in part) / answers)
             loss.backward()
             total += float(loss.detach())
         return total
@@ -106,7 +103,7 @@ def train_language(
     if result.steps:
         with tempfile.TemporaryDirectory() as scratch:
             result.files = peft_files(wrapped, Path(scratch), base_sha256=base_sha256)
-    result.peak_rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    result.peak_rss_mib = peak_rss_mib()
     return result
 
 

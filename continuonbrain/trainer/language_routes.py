@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ from continuonbrain.model.phases import Precision, load_bottom, load_top
 from continuonbrain.model.stream_store import StreamStore, identity
 from continuonbrain.model.streams import Streams, collate
 from continuonbrain.model.suffix import capture, keep, run_suffix
+from continuonbrain.trainer.seen import Seen, forget_looks
 from continuonbrain.trainer.token_samples import LanguageSettings, TokenSample, padded_labels
 
 OnSample = Callable[[int, int], None]
@@ -42,17 +44,47 @@ class Route(Protocol):
     def open(self) -> Any:
         """The model with a fresh adapter, wrapped by PEFT."""
 
-    def loss(self, part: Sequence[TokenSample]) -> Tensor:
-        """Mean cross-entropy of the answers' tokens, a scalar."""
+    def loss(self, part: Sequence[TokenSample], pause: Callable[[], None]) -> Tensor:
+        """Mean cross-entropy of the answers' tokens, a scalar. pause: called as often as the layers allow, forward
+        and backward; it returns when the job may go on."""
 
 
 def route_for(folder: Path, settings: LanguageSettings, *, base_sha256: str, cache: Path) -> Route:
     """The fastest way that a checkpoint folder allows. Raises `CheckpointError`."""
     checkpoint = Checkpoint(folder)
     text = checkpoint.raw_config.get("text_config", checkpoint.raw_config)
-    if text.get("model_type") in FAMILIES and text.get("num_kv_shared_layers"):
+    if not isinstance(text, dict) or not isinstance(text.get("model_type"), str):
+        raise CheckpointError(
+            f"{folder}/config.json: no model_type of a language model",
+            remedy="use the config.json that came with the weights",
+        )
+    if text["model_type"] in FAMILIES and text.get("num_kv_shared_layers"):
         return SuffixRoute(checkpoint, settings, base_sha256=base_sha256, cache=cache)
     return PlainRoute(checkpoint, settings)
+
+
+def check_vocabulary(checkpoint: Checkpoint, samples: Sequence[TokenSample]) -> None:
+    """Refuse token ids that the checkpoint has no text for: `BrainError` names the first.
+
+    A multimodal one numbers pictures and sounds behind the text; only a sample with frames may use pictures' ids.
+    """
+    raw = checkpoint.raw_config
+    text = raw.get("text_config", raw)
+
+    def offset(name: str) -> int:
+        part = raw.get(name)
+        return int(part.get("vocab_offset", words)) if isinstance(part, dict) else words
+
+    words = int(text.get("vocab_size", 1 << 62))
+    pictures, sounds = offset("vision_config"), offset("audio_config")
+    for sample in samples:
+        end = sounds if sample.frames else min(words, pictures)
+        if max(sample.ids) >= end or max(sample.ids[-sample.answer :]) >= words:
+            raise BrainError(
+                f"token id {max(sample.ids)} is none that a sample {'with' if sample.frames else 'without'} frames "
+                f"may have: {checkpoint.folder} has {end}",
+                remedy="use the tokenizer of this checkpoint, and give pictures as frames",
+            )
 
 
 class SuffixRoute:
@@ -64,12 +96,16 @@ class SuffixRoute:
         self.name = "cached suffix"
         self._checkpoint, self._settings = checkpoint, settings
         self._precision = Precision.of_this_machine(int8=settings.int8)
-        kind = identity(base_sha256, "tokens", str(self._precision), str(settings.plus_one))
+        kind = identity(
+            base_sha256, "tokens", str(self._precision), str(settings.plus_one), str(settings.frame_px)
+        )
         self._store = StreamStore(cache, kind, max_bytes=settings.cache_mib << 20)
         self._decoder: Decoder | None = None
         self._head: RowSource | None = None
 
     def prepare(self, samples: Sequence[TokenSample], on_sample: OnSample) -> int:
+        forget_looks(self._store.folder)
+        check_vocabulary(self._checkpoint, samples)
         missing = [s for s in samples if self._store.get(s.key()) is None]
         if missing:
             self._cache(missing, on_sample)
@@ -83,26 +119,34 @@ class SuffixRoute:
         return len(samples) - len(missing)
 
     def _cache(self, missing: Sequence[TokenSample], on_sample: OnSample) -> None:
-        decoder = load_bottom(self._checkpoint, self._precision, plus_one=self._settings.plus_one)
-        for done, sample in enumerate(missing, start=1):
-            ids = torch.tensor([sample.ids])
-            with torch.no_grad():
-                bottom = capture(decoder, lambda ids=ids: decoder.text(input_ids=ids, use_cache=False))  # type: ignore[misc]
-                self._store.put(sample.key(), keep(decoder, bottom, [sample.positions])[0])
-            on_sample(done, len(missing))
+        # The tower goes before the layers come.
+        with Seen(
+            self._checkpoint, missing, self._precision, self._settings.frame_px, self._store.folder
+        ) as seen:
+            decoder = load_bottom(self._checkpoint, self._precision, plus_one=self._settings.plus_one)
+            for done, sample in enumerate(missing, start=1):
+                inputs = seen.inputs(decoder.text, sample)
+                with torch.no_grad():
+                    bottom = capture(
+                        decoder,
+                        lambda inputs=inputs: decoder.text(**inputs, use_cache=False),  # type: ignore[misc]
+                    )
+                    self._store.put(sample.key(), keep(decoder, bottom, [sample.positions])[0])
+                on_sample(done, len(missing))
 
     def open(self) -> Any:
         s = self._settings
-        model, self._head = load_top(self._checkpoint, self._precision, plus_one=s.plus_one)
+        model, self._head = load_top(self._checkpoint, self._precision, plus_one=s.plus_one, turned=s.turned)
         config = lora_config(model, s.targets, rank=s.rank, alpha=s.alpha, plus_one=s.plus_one)
         wrapped = add_lora(model, config, plus_one=s.plus_one)
         self._decoder = decoder_of(wrapped, plus_one=s.plus_one)
         return wrapped
 
-    def loss(self, part: Sequence[TokenSample]) -> Tensor:
+    def loss(self, part: Sequence[TokenSample], pause: Callable[[], None]) -> Tensor:
         assert self._decoder is not None
         assert self._head is not None
-        hidden = run_suffix(self._decoder, collate([self._streams(s) for s in part]))
+        with pausing(self._decoder, pause):
+            hidden = run_suffix(self._decoder, collate([self._streams(s) for s in part]))
         return head_loss(hidden, padded_labels(part), self._head, soft_cap=self._decoder.soft_cap)
 
     def _streams(self, sample: TokenSample) -> Streams:
@@ -115,6 +159,24 @@ class SuffixRoute:
         return found
 
 
+@contextmanager
+def pausing(decoder: Decoder, pause: Callable[[], None]) -> Iterator[None]:
+    """While this lasts every trained layer asks `pause` before it runs, and again in the backward pass of what ran.
+    A step of a slow machine takes longer than a closed gate may wait."""
+
+    def before(_module: Any, args: tuple[Any, ...]) -> None:
+        pause()
+        if isinstance(args[0], Tensor) and args[0].requires_grad:
+            args[0].register_hook(lambda _gradient: pause())
+
+    handles = [decoder.text.layers[i].register_forward_pre_hook(before) for i in decoder.layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 class PlainRoute:
     """See the module."""
 
@@ -125,10 +187,16 @@ class PlainRoute:
             raise LoraError(
                 f"plus_one: a {self._kind} model has no KV-shared layers", remedy="leave plus_one off"
             )
-        self._folder, self._settings = checkpoint.folder, settings
+        self._checkpoint, self._folder, self._settings = checkpoint, checkpoint.folder, settings
         self._model: Any = None
 
     def prepare(self, samples: Sequence[TokenSample], on_sample: OnSample) -> int:
+        if any(sample.frames for sample in samples):
+            raise CheckpointError(
+                f"{self._folder}: frames are learned from by Gemma 3n only",
+                remedy="use samples without frames",
+            )
+        check_vocabulary(self._checkpoint, samples)
         return len(samples)
 
     def open(self) -> Any:
@@ -136,14 +204,23 @@ class PlainRoute:
 
         s = self._settings
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                self._folder, local_files_only=True, dtype=Precision.of_this_machine().compute
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                self._folder,
+                local_files_only=True,
+                dtype=Precision.of_this_machine().compute,
+                output_loading_info=True,
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"{self._folder} cannot be loaded as a causal model: {error}",
                 remedy="give a Hugging Face folder of a causal language model",
             ) from error
+        model, found = loaded
+        if found["missing_keys"]:  # transformers would leave them random
+            raise CheckpointError(
+                f"{self._folder} lacks the tensor {min(found['missing_keys'])}",
+                remedy="copy the checkpoint again, whole",
+            )
         model.requires_grad_(False)
         config = LoraConfig(r=s.rank, lora_alpha=s.alpha, target_modules=list(s.targets))  # type: ignore[arg-type]
         try:
@@ -155,7 +232,7 @@ class PlainRoute:
             ) from error
         return self._model
 
-    def loss(self, part: Sequence[TokenSample]) -> Tensor:
+    def loss(self, part: Sequence[TokenSample], pause: Callable[[], None]) -> Tensor:
         longest = max(len(s.ids) for s in part)
         ids = torch.zeros(len(part), longest, dtype=torch.int64)
         attention, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
@@ -164,5 +241,7 @@ class PlainRoute:
             ids[row, :length] = torch.tensor(sample.ids)
             attention[row, :length] = 1
             labels[row, sample.positions] = sample.labels
+        pause()
         logits = self._model(input_ids=ids, attention_mask=attention, use_cache=False).logits
+        pause()
         return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)

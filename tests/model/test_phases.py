@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
+from peft.tuners.lora.config import KasaConfig  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import Gemma3nForCausalLM  # noqa: E402
 
 from benchmarks.e2b_shapes import text_config, write_checkpoint  # noqa: E402
+from continuonbrain.model import phases  # noqa: E402
 from continuonbrain.model.checkpoint import Checkpoint, CheckpointError  # noqa: E402
 from continuonbrain.model.decoder import decoder_of  # noqa: E402
 from continuonbrain.model.frozen_linear import FrozenLinear, quantised_rows  # noqa: E402
@@ -153,6 +156,81 @@ def test_a_frozen_int8_layer_gives_the_gradient_of_its_dequantised_weight() -> N
     assert torch.allclose(ours.grad, theirs.grad, atol=1e-3)
 
 
+def test_a_transposed_copy_changes_nothing_but_the_time(folder: Path) -> None:
+    precision = Precision(int8=False, compute=torch.bfloat16)
+    streams, (_, _, _, labels) = cached(folder, precision), prompts()
+    found = []
+    for turned in (False, True):
+        model, head = load_top(Checkpoint(folder), precision, turned=turned)
+        copies = [m.turned is not None for m in model.modules() if isinstance(m, FrozenLinear)]
+        assert all(c == turned for c in copies)
+        wrapped = add_lora(model, lora_config(model, TARGETS, rank=4, alpha=8))
+        torch.manual_seed(0)
+        trained = [p for p in wrapped.parameters() if p.requires_grad]
+        for parameter in trained:
+            torch.nn.init.normal_(parameter, std=0.1)
+        cut = decoder_of(wrapped)
+        head_loss(run_suffix(cut, streams), labels, head, soft_cap=cut.soft_cap).backward()
+        found.append(torch.cat([p.grad.flatten().double() for p in trained if p.grad is not None]))
+    plain, turned_too = found
+    assert float((plain - turned_too).norm() / plain.norm()) < 0.1  # bf16 rounds otherwise in another order
+
+
+def test_no_transposed_copy_is_kept_where_it_could_not_be_used(folder: Path) -> None:
+    model, _ = load_top(Checkpoint(folder), EXACT, turned=True)  # bf16 weights, computing in fp32
+    assert all(m.turned is None for m in model.modules() if isinstance(m, FrozenLinear))
+
+
+def test_int8_weights_are_read_in_blocks_and_a_file_that_ends_early_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = dict(load_top(Checkpoint(folder), Precision())[0].named_parameters())
+    monkeypatch.setattr(phases, "_QUANTISED_AT_ONCE", 1000)
+    blocks = dict(load_top(Checkpoint(folder), Precision())[0].named_parameters())
+    assert all(torch.equal(blocks[n], p) for n, p in whole.items() if p.device.type != "meta")
+    checkpoint = Checkpoint(folder)
+    name = f"{checkpoint.prefix}layers.12.mlp.gate_proj.weight"
+    shard = checkpoint._shard(name)
+    cut = tmp_path / "cut"
+    shutil.copytree(folder, cut)
+    late = Checkpoint(cut)  # its headers are whole when it is opened
+    with (cut / shard.name).open("r+b") as file:
+        file.truncate(late._place(name)[3] + 10)
+    with pytest.raises(CheckpointError, match="cut short"):
+        list(late.row_blocks(name, 8))
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("layers.12.input_layernorm.weight", "nan"),
+        ("layers.12.altup.correction_coefs.weight", "nan"),
+        ("layers.12.mlp.gate_proj.weight", "nan"),
+        ("norm.weight", "int8"),
+        ("layers.12.mlp.gate_proj.weight", "int8"),
+        ("embed_tokens.weight", "nan"),
+    ],
+)
+def test_weights_that_cannot_be_calculated_with_are_named(
+    folder: Path, tmp_path: Path, name: str, damage: str, int8: bool
+) -> None:
+    bad = tmp_path / "bad"
+    shutil.copytree(folder, bad)
+    checkpoint = Checkpoint(bad)
+    stored = f"{checkpoint.prefix}{name}"
+    shard = checkpoint._shard(stored)
+    tensors = load_file(shard)
+    tensors[stored] = tensors[stored].to(torch.int8) if damage == "int8" else tensors[stored].clone()
+    if damage == "nan":
+        tensors[stored].view(-1)[-1] = torch.nan
+    save_file(tensors, shard, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError) as error:
+        load_top(Checkpoint(bad), Precision(int8))
+    assert stored in str(error.value)
+    assert error.value.remedy
+
+
 def test_our_adapter_opens_in_peft_on_the_whole_model(folder: Path, tmp_path: Path) -> None:
     text_only = tmp_path / "text"
     text_only.mkdir()
@@ -187,6 +265,10 @@ REFUSED: dict[str, dict[str, object]] = {
         "target_modules": ["layers.12.self_attn.q_proj"],
         "init_lora_weights": "pissa",
     },
+    "singular values of the base": {
+        "target_modules": ["layers.12.self_attn.q_proj"],
+        "kasa_config": KasaConfig(),
+    },
 }
 
 
@@ -200,7 +282,7 @@ def test_what_the_cut_does_not_allow_is_refused_with_what_it_does_and_leaves_the
     with pytest.raises(LoraError) as error:
         add_lora(model, LoraConfig(**REFUSED[kind]))
     assert error.value.remedy
-    if "start" not in kind:
+    if "start" not in kind and "singular" not in kind:
         assert "q_proj" in error.value.remedy
         assert "layers 10 to 14" in error.value.remedy
     assert [n for n, _ in model.named_modules()] == modules

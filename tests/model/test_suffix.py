@@ -206,3 +206,31 @@ def test_a_failed_pass_leaves_no_hook_and_no_wrapper_behind(double: Double, prom
         assert "project_per_layer_inputs" not in vars(text)
         assert not text.layers[first_shared_layer(text.config)]._forward_pre_hooks
         assert torch.equal(full_forward(model, *prompts), before)
+
+
+def test_an_error_inside_the_layers_leaves_the_model_as_it_was(double: Double, prompts: Prompts) -> None:
+    model = double()
+    streams, decoder = model.encode(*prompts), model.decoder
+    config, attention = decoder.config, decoder.text.layers[decoder.first].self_attn
+    before = config._attn_implementation, attention.is_kv_shared_layer, attention.store_full_length_kv
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    handle = decoder.text.layers[-1].register_forward_pre_hook(fail)
+    with pytest.raises(KeyboardInterrupt):
+        model.decode(streams)
+    handle.remove()
+    assert (
+        config._attn_implementation,
+        attention.is_kv_shared_layer,
+        attention.store_full_length_kv,
+    ) == before
+
+
+def test_two_models_in_turns_do_not_disturb_each_other(double: Double, prompts: Prompts) -> None:
+    one, two = double(), double(window=16)
+    alone = [m.decode(m.encode(*prompts)) for m in (one, two)]
+    streams = [m.encode(*prompts) for m in (one, two)]
+    again = [m.decode(s) for m, s in zip((one, two), streams, strict=True)]
+    assert all(torch.equal(a, b) for a, b in zip(alone, again, strict=True))

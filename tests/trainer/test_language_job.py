@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -78,7 +80,7 @@ class Interrupted(Exception):
     """Stands for a SIGTERM."""
 
 
-@pytest.mark.parametrize("call", [0, 4])
+@pytest.mark.parametrize("call", [0, 4, 8, 31])
 def test_an_interruption_between_or_inside_steps_changes_nothing(
     train: Callable[..., JobResult], tmp_path: Path, call: int
 ) -> None:
@@ -100,7 +102,9 @@ def test_an_interruption_between_or_inside_steps_changes_nothing(
     resumed = train(state_path=path)
     assert resumed.losses == straight.losses
     assert resumed.files == straight.files
-    assert resumed.resumed_at == call // 3  # all is cached, and a step has three parts
+    # All is cached. A step asks once by itself, and in each of its three parts before each of the five trained
+    # layers and behind all of them but the first.
+    assert resumed.resumed_at == call // (1 + 3 * (5 + 4))
 
 
 def test_the_plus_one_layer_trains_too_and_its_cache_is_its_own(train: Callable[..., JobResult]) -> None:
@@ -177,3 +181,27 @@ def test_a_model_without_shared_layers_trains_through_plain_peft_and_says_so(tmp
         train_language(tmp_path / "gemma3", SAMPLES, replace(settings, plus_one=True), **run)
     with pytest.raises(LoraError, match="gemma3_text"):
         train_language(tmp_path / "gemma3", SAMPLES, replace(settings, targets=("no_such_layer",)), **run)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "part", "max_steps", "rank"])
+def test_settings_that_train_nothing_are_refused(name: str) -> None:
+    with pytest.raises(BrainError, match=f"{name} is 0"):
+        replace(QUICK, **{name: 0})
+
+
+def test_the_state_of_other_samples_is_not_gone_on_with(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "job.state"
+    call = {"base_sha256": BASE, "cache": tmp_path / "cache", "state_path": path}
+    train_language(folder, SAMPLES[:4], replace(QUICK, batch_size=2), **call)
+    other = train_language(folder, SAMPLES[1:5], replace(QUICK, batch_size=2), **call)
+    assert other.resumed_at == 0
+
+
+@pytest.mark.parametrize("text", [None, [], "gemma", {"model_type": ["gemma3n_text"]}])
+def test_a_config_without_a_language_model_is_named(folder: Path, tmp_path: Path, text: Any) -> None:
+    bad = tmp_path / "bad"
+    shutil.copytree(folder, bad)
+    config = json.loads((bad / "config.json").read_text()) | {"text_config": text}
+    (bad / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BrainError, match="model_type"):
+        train_language(bad, SAMPLES[:1], QUICK, base_sha256=BASE, cache=tmp_path / "cache")
