@@ -106,6 +106,7 @@ def _brain(root: Any, preset: str) -> BrainRoot:
     layout = BrainLayout(root)
     if not layout.config_path.exists():
         init_brain_root(layout.root, preset, base_model=shipped_base_model())
+        typer.echo(f"there was no brain in {layout.root}: made one from the preset {preset}", err=True)
     brain = open_brain(layout.root)
     base = brain.layout.base_model_dir
     if not base.is_dir() or not any(base.iterdir()):
@@ -121,6 +122,12 @@ def _in_world(brain: BrainRoot, shift: str | None) -> BrainRoot:
     driven, now and in every later command."""
     if shift is None or shift == brain.config.robot.shift:
         return brain
+    if brain.config.robot.kind != "sim-donkey":
+        raise BrainError(
+            f"--shift {shift}: only a simulated robot's world can be changed, "
+            f"robot.kind is {brain.config.robot.kind!r} ({brain.layout.config_path})",
+            remedy="leave --shift out, or use a root of the preset sim-donkey",
+        )
     settings = json.loads(brain.layout.config_path.read_bytes())
     settings["robot"]["shift"] = shift
     write_json_durably(brain.layout.config_path, settings)

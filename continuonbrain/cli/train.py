@@ -43,15 +43,21 @@ def train(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train on the recorded episodes if the gates allow it, judge the adapter, promote it if it passes."""
+    """Train on the recorded episodes if the gates allow it, judge the adapter, promote it if it passes.
+
+    Ends with 1 when it was not trained (closed gates, too few episodes) or not promoted because the verdict is no.
+    """
     brain = open_brain(root)
     if min_episodes is not None:
         brain = replace(brain, config=brain.config.with_overrides({"min_episodes": min_episodes}))
     with parked_host(brain, insist=simulate_host) as host:
         if as_json:
-            typer.echo(json.dumps(asdict(_round(MidLoop(brain, host=host), hold=hold, again=again))))
+            outcome = _round(MidLoop(brain, host=host), hold=hold, again=again)
+            typer.echo(json.dumps(asdict(outcome)))
         else:
-            _train_on_terminal(brain, host, hold=hold, again=again)
+            outcome = _train_on_terminal(brain, host, hold=hold, again=again)
+    if outcome.said_no:
+        raise typer.Exit(1)
 
 
 def _round(mid: MidLoop, *, hold: bool, again: bool) -> Outcome:
@@ -62,7 +68,9 @@ def _round(mid: MidLoop, *, hold: bool, again: bool) -> Outcome:
     except SystemExit:
         if mid.layout.training_state_path.exists():
             again_here = f"continuonbrain train --root {mid.layout.root}"
-            typer.echo(f"put down at step {mid.status.step}; to go on from there: {again_here}", err=True)
+            # The counter of any other phase is not the training's: its last step is on disk when it is judged.
+            where = f" at step {mid.status.step}" if mid.status.phase == "train" else f" ({mid.status.phase})"
+            typer.echo(f"put down{where}; to go on from there: {again_here}", err=True)
         raise
 
 
@@ -88,19 +96,16 @@ def parked_host(brain: BrainRoot, *, insist: bool) -> Iterator[Host | None]:
     try:
         host = SimulatedHost()
         host.set(battery_fraction=1.0, cpu_temp_c=45.0, idle_s=3600.0, teleop_active=0.0)
-        real = LinuxHost(
-            disk_path=brain.layout.root
-        ).read()  # this machine's memory and disk are not invented
-        for name in ("memory_available_mib", "disk_free_mib"):
-            reading = getattr(real, name)
-            if reading.value is not None:
-                host.set(**{name: reading.value})
+        # This machine's memory and disk are not invented.
+        host.take_over(
+            LinuxHost(disk_path=brain.layout.root).read(), ("memory_available_mib", "disk_free_mib")
+        )
         yield host
     finally:
         lock.release()
 
 
-def _train_on_terminal(brain: BrainRoot, host: Host | None, *, hold: bool, again: bool) -> None:
+def _train_on_terminal(brain: BrainRoot, host: Host | None, *, hold: bool, again: bool) -> Outcome:
     console = Console(highlight=False)
     columns = (
         TextColumn("  {task.description}"),
@@ -123,6 +128,7 @@ def _train_on_terminal(brain: BrainRoot, host: Host | None, *, hold: bool, again
 
         outcome = _round(MidLoop(brain, host=host, on_status=show), hold=hold, again=again)
     _print(console, outcome, str(brain.layout.root))
+    return outcome
 
 
 def _print(console: Console, outcome: Outcome, root: str) -> None:
@@ -144,10 +150,9 @@ def _print(console: Console, outcome: Outcome, root: str) -> None:
         console.print(f"[{colour}]{outcome.phase}[/{colour}]{said}")
     for words in outcome.left_out:
         console.print(f"[yellow]not learned from:[/yellow] {words}", soft_wrap=True)
-    nothing_new = outcome.detail.startswith("nothing new")
     advice = {
         "waiting": f"learn from the same episodes once more: continuonbrain train --root {root} --again"
-        if nothing_new
+        if outcome.nothing_new
         else "record or import more episodes, or pass --min-episodes",
         "gates": "wait until the robot is idle, cool and charged; where no robot runs: --simulate-host",
         "refused": f"see it whole: continuonbrain adapters show candidate --root {root}",

@@ -32,7 +32,7 @@ from continuonbrain.loops.supervisor import SIDECAR_MODULE
 from continuonbrain.loops.teach import lessons, record_expert
 from continuonbrain.model.base_identity import tiny_base_folder
 from continuonbrain.policy.calibration import Calibration
-from continuonbrain.robot.host import HOST_FILE_NAME, FileHost, SimulatedHost
+from continuonbrain.robot.host import HOST_FILE_NAME, FileHost, LinuxHost, SimulatedHost
 from continuonbrain.robot.sim.instructions import NAMES
 from continuonbrain.robot.sim.shifts import BASE, SHIFTS, World
 from continuonbrain.safety.guards import Limits
@@ -169,6 +169,8 @@ class Demo:
         tell.act(2, f"Teach: an expert drives {s.episodes} episodes on other tracks")
         host = SimulatedHost()
         host.set(battery_fraction=0.92, cpu_temp_c=48.0, idle_s=0.0, teleop_active=1.0)
+        machine = LinuxHost(disk_path=brain.layout.root).read()
+        host.take_over(machine, ("memory_available_mib", "disk_free_mib"))
         with host_readings(brain, host):
             folders = record_expert(
                 brain.layout.episodes_dir,
@@ -182,6 +184,9 @@ class Demo:
             tell.say(f"{len(folders)} RLDS episodes in {brain.layout.episodes_dir}")
 
             tell.act(3, "Gates: may the robot learn now?")
+            tell.say(
+                "Battery, heat and idle time are a simulated robot's; memory and disk are this machine's."
+            )
             gates = gates_from_config(brain.config)
             files = FileHost(brain.layout.run_dir / HOST_FILE_NAME)
             time.sleep(0.6)

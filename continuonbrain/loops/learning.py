@@ -259,6 +259,11 @@ def _log_losses(log_dir: Path, version_id: str, result: JobResult) -> None:
     )
     log_dir.mkdir(parents=True, exist_ok=True)
     replace_file(log_dir / f"{version_id}.jsonl", lines.encode())
+    from continuonbrain.trainer.loss_picture import (
+        loss_svg,  # matplotlib only when there is something to draw
+    )
+
+    replace_file(log_dir / f"{version_id}.svg", loss_svg(result.losses, version_id))
 
 
 def judge_candidate(

@@ -62,7 +62,7 @@ class Status:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a round ended. phase: waiting, gates, judged, promoted or refused; training: figures of the job; left_out:
-    episodes that could not be learned from, and why."""
+    episodes that could not be learned from, and why; nothing_new: it waits only because all has been learned."""
 
     phase: str
     detail: str
@@ -71,6 +71,12 @@ class Outcome:
     training: dict[str, Any] = field(default_factory=dict)
     gates: dict[str, object] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    nothing_new: bool = False
+
+    @property
+    def said_no(self) -> bool:
+        """There was something to learn and nothing came of it."""
+        return self.phase in ("waiting", "gates", "refused") and not self.nothing_new
 
 
 class MidLoop:
@@ -174,7 +180,8 @@ class MidLoop:
                 f"{len(episodes)} of {self.config.min_episodes} episodes (min_episodes) driven by a human",
             )
         if not fresh and not again:
-            return self._end("waiting", f"nothing new in {len(episodes)} episodes since the last candidate")
+            words = f"nothing new in {len(episodes)} episodes since the last candidate"
+            return self._end("waiting", words, nothing_new=True)
         report = self.poll_gates()
         if not report.open:
             return self._end("gates", "; ".join(f"{s.name}: {s.reason}" for s in report.closed))

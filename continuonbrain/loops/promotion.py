@@ -71,7 +71,7 @@ def _in_words(answer: NoticeAnswer) -> str:
     if answer.ok:
         return "the running brain uses it"
     if not answer.listening:
-        return "done; it drives from the next start on (no brain is running)"
+        return "done; no brain is running, the next one that starts uses it"
     if answer.answered:
         return f"the running brain refused it: {answer.detail or 'it gave no reason'}"
     return f"the running brain did not answer ({answer.detail})"

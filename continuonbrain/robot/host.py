@@ -19,7 +19,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import isfinite
 from pathlib import Path
@@ -253,6 +253,13 @@ class SimulatedHost:
             self._known(name)
             self._values[name] = float(value)
             self._errors.pop(name, None)
+
+    def take_over(self, readings: HostReadings, names: Sequence[str]) -> None:
+        """Set some values to what another host reads now; what that one cannot read stays."""
+        for name in names:
+            value = getattr(readings, name).value
+            if value is not None:
+                self.set(**{name: value})
 
     def fail(self, name: str, error: str = "simulated sensor failure") -> None:
         """Make one sensor fail until it is set again."""

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.run import _in_world, line, summary_line, view
+from continuonbrain.errors import BrainError
 from continuonbrain.loops import control_process
 from continuonbrain.loops.child_process import ChildLogError
 from continuonbrain.loops.control_process import ControlOptions, ControlProcess
@@ -219,3 +220,13 @@ def test_a_shift_stays_with_the_robot_so_that_it_is_judged_on_the_road_it_drives
     assert moved.config.robot.shift == "tape"
     assert open_brain(layout.root).config == moved.config
     assert moved.config.with_overrides({"robot.shift": "none"}) == brain.config
+
+
+def test_a_shift_of_a_robot_that_is_not_simulated_is_refused_and_its_config_left_alone(
+    tmp_path: Path,
+) -> None:
+    layout = init_brain_root(tmp_path / "car", "pi5-donkey")
+    before = layout.config_path.read_bytes()
+    with pytest.raises(BrainError, match="only a simulated robot"):
+        _in_world(open_brain(layout.root), "tape")
+    assert layout.config_path.read_bytes() == before

@@ -223,7 +223,7 @@ def test_a_promotion_says_what_became_of_it(layout: BrainLayout, monkeypatch: py
     assert told() == (
         False,
         False,
-        "promotion of the base: done; it drives from the next start on (no brain is running)",
+        "promotion of the base: done; no brain is running, the next one that starts uses it",
     )
     with serving(layout):
         assert told() == (True, True, "promotion of the base: the running brain uses it")
