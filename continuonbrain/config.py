@@ -127,6 +127,8 @@ class TrainingConfig(_Group):
     """Niceness of the trainer process: the control process must never wait for it."""
     cache_mib: Annotated[int, Field(ge=0, le=65536)] = 256
     """Disk for what the policy computed while a person drove, MiB; 0: the trainer computes all of it again."""
+    reflex_steps: Annotated[int, Field(ge=0)] = 150
+    """Steps of the reflex head, which carries the car between slow decisions; 0: no head travels with an adapter."""
     max_memory_mib: Annotated[int, Field(ge=256)] | None = None
     """The trainer's resident memory, MiB: no further samples are cached, or steps made, above it."""
 

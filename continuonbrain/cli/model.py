@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +33,10 @@ def build_tiny_command(
         int | None,
         typer.Option("--trunk-chunks", min=1, help="... for the image trunk.", show_default=False),
     ] = None,
+    reflex_chunks: Annotated[
+        int | None,
+        typer.Option("--reflex-chunks", min=1, help="... for the reflex head.", show_default=False),
+    ] = None,
     shared_layers: Annotated[
         int, typer.Option("--shared-layers", min=1, max=6, help="KV-shared layers, of 8 (for studies).")
     ] = 4,
@@ -44,8 +51,37 @@ def build_tiny_command(
         chunks=chunks or default.chunks,
         trunk_chunks=trunk_chunks or default.trunk_chunks,
         shared_layers=shared_layers,
+        reflex=replace(default.reflex, chunks=reflex_chunks or default.reflex.chunks),
     )
     console = Console(stderr=as_json, highlight=False)
+    with _reporting(console) as report:
+        card = build_tiny(out, recipe, report)
+    if as_json:
+        typer.echo(json.dumps(card))
+        return
+    _print_card(console, out, card)
+
+
+@app.command("build-reflex")
+def build_reflex_command(
+    base: Annotated[Path, typer.Argument(help="A driving base's folder; its reflex head is replaced.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Train a driving base's reflex head from the simulator (seeded; some minutes) and score it."""
+    from continuonbrain.trainer.build_reflex import ReflexRecipe, build_reflex
+
+    console = Console(stderr=as_json, highlight=False)
+    with _reporting(console) as report:
+        section = build_reflex(base, ReflexRecipe(), report)
+    if as_json:
+        typer.echo(json.dumps(section))
+        return
+    _print_card(console, base, section)
+
+
+@contextmanager
+def _reporting(console: Console) -> Iterator[Callable[[str, int, int, float], None]]:
+    """A bar for every stage, or a line for every tenth where nobody watches."""
     columns = (
         TextColumn("  {task.description}"),
         BarColumn(),
@@ -67,11 +103,7 @@ def build_tiny_command(
                 told[stage] = tenth
                 console.print(f"{stage} {step}/{total} loss {loss:.4f}")
 
-        card = build_tiny(out, recipe, report)
-    if as_json:
-        typer.echo(json.dumps(card))
-        return
-    _print_card(console, out, card)
+        yield report
 
 
 @app.command("show")
@@ -97,18 +129,22 @@ def show(
 
 def _print_card(console: Console, folder: Path, card: dict[str, Any]) -> None:
     table = Table("", "", title=str(folder), title_justify="left", show_header=False)
-    for key, value in card.items():
+    _add_rows(table, "", card)
+    console.print(table)
+
+
+def _add_rows(table: Table, group: str, values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        name = f"{group}: {key.replace('_', ' ')}" if group else key
         if key.endswith("loss_curve") and value:
             numbers = [float(x) for x in value]
-            table.add_row(key, f"{sparkline(numbers)}  {numbers[0]:.3g} to {numbers[-1]:.3g}")
+            table.add_row(name, f"{sparkline(numbers)}  {numbers[0]:.3g} to {numbers[-1]:.3g}")
         elif isinstance(value, dict):
             table.add_section()
-            for name, inner in value.items():
-                table.add_row(f"{key}: {name.replace('_', ' ')}", Text(_told(inner)))
+            _add_rows(table, name, value)
             table.add_section()
         else:
-            table.add_row(key, Text(_told(value)))
-    console.print(table)
+            table.add_row(name, Text(_told(value)))
 
 
 def _told(value: object) -> str:

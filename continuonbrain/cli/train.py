@@ -23,6 +23,7 @@ from continuonbrain.storage.lock import LockHeldError, ProcessLock
 _TITLES = {
     "read": "reading episodes",
     "cache": "frozen layers",
+    "reflex": "reflex head",
     "train": "LoRA steps",
     "judge": "judging",
 }

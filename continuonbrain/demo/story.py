@@ -366,6 +366,7 @@ class Demo:
         except (OSError, ValueError):
             return  # not written yet
         titles = {"read": "reading episodes", "cache": "frozen layers, once a sample", "train": "LoRA steps"}
+        titles["reflex"] = "the reflex head"
         phase = str(status.get("phase", ""))
         title = titles.get(phase) or (f"judging: {status.get('detail', '')}" if phase == "judge" else "")
         if title and status.get("steps"):

@@ -44,6 +44,7 @@ from continuonbrain.loops.control_status import (
 from continuonbrain.loops.fast import FastLoop, LoopTick
 from continuonbrain.loops.loop_report import FastReport
 from continuonbrain.loops.policy_client import PolicyClient
+from continuonbrain.loops.reflex_keeper import ReflexKeeper
 from continuonbrain.loops.teach import episode_metadata, lessons, record_expert
 from continuonbrain.loops.wire_stream import Message, WireServer
 from continuonbrain.policy.calibration import Calibration
@@ -123,6 +124,9 @@ class ControlProcess:
         self._client = PolicyClient(
             brain.layout.policy_socket, answer_timeout_s=15.0 + robot_config.decision_time_s
         )
+        self._reflexes = ReflexKeeper(
+            lambda version: brain.layout.versions_dir / version if version else brain.layout.base_model_dir
+        )
         self._loop = FastLoop(
             self._robot,
             Pilot(calibration=Calibration(), limits=self._limits),
@@ -131,6 +135,7 @@ class ControlProcess:
             recorder_factory=self._open_recorder if options.record else None,
             instruction=options.instruction,
             mode="park" if options.cycle else "autopilot",
+            reflexes=self._reflexes,
         )
         self._machine = SimulatedMachine(brain.layout.root)
         self._phase = "park" if options.cycle else "drive"
@@ -170,6 +175,7 @@ class ControlProcess:
                     self._robot.close()
                     report = self._loop.close()
                     self._client.close()
+                    self._reflexes.close()
                     writer.close()
             write_json_durably(layout.run_dir / CONTROL_REPORT_NAME, report.to_json())
         return report

@@ -7,6 +7,7 @@
 - Nothing here waits: the policy is asked and answers through `PolicyClient`, steps go to a thread.
 - The garbage collector is off inside the loop; once a second the young generations are collected in the slack
   before a deadline.
+- A path of the model that has grown old is carried on by the reflex head, frame by frame (`policy/reflex.py`).
 - No torch. Leaving `run` by any way stops the robot.
 
 Modes: "autopilot" follows the policy's paths, "teleop" a person's commands, "park" stands still and records
@@ -28,9 +29,11 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from continuonbrain.errors import BrainError
 from continuonbrain.loops.episode_keeper import EpisodeKeeper, Recorder
 from continuonbrain.loops.loop_report import Durations, FastReport, Swap
 from continuonbrain.loops.policy_client import Answer
+from continuonbrain.loops.reflex_keeper import ReflexName, ReflexSource
 from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.pilot import Pilot, Tick
 from continuonbrain.rlds.schema import SOURCE_AUTOPILOT, SOURCE_HUMAN, Step, finite_pair
@@ -72,7 +75,8 @@ class LoopTick:
     """One tick as `on_tick` sees it.
 
     number: counts from 0 over all runs. now_s: monotonic time of the command. observation: None when the robot
-    could not be looked at; fault then says why. guarded: what was sent (throttle 0 while parked).
+    could not be looked at; fault then says why. guarded: what was sent (throttle 0 while parked). reflex: the reflex
+    head laid the path that was followed.
     """
 
     number: int
@@ -83,6 +87,7 @@ class LoopTick:
     guarded: Guarded
     chunk: ActionChunk | None
     fault: str = ""
+    reflex: bool = False
 
 
 _PARKED = Guarded(0.0, 0.0, (), True)
@@ -99,6 +104,7 @@ class FastLoop:
         instruction: what the robot is told at first.
         mode: at first.
         teleop: the person's command and its age; needed in mode "teleop".
+        reflexes: where reflex heads come from; None follows the model's paths alone.
         steps_per_episode: longer drives are cut into several episodes.
         clock, sleep: monotonic time; for tests.
     """
@@ -114,6 +120,7 @@ class FastLoop:
         instruction: str = "drive",
         mode: Mode = "autopilot",
         teleop: Teleop | None = None,
+        reflexes: ReflexSource | None = None,
         steps_per_episode: int = 600,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -148,6 +155,10 @@ class FastLoop:
         self._swaps: list[Swap] = []
         self._last_chunk: tuple[str, int, float, int] | None = None
         self._looked_s: float | None = None
+        self._reflexes = reflexes
+        self._reflex: ReflexName | None = None
+        self._reflex_ticks = 0
+        self._reflex_faults = 0
         pilot.instruct(instruction)
 
     # What may be told between two ticks (from `on_tick` or `should_stop`, which run on the loop's thread).
@@ -236,6 +247,8 @@ class FastLoop:
             sensor_faults=self._sensor_faults,
             actuator_faults=self._actuator_faults,
             chunks=self.chunks,
+            reflex_ticks=self._reflex_ticks,
+            reflex_faults=self._reflex_faults,
             seconds=round(self._seconds, 3),
             lateness_us=self._lateness.percentiles(),
             work_us=self._work.percentiles(),
@@ -277,10 +290,19 @@ class FastLoop:
             command, age_s = self._teleop_command()
             decided = self.pilot.teleoperate(command, now_s=now, age_s=age_s)
         else:
+            self._carry(observation, now)
             decided = self.pilot.tick(now_s=now)
         self._send(decided.guarded)
         tick = LoopTick(
-            self.ticks, now, self.mode, observation, decided.proposed, decided.guarded, decided.chunk, fault
+            self.ticks,
+            now,
+            self.mode,
+            observation,
+            decided.proposed,
+            decided.guarded,
+            decided.chunk,
+            fault,
+            decided.reflex,
         )
         self._record(tick)
         return tick
@@ -314,6 +336,7 @@ class FastLoop:
             if answer.calibration != self.pilot.tracker.calibration:
                 self.pilot.recalibrate(answer.calibration)
             self.chunks += 1
+            self._reflex = answer.reflex
             now, last = self._clock(), self._last_chunk
             if last is not None and last[0] != chunk.adapter_sha256:
                 swap = Swap(
@@ -327,6 +350,22 @@ class FastLoop:
                 )
                 self._swaps.append(swap)
             self._last_chunk = (chunk.adapter_sha256, self.ticks, now, self.missed_ticks)
+
+    def _carry(self, observation: Observation, now: float) -> None:
+        """Have the reflex head lay the path from here, where the model's is old."""
+        path, name = self.pilot.tracker.path, self._reflex
+        if path is None or name is None or self._reflexes is None or not self.pilot.wants_reflex(now_s=now):
+            return
+        head = self._reflexes.get(name)
+        if head is None:
+            return
+        intent = np.array([path.chunk.intent], np.float32)
+        try:
+            self.pilot.carry(head.curvatures(observation.frame[None], intent)[0].tolist(), now_s=now)
+        except BrainError as error:  # not a path: the model's goes on, until it is too old
+            self._reflex_faults += 1
+            if self._reflex_faults == 1 or self._reflex_faults % 200 == 0:
+                log.error("reflex fault %d: %s", self._reflex_faults, error)
 
     def _teleop_command(self) -> tuple[tuple[float, float], float]:
         try:
@@ -370,6 +409,7 @@ class FastLoop:
                 tick=tick.number,
                 monotonic_ns=int((tick.now_s if seen is None else seen.monotonic_s) * 1e9),
                 wall_time_ms=int(time.time() * 1000),
+                extra={"path_by": "reflex"} if tick.reflex else {},
             )
         )
 
@@ -382,6 +422,7 @@ class FastLoop:
             self._reasons[str(reason)] += 1
         if tick.chunk is not None:
             self._adapter_ticks[tick.chunk.adapter_sha256] += 1
+        self._reflex_ticks += tick.reflex
 
 
 def _unusable(observation: Observation, now_s: float) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,9 @@ from continuonbrain import __version__
 from continuonbrain.errors import BrainError
 from continuonbrain.policy.acting_cache import ActingCache
 from continuonbrain.policy.calibration import Calibration
+from continuonbrain.policy.intent import Intents
 from continuonbrain.policy.prompt import LAYOUT_VERSION, InstructionError, PromptLayout
+from continuonbrain.policy.reflex import REFLEX_FILE, Reflex
 from continuonbrain.policy.torch_engine import TorchEngine
 from continuonbrain.rlds.reader import list_episodes, read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
@@ -37,9 +40,10 @@ from continuonbrain.trainer.dataset import (
     mirrored_instruction,
     read_drive,
 )
-from continuonbrain.trainer.evaluate import Contender, Course, gather_evidence
+from continuonbrain.trainer.evaluate import Contender, Course, gather_evidence, reflex_imitation
 from continuonbrain.trainer.job import JobSettings, train_adapter
-from continuonbrain.trainer.pool import Recall
+from continuonbrain.trainer.pool import Recall, mix
+from continuonbrain.trainer.reflex_job import ReflexSettings, teach_reflex
 from continuonbrain.trainer.states import REPLAY_SOURCE, replay_samples
 from continuonbrain.trainer.steps import JobResult, Progress
 from continuonbrain.trainer.training_state import forget_state
@@ -49,6 +53,8 @@ if TYPE_CHECKING:
     from continuonbrain.loops.mid import MidLoop
 
 _REPLAY_STATES = 768
+_REFLEX_SHARE = 0.15
+"""Of the wall time: what is kept for the reflex head when the adapter's steps take all they may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +153,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     calibration = calibrate(drives)
     train, held, trained_on, held_out = _samples(mid, drives, calibration, left_out)
     engine = TorchEngine(layout.base_model_dir)
+    teaches_reflex = engine.reflex is not None and config.training.reflex_steps > 0
     settings = JobSettings(
         rank=config.training.rank,
         alpha=config.training.alpha,
@@ -155,7 +162,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         weight_decay=config.weight_decay,
         batch_size=config.batch_size,
         max_steps=config.max_steps,
-        max_wall_time_s=config.max_wall_time_s,
+        max_wall_time_s=config.max_wall_time_s * (1 - (_REFLEX_SHARE if teaches_reflex else 0)),
         seed=config.training.seed,
         max_memory_mib=config.training.max_memory_mib,
         # Without motion sensors the servo's trim is in the labels, and a mirror would turn it around.
@@ -171,13 +178,14 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
             force=False, phase=p.phase, step=p.step, steps=p.steps, loss=p.loss, losses=thinned, detail=""
         )
 
+    replay = replay_for(layout.base_model_dir, settings.seed)
     result = train_adapter(
         engine.model,
         engine.layout,
         train,
         settings,
         base_sha256=engine.base_sha256,
-        replay=replay_for(layout.base_model_dir, settings.seed),
+        replay=replay,
         state_path=layout.training_state_path,
         recall=_recall(mid, engine),
         on_progress=progress,
@@ -191,8 +199,14 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
             else "raise max_wall_time_s in config.json, or record fewer or shorter episodes",
         )
     files = {**result.files, "calibration.json": calibration.to_json()}
+    figures: dict[str, Any] = {}
+    if teaches_reflex:
+        head, figures = _teach_reflex(mid, engine, train, replay, held, calibration, settings, result)
+        if head:
+            files[REFLEX_FILE] = head
     staged = mid.store.stage(files)
-    training = _figures(result, time.monotonic() - started)
+    training = _figures(result, time.monotonic() - started) | figures
+    training["wall_s"] = round(training["wall_s"] + training.get("reflex_s", 0.0), 2)
     card = {
         "by": __version__,
         "base_sha256": engine.base_sha256,
@@ -214,6 +228,59 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         layout.training_state_path
     )  # not before: who is interrupted while judging need not train again
     return Learned(staged.version_id, verdict, training, left_out)
+
+
+def _teach_reflex(
+    mid: MidLoop,
+    engine: TorchEngine,
+    train: Samples,
+    replay: Samples | None,
+    held: Samples | None,
+    calibration: Calibration,
+    settings: JobSettings,
+    result: JobResult,
+) -> tuple[bytes, dict[str, Any]]:
+    """The reflex head for the adapter that the engine's model has just learned: its file (b"" when it is not worth
+    taking: the adapter then drives by its own paths alone) and figures of the stage."""
+    assert engine.reflex is not None
+    sampler = np.random.default_rng(settings.seed)
+    pool, chances = mix(train, replay, settings, sampler)
+    # The candidate's own, although it is not staged yet: its adapter is on the engine's model.
+    intents = Intents(engine, reflex=engine.reflex)
+
+    def meant(instructions: Sequence[str]) -> Any:
+        return intents.of_all(instructions)
+
+    def progress(p: Progress) -> None:
+        mid.say(force=False, phase=p.phase, step=p.step, steps=p.steps, detail="the reflex head")
+
+    taught = teach_reflex(
+        engine.reflex.data,
+        pool,
+        chances,
+        meant,
+        ReflexSettings(
+            max_steps=mid.config.training.reflex_steps,
+            max_wall_time_s=mid.config.max_wall_time_s - result.cache_s - result.train_s,
+            seed=settings.seed,
+            max_memory_mib=settings.max_memory_mib,
+        ),
+        on_progress=progress,
+        wait_until_allowed=mid.wait_until_allowed,
+    )
+    figures: dict[str, Any] = {
+        "reflex_s": round(taught.seconds, 2),
+        "reflex_steps": len(taught.losses),
+        "reflex_ended": taught.ended,
+    }
+    if not taught.data:
+        return b"", figures
+    if held is not None:
+        error = reflex_imitation(engine, Reflex(taught.data), held, calibration).steering
+        figures["reflex_steering_error"] = round(error, 4)
+        if not error <= mid.config.promotion.avg_action_delta_threshold:
+            return b"", figures | {"reflex_ended": "too far from the driver: left out"}
+    return taught.data, figures
 
 
 def _recall(mid: MidLoop, engine: TorchEngine) -> Recall | None:

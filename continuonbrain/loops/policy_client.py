@@ -20,10 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.reflex_keeper import ReflexName
 from continuonbrain.loops.wire import WireError, encode
 from continuonbrain.loops.wire_stream import RECEIVE_BYTES, MessageReader
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.chunk import ActionChunk
+from continuonbrain.storage.adapter_version import VERSION_ID
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
@@ -31,10 +33,11 @@ _LONGEST_PAUSE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One decision and the calibration that belongs to the adapter which made it."""
+    """One decision, and the calibration and the reflex head that belong to the adapter which made it."""
 
     chunk: ActionChunk
     calibration: Calibration
+    reflex: ReflexName | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +214,9 @@ class PolicyClient:
             return None
         if kind != "chunk":
             raise WireError(f"wire: the policy process answered {kind!r}, expected 'chunk' or 'refused'")
-        answer = Answer(_chunk(header), _calibration(header.get("calibration")))
+        answer = Answer(
+            _chunk(header), _calibration(header.get("calibration")), _reflex_name(header.get("reflex"))
+        )
         # Only an answer proves that the process is well: one that accepts and dies must not be hammered.
         self._pause_s = _FIRST_PAUSE_S
         self.refusal = None
@@ -229,7 +234,19 @@ def _chunk(header: Mapping[str, object]) -> ActionChunk:
         _number(header.get("observed_s"), "observed_s"),
         sha256,
         _number(header.get("decision_ms"), "decision_ms"),
+        _numbers(header, "intent") if "intent" in header else (),
     )
+
+
+def _reflex_name(value: object) -> ReflexName | None:
+    if value is None:
+        return None
+    version, sha256 = (value.get("version"), value.get("sha256")) if isinstance(value, dict) else (None, None)
+    if not isinstance(version, str) or not isinstance(sha256, str):
+        raise WireError(f"wire: reflex = {value!r} does not name a reflex head")
+    if version and not VERSION_ID.fullmatch(version):  # it becomes a folder's name
+        raise WireError(f"wire: reflex.version = {version!r} is no version of an adapter")
+    return ReflexName(version, sha256)
 
 
 def _calibration(value: object) -> Calibration:

@@ -39,6 +39,7 @@ from continuonbrain.loops.wire_stream import Message, Peer, WireServer
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.engine import Engine
+from continuonbrain.policy.intent import Intents
 from continuonbrain.robot.protocol import FRAME_SHAPE
 from continuonbrain.storage.adapters import AdapterError, AdapterStore
 
@@ -93,6 +94,8 @@ class PolicyServer:
         self._board = board
         self._decision_time_s = decision_time_s
         self._calibration = Calibration()
+        self._version = ""
+        self._intents = Intents(engine)
         self._due: list[_Due] = []
         self.decisions = 0
 
@@ -118,6 +121,7 @@ class PolicyServer:
             return False
         self._engine.use_adapter(None if version is None else version.path, sha256=sha256)
         self._calibration = calibration
+        self._version = "" if version is None else version.version_id
         return True
 
     def serve(self, should_stop: Callable[[], bool]) -> None:
@@ -177,6 +181,7 @@ class PolicyServer:
             decisions = self._remember(frame[0].copy(), instruction, speed, int(observed_s * 1e9))
         else:
             decisions = self._engine.decide(frame.copy(), [instruction], [speed])
+        intent = self._intents.of(instruction)
         decision_ms = (time.perf_counter() - started) * 1000
         chunk = ActionChunk(
             tuple(float(v) for v in decisions.curvature[0]),
@@ -184,7 +189,9 @@ class PolicyServer:
             observed_s,
             self._engine.adapter_sha256,
             decision_ms,
+            () if intent is None else tuple(float(v) for v in intent),
         )
+        reflex = self._engine.reflex
         return {
             "type": "chunk",
             "observed_s": chunk.observed_s,
@@ -193,6 +200,8 @@ class PolicyServer:
             "adapter_sha256": chunk.adapter_sha256,
             "decision_ms": round(chunk.decision_ms, 3),
             "calibration": asdict(self._calibration),
+            "intent": list(chunk.intent),
+            "reflex": None if reflex is None else {"version": self._version, "sha256": reflex.sha256},
         }
 
     def _take_notice(self, message: Message) -> None:

@@ -59,13 +59,18 @@ class ImageConnector(nn.Module):
 
     def features(self, frames: Tensor) -> Tensor:
         """The trunk's grid, flattened: `[B, 20, channels[-1]]`."""
-        scaled = (frames.float().permute(0, 3, 1, 2) / 255 - 0.45) / 0.25
-        grid: Tensor = self.trunk(scaled)
-        return grid.flatten(2).transpose(1, 2)
+        return grid_features(self.trunk, frames)
 
     def forward(self, frames: Tensor) -> Tensor:
         out: Tensor = self.norm(self.project(self.features(frames)) + self.position)
         return out
+
+
+def grid_features(trunk: nn.Module, frames: Tensor) -> Tensor:
+    """What a trunk makes of frames uint8 `[B, 120, 160, 3]`: its grid, flattened, `[B, 20, channels]`."""
+    scaled = (frames.float().permute(0, 3, 1, 2) / 255 - 0.45) / 0.25
+    grid: Tensor = trunk(scaled)
+    return grid.flatten(2).transpose(1, 2)
 
 
 class DrivingModel(nn.Module):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from continuonbrain.errors import BrainError
+from continuonbrain.policy.reflex import Reflex
 
 
 class AdapterError(BrainError):
@@ -36,6 +37,10 @@ class Engine(Protocol):
     @property
     def adapter_sha256(self) -> str:
         """Identity of the adapter in use, "" for the base alone."""
+
+    @property
+    def reflex(self) -> Reflex | None:
+        """The reflex head that belongs to the adapter in use (to the base, without one); None when it has none."""
 
     def decide(
         self, frames: NDArray[np.uint8], instructions: Sequence[str], speeds_mps: Sequence[float | None]

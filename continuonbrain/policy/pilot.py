@@ -6,7 +6,8 @@ The same object drives in the fast loop, in rollouts and in the demo: what a ver
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.chunk import ActionChunk
@@ -16,6 +17,10 @@ from continuonbrain.safety.reasons import Reason
 
 _STOP_WORDS = frozenset({"stop", "halt", "freeze", "whoa", "stand"})
 _STANDING_MPS = 0.05
+_REFLEX_AFTER_S = 0.25
+"""A path of the model that was seen longer ago than this is carried on by the reflex head."""
+_REFLEX_EVERY_S = 0.09
+"""Ten times a second, as often as the model itself decides where it is quick."""
 
 
 def means_stop(instruction: str) -> bool:
@@ -26,11 +31,13 @@ def means_stop(instruction: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """What a tick decided: what the tracker proposed (None: nothing to follow) and what may be sent."""
+    """What a tick decided: what the tracker proposed (None: nothing to follow) and what may be sent. chunk: the
+    model's latest decision; reflex: the path followed was laid by the reflex head under it."""
 
     proposed: tuple[float, float] | None
     guarded: Guarded
     chunk: ActionChunk | None
+    reflex: bool = False
 
 
 class Pilot:
@@ -43,6 +50,7 @@ class Pilot:
         self._sent = (0.0, 0.0)
         self._stop_without_model = stop_without_model
         self._stopping = False
+        self._laid_s: float | None = None  # when the reflex head laid the path that is followed
 
     def instruct(self, instruction: str) -> None:
         """Take a new instruction: only whether it means "stop" matters here."""
@@ -62,7 +70,26 @@ class Pilot:
         if start is None:
             return False
         self.tracker.follow(chunk, start)
+        self._laid_s = None
         return True
+
+    def wants_reflex(self, *, now_s: float) -> bool:
+        """Whether the frame of this tick should go through the reflex head: the model's path is old, and so is the
+        head's last one."""
+        path = self.tracker.path
+        if path is None or not path.chunk.intent or now_s - path.chunk.observed_s <= _REFLEX_AFTER_S:
+            return False
+        return self._laid_s is None or now_s - self._laid_s >= _REFLEX_EVERY_S
+
+    def carry(self, curvature: Sequence[float], *, now_s: float) -> None:
+        """Follow the reflex head's path from here, at the speeds of the model's latest decision. Call after
+        `observe` with the same frame's time. Raises `BrainError` for numbers that are no path."""
+        path = self.tracker.path
+        if path is None:
+            return
+        chunk = replace(path.chunk, curvature=tuple(float(c) for c in curvature))
+        self.tracker.follow(chunk, self.odometry.pose)
+        self._laid_s = now_s
 
     def observe(self, *, now_s: float, speed_mps: float | None, yaw_rate_rps: float | None) -> None:
         """Measured motion of this tick; None where the robot has no sensor."""
@@ -84,7 +111,12 @@ class Pilot:
             requested_stop=stop,
         )
         self._sent = (guarded.steering, guarded.throttle)
-        return Tick(proposed, guarded, None if path is None else path.chunk)
+        return Tick(
+            proposed,
+            guarded,
+            None if path is None else path.chunk,
+            path is not None and self._laid_s is not None,
+        )
 
     def teleoperate(self, command: tuple[float, float], *, now_s: float, age_s: float) -> Tick:
         """The same for a human's command of the given age."""

@@ -17,6 +17,7 @@ from continuonbrain.model.streams import Streams
 from continuonbrain.policy import codec
 from continuonbrain.policy.engine import AdapterError, Decisions
 from continuonbrain.policy.prompt import PromptLayout
+from continuonbrain.policy.reflex import Reflex, ReflexError
 from continuonbrain.storage.content_hash import sha256_of_files
 
 
@@ -40,6 +41,11 @@ class TorchEngine:
         self.model: DrivingModel = load_base(base)
         self.layout = PromptLayout.from_folder(base)
         self._adapter_sha256 = ""
+        self._base_reflex = self._reflex = Reflex.of_folder(base)
+
+    @property
+    def reflex(self) -> Reflex | None:
+        return self._reflex
 
     @property
     def base_sha256(self) -> str:
@@ -66,8 +72,13 @@ class TorchEngine:
     def use_adapter(self, folder: Path | None, *, sha256: str = "") -> None:
         if folder is None:
             detach_lora(self.model)
-            self._adapter_sha256 = ""
+            self._adapter_sha256, self._reflex = "", self._base_reflex
             return
+        try:
+            # Before the adapter is attached: a damaged head must leave everything as it was.
+            reflex = Reflex.of_folder(folder)
+        except ReflexError as error:
+            raise AdapterError(error.message, remedy=error.remedy) from error
         try:
             name = sha256 or sha256_of_files(folder, ("adapter_config.json", "adapter_model.safetensors"))
         except OSError as error:
@@ -76,4 +87,5 @@ class TorchEngine:
             load_adapter(self.model, folder, base_sha256=self._base_sha256, name=f"sha_{name[:16]}")
         except LoraError as error:
             raise AdapterError(error.message, remedy=error.remedy) from error
-        self._adapter_sha256 = name
+        # Not the base's: that one has never seen this adapter's roads.
+        self._adapter_sha256, self._reflex = name, reflex

@@ -12,7 +12,13 @@ from typing import Any
 from continuonbrain.errors import BrainError
 from continuonbrain.storage.content_hash import sha256_of_contents, sha256_of_files
 
-BEHAVIOURAL_FILES: tuple[str, ...] = ("adapter_config.json", "adapter_model.safetensors", "calibration.json")
+REFLEX_FILE = "reflex.safetensors"
+BEHAVIOURAL_FILES: tuple[str, ...] = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "calibration.json",
+    REFLEX_FILE,
+)
 """What decides how the robot behaves, and therefore what the sha256 of an adapter covers."""
 
 REQUIRED_FILES: tuple[str, ...] = ("adapter_config.json", "adapter_model.safetensors")

@@ -53,6 +53,7 @@ class ForwardEngine:
     """An `Engine` over any network from prompts and frames to logits; it has no adapters."""
 
     adapter_sha256 = ""
+    reflex = None
 
     def __init__(
         self, layout: PromptLayout, network: Callable[[Tensor, Tensor], Tensor], sha256: str

@@ -15,7 +15,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from continuonbrain.policy.torch_engine import TorchEngine
 from continuonbrain.robot.sim.instructions import HELD_OUT, INSTRUCTIONS
 from continuonbrain.robot.sim.shifts import BASE
 from continuonbrain.safety.guards import Limits
+from continuonbrain.trainer.build_reflex import ReflexRecipe, build_reflex
 from continuonbrain.trainer.objective import action_loss, query_weights, soft_targets
 from continuonbrain.trainer.rollout import rollout
 from continuonbrain.trainer.score import drive_score, follow_score
@@ -56,6 +57,7 @@ class Recipe:
     query_weights: tuple[float, ...] = (2.0, 2.0, 2.0, 1.5, 1.0, 1.0, 0.7, 0.7, 1.5, 1.5)
     threads: int = 2
     shared_layers: int = 4
+    reflex: ReflexRecipe = field(default_factory=ReflexRecipe)
 
 
 class _TrunkReader(nn.Module):
@@ -170,7 +172,7 @@ def build_tiny(out: Path, recipe: Recipe, report: Report) -> dict[str, Any]:
             f"Gemma 3n text model of transformers, {shared} of its layers KV-shared, with an image connector"
         ),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "recipe": {k: getattr(recipe, k) for k in recipe.__slots__},
+        "recipe": {k: v for k, v in asdict(recipe).items() if k != "reflex"},
         "data": {
             "source": f"{REPLAY_SOURCE}, base family, independent states with ideal answers",
             "track_seeds": [0, recipe.tracks - 1],
@@ -184,7 +186,9 @@ def build_tiny(out: Path, recipe: Recipe, report: Report) -> dict[str, Any]:
         "wall_s": round(time.monotonic() - started, 1),
     }
     save_base(model, tokenizer.to_str(), card, out)
-    card["scores"] = score_base(out)
+    # From the bytes on disk, as `model build-reflex` makes it: the same head either way.
+    reflex = build_reflex(out, recipe.reflex, report)
+    card |= {"scores": score_base(out), "reflex": reflex}
     (out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     return card
 
@@ -196,7 +200,9 @@ def score_base(folder: Path, *, tracks: int = 24, follow_tracks: int = 4) -> dic
     nominal = Calibration()
     seeds = range(70_000, 70_000 + tracks)
     lap = drive_score(engine, BASE, seeds, calibration=nominal, limits=limits)
-    late = drive_score(engine, BASE, seeds, calibration=nominal, limits=limits, decision_time_s=0.75)
+    late = drive_score(
+        engine, BASE, seeds, calibration=nominal, limits=limits, decision_time_s=0.75, reflex=False
+    )
     follow_seeds = range(70_500, 70_500 + follow_tracks)
     follow = follow_score(engine, BASE, follow_seeds, calibration=nominal, limits=limits)
     phrases = [p for ps in HELD_OUT.values() for p in ps]

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.codec import CURVATURE_KNOTS_M
 from continuonbrain.policy.engine import Decisions, Engine
+from continuonbrain.policy.intent import Intents
+from continuonbrain.policy.reflex import Reflex
 from continuonbrain.robot.sim.shifts import BASE, World
 from continuonbrain.safety.guards import Limits
 from continuonbrain.trainer.dataset import Samples
@@ -20,6 +22,8 @@ from continuonbrain.trainer.score import drive_score, follow_score
 from continuonbrain.trainer.verdict import Closed, Evidence, Imitation
 
 _BATCH = 64
+SLOW_DECISION_S = 0.75
+"""What a decision of a real Gemma 3n may take on a Pi 5; a reflex head is judged at it."""
 OnPart = Callable[[str, int, int], None]
 
 
@@ -40,6 +44,7 @@ class Course:
     tracks: tuple[int, ...] = tuple(range(40_000, 40_008))
     follow_tracks: tuple[int, ...] = (40_100, 40_101)
     unshifted_tracks: tuple[int, ...] = tuple(range(40_200, 40_206))
+    slow_tracks: tuple[int, ...] = tuple(range(40_300, 40_304))
 
 
 def answers(engine: Engine, samples: Samples) -> Decisions:
@@ -73,6 +78,27 @@ def imitation(decisions: Decisions, samples: Samples, calibration: Calibration) 
     known = _speed_known(samples)
     speed = np.abs(decisions.speed[:, 0] - samples.speed_ahead[:, 0])[known]
     return Imitation(float(steering.mean()), float(speed.mean()) if len(speed) else None)
+
+
+def reflex_imitation(
+    engine: Engine,
+    head: Reflex,
+    samples: Samples,
+    calibration: Calibration,
+    *,
+    intents: Intents | None = None,
+) -> Imitation:
+    """Mean absolute steering error of a reflex head against the driver; speeds are the model's."""
+    meant = (intents or Intents(engine, reflex=head)).of_all(samples.instructions)
+    assert meant is not None
+    bends = np.concatenate(
+        [
+            head.curvatures(samples.frames[i : i + _BATCH], meant[i : i + _BATCH])
+            for i in range(0, len(samples), _BATCH)
+        ]
+    )
+    steering = steering_of(Decisions(bends, samples.speed_ahead), samples, calibration)
+    return Imitation(float(np.abs(steering - samples.command[:, 0]).mean()), None)
 
 
 def _speed_known(samples: Samples) -> NDArray[np.bool_]:
@@ -121,6 +147,7 @@ def gather_evidence(
     figures: dict[str, Imitation] = {}
     unshifted: dict[str, float] = {}
     closed: dict[str, Closed] = {}
+    slow: dict[str, float] = {}
     steering: dict[str, NDArray[np.float64]] = {}
     distance = difference = None
     probe = held if held is not None else train
@@ -138,10 +165,24 @@ def gather_evidence(
             speed_gap = np.abs(decisions.speed[:, 0] - probe.speed_ahead[:, 0]) / 2
             gap = np.abs(steering[label] - probe.command[:, 0])
             distance = float((gap.mean() + speed_gap.mean()) / 2) if held is not None else None
+            if engine.reflex is not None and held is not None:
+                figures["reflex"] = reflex_imitation(engine, engine.reflex, held, contender.calibration)
         if course is not None:
             drives_now = label == ("current" if current.folder is not None else "base")
             if label == "candidate" or drives_now:
                 closed[label] = _drive(engine, contender, course, limits, decision_time_s, label, on_part)
+            if label == "candidate" and engine.reflex is not None:
+                for way, with_head in (("path", False), ("reflex", True)):
+                    slow[way] = drive_score(
+                        engine,
+                        course.world,
+                        course.slow_tracks,
+                        calibration=contender.calibration,
+                        limits=limits,
+                        decision_time_s=max(SLOW_DECISION_S, decision_time_s),
+                        reflex=with_head,
+                        on_tick=lambda d, t, way=way: on_part(f"slow decisions: {way}", d, t),  # type: ignore[misc]
+                    ).completion
             if label != "current":
                 unshifted[label] = drive_score(
                     engine,
@@ -171,6 +212,9 @@ def gather_evidence(
         closed_current=closed.get("current", closed.get("base")),
         unshifted_candidate=unshifted.get("candidate"),
         unshifted_base=unshifted.get("base"),
+        reflex=figures.get("reflex"),
+        slow_reflex=slow.get("reflex"),
+        slow_path=slow.get("path"),
     )
 
 

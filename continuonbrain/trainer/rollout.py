@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.engine import Engine
+from continuonbrain.policy.intent import Intents
 from continuonbrain.policy.pilot import Pilot
 from continuonbrain.robot.protocol import CONTROL_DT_S
 from continuonbrain.robot.sim.fleet import Fleet
@@ -69,13 +70,15 @@ def rollout(
     start_speed_mps: float = 0.0,
     decision_time_s: float = 0.0,
     stop_without_model: Sequence[bool] | None = None,
+    reflex: bool = True,
     on_tick: Callable[[int, int], None] | None = None,
 ) -> RolloutResult:
     """Drive car i on track i under instruction i.
 
     laps: until one lap is done, else for `seconds`. Instructions are phrasings that the simulator knows.
     stop_without_model: per car, whether "stop" may be obeyed without the model (default: all).
-    on_tick(tick, ticks) reports progress.
+    reflex: between slow decisions the engine's reflex head carries the cars, as in the fast loop; False: paths of
+    the model alone. on_tick(tick, ticks) reports progress.
     """
     n = len(track_seeds)
     tracks = TrackSet(track_seeds, world)
@@ -89,8 +92,11 @@ def rollout(
         speed_mps=start_speed_mps,
         instruction=[g.name for g in goals],
     )
-    reflex = [True] * n if stop_without_model is None else list(stop_without_model)
-    pilots = [Pilot(calibration=calibration, limits=limits, stop_without_model=r) for r in reflex]
+    brakes = [True] * n if stop_without_model is None else list(stop_without_model)
+    pilots = [Pilot(calibration=calibration, limits=limits, stop_without_model=b) for b in brakes]
+    every, late = decision_ticks(decision_time_s)
+    head = engine.reflex if reflex and late > 1 else None
+    intents = Intents(engine).of_all(instructions) if head is not None else None
     for pilot, instruction in zip(pilots, instructions, strict=True):
         pilot.instruct(instruction)
     cruise = np.maximum(fleet.target_speed, 0.3)
@@ -99,7 +105,6 @@ def rollout(
         if laps
         else int(seconds / CONTROL_DT_S)
     )
-    every, late = decision_ticks(decision_time_s)
     progress, alive = np.zeros(n), np.ones(n, bool)
     errors, on_road = np.zeros(n), np.zeros(n)
     touched, driven = np.zeros(n), np.zeros(n)
@@ -127,10 +132,22 @@ def rollout(
                 fleet.render()[rows], [instructions[int(i)] for i in rows], [float(speed[i]) for i in rows]
             )
             chunks = [
-                ActionChunk(tuple(map(float, c)), tuple(map(float, v)), now, engine.adapter_sha256)
-                for c, v in zip(*answers, strict=True)
+                ActionChunk(
+                    tuple(map(float, c)),
+                    tuple(map(float, v)),
+                    now,
+                    engine.adapter_sha256,
+                    intent=() if intents is None else tuple(map(float, intents[i])),
+                )
+                for i, c, v in zip(rows, *answers, strict=True)
             ]
             waiting.append((tick + late, rows, chunks))
+        if head is not None and intents is not None:
+            carried = np.array([i for i in rows if pilots[i].wants_reflex(now_s=now)], np.int64)
+            if len(carried):
+                bends = head.curvatures(fleet.render()[carried], intents[carried])
+                for i, bend in zip(carried, bends, strict=True):
+                    pilots[i].carry(bend.tolist(), now_s=now)
         steering[:], throttle[:] = 0.0, 0.0
         for i in rows:
             guarded = pilots[i].tick(now_s=now).guarded

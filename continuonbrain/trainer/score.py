@@ -52,9 +52,10 @@ def drive_score(
     limits: Limits,
     seed: int = 7,
     decision_time_s: float = 0.0,
+    reflex: bool = True,
     on_tick: OnTick | None = None,
 ) -> DriveScore:
-    """One lap on each track under "drive"."""
+    """One lap on each track under "drive". reflex: see `rollout`."""
     result: RolloutResult = rollout(
         engine,
         world,
@@ -64,6 +65,7 @@ def drive_score(
         limits=limits,
         seed=seed,
         decision_time_s=decision_time_s,
+        reflex=reflex,
         on_tick=on_tick,
     )
     return DriveScore(
@@ -85,6 +87,7 @@ def follow_score(
     limits: Limits,
     seed: int = 3,
     decision_time_s: float = 0.0,
+    reflex: bool = True,
     on_tick: OnTick | None = None,
 ) -> FollowScore:
     """Every instruction on every track for nine seconds from 0.8 m/s; "stop" twice, with and without the model."""
@@ -101,6 +104,7 @@ def follow_score(
         laps=False,
         start_speed_mps=0.8,
         decision_time_s=decision_time_s,
+        reflex=reflex,
         stop_without_model=[reflex for _ in track_seeds for _, reflex in cases],
         on_tick=on_tick,
     )

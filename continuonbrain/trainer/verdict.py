@@ -5,6 +5,7 @@
 - A number that is not finite, anywhere in the evidence, means that the measurement broke: no pass.
 - It must be a gain: closer to the driver on held-out steps, or further round the track, than what drives now.
 - It must not imitate the driver worse than what drives now, and not be far from the driver's actions.
+- A reflex head that comes with it must steer like the driver and take the car at least as far as without it.
 - Where there is a simulator: it must not drive worse than what drives now, must obey "stop", must not make the
   guard work more, and must not have forgotten the roads that the base knew.
 
@@ -49,7 +50,8 @@ class Evidence:
 
     mean and repeat are the baselines that always answer the mean command, or the last one. distance: mean
     |candidate - driver| over steering and speed/2. difference: mean |candidate - base| in steering.
-    unshifted_*: completion on the tracks that the base was made for.
+    unshifted_*: completion on the tracks that the base was made for. reflex: the candidate's reflex head against the
+    driver; slow_*: completion when every decision is slow, with that head and by the model's paths alone.
     """
 
     candidate_sha256: str
@@ -67,6 +69,9 @@ class Evidence:
     closed_current: Closed | None = None
     unshifted_candidate: float | None = None
     unshifted_base: float | None = None
+    reflex: Imitation | None = None
+    slow_reflex: float | None = None
+    slow_path: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +230,24 @@ def judge(evidence: Evidence, rules: Rules) -> Verdict:
             forgotten = e.unshifted_base - e.unshifted_candidate
         checks.append(
             _at_most("forgetting", forgotten, rules.max_forgetting, "still drives the roads the base knew")
+        )
+    if e.reflex is not None:
+        checks.append(
+            _at_most(
+                "reflex_steering",
+                e.reflex.steering,
+                rules.avg_action_delta_threshold,
+                "the reflex head steers like the driver",
+            )
+        )
+    if e.slow_reflex is not None or e.slow_path is not None:
+        checks.append(
+            _at_least(
+                "reflex_completion",
+                e.slow_reflex,
+                (math.nan if e.slow_path is None else e.slow_path) - rules.max_completion_loss,
+                "with slow decisions the reflex head takes the car as far as the model's paths alone",
+            )
         )
     failed = [c for c in checks if not c.passed]
     reason = (

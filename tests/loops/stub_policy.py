@@ -24,6 +24,7 @@ class StubEngine:
     """Always says: straight on at 1 m/s. Refuses adapters of another base, and the instruction "sing"."""
 
     base_sha256 = BASE_SHA256
+    reflex = None
 
     def __init__(self) -> None:
         self.adapter_sha256 = ""

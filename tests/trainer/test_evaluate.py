@@ -32,6 +32,7 @@ class Scripted:
     """Answers a fixed curvature for each adapter; remembers which were asked for."""
 
     base_sha256 = "b" * 64
+    reflex = None
 
     def __init__(self, bends: dict[str, float]) -> None:
         self.bends = bends

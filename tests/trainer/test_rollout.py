@@ -29,6 +29,7 @@ class Oracle:
     """Answers each car's ideal path from the simulator's truth: a frame is only the number of its car."""
 
     base_sha256 = adapter_sha256 = ""
+    reflex = None
 
     def __init__(self) -> None:
         self.fleet: Any = None
