@@ -147,8 +147,11 @@ class StepLoop:
                 return "memory limit"
             if time.monotonic() - self._saved_s > _SAVE_EVERY_S:
                 self.save()
-            # Of the steps or of the time, whichever is nearer to its end.
-            progress = max(state.step / settings.max_steps, state.spent_s / max(1e-9, state.budget_s))
+            # Of the steps; of the time where that is nearer to its end by more than a step. A clock that is not the
+            # limit must not touch the learning rate, not even in its last bit: the run would not repeat itself.
+            by_clock = state.spent_s / max(1e-9, state.budget_s)
+            by_steps = state.step / settings.max_steps
+            progress = by_clock if by_clock > by_steps + 1 / settings.max_steps else by_steps
             for group in state.optimiser.param_groups:
                 group["lr"] = settings.learning_rate * one_cycle(progress)
             if why := self._step():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ torch = pytest.importorskip("torch")
 from continuonbrain.cli.model import app  # noqa: E402
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder  # noqa: E402
 from continuonbrain.trainer import build_tiny  # noqa: E402
+from continuonbrain.trainer.build_reflex import ReflexRecipe  # noqa: E402
 from continuonbrain.trainer.build_tiny import Recipe  # noqa: E402
 
 
@@ -23,6 +25,7 @@ from continuonbrain.trainer.build_tiny import Recipe  # noqa: E402
         ([], Recipe()),
         (["--seed", "3", "--chunks", "2", "--trunk-chunks", "1"], Recipe(seed=3, chunks=2, trunk_chunks=1)),
         (["--shared-layers", "6"], Recipe(shared_layers=6)),
+        (["--reflex-chunks", "7"], Recipe(reflex=ReflexRecipe(chunks=7))),
     ],
 )
 def test_build_tiny_builds_the_recipe_asked_for(
@@ -48,6 +51,10 @@ def test_the_card_of_the_shipped_base_names_what_the_recipe_is_now() -> None:
     recipe, now = shown["card"]["recipe"], Recipe()
     assert recipe == {key: getattr(now, key) for key in recipe}
     assert shown["card"]["scores"]["completion"] >= 0.95
+    head = shown["card"]["reflex"]
+    assert head["recipe"] == asdict(ReflexRecipe())
+    for slow in ("0.75", "1.5"):
+        assert head["scores"][f"reflex_at_{slow}_s"]["completion"] >= 0.95
 
 
 def test_a_card_is_shown_in_words() -> None:

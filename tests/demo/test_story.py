@@ -38,6 +38,8 @@ def test_the_shifted_robot_drives_badly_before_and_well_after(played: tuple[dict
     assert report["before"]["completion"] < report["after"]["completion"]
     assert report["after"]["completion"] >= 0.97
     assert report["after"]["lateral_error_m"] <= 0.04  # two tracks, half of the steps
+    assert report["after"]["completion_at_pi_speed"] >= 0.95
+    assert report["training"]["reflex_steps"] > 0
 
 
 def test_stop_is_obeyed_and_instructions_that_nobody_taught_too(played: tuple[dict[str, Any], Path]) -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from continuonbrain.loops.fast import FastLoop, LoopTick
 from continuonbrain.loops.loop_report import Durations, FastReport
 from continuonbrain.loops.policy_client import Answer
+from continuonbrain.loops.reflex_keeper import ReflexName
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.pilot import Pilot
@@ -84,6 +86,7 @@ class Paths:
     pending: float | None = None
     offers: int = 0
     kept: list[int] = field(default_factory=list)
+    reflex: ReflexName | None = None
 
     def offer(
         self,
@@ -105,8 +108,9 @@ class Paths:
         observed_s, self.pending = self.pending, None
         if observed_s is None or self.time.now_s >= self.dies_at_s:
             return []
-        chunk = ActionChunk((0.0,) * 8, (1.0, 1.0), observed_s, self.adapter_sha256, 5.0)
-        return [Answer(chunk, self.calibration)]
+        intent = () if self.reflex is None else (0.25,) * 10
+        chunk = ActionChunk((0.0,) * 8, (1.0, 1.0), observed_s, self.adapter_sha256, 5.0, intent)
+        return [Answer(chunk, self.calibration, self.reflex)]
 
 
 class Memory:
@@ -148,7 +152,25 @@ class Rig:
         return self.loop.close()
 
 
-def rig(**body: Callable[[int], object]) -> Rig:
+class Heads:
+    """Gives a head that always bends as told, from the second asking on."""
+
+    def __init__(self, bend: float) -> None:
+        self.bend = bend
+        self.asked: list[ReflexName] = []
+        self.intents: list[float] = []
+
+    def get(self, name: ReflexName) -> Any:
+        self.asked.append(name)
+        return self if len(self.asked) > 1 else None
+
+    def curvatures(self, frames: NDArray[np.uint8], intents: NDArray[np.float32]) -> NDArray[np.float32]:
+        assert frames.shape == (1, 120, 160, 3)
+        self.intents += intents[0].tolist()
+        return np.full((1, 8), self.bend, np.float32)
+
+
+def rig(heads: Heads | None = None, **body: Callable[[int], object]) -> Rig:
     time = Time()
     robot = Body(time, **body)  # type: ignore[arg-type]
     paths = Paths(time)
@@ -163,6 +185,7 @@ def rig(**body: Callable[[int], object]) -> Rig:
         Pilot(calibration=Calibration(), limits=Limits(chunk_timeout_s=1.0)),
         paths,
         recorder_factory=open_recorder,
+        reflexes=heads,
         clock=time.clock,
         sleep=time.sleep,
     )
@@ -370,3 +393,69 @@ def test_percentiles_are_nearest_rank_and_the_maximum_is_never_forgotten() -> No
         durations.add(i % 1000 * 1e-6)
     found = durations.percentiles()
     assert found == pytest.approx({"p50": 500.0, "p99": 990.0, "p99.9": 999.0, "max": 1e6}, rel=0.01)
+
+
+HEAD = ReflexName("000001-abcdef01", "f" * 64)
+
+
+def test_an_old_path_is_carried_on_by_the_head_that_its_adapter_came_with_and_recorded_so() -> None:
+    heads = Heads(0.8)
+    r = rig(heads)
+    r.paths.reflex = HEAD
+    r.paths.dies_at_s = 101.0
+    report = r.run(60)
+    first = next(t.number for t in r.ticks if t.reflex)
+    assert r.ticks[first].now_s - 101.0 == pytest.approx(0.3, abs=0.11)
+    before, carried = r.ticks[first - 1].proposed, r.ticks[first].proposed
+    assert before is not None
+    assert carried is not None
+    assert abs(before[0]) < 0.05
+    assert carried[0] > 0.3
+    assert set(heads.asked) == {HEAD}
+    assert set(heads.intents) == {0.25}
+    assert report.reflex_ticks == sum(t.reflex for t in r.ticks) > 5
+    assert report.reflex_faults == 0
+    steps = {s.tick: s for episode in r.episodes for s in episode.steps}
+    assert steps[first].extra == {"path_by": "reflex"}
+    assert steps[first - 1].extra == {}
+    # The model's word grows old all the same: the head drives nobody who has been left alone.
+    assert "stale_path" in r.ticks[-1].guarded.reasons
+    assert r.ticks[-1].guarded.throttle == 0.0
+
+
+def test_fresh_paths_leave_the_head_out() -> None:
+    heads = Heads(0.8)
+    r = rig(heads)
+    r.paths.reflex = HEAD
+    assert r.run(40).reflex_ticks == 0
+    assert heads.asked == []
+
+
+def test_an_adapter_without_a_head_follows_its_own_paths() -> None:
+    heads = Heads(0.8)
+    r = rig(heads)
+    r.paths.dies_at_s = 101.0
+    assert r.run(40).reflex_ticks == 0
+    assert heads.asked == []
+
+
+def test_a_head_whose_numbers_are_none_is_not_followed_and_the_models_path_goes_on() -> None:
+    heads = Heads(math.nan)
+    r = rig(heads)
+    r.paths.reflex = HEAD
+    r.paths.dies_at_s = 101.0
+    report = r.run(30)
+    assert report.reflex_ticks == 0
+    assert report.reflex_faults > 1
+    assert all(math.isfinite(v) for command in r.body.sent for v in command)
+    assert r.body.sent[-1][1] > 0.0
+
+
+def test_a_person_at_the_wheel_is_not_carried() -> None:
+    heads = Heads(0.8)
+    r = rig(heads)
+    r.paths.reflex = HEAD
+    r.paths.dies_at_s = 101.0
+    r.loop.teleop = lambda: ((0.0, 0.1), 0.0)
+    r.run(30, lambda tick: r.loop.set_mode("teleop") if tick.number == 20 else None)
+    assert not any(t.reflex for t in r.ticks[21:])

@@ -350,3 +350,57 @@ def test_neither_the_server_nor_the_client_needs_torch_to_be_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_decision_names_the_head_of_its_adapter_and_what_the_model_means(
+    layout: BrainLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from continuonbrain.loops.reflex_keeper import ReflexName
+    from continuonbrain.model.base_identity import tiny_base_folder
+    from continuonbrain.policy.reflex import REFLEX_FILE, Reflex
+
+    head = Reflex.from_file(tiny_base_folder() / REFLEX_FILE)
+    with serving(layout) as rig:
+        client = rig.client()
+        plain = ask(client)
+        assert (plain.reflex, plain.chunk.intent) == (None, ())
+        monkeypatch.setattr(stub.StubEngine, "reflex", head)
+        answer = ask(client)
+        assert answer.reflex == ReflexName("", head.sha256)
+        assert answer.chunk.intent == (0.0,) * 8 + (1.0,) * 2
+        promote(layout, "one")
+        rig.server.use_current_adapter()
+        after = ask(client)
+        current = AdapterStore(layout).current()
+        assert current is not None
+        assert after.reflex == ReflexName(current.version_id, head.sha256)
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"reflex": "abc"}, "does not name a reflex head"),
+        ({"reflex": {"version": "../../etc", "sha256": "f"}}, "no version of an adapter"),
+        ({"reflex": {"version": "", "sha256": 5}}, "does not name a reflex head"),
+        ({"intent": [0.0] * 9}, "intent has 9 numbers"),
+        ({"intent": [float("nan")] * 10}, "not finite"),
+        ({"intent": "left"}, "intent = 'left'"),
+    ],
+)
+def test_an_answer_whose_head_or_intent_makes_no_sense_is_not_followed(
+    fields: dict[str, object], said: str
+) -> None:
+    header: dict[str, object] = {
+        "type": "chunk",
+        "observed_s": 1.0,
+        "curvature": [0.0] * 8,
+        "speed": [1.0, 1.0],
+        "adapter_sha256": "",
+        "decision_ms": 1.0,
+        "calibration": {},
+    }
+    client = PolicyClient(Path("/nowhere.sock"))
+    assert client._take(header) is not None
+    with pytest.raises(BrainError, match=said):
+        client._take(header | fields)

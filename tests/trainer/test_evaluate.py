@@ -198,3 +198,56 @@ def test_batches_are_joined_in_order(recorded: Samples) -> None:
 
     found = answers(Counting({}), recorded)
     np.testing.assert_allclose(found.curvature[:, 0], [s or 0.0 for s in recorded.speeds], rtol=1e-6)
+
+
+class Head:
+    """A reflex head that always bends the same way."""
+
+    sha256 = "f" * 64
+    probes = np.zeros((1, 120, 160, 3), np.uint8)
+
+    def __init__(self, bend: float) -> None:
+        self.bend = bend
+
+    def curvatures(self, frames: Any, intents: Any) -> NDArray[np.float32]:
+        assert intents.shape == (len(frames), 10)
+        return np.full((len(frames), 8), self.bend, np.float32)
+
+
+def test_a_candidates_head_is_measured_against_the_driver_and_on_the_course(
+    half: tuple[Samples, Samples], limits: Limits
+) -> None:
+    engine: Any = Scripted({"": 0.0, "c" * 64: 0.3})
+    engine.reflex = Head(-0.5)
+    course = Course(
+        BASE, tracks=(82_000,), follow_tracks=(82_001,), unshifted_tracks=(82_002,), slow_tracks=(82_003,)
+    )
+    evidence = gather_evidence(
+        engine,
+        candidate=CANDIDATE,
+        current=NOTHING,
+        train=half[0],
+        held=half[1],
+        limits=limits,
+        course=course,
+    )
+    truth = np.abs(Calibration().steering(-0.5) - half[1].command[:, 0]).mean()
+    assert evidence.reflex is not None
+    assert evidence.reflex.steering == pytest.approx(truth, rel=1e-5)
+    assert evidence.reflex.speed_mps is None
+    assert evidence.slow_path is not None
+    assert evidence.slow_reflex is not None
+    assert evidence.slow_path != evidence.slow_reflex
+
+
+def test_without_a_head_nothing_is_said_of_one(half: tuple[Samples, Samples], limits: Limits) -> None:
+    evidence = gather_evidence(
+        Scripted({"": 0.0, "c" * 64: 0.3}),
+        candidate=CANDIDATE,
+        current=NOTHING,
+        train=half[0],
+        held=half[1],
+        limits=limits,
+        course=None,
+    )
+    assert (evidence.reflex, evidence.slow_reflex, evidence.slow_path) == (None, None, None)

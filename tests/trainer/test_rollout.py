@@ -220,3 +220,53 @@ def test_a_decision_time_is_rounded_to_ticks() -> None:
     assert decision_ticks(0.05) == (2, 1)
     assert decision_ticks(0.75) == (15, 15)
     assert decision_ticks(0.12) == (2, 2)
+
+
+class Truth:
+    """A reflex head that knows the road."""
+
+    sha256 = "t" * 64
+
+    def __init__(self, oracle: Oracle) -> None:
+        self.oracle, self.asked = oracle, 0
+        self.probes = np.zeros((1, 1), np.uint8)
+
+    def curvatures(self, frames: NDArray[Any], intents: NDArray[np.float32]) -> NDArray[np.float32]:
+        assert intents.shape == (len(frames), 10)
+        self.asked += 1
+        bends = ideal_curvature(self.oracle.fleet, CURVATURE_KNOTS_M)[frames[:, 0].astype(int)]
+        return bends.astype(np.float32)
+
+
+class Slowpoke(Stubborn):
+    """Knows the speed and not the road."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0, 1.0)
+        self.reflex: Any = None
+
+
+def test_a_head_that_sees_carries_a_model_that_is_too_slow_to(let_see: Let, limits: Limits) -> None:
+    oracle = Slowpoke()
+    oracle.reflex = head = Truth(oracle)
+    let_see(oracle)
+
+    def completion(*, reflex: bool, decision_time_s: float = 0.75) -> float:
+        return drive_score(
+            oracle,
+            BASE,
+            TRACKS,
+            calibration=Calibration(),
+            limits=limits,
+            decision_time_s=decision_time_s,
+            reflex=reflex,
+        ).completion
+
+    assert completion(reflex=False) < 0.3
+    assert head.asked == 0
+    assert completion(reflex=True) > 0.95
+    asked = head.asked
+    assert asked > 100
+    # Where the model itself is quick, it drives.
+    assert completion(reflex=True, decision_time_s=0.0) < 0.3
+    assert head.asked == asked

@@ -32,6 +32,9 @@ GOOD = Evidence(
     closed_current=replace(CLOSED, completion=0.4),
     unshifted_candidate=0.99,
     unshifted_base=1.0,
+    reflex=Imitation(0.06, None),
+    slow_reflex=0.98,
+    slow_path=0.7,
 )
 
 
@@ -170,3 +173,24 @@ def test_the_file_names_every_number_threshold_and_hash_in_strict_json() -> None
         assert read["evaluation_sha256"] == "e" * 64
         assert [c["name"] for c in read["checks"]] == [c.name for c in verdict.checks]
         assert read["evidence"]["closed_candidate"]["completion"] == 0.95
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        ({"reflex": Imitation(0.26, None)}, "reflex_steering"),
+        ({"slow_reflex": 0.69}, "reflex_completion"),
+        ({"slow_reflex": None}, "reflex_completion"),
+        ({"slow_path": None}, "reflex_completion"),
+    ],
+)
+def test_a_head_that_steers_otherwise_or_drives_less_far_is_refused(change: Any, check: str) -> None:
+    verdict = judge(replace(GOOD, **change), Rules())
+    assert [c.name for c in verdict.checks if not c.passed] == [check]
+    assert verdict.reason.startswith(check)
+
+
+def test_an_adapter_that_comes_without_a_head_is_not_asked_for_one() -> None:
+    verdict = judge(replace(GOOD, reflex=None, slow_reflex=None, slow_path=None), Rules())
+    assert verdict.passed
+    assert not any(c.name.startswith("reflex") for c in verdict.checks)
