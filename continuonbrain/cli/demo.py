@@ -139,6 +139,9 @@ class Teller(Narrator):
         table.add_row("stop obeyed", f"{before['stop']:.0%}", f"{after['stop']:.0%}")
         roads, slow = report["unshifted"], f"at {report['pi_decision_time_s']} s a decision"
         table.add_row(f"  completion {slow}", "", f"{after['completion_at_pi_speed']:.0%}")
+        table.add_row(
+            "  ... without the reflex head", "", f"{after['completion_at_pi_speed_by_paths_alone']:.0%}"
+        )
         table.add_row("completion, unshifted tracks", f"{roads['before']:.0%}", f"{roads['after']:.0%}")
         table.add_row(f"  completion {slow}", f"{roads['before_at_pi_speed']:.0%}", "")
         self._console.print(table)

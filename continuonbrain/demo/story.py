@@ -212,6 +212,9 @@ class Demo:
             calibration = Calibration.from_file(current.path / "calibration.json")
         after = self._score(engine, calibration, limits, "after")
         after["completion_at_pi_speed"] = self._late(engine, self.world, calibration, limits)
+        after["completion_at_pi_speed_by_paths_alone"] = self._late(
+            engine, self.world, calibration, limits, reflex=False
+        )
         unshifted_after = self._unshifted(engine, limits, "adapter")
 
         training = outcome.get("training", {})
@@ -309,7 +312,9 @@ class Demo:
             "following_by_instruction": follow.by_instruction,
         }
 
-    def _late(self, engine: Any, world: World, calibration: Calibration, limits: Limits) -> float:
+    def _late(
+        self, engine: Any, world: World, calibration: Calibration, limits: Limits, *, reflex: bool = True
+    ) -> float:
         from continuonbrain.trainer.score import drive_score
 
         score = drive_score(
@@ -319,8 +324,10 @@ class Demo:
             calibration=calibration,
             limits=limits,
             decision_time_s=DECISION_TIME_S,
+            reflex=reflex,
             on_tick=self._ticks(
                 f"{'unshifted tracks' if world is BASE else 'the same'}, {DECISION_TIME_S} s a decision"
+                + ("" if reflex else ", by paths alone")
             ),
         )
         return round(score.completion, 4)
