@@ -150,7 +150,8 @@ def wait_for_act(out: Path, act: str) -> None:
     [
         1.0,
         6.0,
-        "train",
+        pytest.param("train", marks=pytest.mark.long),
+        pytest.param("reflex", marks=pytest.mark.long),
         pytest.param("cache", marks=pytest.mark.long),
         pytest.param("judge", marks=pytest.mark.long),
         pytest.param("driving on the base", marks=pytest.mark.long),
@@ -164,7 +165,7 @@ def test_ctrl_c_ends_the_demo_with_no_child_left_and_the_store_whole(
     process = start_demo(tmp_path)
     if isinstance(moment, float):
         time.sleep(moment)
-    elif moment in ("cache", "train", "judge"):
+    elif moment in ("cache", "train", "reflex", "judge"):
         wait_for_phase(tmp_path, moment)
     else:
         wait_for_act(tmp_path, moment)
