@@ -38,6 +38,7 @@ def verdict_table(verdict: dict[str, Any]) -> Table:
 
 _CONTENDERS = {
     "candidate": "the candidate",
+    "reflex": "its reflex head",
     "current": "what drives now",
     "base": "the base alone",
     "mean": "always the mean command",
