@@ -32,6 +32,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError, told_from
 from continuonbrain.loops.child_process import exit_code
@@ -162,6 +164,7 @@ class ControlProcess:
             with WireServer(layout.run_dir / CONTROL_SOCKET_NAME) as self._commands:
                 writer.start()
                 _prefer_this_thread()
+                _one_thread_for_products()
                 try:
                     until = time.monotonic() + options.seconds if options.seconds is not None else None
                     if options.cycle:
@@ -385,6 +388,12 @@ def _prefer_this_thread() -> None:
     # CAP_SYS_NICE; without it the kernel's fairness has to do, as it mostly does.
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+
+
+def _one_thread_for_products() -> None:
+    # The reflex head's products are small: more threads cost a whole core in waiting for each other, and this thread,
+    # which comes before all others, would wait for helpers that do not.
+    threadpool_limits(1, user_api="blas")
 
 
 def _rounded(pair: tuple[float, float]) -> list[float | None]:

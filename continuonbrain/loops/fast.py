@@ -173,7 +173,7 @@ class FastLoop:
         if mode == self.mode:
             return
         self.mode = mode
-        self.pilot.tracker.path = None
+        self.pilot.forget()
         # Rest is where both modes begin: no slew from a command of long ago, no gap in the guard's clock.
         self.pilot.guard.reset()
         if self._keeper is not None:
@@ -321,7 +321,7 @@ class FastLoop:
             return None, fault
         taken_s = observation.monotonic_s
         if self._looked_s is not None and taken_s - self._looked_s > _DEAD_RECKONING_S:
-            self.pilot.tracker.path = None  # nobody knows how far the robot went meanwhile
+            self.pilot.forget()
         self._looked_s = taken_s
         self.pilot.observe(
             now_s=taken_s, speed_mps=observation.speed_mps, yaw_rate_rps=observation.yaw_rate_rps

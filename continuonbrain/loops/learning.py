@@ -40,7 +40,7 @@ from continuonbrain.trainer.dataset import (
     mirrored_instruction,
     read_drive,
 )
-from continuonbrain.trainer.evaluate import Contender, Course, gather_evidence, reflex_imitation
+from continuonbrain.trainer.evaluate import Contender, Course, gather_evidence
 from continuonbrain.trainer.job import JobSettings, train_adapter
 from continuonbrain.trainer.pool import Recall, mix
 from continuonbrain.trainer.reflex_job import ReflexSettings, teach_reflex
@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from continuonbrain.loops.mid import MidLoop
 
 _REPLAY_STATES = 768
-_REFLEX_SHARE = 0.15
-"""Of the wall time: what is kept for the reflex head when the adapter's steps take all they may."""
+_REFLEX_SHARE = 0.2
+"""Of the wall time: the reflex head's; the rest is the adapter's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     files = {**result.files, "calibration.json": calibration.to_json()}
     figures: dict[str, Any] = {}
     if teaches_reflex:
-        head, figures = _teach_reflex(mid, engine, train, replay, held, calibration, settings, result)
+        head, figures = _teach_reflex(mid, engine, train, replay, settings)
         if head:
             files[REFLEX_FILE] = head
     staged = mid.store.stage(files)
@@ -235,13 +235,10 @@ def _teach_reflex(
     engine: TorchEngine,
     train: Samples,
     replay: Samples | None,
-    held: Samples | None,
-    calibration: Calibration,
     settings: JobSettings,
-    result: JobResult,
 ) -> tuple[bytes, dict[str, Any]]:
-    """The reflex head for the adapter that the engine's model has just learned: its file (b"" when it is not worth
-    taking: the adapter then drives by its own paths alone) and figures of the stage."""
+    """The reflex head for the adapter that the engine's model has just learned: its file (b"" when nothing sound came
+    of it: the verdict will say so) and figures of the stage."""
     assert engine.reflex is not None
     sampler = np.random.default_rng(settings.seed)
     pool, chances = mix(train, replay, settings, sampler)
@@ -261,7 +258,8 @@ def _teach_reflex(
         meant,
         ReflexSettings(
             max_steps=mid.config.training.reflex_steps,
-            max_wall_time_s=mid.config.max_wall_time_s - result.cache_s - result.train_s,
+            # A share of its own: pauses and an interruption of the adapter's steps take nothing from it.
+            max_wall_time_s=mid.config.max_wall_time_s * _REFLEX_SHARE,
             seed=settings.seed,
             max_memory_mib=settings.max_memory_mib,
         ),
@@ -273,13 +271,6 @@ def _teach_reflex(
         "reflex_steps": len(taught.losses),
         "reflex_ended": taught.ended,
     }
-    if not taught.data:
-        return b"", figures
-    if held is not None:
-        error = reflex_imitation(engine, Reflex(taught.data), held, calibration).steering
-        figures["reflex_steering_error"] = round(error, 4)
-        if not error <= mid.config.promotion.avg_action_delta_threshold:
-            return b"", figures | {"reflex_ended": "too far from the driver: left out"}
     return taught.data, figures
 
 
@@ -376,6 +367,8 @@ def judge_candidate(
         max_forgetting=p.max_forgetting,
         min_stop_obeyed=p.min_stop_obeyed,
         max_guard_share=p.max_guard_share,
+        needs_reflex=config.training.reflex_steps > 0
+        and Reflex.of_folder(mid.layout.base_model_dir) is not None,
         allow_promotion_without_eval=p.allow_promotion_without_eval,
     )
     verdict = judge(evidence, rules).to_json()

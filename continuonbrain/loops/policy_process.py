@@ -96,6 +96,7 @@ class PolicyServer:
         self._calibration = Calibration()
         self._version = ""
         self._intents = Intents(engine)
+        self._wondering = ""
         self._due: list[_Due] = []
         self.decisions = 0
 
@@ -118,6 +119,7 @@ class PolicyServer:
             Calibration() if version is None else Calibration.from_file(version.path / CALIBRATION_FILE)
         )
         if sha256 == self._engine.adapter_sha256 and calibration == self._calibration:
+            self._version = "" if version is None else version.version_id
             return False
         self._engine.use_adapter(None if version is None else version.path, sha256=sha256)
         self._calibration = calibration
@@ -130,7 +132,14 @@ class PolicyServer:
             for message in self._server.wait(self._patience_s()):
                 self._handle(message)
             self._send_due()
+            self._wonder()
             self._board.service()
+
+    def _wonder(self) -> None:
+        """Ask one probe of the intent that the last answer went without."""
+        instruction, self._wondering = self._wondering, ""
+        if instruction:
+            self._intents.advance(instruction)
 
     def _patience_s(self) -> float:
         if not self._due:
@@ -181,7 +190,9 @@ class PolicyServer:
             decisions = self._remember(frame[0].copy(), instruction, speed, int(observed_s * 1e9))
         else:
             decisions = self._engine.decide(frame.copy(), [instruction], [speed])
-        intent = self._intents.of(instruction)
+        intent = self._intents.known(instruction)
+        # Not now: somebody is waiting for a path. One probe after each answer keeps every path young enough.
+        self._wondering = instruction if intent is None else ""
         decision_ms = (time.perf_counter() - started) * 1000
         chunk = ActionChunk(
             tuple(float(v) for v in decisions.curvature[0]),

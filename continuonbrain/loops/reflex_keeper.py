@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 from continuonbrain.errors import BrainError
 from continuonbrain.policy.reflex import FRAME_SHAPE, INTENT, REFLEX_FILE, Reflex
 
+_RETRY_S = 5.0
 log = logging.getLogger(__name__)
 
 
@@ -44,6 +46,7 @@ class ReflexKeeper:
         self._asked: ReflexName | None = None
         self._ready: tuple[ReflexName, Reflex | None] | None = None
         self._orders: queue.SimpleQueue[ReflexName | None] = queue.SimpleQueue()
+        self._again_s = 0.0
         self.problem = ""
         """Why the head asked for last cannot be used, "" while all is well."""
         self._thread = threading.Thread(target=self._work, name="reflex-keeper", daemon=True)
@@ -51,11 +54,13 @@ class ReflexKeeper:
 
     def get(self, name: ReflexName) -> Reflex | None:
         """The head, or None while it is not there; it is fetched meanwhile."""
-        if name != self._asked:
-            self._asked = name
-            self._orders.put(name)
         ready = self._ready
-        return ready[1] if ready is not None and ready[0] == name else None
+        if ready is not None and ready[0] == name and ready[1] is not None:
+            return ready[1]
+        if name != self._asked or time.monotonic() > self._again_s:  # a disk may be well again
+            self._asked, self._again_s = name, time.monotonic() + _RETRY_S
+            self._orders.put(name)
+        return None
 
     def close(self) -> None:
         """End the thread."""
@@ -67,8 +72,8 @@ class ReflexKeeper:
             try:
                 head = self._fetch(name)
                 self.problem = ""
-            except (BrainError, OSError) as error:
-                head, self.problem = None, str(error)
+            except Exception as error:  # whatever it is, this thread must live for the next head
+                head, self.problem = None, str(error) or repr(error)
                 log.error("the reflex head of %s is not used: %s", name.version or "the base", error)
             self._ready = (name, head)
 

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from continuonbrain.errors import BrainError
+from continuonbrain.storage.adapter_version import REFLEX_FILE
 from continuonbrain.storage.content_hash import sha256_of_files
 
 BEHAVIOUR_FILES = (
@@ -18,6 +19,9 @@ BEHAVIOUR_FILES = (
     "model.safetensors",
     "tokenizer.json",
 )
+
+OPTIONAL_FILES = (REFLEX_FILE,)
+"""Count where they are: they decide too."""
 
 
 class BaseModelError(BrainError):
@@ -32,7 +36,8 @@ def tiny_base_folder() -> Path:
 def base_sha256(folder: Path) -> str:
     """Identity of the base in `folder`. `BaseModelError` names a missing file."""
     try:
-        return sha256_of_files(folder, BEHAVIOUR_FILES)
+        present = [name for name in OPTIONAL_FILES if (folder / name).exists()]
+        return sha256_of_files(folder, [*BEHAVIOUR_FILES, *present])
     except OSError as error:
         raise BaseModelError(
             f"base model file {error.filename} cannot be read: {error.strerror}",

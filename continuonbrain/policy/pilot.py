@@ -91,6 +91,11 @@ class Pilot:
         self.tracker.follow(chunk, self.odometry.pose)
         self._laid_s = now_s
 
+    def forget(self) -> None:
+        """Drop the path followed, and every decision about what was seen before now: the robot may have been moved."""
+        self.tracker.path = None
+        self.odometry.forget()
+
     def observe(self, *, now_s: float, speed_mps: float | None, yaw_rate_rps: float | None) -> None:
         """Measured motion of this tick; None where the robot has no sensor."""
         self.odometry.update(

@@ -34,6 +34,7 @@ _KERNELS = (5, 3, 3, 3)
 _LAYERS = (1, 4, 7, 10)
 """Places of the convolutions in the trunk; a group norm follows each."""
 _GROUPS = 8
+_MOST_PROBES = 16
 _GRID = 20
 INTENT = QUERIES
 HIDDEN = (32, 160, 96)
@@ -91,9 +92,10 @@ class Reflex:
                     f"{source}: tensor {name} is {made}; {list(SHAPES.get(name, ()))} is needed",
                     remedy="train again with this version",
                 )
-            if not np.issubdtype(found.dtype, np.floating) or not np.isfinite(found).all():
+            if found.dtype not in (np.float16, np.float32) or not np.isfinite(found).all():
                 raise ReflexError(
-                    f"{source}: tensor {name} holds numbers that are not finite", remedy="train again"
+                    f"{source}: tensor {name} ({found.dtype}) holds other than finite fp16 or fp32 numbers",
+                    remedy="train again",
                 )
         wide = {name: value.astype(np.float32) for name, value in tensors.items()}
         self._wide = wide
@@ -136,9 +138,14 @@ class Reflex:
 
 
 def _checked_probes(probes: NDArray[np.uint8] | None, source: str) -> NDArray[np.uint8]:
-    if probes is None or probes.dtype != np.uint8 or probes.shape[1:] != FRAME_SHAPE or not len(probes):
+    if (
+        probes is None
+        or probes.dtype != np.uint8
+        or probes.shape[1:] != FRAME_SHAPE
+        or not 1 <= len(probes) <= _MOST_PROBES
+    ):
         raise ReflexError(
-            f"{source}: probes are not uint8 frames {list(FRAME_SHAPE)}",
+            f"{source}: probes are not 1 to {_MOST_PROBES} uint8 frames {list(FRAME_SHAPE)}",
             remedy="train again with this version",
         )
     return probes

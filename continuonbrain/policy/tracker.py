@@ -106,6 +106,10 @@ class Odometry:
         self._history.append((now_s, self.pose))
         return self.pose
 
+    def forget(self) -> None:
+        """Nobody knows how the robot moved meanwhile: poses of before mean nothing now."""
+        self._history.clear()
+
     def at(self, when_s: float) -> Pose | None:
         """Pose at the last update not after `when_s`, or None when that is no longer (or not yet) known."""
         for time_s, pose in reversed(self._history):

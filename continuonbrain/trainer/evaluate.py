@@ -19,7 +19,7 @@ from continuonbrain.robot.sim.shifts import BASE, World
 from continuonbrain.safety.guards import Limits
 from continuonbrain.trainer.dataset import Samples
 from continuonbrain.trainer.score import drive_score, follow_score
-from continuonbrain.trainer.verdict import Closed, Evidence, Imitation
+from continuonbrain.trainer.verdict import Closed, Evidence, Imitation, Slow
 
 _BATCH = 64
 SLOW_DECISION_S = 0.75
@@ -147,7 +147,9 @@ def gather_evidence(
     figures: dict[str, Imitation] = {}
     unshifted: dict[str, float] = {}
     closed: dict[str, Closed] = {}
-    slow: dict[str, float] = {}
+    slow: dict[str, Slow] = {}
+    heads: dict[str, Imitation] = {}
+    slow_path, has_reflex = None, False
     steering: dict[str, NDArray[np.float64]] = {}
     distance = difference = None
     probe = held if held is not None else train
@@ -165,24 +167,28 @@ def gather_evidence(
             speed_gap = np.abs(decisions.speed[:, 0] - probe.speed_ahead[:, 0]) / 2
             gap = np.abs(steering[label] - probe.command[:, 0])
             distance = float((gap.mean() + speed_gap.mean()) / 2) if held is not None else None
-            if engine.reflex is not None and held is not None:
-                figures["reflex"] = reflex_imitation(engine, engine.reflex, held, contender.calibration)
+        drives_now = label == ("current" if current.folder is not None else "base")
+        if held is not None and engine.reflex is not None:
+            heads[label] = reflex_imitation(engine, engine.reflex, held, contender.calibration)
+        if label == "candidate":
+            has_reflex = engine.reflex is not None
         if course is not None:
-            drives_now = label == ("current" if current.folder is not None else "base")
             if label == "candidate" or drives_now:
-                closed[label] = _drive(engine, contender, course, limits, decision_time_s, label, on_part)
-            if label == "candidate" and engine.reflex is not None:
-                for way, with_head in (("path", False), ("reflex", True)):
-                    slow[way] = drive_score(
+                slow[label] = _drive_slowly(
+                    engine, contender, course, limits, decision_time_s, label, on_part
+                )
+                if label == "candidate" and has_reflex:
+                    slow_path = _slow_laps(
                         engine,
-                        course.world,
-                        course.slow_tracks,
-                        calibration=contender.calibration,
-                        limits=limits,
-                        decision_time_s=max(SLOW_DECISION_S, decision_time_s),
-                        reflex=with_head,
-                        on_tick=lambda d, t, way=way: on_part(f"slow decisions: {way}", d, t),  # type: ignore[misc]
-                    ).completion
+                        contender,
+                        course,
+                        limits,
+                        decision_time_s,
+                        "candidate: paths alone",
+                        on_part,
+                        reflex=False,
+                    )
+                closed[label] = _drive(engine, contender, course, limits, decision_time_s, label, on_part)
             if label != "current":
                 unshifted[label] = drive_score(
                     engine,
@@ -212,10 +218,61 @@ def gather_evidence(
         closed_current=closed.get("current", closed.get("base")),
         unshifted_candidate=unshifted.get("candidate"),
         unshifted_base=unshifted.get("base"),
-        reflex=figures.get("reflex"),
-        slow_reflex=slow.get("reflex"),
-        slow_path=slow.get("path"),
+        has_reflex=has_reflex,
+        reflex=heads.get("candidate"),
+        # A base's head has not seen these roads: it is no rival, as its model is none on them.
+        reflex_current=heads.get("current"),
+        slow_candidate=slow.get("candidate"),
+        slow_current=slow.get("current", slow.get("base")),
+        slow_path=slow_path,
     )
+
+
+def _slow_laps(
+    engine: Engine,
+    contender: Contender,
+    course: Course,
+    limits: Limits,
+    decision_time_s: float,
+    part: str,
+    on_part: OnPart,
+    *,
+    reflex: bool,
+) -> float:
+    return drive_score(
+        engine,
+        course.world,
+        course.slow_tracks,
+        calibration=contender.calibration,
+        limits=limits,
+        decision_time_s=max(SLOW_DECISION_S, decision_time_s),
+        reflex=reflex,
+        on_tick=lambda done, total: on_part(part, done, total),
+    ).completion
+
+
+def _drive_slowly(
+    engine: Engine,
+    contender: Contender,
+    course: Course,
+    limits: Limits,
+    decision_time_s: float,
+    label: str,
+    on_part: OnPart,
+) -> Slow:
+    laps = _slow_laps(
+        engine, contender, course, limits, decision_time_s, f"{label}: slow decisions", on_part, reflex=True
+    )
+    follow = follow_score(
+        engine,
+        course.world,
+        course.slow_tracks[:1],
+        calibration=contender.calibration,
+        limits=limits,
+        decision_time_s=max(SLOW_DECISION_S, decision_time_s),
+        on_tick=lambda done, total: on_part(f"{label}: slow instructions", done, total),
+    )
+    return Slow(laps, follow.following)
 
 
 def _drive(

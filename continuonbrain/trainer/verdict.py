@@ -5,7 +5,8 @@
 - A number that is not finite, anywhere in the evidence, means that the measurement broke: no pass.
 - It must be a gain: closer to the driver on held-out steps, or further round the track, than what drives now.
 - It must not imitate the driver worse than what drives now, and not be far from the driver's actions.
-- A reflex head that comes with it must steer like the driver and take the car at least as far as without it.
+- Where a reflex head was to be taught there must be one, and it must steer like the driver.
+- With slow decisions too it must drive and obey no worse than what drives now.
 - Where there is a simulator: it must not drive worse than what drives now, must obey "stop", must not make the
   guard work more, and must not have forgotten the roads that the base knew.
 
@@ -21,6 +22,8 @@ from typing import Any
 VERDICT_VERSION = 1
 _MIN_DIFFERENCE = 1e-3
 _IMITATION_SLACK = 1.02  # measured on few episodes: 2 % is noise, not harm
+_REFLEX_SLACK = 1.25  # a head is taught anew each time, for seconds
+_REFLEX_TO_MODEL = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +48,22 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True)
+class Slow:
+    """Completion and instructions obeyed when every decision takes as long as on a small computer."""
+
+    completion: float
+    following: float
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What was measured. hashes bind it; None where a thing could not be measured on this robot.
 
     mean and repeat are the baselines that always answer the mean command, or the last one. distance: mean
     |candidate - driver| over steering and speed/2. difference: mean |candidate - base| in steering.
-    unshifted_*: completion on the tracks that the base was made for. reflex: the candidate's reflex head against the
-    driver; slow_*: completion when every decision is slow, with that head and by the model's paths alone.
+    unshifted_*: completion on the tracks that the base was made for. reflex, reflex_current: the reflex heads
+    against the driver. slow_*: with slow decisions, each with the head that it has; slow_path: the candidate's
+    completion then by its model's paths alone.
     """
 
     candidate_sha256: str
@@ -69,8 +81,11 @@ class Evidence:
     closed_current: Closed | None = None
     unshifted_candidate: float | None = None
     unshifted_base: float | None = None
+    has_reflex: bool = False
     reflex: Imitation | None = None
-    slow_reflex: float | None = None
+    reflex_current: Imitation | None = None
+    slow_candidate: Slow | None = None
+    slow_current: Slow | None = None
     slow_path: float | None = None
 
 
@@ -87,6 +102,7 @@ class Rules:
     max_guard_share: float = 0.25
     min_held_out_steps: int = 50
     allow_promotion_without_eval: bool = False
+    needs_reflex: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +180,38 @@ def _gain(e: Evidence) -> float | None:
     return max(gains) if gains else None
 
 
+def _reflex_checks(e: Evidence, rules: Rules) -> list[Check]:
+    """Whether the car is in good hands between slow decisions."""
+    checks = []
+    if rules.needs_reflex:
+        meaning = "comes with a reflex head (training.reflex_steps 0 learns without one)"
+        checks.append(_at_least("reflex", float(e.has_reflex), 1.0, meaning))
+    if e.reflex is not None:
+        rivals = [rules.avg_action_delta_threshold]
+        rivals += [] if e.candidate is None else [_REFLEX_TO_MODEL * e.candidate.steering]
+        rivals += [] if e.reflex_current is None else [_REFLEX_SLACK * e.reflex_current.steering]
+        meaning = "the reflex head steers like the driver, about as well as the model and the head before it"
+        checks.append(_at_most("reflex_steering", e.reflex.steering, min(rivals), meaning))
+    if e.closed_candidate is not None:
+        slow, now = e.slow_candidate, e.slow_current
+        floor = max(now.completion if now else math.nan, -1.0 if e.slow_path is None else e.slow_path)
+        checks += [
+            _at_least(
+                "slow_completion",
+                slow.completion if slow else None,
+                floor - rules.max_completion_loss,
+                "with slow decisions drives at least as far as what drives now, and as without the reflex head",
+            ),
+            _at_least(
+                "slow_following",
+                slow.following if slow else None,
+                (now.following if now else math.nan) - rules.max_following_loss,
+                "with slow decisions obeys as many instructions as what drives now",
+            ),
+        ]
+    return checks
+
+
 def judge(evidence: Evidence, rules: Rules) -> Verdict:
     """Apply the rules to the evidence."""
     checks = [
@@ -231,24 +279,7 @@ def judge(evidence: Evidence, rules: Rules) -> Verdict:
         checks.append(
             _at_most("forgetting", forgotten, rules.max_forgetting, "still drives the roads the base knew")
         )
-    if e.reflex is not None:
-        checks.append(
-            _at_most(
-                "reflex_steering",
-                e.reflex.steering,
-                rules.avg_action_delta_threshold,
-                "the reflex head steers like the driver",
-            )
-        )
-    if e.slow_reflex is not None or e.slow_path is not None:
-        checks.append(
-            _at_least(
-                "reflex_completion",
-                e.slow_reflex,
-                (math.nan if e.slow_path is None else e.slow_path) - rules.max_completion_loss,
-                "with slow decisions the reflex head takes the car as far as the model's paths alone",
-            )
-        )
+    checks += _reflex_checks(e, rules)
     failed = [c for c in checks if not c.passed]
     reason = (
         ""

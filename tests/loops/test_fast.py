@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,12 +161,13 @@ class Heads:
 
     def __init__(self, bend: float) -> None:
         self.bend = bend
+        self.missing: set[ReflexName] = set()
         self.asked: list[ReflexName] = []
         self.intents: list[float] = []
 
     def get(self, name: ReflexName) -> Any:
         self.asked.append(name)
-        return self if len(self.asked) > 1 else None
+        return self if len(self.asked) > 1 and name not in self.missing else None
 
     def curvatures(self, frames: NDArray[np.uint8], intents: NDArray[np.float32]) -> NDArray[np.float32]:
         assert frames.shape == (1, 120, 160, 3)
@@ -459,3 +464,57 @@ def test_a_person_at_the_wheel_is_not_carried() -> None:
     r.loop.teleop = lambda: ((0.0, 0.1), 0.0)
     r.run(30, lambda tick: r.loop.set_mode("teleop") if tick.number == 20 else None)
     assert not any(t.reflex for t in r.ticks[21:])
+
+
+@pytest.mark.parametrize("then", [None, ReflexName("000002-abcdef02", "e" * 64)])
+def test_after_a_swap_the_head_of_the_old_adapter_is_never_asked_again(then: ReflexName | None) -> None:
+    heads = Heads(0.8)
+    r = rig(heads)
+    r.paths.reflex = HEAD
+    r.paths.dies_at_s = 101.0
+
+    def swap(tick: LoopTick) -> None:
+        if tick.number == 30:
+            assert tick.reflex
+            assert set(heads.asked) == {HEAD}
+            heads.asked.clear()
+            r.paths.reflex, r.paths.dies_at_s = then, 102.0
+
+    r.run(60, swap)
+    assert set(heads.asked) == ({then} if then else set())
+    assert any(t.reflex for t in r.ticks[45:]) == (then is not None)
+
+
+def test_a_decision_from_before_a_blindness_is_not_followed_after_it() -> None:
+    r = rig(broken=lambda tick: "blind" if 20 <= tick < 40 else "")
+    late: list[Answer] = []
+    poll = r.paths.poll
+
+    def slow_poll() -> list[Answer]:
+        answers = poll()
+        if r.loop.ticks == 19:
+            late.extend(answers)
+            return []
+        if r.loop.ticks == 42:
+            return late
+        return answers if r.loop.ticks < 19 else []
+
+    r.paths.poll = slow_poll  # type: ignore[method-assign]
+    r.run(48)
+    assert late
+    assert all(t.guarded.throttle == 0.0 for t in r.ticks[40:])
+    assert r.loop.pilot.tracker.path is None
+
+
+def test_the_control_process_multiplies_on_one_thread() -> None:
+    """With more, BLAS helpers of a lower priority hold up the loop's thread for hundreds of milliseconds."""
+    code = (
+        "import numpy; from continuonbrain.loops.control_process import _one_thread_for_products as one; "
+        "from threadpoolctl import threadpool_info; one(); "
+        "print([pool['num_threads'] for pool in threadpool_info() if pool['user_api'] == 'blas'])"
+    )
+    environment = {k: v for k, v in os.environ.items() if "NUM_THREADS" not in k}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert set(json.loads(done.stdout)) == {1}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from continuonbrain.loops import reflex_keeper
 from continuonbrain.loops.reflex_keeper import ReflexKeeper, ReflexName
 from continuonbrain.model.base_identity import tiny_base_folder
 from continuonbrain.policy.reflex import REFLEX_FILE, Reflex
@@ -67,3 +68,23 @@ def test_another_a_missing_and_a_torn_file_are_not_used_and_the_next_one_is(
     assert fetched(keeper, good) is not None
     assert keeper.problem == ""
     assert keeper.get(name) is None
+
+
+def test_a_head_that_could_not_be_read_is_tried_again(
+    keeper: ReflexKeeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reflex_keeper, "_RETRY_S", 0.05)
+    name = ReflexName("one", Reflex(DATA).sha256)
+    assert fetched(keeper, name, lambda: bool(keeper.problem)) is None
+    (tmp_path / "one" / REFLEX_FILE).write_bytes(DATA)
+    assert fetched(keeper, name) is not None
+
+
+def test_no_error_ends_the_thread(keeper: ReflexKeeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_path: Path) -> Reflex:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reflex, "from_file", fail)
+        assert fetched(keeper, ReflexName("", "0" * 64), lambda: bool(keeper.problem)) is None
+    assert fetched(keeper, ReflexName("", Reflex(DATA).sha256)) is not None

@@ -96,8 +96,13 @@ def test_answers_stay_within_the_bounds_of_the_codec(seen: tuple[Any, Any]) -> N
         (lambda t: t.pop("second.bias"), "second.bias is missing"),
         (lambda t: t.update(extra=torch.zeros(1)), "extra"),
         (lambda t: t.update({"first.bias": torch.zeros(3)}), "first.bias is float32 [3]; [160] is needed"),
-        (lambda t: t["answer.weight"].fill_(float("nan")), "answer.weight holds numbers"),
-        (lambda t: t.update({"answer.bias": torch.zeros(8, dtype=torch.int32)}), "answer.bias holds"),
+        (lambda t: t["answer.weight"].fill_(float("nan")), "answer.weight (float16) holds other than finite"),
+        (lambda t: t.update({"answer.bias": torch.zeros(8, dtype=torch.int32)}), "answer.bias (int32) holds"),
+        (
+            lambda t: t.update({"answer.bias": torch.full((8,), 1e300, dtype=torch.float64)}),
+            "answer.bias (float64) holds",
+        ),
+        (lambda t: t.update(probes=torch.zeros(17, 120, 160, 3, dtype=torch.uint8)), "1 to 16"),
         (lambda t: t.pop("probes"), "probes"),
         (lambda t: t.update(probes=torch.zeros(0, 120, 160, 3, dtype=torch.uint8)), "probes"),
     ],
@@ -135,8 +140,8 @@ class Model:
     def decide(self, frames: Any, instructions: Sequence[str], speeds: Sequence[float | None]) -> Decisions:
         self.asked += instructions
         bend = len(instructions[0]) / 100 + (0.5 if self.adapter_sha256 else 0.0)
-        ramp = np.linspace(0, 1, len(frames), dtype=np.float32)[:, None]
-        return Decisions(bend + 0 * ramp + np.zeros((1, 8), np.float32), ramp + np.zeros((1, 2), np.float32))
+        probe = np.float32(len(self.asked) - 1)  # the speed of the first one asked is 0, of the second 1
+        return Decisions(np.full((1, 8), bend, np.float32), np.full((1, 2), probe))
 
     def use_adapter(self, folder: Path | None, *, sha256: str = "") -> None:
         raise NotImplementedError
@@ -157,6 +162,20 @@ def test_an_intent_is_asked_for_once_and_anew_for_every_adapter() -> None:
     both = intents.of_all(["keep left", "go"])
     assert both is not None
     assert both.shape == (2, INTENT)
+    model.reflex = Reflex(made(seed=1))
+    assert intents.known("keep left") is None
+
+
+def test_a_slow_model_is_asked_one_probe_at_a_time() -> None:
+    model = Model(Reflex(made()))
+    intents = Intents(model)
+    assert intents.known("go") is None
+    assert not intents.advance("go")
+    assert (intents.known("go"), model.asked) == (None, ["go"])
+    assert intents.advance("go")
+    assert intents.known("go") is not None
+    assert intents.advance("go")
+    assert model.asked == ["go", "go"]
 
 
 def test_without_a_head_nobody_is_asked() -> None:
@@ -209,6 +228,8 @@ def pilot() -> Pilot:
 
 def test_a_fresh_path_is_the_models_and_an_old_one_the_heads(pilot: Pilot) -> None:
     assert not pilot.wants_reflex(now_s=0.5)
+    assert not pilot.wants_reflex(now_s=0.54)
+    assert pilot.wants_reflex(now_s=0.56)
     assert pilot.wants_reflex(now_s=0.6)
     pilot.observe(now_s=0.6, speed_mps=1.0, yaw_rate_rps=0.0)
     straight = pilot.tick(now_s=0.6)
@@ -221,7 +242,7 @@ def test_a_fresh_path_is_the_models_and_an_old_one_the_heads(pilot: Pilot) -> No
     assert carried.proposed[0] > straight.proposed[0] + 0.2
     assert carried.chunk is not None
     assert carried.chunk.observed_s == 0.3  # how old the model's word is does not change
-    assert not pilot.wants_reflex(now_s=0.65)
+    assert not pilot.wants_reflex(now_s=0.68)
     assert pilot.wants_reflex(now_s=0.7)
 
 
@@ -251,3 +272,11 @@ def test_without_an_intent_or_a_path_the_head_is_not_wanted(pilot: Pilot) -> Non
     assert not pilot.wants_reflex(now_s=2.0)
     pilot.carry([0.0] * 8, now_s=2.0)
     assert pilot.tracker.path is None
+
+
+def test_after_being_moved_by_hand_no_decision_of_before_counts(pilot: Pilot) -> None:
+    pilot.forget()
+    assert pilot.tracker.path is None
+    pilot.observe(now_s=0.6, speed_mps=0.0, yaw_rate_rps=0.0)
+    assert not pilot.accept(chunk(0.45))
+    assert pilot.accept(chunk(0.6))

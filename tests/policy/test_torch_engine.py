@@ -124,3 +124,47 @@ def test_a_bad_adapter_leaves_the_old_one_with_identical_answers(
     assert same(ask(engine), before)
     assert engine.adapter_sha256 == "a" * 64
     engine.use_adapter(None)
+
+
+def test_an_adapter_brings_its_own_head_or_none_and_the_base_has_its_own(
+    tmp_path: Path, untrained_base: Path
+) -> None:
+    import shutil
+
+    from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
+    from continuonbrain.model.lora import adapter_files, attach_lora, detach_lora
+    from continuonbrain.model.reflex_net import reflex_bytes
+    from continuonbrain.policy.reflex import REFLEX_FILE
+    from continuonbrain.trainer.reflex_job import new_net
+
+    base = tmp_path / "base"
+    shutil.copytree(untrained_base, base)
+    bare = base_sha256(base)
+    shutil.copy(tiny_base_folder() / REFLEX_FILE, base)
+    engine = TorchEngine(base)
+    assert engine.base_sha256 != bare  # the head is part of which base this is
+    own = engine.reflex
+    assert own is not None
+    attach_lora(engine.model, base_sha256=engine.base_sha256, rank=2, alpha=2, targets=("q_proj",))
+    files = adapter_files(engine.model)
+    detach_lora(engine.model)
+    for name in ("with", "without", "torn"):
+        (tmp_path / name).mkdir()
+        for file, data in files.items():
+            (tmp_path / name / file).write_bytes(data)
+    torch.manual_seed(1)
+    (tmp_path / "with" / REFLEX_FILE).write_bytes(
+        reflex_bytes(new_net(), torch.zeros(1, 120, 160, 3, dtype=torch.uint8))
+    )
+    (tmp_path / "torn" / REFLEX_FILE).write_bytes(b"torn")
+    engine.use_adapter(tmp_path / "with", sha256="a" * 64)
+    theirs = engine.reflex
+    assert theirs is not None
+    assert theirs.sha256 != own.sha256
+    with pytest.raises(AdapterError, match="no reflex head"):
+        engine.use_adapter(tmp_path / "torn", sha256="c" * 64)
+    assert (engine.adapter_sha256, engine.reflex) == ("a" * 64, theirs)
+    engine.use_adapter(tmp_path / "without", sha256="b" * 64)
+    assert engine.reflex is None
+    engine.use_adapter(None)
+    assert engine.reflex is own

@@ -439,3 +439,7 @@ def test_promotions_at_the_same_moment_lose_none(store: AdapterStore, layout: Br
     assert len(store.list()) == 3
     assert len(store.history()) == 3
     assert store.verify_history().ok
+
+
+def test_the_reflex_head_is_part_of_what_is_promoted() -> None:
+    assert "reflex.safetensors" in BEHAVIOURAL_FILES

@@ -217,27 +217,59 @@ class Head:
 def test_a_candidates_head_is_measured_against_the_driver_and_on_the_course(
     half: tuple[Samples, Samples], limits: Limits
 ) -> None:
-    engine: Any = Scripted({"": 0.0, "c" * 64: 0.3})
-    engine.reflex = Head(-0.5)
+    """The base stands still, the candidate drives; slow decisions are driven by both, each with its own head."""
+
+    class Headed(Scripted):
+        def use_adapter(self, folder: Path | None, *, sha256: str = "") -> None:
+            super().use_adapter(folder, sha256=sha256)
+            self.reflex: Any = Head(-0.5) if folder else Head(1.5)
+
+    turned = replace(CANDIDATE, calibration=Calibration(steering_gain=0.7))
     course = Course(
         BASE, tracks=(82_000,), follow_tracks=(82_001,), unshifted_tracks=(82_002,), slow_tracks=(82_003,)
     )
     evidence = gather_evidence(
-        engine,
-        candidate=CANDIDATE,
+        Headed({"": 0.0, "c" * 64: 0.3}),
+        candidate=turned,
         current=NOTHING,
         train=half[0],
         held=half[1],
         limits=limits,
         course=course,
     )
-    truth = np.abs(Calibration().steering(-0.5) - half[1].command[:, 0]).mean()
+    truth = np.abs(turned.calibration.steering(-0.5) - half[1].command[:, 0]).mean()
+    assert evidence.has_reflex
     assert evidence.reflex is not None
     assert evidence.reflex.steering == pytest.approx(truth, rel=1e-5)
     assert evidence.reflex.speed_mps is None
-    assert evidence.slow_path is not None
-    assert evidence.slow_reflex is not None
-    assert evidence.slow_path != evidence.slow_reflex
+    assert evidence.reflex_current is None  # the base is no rival on these roads
+    assert None not in (evidence.slow_path, evidence.slow_candidate, evidence.slow_current)
+    assert evidence.slow_candidate is not None
+    assert evidence.slow_current is not None
+    laps = {evidence.slow_path, evidence.slow_candidate.completion, evidence.slow_current.completion}
+    assert len(laps) == 3
+
+
+def test_the_head_that_drives_now_is_measured_on_the_same_steps(
+    half: tuple[Samples, Samples], limits: Limits
+) -> None:
+    class Headed(Scripted):
+        def use_adapter(self, folder: Path | None, *, sha256: str = "") -> None:
+            super().use_adapter(folder, sha256=sha256)
+            self.reflex: Any = None if folder is None else Head(0.9 if sha256[0] == "d" else 0.1)
+
+    evidence = gather_evidence(
+        Headed({"": 0.0, "c" * 64: 0.3, "d" * 64: 0.2}),
+        candidate=CANDIDATE,
+        current=CURRENT,
+        train=half[0],
+        held=half[1],
+        limits=limits,
+        course=None,
+    )
+    assert evidence.reflex is not None
+    assert evidence.reflex_current is not None
+    assert evidence.reflex_current.steering > evidence.reflex.steering
 
 
 def test_without_a_head_nothing_is_said_of_one(half: tuple[Samples, Samples], limits: Limits) -> None:
@@ -250,4 +282,4 @@ def test_without_a_head_nothing_is_said_of_one(half: tuple[Samples, Samples], li
         limits=limits,
         course=None,
     )
-    assert (evidence.reflex, evidence.slow_reflex, evidence.slow_path) == (None, None, None)
+    assert (evidence.has_reflex, evidence.reflex, evidence.slow_path) == (False, None, None)

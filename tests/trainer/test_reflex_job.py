@@ -95,3 +95,56 @@ def test_numbers_that_are_none_end_it_with_the_head_it_had(recorded: Samples) ->
     wild = replace(recorded, curvature=np.full_like(recorded.curvature, np.nan))
     result = taught(wild, ReflexSettings(max_steps=5, batch_size=8))
     assert (result.data, result.ended) == (b"", "loss not finite")
+
+
+def test_what_is_meant_decides_where_the_picture_does_not(recorded: Samples) -> None:
+    """Left and right of the same pictures: a head that does not listen cannot tell them apart."""
+    from dataclasses import replace
+
+    half = recorded.select(np.arange(48))
+    sides = [
+        replace(half, instructions=[name] * 48, curvature=np.full_like(half.curvature, bend))
+        for name, bend in (("left", 0.8), ("right", -0.8))
+    ]
+
+    def side(instructions: Sequence[str]) -> Any:
+        signs = np.array([1.0 if i == "left" else -1.0 for i in instructions], np.float32)
+        return np.repeat(signs[:, None], INTENT, 1)
+
+    pool = Pool(sides, np.arange(96))
+    result = teach_reflex(
+        START,
+        pool,
+        np.full(96, 1 / 96),
+        side,
+        ReflexSettings(max_steps=40, batch_size=24, max_wall_time_s=60),
+    )
+    head = Reflex(result.data)
+    left = head.curvatures(half.frames, side(["left"] * 48))
+    right = head.curvatures(half.frames, side(["right"] * 48))
+    assert (left - right).mean() > 1.0
+
+
+def test_only_what_may_be_drawn_is_learned(recorded: Samples) -> None:
+    from dataclasses import replace
+
+    wild = replace(recorded.select(np.arange(10)), curvature=np.full((10, 8), np.nan, np.float32))
+    pool = Pool([wild, recorded], np.arange(10 + len(recorded)))
+    chances = np.concatenate([np.zeros(10), np.full(len(recorded), 1 / len(recorded))])
+    result = teach_reflex(START, pool, chances, meant, ReflexSettings(max_steps=5, batch_size=16))
+    assert result.ended == "steps"
+
+
+def test_near_knots_count_more_than_far_ones() -> None:
+    import torch
+
+    from continuonbrain.trainer.reflex_job import curvature_loss
+
+    def loss(knot: int) -> float:
+        found = torch.zeros(1, 8)
+        found[0, knot] = 0.5
+        return float(curvature_loss(found, torch.zeros(1, 8), torch.ones(1, 8)))
+
+    losses = [loss(k) for k in range(8)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[0] > 3 * losses[-1]
