@@ -137,20 +137,31 @@ class Teller(Narrator):
         )
         table.add_row("instructions obeyed", f"{before['following']:.0%}", f"{after['following']:.0%}")
         table.add_row("stop obeyed", f"{before['stop']:.0%}", f"{after['stop']:.0%}")
-        roads, slow = report["unshifted"], f"at {report['pi_decision_time_s']} s a decision"
-        table.add_row(f"  completion {slow}", "", f"{after['completion_at_pi_speed']:.0%}")
+        roads, seconds = report["unshifted"], report["pi_decision_time_s"]
+        table.add_section()
         table.add_row(
-            "  ... without the reflex head", "", f"{after['completion_at_pi_speed_by_paths_alone']:.0%}"
+            f"completion at {seconds} s a decision",
+            f"{before['completion_at_pi_speed']:.0%}",
+            f"{after['completion_at_pi_speed']:.0%}",
         )
-        table.add_row("completion, unshifted tracks", f"{roads['before']:.0%}", f"{roads['after']:.0%}")
-        table.add_row(f"  completion {slow}", f"{roads['before_at_pi_speed']:.0%}", "")
+        table.add_row(
+            "  the same without the reflex head", "-", f"{after['completion_at_pi_speed_by_paths_alone']:.0%}"
+        )
+        table.add_section()
+        table.add_row("unshifted tracks: completion", f"{roads['before']:.0%}", f"{roads['after']:.0%}")
+        table.add_row(
+            f"  at {seconds} s a decision",
+            f"{roads['before_at_pi_speed']:.0%}",
+            f"{roads['after_at_pi_speed']:.0%}",
+        )
         self._console.print(table)
         training = report["training"]
         cut = (
             " (then the time was up: a busy or slow machine)" if training.get("ended") == "wall time" else ""
         )
         self._console.print(
-            f"  trained {training.get('steps', 0)} steps{cut} on {training.get('samples', 0)} samples in "
-            f"{training.get('wall_s', 0):.0f} s ({training.get('peak_rss_mib', 0):.0f} MiB peak); "
-            f"{report['swap']['missed_ticks']} control ticks missed in the swap; {report['wall_s']:.0f} s in all"
+            f"  trained {training.get('steps', 0)} steps{cut} on {training.get('samples', 0)} samples, "
+            f"and the reflex head {training.get('reflex_steps', 0)} steps, in {training.get('wall_s', 0):.0f} s "
+            f"({training.get('peak_rss_mib', 0):.0f} MiB peak); {report['swap']['missed_ticks']} control ticks missed "
+            f"in the live drive with the swap; {report['wall_s']:.0f} s in all"
         )

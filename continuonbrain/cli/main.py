@@ -53,7 +53,11 @@ COMMANDS: tuple[LazyCommand, ...] = (
     LazyCommand(
         "episodes", "continuonbrain.cli.episodes:app", "Import, show, check and export recorded episodes."
     ),
-    LazyCommand("model", "continuonbrain.cli.model:app", "Build the tiny base model from the simulator."),
+    LazyCommand(
+        "model",
+        "continuonbrain.cli.model:app",
+        "Base models: build the tiny one from the simulator, show one.",
+    ),
     LazyCommand(
         "study",
         "continuonbrain.cli.study:study",

@@ -56,7 +56,8 @@ def imitation_table(verdict: dict[str, Any]) -> Table:
     for key, words in _CONTENDERS.items():
         figures = evidence.get(key)
         if figures:
-            table.add_row(words, _number(figures["steering"]), _number(figures.get("speed_mps")))
+            speed = "the model's" if key == "reflex" else _number(figures.get("speed_mps"))
+            table.add_row(words, _number(figures["steering"]), speed)
     if evidence.get("repeat"):
         table.caption = (
             "The last command comes close because a driver rarely changes it within a tick; it cannot drive."

@@ -160,6 +160,7 @@ class Demo:
         tell.act(1, f"Before: {STORIES[s.shift]}")
         before = self._score(engine, Calibration(), limits, "before")
         unshifted_before = self._unshifted(engine, limits, "base")
+        before["completion_at_pi_speed"] = self._late(engine, self.world, Calibration(), limits)
         unshifted_late = self._late(engine, BASE, Calibration(), limits)
         tell.say(
             f"The base completes {before['completion']:.0%} of a lap on average and obeys "
@@ -216,6 +217,7 @@ class Demo:
             engine, self.world, calibration, limits, reflex=False
         )
         unshifted_after = self._unshifted(engine, limits, "adapter")
+        unshifted_late_after = self._late(engine, BASE, Calibration(), limits)
 
         training = outcome.get("training", {})
         self.report = {
@@ -228,6 +230,7 @@ class Demo:
                 "before": unshifted_before,
                 "before_at_pi_speed": unshifted_late,
                 "after": unshifted_after,
+                "after_at_pi_speed": unshifted_late_after,
             },
             "training": training,
             "calibration": asdict(calibration),
@@ -409,6 +412,7 @@ class Demo:
             "ms": round(promotion["notice_ms"], 1),
             "promoted": True,
             "ticks": live.ticks,
+            "reflex_ticks": live.reflex_ticks,
             "ticks_on_adapter": swap.get("ticks_on_new", 0),
             "noticed": promotion["noticed"],
         }
@@ -421,8 +425,9 @@ class Demo:
         started = time.monotonic()
         while (passed := time.monotonic() - started) < seconds:
             status = session.status()
+            speed, error = status.get("speed_mps"), status.get("lane_error_m")
             note = (
-                f"{status.get('speed_mps') or 0:.2f} m/s, lane error {status.get('lane_error_m') or 0:.2f} m"
+                "starting" if speed is None or error is None else f"{speed:.2f} m/s, lane error {error:.2f} m"
             )
             self.narrator.progress(f"driving live {what}", int(passed * 10), int(seconds * 10), note)
             time.sleep(0.1)

@@ -200,8 +200,9 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         )
     files = {**result.files, "calibration.json": calibration.to_json()}
     figures: dict[str, Any] = {}
+    reflex_losses: list[float] = []
     if teaches_reflex:
-        head, figures = _teach_reflex(mid, engine, train, replay, settings)
+        head, reflex_losses, figures = _teach_reflex(mid, engine, train, replay, settings)
         if head:
             files[REFLEX_FILE] = head
     staged = mid.store.stage(files)
@@ -219,6 +220,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         "settings": asdict(settings),
         "training": training,
         "losses": [round(x, 4) for x in result.losses],
+        "reflex_losses": reflex_losses,
         "trained_unix_s": round(time.time(), 3),
     }
     mid.store.attach(staged, CARD_FILE, (json.dumps(card, indent=2) + "\n").encode())
@@ -236,9 +238,9 @@ def _teach_reflex(
     train: Samples,
     replay: Samples | None,
     settings: JobSettings,
-) -> tuple[bytes, dict[str, Any]]:
+) -> tuple[bytes, list[float], dict[str, Any]]:
     """The reflex head for the adapter that the engine's model has just learned: its file (b"" when nothing sound came
-    of it: the verdict will say so) and figures of the stage."""
+    of it: the verdict will say so), its losses and figures of the stage."""
     assert engine.reflex is not None
     sampler = np.random.default_rng(settings.seed)
     pool, chances = mix(train, replay, settings, sampler)
@@ -249,7 +251,7 @@ def _teach_reflex(
         return intents.of_all(instructions)
 
     def progress(p: Progress) -> None:
-        mid.say(force=False, phase=p.phase, step=p.step, steps=p.steps, detail="the reflex head")
+        mid.say(force=False, phase=p.phase, step=p.step, steps=p.steps, loss=p.loss, detail="the reflex head")
 
     taught = teach_reflex(
         engine.reflex.data,
@@ -269,9 +271,10 @@ def _teach_reflex(
     figures: dict[str, Any] = {
         "reflex_s": round(taught.seconds, 2),
         "reflex_steps": len(taught.losses),
+        "reflex_max_steps": mid.config.training.reflex_steps,
         "reflex_ended": taught.ended,
     }
-    return taught.data, figures
+    return taught.data, [round(x, 4) for x in taught.losses], figures
 
 
 def _recall(mid: MidLoop, engine: TorchEngine) -> Recall | None:
@@ -335,7 +338,9 @@ def judge_candidate(
 ) -> dict[str, Any]:
     """Measure the candidate's bytes, apply the rules, attach `verdict.json`; returns it."""
     config = mid.config
-    mid.say(phase="judge", candidate=staged.version_id, step=0, steps=0, detail="judging the candidate")
+    mid.say(
+        phase="judge", candidate=staged.version_id, step=0, steps=0, loss=None, detail="judging the candidate"
+    )
     current = mid.store.current()
 
     def contender(version: AdapterVersion | None) -> Contender:

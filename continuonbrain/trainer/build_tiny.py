@@ -223,7 +223,7 @@ def score_base(folder: Path, *, tracks: int = 24, follow_tracks: int = 4) -> dic
         "completion": round(lap.completion, 4),
         "laps": lap.laps,
         "lateral_error_m": round(lap.lateral_error_m, 4),
-        "completion_at_0.75_s_a_decision": round(late.completion, 4),
+        "completion_at_0.75_s_a_decision_by_paths_alone": round(late.completion, 4),
         "following": round(follow.following, 4),
         "stop_by_model_alone": follow.stop_model,
         "following_unseen_phrasings": round(float(unseen.obeyed.mean()), 4),
