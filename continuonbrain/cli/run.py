@@ -46,7 +46,9 @@ def run(
     ] = "sim-donkey",
     shift: Annotated[
         str | None,
-        typer.Option("--shift", help="How the simulated robot differs: tape, pitch, dark, trim, reverse, ..."),
+        typer.Option(
+            "--shift", help="How the simulated robot differs: tape, pitch, dark, trim, reverse, ..."
+        ),
     ] = None,
     seconds: Annotated[
         float | None, typer.Option("--seconds", min=0.1, help="Stop after so long instead of at Ctrl-C.")

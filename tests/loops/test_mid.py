@@ -23,7 +23,8 @@ from continuonbrain.errors import BrainError  # noqa: E402
 from continuonbrain.loops import learning, mid  # noqa: E402
 from continuonbrain.loops.mid import MidLoop, Status, watch  # noqa: E402
 from continuonbrain.loops.promotion import promote_candidate  # noqa: E402
-from continuonbrain.model.base_identity import base_sha256  # noqa: E402
+from continuonbrain.model.base_identity import base_sha256, tiny_base_folder  # noqa: E402
+from continuonbrain.policy.reflex import REFLEX_FILE, Reflex  # noqa: E402
 from continuonbrain.rlds.examples import make_metadata_example  # noqa: E402
 from continuonbrain.rlds.reader import list_episodes  # noqa: E402
 from continuonbrain.rlds.recorder import EpisodeRecorder  # noqa: E402
@@ -33,7 +34,8 @@ from continuonbrain.storage.adapters import AdapterStore, PromotionRefused  # no
 from continuonbrain.storage.layout import init_brain_root  # noqa: E402
 from continuonbrain.storage.lock import LockHeldError, ProcessLock  # noqa: E402
 from continuonbrain.trainer.evaluate import Course  # noqa: E402
-from continuonbrain.trainer.verdict import Closed, Evidence, Imitation  # noqa: E402
+from continuonbrain.trainer.reflex_job import TaughtReflex  # noqa: E402
+from continuonbrain.trainer.verdict import Closed, Evidence, Imitation, Slow  # noqa: E402
 
 QUICK = {
     "min_episodes": 4,
@@ -88,6 +90,9 @@ def proven(monkeypatch: pytest.MonkeyPatch) -> None:
             closed_current=good,
             unshifted_candidate=1.0,
             unshifted_base=1.0,
+            has_reflex=(candidate.folder / REFLEX_FILE).exists(),
+            slow_candidate=Slow(1.0, 1.0),
+            slow_current=Slow(1.0, 1.0),
         )
 
     monkeypatch.setattr(learning, "gather_evidence", gathered)
@@ -501,3 +506,64 @@ def test_a_waiting_sidecar_holds_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
     assert mid.__doc__ is not None
+
+
+# ------------------------------------------------------------------------------ the reflex head
+
+
+@pytest.fixture
+def headed(tmp_path: Path, untrained_base: Path, taught: Path) -> Brain:
+    """As `brain`, with a base that has a reflex head."""
+    base = tmp_path / "base"
+    shutil.copytree(untrained_base, base)
+    shutil.copy(tiny_base_folder() / REFLEX_FILE, base)
+    return lambda **changes: make_brain(tmp_path / "brain", base, taught, **changes)
+
+
+def head_of(root: BrainRoot, version_id: str) -> Reflex | None:
+    return Reflex.of_folder(root.layout.versions_dir / version_id)
+
+
+@pytest.mark.usefixtures("proven")
+def test_the_adapter_travels_with_a_head_that_the_same_lessons_taught(headed: Brain) -> None:
+    root = headed(**{"training.reflex_steps": 4})
+    outcome = loop(root).round(hold=True)
+    assert outcome.phase == "judged"
+    head = head_of(root, outcome.version_id)
+    assert head is not None
+    assert head.sha256 != Reflex.from_file(tiny_base_folder() / REFLEX_FILE).sha256
+    version = AdapterStore(root.layout).candidate()
+    assert version is not None
+    card = version.card()
+    assert card is not None
+    assert len(card["reflex_losses"]) == card["training"]["reflex_steps"] == 4
+    assert card["training"]["wall_s"] >= card["training"]["reflex_s"] > 0
+    assert {c["name"] for c in outcome.verdict["checks"]} >= {"reflex", "slow_completion", "slow_following"}
+    # A head that was changed after the verdict is another adapter.
+    path = version.path / REFLEX_FILE
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+    assert version.compute_sha256() != outcome.verdict["candidate_sha256"]
+
+
+@pytest.mark.usefixtures("proven")
+def test_no_steps_for_the_head_mean_no_head_and_no_reproach(headed: Brain) -> None:
+    root = headed(**{"training.reflex_steps": 0})
+    outcome = loop(root).round(hold=True)
+    assert outcome.phase == "judged"
+    assert head_of(root, outcome.version_id) is None
+
+
+@pytest.mark.usefixtures("proven")
+def test_a_head_that_came_to_nothing_is_missed_by_the_verdict(
+    headed: Brain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        learning, "teach_reflex", lambda *_a, **_k: TaughtReflex(b"", [], 0.1, "loss not finite")
+    )
+    root = headed(**{"training.reflex_steps": 4})
+    outcome = loop(root).round(hold=True)
+    assert outcome.phase == "refused"
+    assert outcome.verdict["reason"].startswith("reflex:")
