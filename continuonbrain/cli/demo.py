@@ -123,7 +123,9 @@ class Teller(Narrator):
     def scores(self, report: dict[str, Any]) -> None:
         self._finish()
         before, after = report["before"], report["after"]
-        table = Table(title=f"{after['tracks']} held-out tracks", title_justify="left")
+        table = Table(
+            title=f"{after['tracks']} held-out tracks, none of them the verdict's", title_justify="left"
+        )
         for column in ("", "before", "after"):
             table.add_column(column)
         table.add_row("completion (of a lap)", f"{before['completion']:.0%}", f"{after['completion']:.0%}")

@@ -166,16 +166,20 @@ def _print(root: Path, checks: list[Check], report: GateReport | None) -> None:
     if report is None:
         console.print("gates: not shown, the config has to be mended first")
         return
+    silent = all(state.value is None for state in report.states if state.name != "disk")
     gates = Table("gate", "", "value", "reason", title="may the robot train now?", title_justify="left")
     for state in report.states:
+        if silent and state.value is None:
+            continue  # one sentence for all of them
         mark = ("open", "green") if state.open else ("closed", "yellow")
         value = "" if state.value is None else shown(state.value)
         gates.add_row(state.name, Text(*mark), value, Text(state.reason))
     console.print(gates)
-    if all(state.value is None for state in report.states if state.name != "disk"):
+    if silent:
         console.print(
-            "no robot is running on this root, so nothing tells its gates: start it with `continuonbrain run "
-            f"--root {root}`; a parked simulated robot also trains with `continuonbrain train --root {root}`",
+            "no robot is running on this root, so nothing tells its other gates: start it with `continuonbrain run "
+            f"--root {root}`; a parked simulated robot also trains with `continuonbrain train --root {root}`, "
+            "recordings of any other on a machine where no robot runs with --simulate-host",
             soft_wrap=True,
             markup=False,
         )

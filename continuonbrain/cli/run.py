@@ -322,4 +322,8 @@ def summary_line(summary: RunSummary) -> str:
     words.append(f"{summary.swaps} adapter swaps")
     restarts = ", ".join(f"{name} {count}" for name, count in summary.restarts.items() if count)
     words.append(f"restarts: {restarts or 'none'}")
+    if summary.put_down:
+        words.append(
+            "the learning was put down unfinished: the next run, or `continuonbrain train`, goes on with it"
+        )
     return "; ".join(words)

@@ -144,11 +144,12 @@ def _print(console: Console, outcome: Outcome, root: str) -> None:
         console.print(verdict_table(outcome.verdict))
         console.print(imitation_table(outcome.verdict))
     colour = {"promoted": "green", "judged": "green", "refused": "red"}.get(outcome.phase, "yellow")
-    said = f": {outcome.detail}" if outcome.detail else ""
+    said = f": {outcome.detail}" if outcome.detail and outcome.phase != "gates" else ""
     if outcome.phase == "promoted":  # its detail says so itself
         console.print(f"[{colour}]{outcome.detail}[/{colour}]")
     else:
-        console.print(f"[{colour}]{outcome.phase}[/{colour}]{said}")
+        phase = "not trained, gates are closed" if outcome.phase == "gates" else outcome.phase
+        console.print(f"[{colour}]{phase}[/{colour}]{said}")
     for words in outcome.left_out:
         console.print(f"[yellow]not learned from:[/yellow] {words}", soft_wrap=True)
     advice = {

@@ -248,14 +248,17 @@ class ControlProcess:
         def over() -> bool:
             return self._stopping or (until is not None and time.monotonic() >= until)
 
+        # Lessons that were being learned when the last run ended come first: others would have it start over.
+        put_down = self._layout.training_state_path.exists()
         while not over():
-            self._enter("park" if self._held else "teach")
+            self._enter("park" if self._held or put_down else "teach")
             self._tick_until(lambda: over() or not self._held)
             if over():
                 return
-            self._enter("teach")
             try:
-                self._teach(over)
+                if not put_down:
+                    self._enter("teach")
+                    self._teach(over)
             except OSError as error:
                 # Parked with its reason shown, the robot can be mended; dying would only be repeated.
                 why = told_from(error) or error
@@ -265,7 +268,7 @@ class ControlProcess:
                 failed = time.monotonic()
                 self._tick_until(lambda: over() or time.monotonic() - failed >= _RETRY_S)  # noqa: B023
                 continue
-            self._fault = ""
+            self._fault, put_down = "", False
             self._enter("park")
             learned = self._something_learned()
             parked = time.monotonic()

@@ -71,13 +71,15 @@ class _Watched:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """How a run ended. report: the last control process's account, None when it left none."""
+    """How a run ended. report: the last control process's account, None when it left none; put_down: a training job
+    lies on disk, unfinished."""
 
     seconds: float
     restarts: dict[str, int]
     swaps: int
     report: FastReport | None
     status: dict[str, Any] = field(default_factory=dict)
+    put_down: bool = False
 
 
 def standard_plans(
@@ -197,6 +199,7 @@ class Supervisor:
             swaps=self._swaps,
             report=report,
             status=read_status(self._layout) or status,
+            put_down=self._layout.training_state_path.exists(),
         )
         return self._summary
 

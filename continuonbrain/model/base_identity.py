@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from continuonbrain.errors import BrainError
-from continuonbrain.storage.adapter_version import REFLEX_FILE
+from continuonbrain.storage.adapter_version import REFLEX_FILE, REQUIRED_FILES
 from continuonbrain.storage.content_hash import sha256_of_files
 
 BEHAVIOUR_FILES = (
@@ -39,6 +39,11 @@ def base_sha256(folder: Path) -> str:
         present = [name for name in OPTIONAL_FILES if (folder / name).exists()]
         return sha256_of_files(folder, [*BEHAVIOUR_FILES, *present])
     except OSError as error:
+        if all((folder / name).exists() for name in REQUIRED_FILES):
+            raise BaseModelError(
+                f"{folder} holds an adapter, not a base model",
+                remedy="to see an adapter: continuonbrain adapters show VERSION --root ROOT",
+            ) from error
         raise BaseModelError(
             f"base model file {error.filename} cannot be read: {error.strerror}",
             remedy="set base_model_path in config.json to a driving base, "

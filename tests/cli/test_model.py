@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch")
 
 from continuonbrain.cli.model import app  # noqa: E402
-from continuonbrain.model.base_identity import base_sha256, tiny_base_folder  # noqa: E402
+from continuonbrain.model.base_identity import BaseModelError, base_sha256, tiny_base_folder  # noqa: E402
 from continuonbrain.trainer import build_tiny  # noqa: E402
 from continuonbrain.trainer.build_reflex import ReflexRecipe  # noqa: E402
 from continuonbrain.trainer.build_tiny import Recipe  # noqa: E402
@@ -55,6 +55,14 @@ def test_the_card_of_the_shipped_base_names_what_the_recipe_is_now() -> None:
     assert head["recipe"] == asdict(ReflexRecipe())
     for slow in ("0.75", "1.5"):
         assert head["scores"][f"reflex_at_{slow}_s"]["completion"] >= 0.95
+
+
+def test_an_adapter_shown_as_a_base_says_where_adapters_are_shown(tmp_path: Path) -> None:
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).write_bytes(b"{}")
+    result = CliRunner().invoke(app, ["show", str(tmp_path)])
+    assert isinstance(result.exception, BaseModelError)
+    assert "adapters show" in result.exception.remedy
 
 
 def test_a_card_is_shown_in_words() -> None:

@@ -156,6 +156,35 @@ def test_a_lesson_without_room_on_the_disk_parks_the_robot_and_says_so(
     assert not list(layout.episodes_dir.iterdir())
 
 
+def test_a_run_goes_on_with_the_learning_that_the_last_one_put_down(
+    layout: BrainLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout.training_state_path.parent.mkdir(parents=True, exist_ok=True)
+    layout.training_state_path.write_bytes(b"a job")
+    process = ControlProcess(open_brain(layout.root), ControlOptions(cycle=True, record=False))
+    phases: list[str] = []
+    monkeypatch.setattr(process, "_teach", lambda _over: phases.append("taught"))
+
+    def tick_until(over: Callable[[], bool]) -> None:
+        phases.append(process._phase)
+        process._stopping = len(phases) > 6
+
+    monkeypatch.setattr(process, "_tick_until", tick_until)
+    process._live(None)
+    assert phases == ["park", "park", "drive", "teach", "taught", "park", "drive"]
+
+
+def test_a_run_that_put_learning_down_says_so(layout: BrainLayout) -> None:
+    with Supervisor(open_brain(layout.root), []) as supervisor:
+        layout.training_state_path.parent.mkdir(parents=True, exist_ok=True)
+        layout.training_state_path.write_bytes(b"a job")
+    assert "goes on with it" in summary_line(supervisor.stop())
+    layout.training_state_path.unlink()
+    with Supervisor(open_brain(layout.root), []) as supervisor:
+        pass
+    assert "put down" not in summary_line(supervisor.stop())
+
+
 def test_a_log_that_cannot_be_written_names_it(layout: BrainLayout) -> None:
     (layout.log_dir / "control.log").mkdir(parents=True)
     plan = ChildPlan("control", "json.tool", ())

@@ -83,7 +83,10 @@ def test_the_table_is_for_people(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["doctor", "--root", str(brain(tmp_path / "brain").root)])
     assert result.exit_code == 0
     assert "may the robot train now?" in result.stdout
-    assert "teleop" in result.stdout
+    assert "disk" in result.stdout
+    assert "nothing tells its other gates" in " ".join(result.stdout.split())
+    assert "--simulate-host" in result.stdout
+    assert "teleop" not in result.stdout  # one sentence for all that nobody tells
 
 
 def test_looking_for_torch_does_not_import_it(tmp_path: Path) -> None:
