@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from continuonbrain.robot.sim.shifts import BASE, World
 from continuonbrain.safety.guards import Limits
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
     from continuonbrain.model.driving import DrivingModel
     from continuonbrain.policy.prompt import PromptLayout
+
+# A property that takes long on a busy machine is not broken; pytest-timeout bounds every test.
+settings.register_profile("continuonbrain", deadline=None)
+settings.load_profile("continuonbrain")
 
 
 @pytest.fixture(scope="session")

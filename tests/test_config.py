@@ -145,8 +145,8 @@ def test_a_number_that_is_not_finite_is_refused_by_name(literal: str) -> None:
 
 def test_invalid_json_names_line_and_column(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    path.write_text('{\n  "batch_size": 8,\n}\n')
-    with pytest.raises(ConfigError, match="line 3, column 1") as caught:
+    path.write_text('{\n  "batch_size" 8\n}\n')
+    with pytest.raises(ConfigError, match="line 2, column 16") as caught:
         load_config(path)
     assert str(path) in caught.value.message
 

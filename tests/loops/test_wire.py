@@ -77,7 +77,7 @@ def feed(sock: socket.socket, data: bytes) -> None:
         pass  # the reader refused early
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(header=st.dictionaries(st.text(max_size=8), json_values, max_size=4), body=st.binary(max_size=2000))
 def test_a_message_arrives_as_it_was_sent(header: dict[str, object], body: bytes) -> None:
     assert received(encode(header, body)) == (header, body)
@@ -88,14 +88,14 @@ def test_a_frame_of_the_largest_size_arrives() -> None:
     assert received(encode({"n": 1}, body)) == ({"n": 1}, body)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.binary(max_size=60))
 def test_random_bytes_raise_a_wire_error(data: bytes) -> None:
     with pytest.raises(WireError):
         received(data)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(position=st.integers(0, 40), value=st.integers(0, 255), cut=st.integers(0, 60))
 def test_a_damaged_or_cut_message_never_raises_anything_else(position: int, value: int, cut: int) -> None:
     data = bytearray(encode({"kind": "act", "speed": 0.5}, b"0123456789"))

@@ -130,7 +130,7 @@ def assert_safe(before: Guarded, after: Guarded, limits: Limits, elapsed_s: floa
         assert all(reason in CORRECTIONS for reason in after.reasons)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     limits=limits_strategy,
     ticks=st.lists(st.tuples(proposals, times, chunk_ages, teleop_ages), min_size=1, max_size=12),
@@ -163,7 +163,7 @@ def as_time(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     limits=limits_strategy,
     commands=st.lists(st.tuples(st.floats(-2, 2), st.floats(-2, 2)), min_size=1, max_size=30),
