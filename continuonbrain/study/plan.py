@@ -9,8 +9,9 @@ from typing import Any
 from continuonbrain.study.learners import LEARNERS
 
 PARTS = ("search", "steps", "wall", "episodes", "depth")
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)
-"""The same for every learner."""
+LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+RATES = LADDER[3:7]
+"""Where the search of every learner begins."""
 MAIN = ("shared", "plus-one", "all", "connector", "full", "conv", "conv-scratch")
 DEPTHS = ("shared-1", "shared-2", "shared", "plus-one", "all")
 MOST_SEEDS = 20
@@ -83,12 +84,40 @@ class Cell:
         return 820_000 if self.part == "search" else 800_000 + 1000 * self.seed
 
 
-def search_cells(parts: Collection[str], settings: StudySettings) -> Iterator[Cell]:
-    """Every learner of the parts at every rate, on lessons and tracks that no part uses."""
+def search_cells(
+    parts: Collection[str], settings: StudySettings, rows: Sequence[Mapping[str, Any]] = ()
+) -> Iterator[Cell]:
+    """Every learner of the parts at every rate, on lessons and tracks that no part uses.
+
+    rows: results so far. Where a learner's best rate is the smallest or the largest that was tried, the next one of
+    the ladder is tried too: nobody wins because the grid ended where it suited him. Ask again until nothing is new.
+    """
     for learner in dict.fromkeys((*settings.learners, *(DEPTHS if "depth" in parts else ()))):
         for shift in settings.search_shifts:
-            for rate in RATES:
+            for rate in (*RATES, *_wider(learner, rows)):
                 yield Cell("search", learner, shift, _SEARCH_SEED, settings.episodes, rate)
+
+
+def _wider(learner: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[float]:
+    """Rates beyond the first ones: those already tried, and the next one at the edge where the best lies."""
+    tried = searched_rates(rows).get(learner, set())
+    yield from sorted(tried - set(RATES))
+    if not tried >= set(RATES):
+        return
+    best = best_rates(rows)[learner]
+    if best == min(tried) != LADDER[0]:
+        yield LADDER[LADDER.index(best) - 1]
+    if best == max(tried) != LADDER[-1]:
+        yield LADDER[LADDER.index(best) + 1]
+
+
+def searched_rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, set[float]]:
+    """By learner, the rates that the search has tried."""
+    tried: dict[str, set[float]] = {}
+    for row in rows:
+        if row["part"] == "search":
+            tried.setdefault(str(row["learner"]), set()).add(float(row["rate"]))
+    return tried
 
 
 def cells(part: str, settings: StudySettings, rates: Mapping[str, float]) -> Iterator[Cell]:

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 
 from continuonbrain.study.learners import LEARNERS
-from continuonbrain.study.plan import DEPTHS, RATES, at_best_rates, best_rates
+from continuonbrain.study.plan import DEPTHS, at_best_rates, best_rates, searched_rates
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -46,8 +46,11 @@ def markdown(rows: Rows) -> str:
     """Every part as a table: mean over seeds, and the range in brackets."""
     out = []
     if rates := best_rates(rows):
-        edges = min(RATES), max(RATES)
-        told = [f"{k} {v:g}{' (at the edge of the grid)' if v in edges else ''}" for k, v in rates.items()]
+        tried = searched_rates(rows)
+        told = [
+            f"{k} {v:g}{' (at the edge of what was tried)' if v in (min(tried[k]), max(tried[k])) else ''}"
+            for k, v in rates.items()
+        ]
         out += [f"Learning rates found: {', '.join(told)}.", ""]
     rows = at_best_rates(rows) if rates else rows
     for part, title in _TITLES.items():

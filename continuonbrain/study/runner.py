@@ -101,7 +101,8 @@ class Study:
             ) as pool:
                 try:
                     self._in_pool(pool, [_Task(self, None)], lambda *_: None)
-                    self._in_pool(pool, self._missing(search_cells(parts, self.settings)), on_cell)
+                    while wanted := self._missing(search_cells(parts, self.settings, self.rows())):
+                        self._in_pool(pool, wanted, on_cell)
                     rates = best_rates(self.rows())
                     for part in PARTS[1:]:
                         if part in parts:

@@ -11,6 +11,7 @@ pytest.importorskip("torch")
 from continuonbrain.config import load_preset
 from continuonbrain.study.plan import (
     DEPTHS,
+    LADDER,
     MAIN,
     MOST_SEEDS,
     PARTS,
@@ -49,6 +50,24 @@ def test_every_learner_is_searched_at_the_same_rates_apart_from_the_scores() -> 
     assert all(found == set(RATES) for found in rates.values())
     lessons = {c.lesson_seed for part in PARTS[1:] for c in cells(part, SETTINGS, ANY_RATE)}
     assert not lessons & {c.lesson_seed for c in searched}
+
+
+def test_a_search_goes_on_beyond_the_edge_at_which_the_best_rate_lies() -> None:
+    settings = StudySettings(learners=("conv",))
+
+    def wanted(rows: list[dict[str, Any]]) -> set[float]:
+        return {c.rate for c in search_cells((), settings, rows)}
+
+    scores = dict(zip(LADDER, (0.1, 0.5, 0.6, 0.55, 0.3, 0.2, 0.1, 0.1, 0.1, 0.1), strict=True))
+    rows = [row("conv", rate, completion=scores[rate]) for rate in RATES[:-1]]
+    assert wanted(rows) == set(RATES)  # the first ones are not all there yet
+    rows.append(row("conv", RATES[-1], completion=scores[RATES[-1]]))
+    assert wanted(rows) == {1e-4, *RATES}
+    rows.append(row("conv", 1e-4, completion=scores[1e-4]))
+    assert wanted(rows) == {3e-5, 1e-4, *RATES}
+    rows.append(row("conv", 3e-5, completion=scores[3e-5]))
+    assert wanted(rows) == {3e-5, 1e-4, *RATES}  # the best one has neighbours now
+    assert best_rates(rows) == {"conv": 1e-4}
 
 
 def test_no_lesson_and_no_score_of_any_seed_share_a_road() -> None:
