@@ -35,6 +35,7 @@ from benchmarks.e2b_shapes import SHAPES, fill, random_causal_lm, text_config
 from continuonbrain.model.decoder import Decoder, decoder_of
 from continuonbrain.model.frozen_linear import FrozenLinear
 from continuonbrain.model.head_loss import IGNORED, PlainRows, head_loss
+from continuonbrain.model.packed_weight import PackedWeight, can_pack
 from continuonbrain.model.streams import Streams, collate
 from continuonbrain.model.suffix import capture, keep, run_suffix
 from continuonbrain.trainer.steps import peak_rss_mib
@@ -59,9 +60,12 @@ def gemm_peak_flops() -> float:
 def memory_bandwidth() -> float:
     """Bytes a second at which a product with few rows can read weights that no cache holds."""
     weights = [torch.randn(8192, 2048).bfloat16() for _ in range(24)]
-    x = torch.randn(2048, 8).bfloat16()
-    taken = min(seconds(lambda: [w @ x for w in weights]) for _ in range(5))
-    return sum(w.nbytes for w in weights) / taken
+    total = sum(w.nbytes for w in weights)
+    x = torch.randn(4, 2048).bfloat16()
+    if can_pack(torch.bfloat16):
+        packed = [PackedWeight(w) for w in weights]
+        return total / min(seconds(lambda: [p.ahead(x) for p in packed]) for _ in range(5))
+    return total / min(seconds(lambda: [w @ x.T for w in weights]) for _ in range(5))
 
 
 def step_flops(decoder: Decoder, positions: int) -> float:
@@ -98,7 +102,7 @@ def prompts(vocabulary: int, batch: int, tokens: int) -> torch.Tensor:
 
 
 def suffix_alone(
-    shapes: str, batch: int, tokens: int, supervised: int, turned: bool, steps: int
+    shapes: str, batch: int, tokens: int, supervised: int, packed: bool, steps: int
 ) -> dict[str, float]:
     """Steps on made-up streams, with nothing in memory but what training needs: its peak memory."""
     full = text_config(shapes)
@@ -107,7 +111,7 @@ def suffix_alone(
     config = text_config(shapes, vocab_size_per_layer_input=16)
     model = random_top(config)
     decoder = decoder_of(model)
-    freeze_as_trained(decoder, turned=turned)
+    freeze_as_trained(decoder, packed=packed)
     parameters = add_lora(model, decoder)
     kv_shape = (batch, config.num_key_value_heads, tokens, config.head_dim)
     made = Streams(
@@ -122,7 +126,7 @@ def suffix_alone(
         torch.arange(tokens - supervised, tokens).expand(batch, -1),
     )
     labels = prompts(config.vocab_size, batch, supervised)
-    head = PlainRows(decoder.lm_head.weight, turned=turned)
+    head = PlainRows(decoder.lm_head.weight, packed=packed)
     times = [seconds(lambda: suffix_step(decoder, made, labels, head, parameters)) for _ in range(steps)]
     return {
         "suffix_s_per_sample": statistics.median(times[1:] or times) / batch,
@@ -146,7 +150,7 @@ def random_top(config: Any) -> Any:
     return model.eval()
 
 
-def freeze_as_trained(decoder: Decoder, *, turned: bool) -> None:
+def freeze_as_trained(decoder: Decoder, *, packed: bool) -> None:
     """The trained layers' projections as `load_top` makes them (for many rows they are torch's own)."""
     text = decoder.text
     for part in [*(text.layers[i] for i in decoder.layers), text.altup_unembed_projections]:
@@ -154,8 +158,8 @@ def freeze_as_trained(decoder: Decoder, *, turned: bool) -> None:
             for name, child in list(parent.named_children()):
                 if isinstance(child, torch.nn.Linear) and "coefs" not in name:
                     weight = child.weight.detach()
-                    copy = weight.T.contiguous() if turned else None
-                    setattr(parent, name, FrozenLinear(weight, turned=copy))
+                    copy = PackedWeight(weight) if packed else None
+                    setattr(parent, name, FrozenLinear(weight, packed=copy))
 
 
 def contiguous_head(decoder: Decoder) -> None:
@@ -176,13 +180,13 @@ def add_lora(model: Any, decoder: Decoder) -> list[Any]:
 
 
 def compare(
-    shapes: str, batch: int, tokens: int, supervised: int, turned: bool, rounds: int
+    shapes: str, batch: int, tokens: int, supervised: int, packed: bool, rounds: int
 ) -> dict[str, Any]:
     """Both ways, in turns."""
     # Token ids below 4,096 only: the tables of per-layer embeddings are looked up, not multiplied.
     model = random_causal_lm(text_config(shapes, vocab_size_per_layer_input=4096))
     decoder = decoder_of(model)
-    freeze_as_trained(decoder, turned=turned)
+    freeze_as_trained(decoder, packed=packed)
     parameters = add_lora(model, decoder)
     ids = prompts(4096, batch, tokens)
     answers = torch.full_like(ids, IGNORED)
@@ -203,7 +207,7 @@ def compare(
         streams = collate(keep(decoder, bottom, [place] * batch))
     del bottom
     gc.collect()
-    head = PlainRows(decoder.lm_head.weight, turned=turned)
+    head = PlainRows(decoder.lm_head.weight, packed=packed)
 
     def ours() -> None:
         suffix_step(decoder, streams, labels, head, parameters)
@@ -245,7 +249,7 @@ def main() -> int:
     parser.add_argument(
         "--lean",
         action="store_true",
-        help="without transposed copies of the weights: half the memory, slower",
+        help="without packed copies of the weights: a third of the memory, slower",
     )
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)

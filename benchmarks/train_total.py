@@ -39,14 +39,14 @@ def measure(
     """Both trainings, epoch by epoch in turns, each from the same fresh adapter."""
     model = random_causal_lm(text_config(shapes, vocab_size_per_layer_input=4096))
     decoder = decoder_of(model)
-    freeze_as_trained(decoder, turned=True)
+    freeze_as_trained(decoder, packed=True)
     contiguous_head(decoder)
     parameters = add_lora(model, decoder)
     start = [p.detach().clone() for p in parameters]
     ids = prompts(4096, samples, tokens)
     place = torch.arange(tokens - supervised - 1, tokens - 1)
     labels = ids[:, place + 1]
-    head = PlainRows(decoder.lm_head.weight, turned=True)
+    head = PlainRows(decoder.lm_head.weight, packed=True)
     store = StreamStore(folder, identity("benchmark"), max_bytes=1 << 32)
 
     def cache() -> None:

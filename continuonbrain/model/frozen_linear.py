@@ -4,9 +4,9 @@ A trained adapter's gradient passes through these layers and never into them. to
 for the backward pass; `FrozenLinear` keeps nothing and dequantises again, a tile of rows at a time, into a buffer
 that fits a core's cache. Cores without bf16 arithmetic (a Raspberry Pi 5's Cortex-A76) compute in fp32.
 
-A training step has few rows (supervised positions) and large weights: it is bound by reading them. For few rows
-`weight @ x.T` is a third faster than `x @ weight.T` in oneDNN, which else repacks the whole weight. For the same
-reason the backward pass is twice as fast with a transposed copy, where there is memory for one.
+A training step has few rows (supervised positions) and large weights: it is bound by reading them. Where there is
+memory for two more copies, they are kept as oneDNN reads them best (`packed_weight.py`). Without, for few rows
+`weight @ x.T` is a third faster than `x @ weight.T`, for which oneDNN repacks the whole weight.
 
 int8: weight[r, c] ~ scale[r] * q[r, c] with scale[r] = max |weight[r]| / 127 (symmetric, per output row).
 """
@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from continuonbrain.model.packed_weight import PackedWeight
 
 _TILE_NUMBERS = 1 << 22
 """Numbers dequantised at a time: 8 MiB in bf16. Smaller tiles pay more for starting threads than caches give back."""
@@ -41,18 +43,30 @@ def quantised_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _SkinnyLinear(torch.autograd.Function):
-    """x `[n, in]` -> `[n, out]` for small n; the gradient goes to x alone. turned: the weight transposed, or None."""
+    """x `[n, in]` -> `[n, out]` for small n; the gradient goes to x alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, turned: Tensor | None) -> Tensor:
-        ctx.save_for_backward(weight, turned)
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
         return (weight @ x.T).T.contiguous()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        weight, turned = ctx.saved_tensors
-        grad = grads[0]
-        return grad @ weight if turned is None else (turned @ grad.T).T.contiguous(), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (weight,) = ctx.saved_tensors
+        return grads[0] @ weight, None
+
+
+class _PackedLinear(torch.autograd.Function):
+    """x `[n, in]` -> `[n, out]`; the gradient goes to x alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, packed: PackedWeight) -> Tensor:
+        ctx.packed = packed
+        return packed.ahead(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.packed.back(grads[0]), None
 
 
 def _tiles(weight: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
@@ -91,19 +105,20 @@ class _TiledLinear(torch.autograd.Function):
 class FrozenLinear(nn.Linear):
     """A linear layer without bias whose weight is never trained.
 
-    weight `[out, in]`: floating point, or int8 with `scale` fp32 `[out]`; turned: a floating-point weight
-    transposed, which halves the time of the backward pass. Inputs and outputs have the type of the input. It is an
-    `nn.Linear`, so that PEFT puts LoRA around it.
+    weight `[out, in]`: floating point, or int8 with `scale` fp32 `[out]`; packed: the same floating-point weight, for
+    speed. Inputs and outputs have the type of the input. It is an `nn.Linear`, so that PEFT puts LoRA around it.
     """
 
-    def __init__(self, weight: Tensor, scale: Tensor | None = None, *, turned: Tensor | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, scale: Tensor | None = None, *, packed: PackedWeight | None = None
+    ) -> None:
         nn.Module.__init__(self)
         if (scale is None) == (weight.dtype == torch.int8):
             raise ValueError(f"a weight of {weight.dtype} and {'no scale' if scale is None else 'a scale'}")
         self.out_features, self.in_features = weight.shape
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.register_buffer("scale", scale)
-        self.register_buffer("turned", turned, persistent=False)
+        self.packed = packed
         self.register_parameter("bias", None)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -111,8 +126,10 @@ class FrozenLinear(nn.Linear):
         out: Tensor
         if self.weight.dtype != input.dtype:
             out = _TiledLinear.apply(flat, self.weight, self.scale)  # type: ignore[no-untyped-call]
+        elif self.packed is not None:
+            out = _PackedLinear.apply(flat, self.packed)  # type: ignore[no-untyped-call]
         elif len(flat) <= _FEW_ROWS:
-            out = _SkinnyLinear.apply(flat, self.weight, self.turned)  # type: ignore[no-untyped-call]
+            out = _SkinnyLinear.apply(flat, self.weight)  # type: ignore[no-untyped-call]
         else:
             return F.linear(input, self.weight)
         return out.view(*input.shape[:-1], self.out_features)
@@ -132,7 +149,7 @@ class QuantisedRows:
             self._buffer = torch.empty(stop - start, self.shape[1], dtype=dtype)
         return self._buffer[: stop - start].copy_(self._weight[start:stop]), self._scale[start:stop]
 
-    def turned(self, start: int, stop: int, dtype: torch.dtype) -> None:
+    def packed(self, start: int, stop: int, dtype: torch.dtype) -> None:
         return None
 
     def at(self, index: Tensor, dtype: torch.dtype) -> Tensor:

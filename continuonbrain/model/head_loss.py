@@ -13,10 +13,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from continuonbrain.model.packed_weight import PackedWeight
+
 IGNORED = -100
 """Label of a position that is not supervised, as in transformers."""
 _SAFE_CAP = 60.0
 """exp of it, times any vocabulary, is far below fp32's largest number."""
+_CACHED_ROWS, _PACKED_ROWS = 2048, 8192
 
 
 class RowSource(Protocol):
@@ -34,32 +37,30 @@ class RowSource(Protocol):
         """Rows `[stop - start, H]` to calculate with, good until the next call, and what each is still to be
         multiplied with (`[stop - start]`, None for nothing)."""
 
-    def turned(self, start: int, stop: int, dtype: torch.dtype) -> Tensor | None:
-        """The same transposed, `[H, stop - start]`, if it is kept."""
+    def packed(self, start: int, stop: int, dtype: torch.dtype) -> PackedWeight | None:
+        """The same rows packed, if they are kept so; instead of `rows`."""
 
     def at(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         """The rows at `index` (int64 `[n]`)."""
 
 
 class PlainRows:
-    """A `RowSource` over an ordinary tensor. turned: keep a transposed copy, for speed."""
+    """A `RowSource` over an ordinary tensor. packed: keep the rows packed as well, for speed."""
 
-    chunk = 8192
-
-    def __init__(self, weight: Tensor, *, turned: bool = False) -> None:
+    def __init__(self, weight: Tensor, *, packed: bool = False) -> None:
         self._weight = weight.detach()
-        blocks: tuple[Tensor, ...] = self._weight.split(self.chunk) if turned else ()
-        self._turned = [block.T.contiguous() for block in blocks]
+        # Packed rows are read twice, wherever they lie; others should still be in a cache the second time.
+        self.chunk = _PACKED_ROWS if packed else _CACHED_ROWS
+        self._packed = [PackedWeight(block) for block in self._weight.split(self.chunk)] if packed else []
         self.shape = (weight.shape[0], weight.shape[1])
 
     def rows(self, start: int, stop: int, dtype: torch.dtype) -> tuple[Tensor, None]:
         return self._weight[start:stop].to(dtype), None
 
-    def turned(self, start: int, stop: int, dtype: torch.dtype) -> Tensor | None:
+    def packed(self, start: int, stop: int, dtype: torch.dtype) -> PackedWeight | None:
         number, rest = divmod(start, self.chunk)
-        if rest or number >= len(self._turned) or self._turned[number].shape[1] != stop - start:
-            return None
-        return self._turned[number].to(dtype)
+        whole = not rest and stop == min(start + self.chunk, self.shape[0])
+        return self._packed[number] if self._packed and whole and dtype == self._weight.dtype else None
 
     def at(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         return self._weight[index].to(dtype)
@@ -81,9 +82,14 @@ class _OnePass(torch.autograd.Function):
         highest = torch.full((count,), 0.0 if safe else -torch.inf, dtype=wide)
         for start in range(0, head.shape[0], chunk):
             stop = min(start + chunk, head.shape[0])
-            rows, scale = head.rows(start, stop, hidden.dtype)
-            # The large matrix on the left: for few positions oneDNN need not repack it (see frozen_linear.py).
-            logits = (rows @ hidden.T).to(wide)
+            packed = head.packed(start, stop, hidden.dtype)
+            scale = None
+            if packed is not None:
+                logits = packed.ahead(hidden).to(wide).T
+            else:
+                rows, scale = head.rows(start, stop, hidden.dtype)
+                # The large matrix on the left: for few positions oneDNN need not repack it (see frozen_linear.py).
+                logits = (rows @ hidden.T).to(wide)
             if scale is not None:
                 logits *= scale[:, None]
             squashed = None
@@ -106,9 +112,8 @@ class _OnePass(torch.autograd.Function):
                 slope.addcmul_(slope * squashed, squashed, value=-1)
             if scale is not None:
                 slope *= scale[:, None]
-            turned = head.turned(start, stop, hidden.dtype)
-            slope = slope.to(rows.dtype)
-            pull += (slope.T.contiguous() @ rows if turned is None else (turned @ slope).T).to(wide)
+            towards = slope.to(hidden.dtype).T
+            pull += (towards @ rows if packed is None else packed.back(towards)).to(wide)
         loss = (torch.log(total) + highest - right).mean()
         bent = 1.0 if cap is None else (1 - (right / cap) ** 2)[:, None]
         gradient = pull / total[:, None] - bent * head.at(labels, wide)

@@ -22,6 +22,7 @@ from continuonbrain.model.checkpoint import Checkpoint, CheckpointError
 from continuonbrain.model.decoder import Decoder, decoder_of, is_kv_shared
 from continuonbrain.model.frozen_linear import FrozenLinear, QuantisedRows, quantised_rows
 from continuonbrain.model.head_loss import PlainRows, RowSource
+from continuonbrain.model.packed_weight import PackedWeight, can_pack
 
 _QUANTISED_AT_ONCE = 1 << 20
 """Numbers: 4 MiB in fp32."""
@@ -159,8 +160,8 @@ def _skeleton(checkpoint: Checkpoint) -> tuple[LanguageModel, Any]:
 class _Loader:
     """Fills modules of a skeleton with the checkpoint's tensors."""
 
-    def __init__(self, checkpoint: Checkpoint, precision: Precision, *, turned: bool = False) -> None:
-        self._checkpoint, self._precision, self._turned = checkpoint, precision, turned
+    def __init__(self, checkpoint: Checkpoint, precision: Precision, *, packed: bool = False) -> None:
+        self._checkpoint, self._precision, self._packed = checkpoint, precision, packed
 
     def fill(self, module: nn.Module, name: str) -> None:
         """Everything in `module`, which stands at `name` below the text model."""
@@ -198,8 +199,8 @@ class _Loader:
         if self._precision.int8:
             return FrozenLinear(*_quantised(self._checkpoint, stored))
         weight = self._checkpoint.numbers(stored)
-        turned = self._turned and weight.dtype == self._precision.compute
-        return FrozenLinear(weight, turned=weight.T.contiguous() if turned else None)
+        packs = self._packed and weight.dtype == self._precision.compute and can_pack(weight.dtype)
+        return FrozenLinear(weight, packed=PackedWeight(weight) if packs else None)
 
     def embedding(self, name: str, wanted: nn.Embedding, scale: float) -> MappedEmbedding:
         """A table that stays on disk. `CheckpointError` when it is of another shape."""
@@ -240,16 +241,16 @@ def load_bottom(checkpoint: Checkpoint, precision: Precision, *, plus_one: bool 
 
 
 def load_top(
-    checkpoint: Checkpoint, precision: Precision, *, plus_one: bool = False, turned: bool = False
+    checkpoint: Checkpoint, precision: Precision, *, plus_one: bool = False, packed: bool = False
 ) -> tuple[LanguageModel, RowSource]:
     """What training needs: a model to put LoRA on (`decoder_of(model, plus_one=...)`), and the output projection.
 
-    turned: keep every large weight transposed as well, for a faster backward pass in twice the memory (not with int8,
-    and only where they are computed with as they are stored).
+    packed: keep every large weight packed as well, for speed in three times the memory (not with int8, and only where
+    they are computed with as they are stored).
     """
     model, text = _skeleton(checkpoint)
     decoder = decoder_of(model, plus_one=plus_one)
-    load = _Loader(checkpoint, precision, turned=turned)
+    load = _Loader(checkpoint, precision, packed=packed)
     for i in range(len(text.layers)):
         if i in decoder.layers:
             load.fill(text.layers[i], f"layers.{i}")
@@ -261,7 +262,7 @@ def load_top(
         elif name not in ("layers", "rotary_emb"):
             setattr(text, name, Absent(name))
     model.eval()
-    head = load_head(checkpoint, precision, turned=turned)
+    head = load_head(checkpoint, precision, packed=packed)
     if head.shape != (text.config.vocab_size, text.config.hidden_size):
         raise CheckpointError(
             f"{checkpoint.folder}: the output projection is {head.shape}, config.json asks for "
@@ -271,7 +272,7 @@ def load_top(
     return model, head
 
 
-def load_head(checkpoint: Checkpoint, precision: Precision, *, turned: bool = False) -> RowSource:
+def load_head(checkpoint: Checkpoint, precision: Precision, *, packed: bool = False) -> RowSource:
     """The output projection: `lm_head.weight`, or the embedding table that it is tied to; by blocks of rows."""
     name = "lm_head.weight"
     if name not in checkpoint:
@@ -287,7 +288,7 @@ def load_head(checkpoint: Checkpoint, precision: Precision, *, turned: bool = Fa
             if not bool(torch.isfinite(block).all()):
                 raise checkpoint.not_finite(name)
         table = checkpoint.mapped(name)
-        return PlainRows(table, turned=turned and table.dtype == precision.compute)
+        return PlainRows(table, packed=packed and table.dtype == precision.compute)
     return QuantisedRows(*_quantised(checkpoint, name))
 
 

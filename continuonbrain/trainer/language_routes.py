@@ -136,7 +136,7 @@ class SuffixRoute:
 
     def open(self) -> Any:
         s = self._settings
-        model, self._head = load_top(self._checkpoint, self._precision, plus_one=s.plus_one, turned=s.turned)
+        model, self._head = load_top(self._checkpoint, self._precision, plus_one=s.plus_one, packed=s.packed)
         config = lora_config(model, s.targets, rank=s.rank, alpha=s.alpha, plus_one=s.plus_one)
         wrapped = add_lora(model, config, plus_one=s.plus_one)
         self._decoder = decoder_of(wrapped, plus_one=s.plus_one)

@@ -67,7 +67,7 @@ def frame_key(frame: NDArray[np.uint8]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LanguageSettings:
-    """Caps and hyperparameters. part: samples of a batch that go through the layers together; turned: transposed
+    """Caps and hyperparameters. part: samples of a batch that go through the layers together; packed: packed
     copies of bf16 weights, for speed (see `load_top`); frame_px: side of what the vision tower sees."""
 
     rank: int = 8
@@ -75,7 +75,7 @@ class LanguageSettings:
     targets: tuple[str, ...] = ("q_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     plus_one: bool = False
     int8: bool = True
-    turned: bool = False
+    packed: bool = False
     frame_px: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 0.0

@@ -6,16 +6,19 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from continuonbrain.model import head_loss as head_loss_module  # noqa: E402
 from continuonbrain.model.frozen_linear import FrozenLinear, QuantisedRows, quantised_rows  # noqa: E402
 from continuonbrain.model.head_loss import IGNORED, PlainRows, head_loss  # noqa: E402
+from continuonbrain.model.packed_weight import PackedWeight, can_pack  # noqa: E402
+
+packs = pytest.mark.skipif(not can_pack(torch.bfloat16), reason="this machine packs no bf16 weights")
 
 
 @pytest.mark.parametrize("rows", [1, 5, 128, 200])
-@pytest.mark.parametrize("turned", [False, True])
-def test_a_frozen_layer_is_an_ordinary_one_for_few_rows_and_many(rows: int, turned: bool) -> None:
+def test_a_frozen_layer_is_an_ordinary_one_for_few_rows_and_many(rows: int) -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(70, 30, generator=generator, dtype=torch.float64)
-    layer = FrozenLinear(weight, turned=weight.T.contiguous() if turned else None)
+    layer = FrozenLinear(weight)
     ours = torch.randn(rows, 30, generator=generator, dtype=torch.float64).requires_grad_()
     theirs = ours.detach().clone().requires_grad_()
     out, expected = layer(ours), theirs @ weight.T
@@ -29,18 +32,17 @@ def test_a_frozen_layer_is_an_ordinary_one_for_few_rows_and_many(rows: int, turn
 
 
 @pytest.mark.parametrize("cap", [None, 0.5, 30.0, 90.0, 2000.0])
-@pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("chunk", [None, 7, 100])
 def test_the_one_pass_head_is_cross_entropy_over_the_whole_vocabulary(
-    cap: float | None, turned: bool, chunk: int | None, monkeypatch: pytest.MonkeyPatch
+    cap: float | None, chunk: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PlainRows, "chunk", 50)  # several, the last one smaller
+    monkeypatch.setattr(head_loss_module, "_CACHED_ROWS", 50)  # several, the last one smaller
     generator = torch.Generator().manual_seed(0)
     weight = 6 * torch.randn(130, 12, generator=generator, dtype=torch.float64)
     ours = torch.randn(2, 3, 12, generator=generator, dtype=torch.float64).requires_grad_()
     theirs = ours.detach().clone().requires_grad_()
     labels = torch.tensor([[4, 129, IGNORED], [0, 77, 3]])
-    loss = head_loss(ours, labels, PlainRows(weight, turned=turned), soft_cap=cap, chunk=chunk)
+    loss = head_loss(ours, labels, PlainRows(weight), soft_cap=cap, chunk=chunk)
     logits = theirs @ weight.T
     if cap is not None:
         logits = cap * torch.tanh(logits / cap)
@@ -51,6 +53,54 @@ def test_the_one_pass_head_is_cross_entropy_over_the_whole_vocabulary(
     assert ours.grad is not None
     assert theirs.grad is not None
     assert torch.allclose(ours.grad, theirs.grad, rtol=1e-9, atol=1e-12)
+
+
+@packs
+@pytest.mark.parametrize("rows", [1, 4, 32, 200])
+def test_a_packed_layer_is_the_same_layer(rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(70, 30, generator=generator).bfloat16()
+    layer = FrozenLinear(weight, packed=PackedWeight(weight))
+    x = torch.randn(2, rows, 30, generator=generator).bfloat16().requires_grad_()
+    pull = torch.randn(2, rows, 70, generator=generator).bfloat16()
+    out = layer(x)
+    out.backward(pull)
+    assert x.grad is not None
+    exact, back = x.detach().double() @ weight.double().T, pull.double() @ weight.double()
+    assert float((out.detach() - exact).norm() / exact.norm()) < 4e-3  # one rounding to bf16
+    assert float((x.grad - back).norm() / back.norm()) < 4e-3
+
+
+@packs
+@pytest.mark.parametrize("cap", [None, 30.0, 90.0])
+@pytest.mark.parametrize("chunk", [None, 7])
+def test_a_packed_head_gives_the_same_loss_and_gradient(
+    cap: float | None, chunk: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_loss_module, "_PACKED_ROWS", 50)  # several, the last one smaller
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(130, 12, generator=generator).bfloat16()
+    ours = torch.randn(2, 3, 12, generator=generator).bfloat16().requires_grad_()
+    theirs = ours.detach().double().requires_grad_()
+    labels = torch.tensor([[4, 129, IGNORED], [0, 77, 3]])
+    head = PlainRows(weight, packed=True)
+    assert head.packed(0, 50, torch.bfloat16) is not None
+    assert head.packed(100, 130, torch.bfloat16) is not None
+    assert head.packed(0, 7, torch.bfloat16) is None
+    assert head.packed(0, 50, torch.float32) is None
+    loss = head_loss(ours, labels, head, soft_cap=cap, chunk=chunk)
+    expected = head_loss(theirs, labels, PlainRows(weight.double()), soft_cap=cap)
+    loss.backward()
+    expected.backward()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=2e-3)
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    assert float((ours.grad - theirs.grad).norm() / theirs.grad.norm()) < 1e-2
+
+
+def test_only_what_a_machine_can_pack_is_packed() -> None:
+    with pytest.raises(ValueError, match="float32"):
+        PackedWeight(torch.zeros(3, 2))
 
 
 @pytest.mark.parametrize("cap", [None, 30.0, 90.0, 2000.0])

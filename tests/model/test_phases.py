@@ -22,6 +22,7 @@ from continuonbrain.model.decoder import decoder_of  # noqa: E402
 from continuonbrain.model.frozen_linear import FrozenLinear, quantised_rows  # noqa: E402
 from continuonbrain.model.head_loss import IGNORED, PlainRows, head_loss  # noqa: E402
 from continuonbrain.model.lora import LoraError, add_lora, lora_config  # noqa: E402
+from continuonbrain.model.packed_weight import can_pack  # noqa: E402
 from continuonbrain.model.phases import AbsentError, Precision, load_bottom, load_top  # noqa: E402
 from continuonbrain.model.streams import Streams, collate  # noqa: E402
 from continuonbrain.model.suffix import capture, keep, run_suffix  # noqa: E402
@@ -156,14 +157,14 @@ def test_a_frozen_int8_layer_gives_the_gradient_of_its_dequantised_weight() -> N
     assert torch.allclose(ours.grad, theirs.grad, atol=1e-3)
 
 
-def test_a_transposed_copy_changes_nothing_but_the_time(folder: Path) -> None:
+def test_packed_copies_change_nothing_but_the_time(folder: Path) -> None:
     precision = Precision(int8=False, compute=torch.bfloat16)
     streams, (_, _, _, labels) = cached(folder, precision), prompts()
     found = []
-    for turned in (False, True):
-        model, head = load_top(Checkpoint(folder), precision, turned=turned)
-        copies = [m.turned is not None for m in model.modules() if isinstance(m, FrozenLinear)]
-        assert all(c == turned for c in copies)
+    for packed in (False, True):
+        model, head = load_top(Checkpoint(folder), precision, packed=packed)
+        copies = [m.packed is not None for m in model.modules() if isinstance(m, FrozenLinear)]
+        assert all(c == (packed and can_pack(torch.bfloat16)) for c in copies)
         wrapped = add_lora(model, lora_config(model, TARGETS, rank=4, alpha=8))
         torch.manual_seed(0)
         trained = [p for p in wrapped.parameters() if p.requires_grad]
@@ -172,13 +173,13 @@ def test_a_transposed_copy_changes_nothing_but_the_time(folder: Path) -> None:
         cut = decoder_of(wrapped)
         head_loss(run_suffix(cut, streams), labels, head, soft_cap=cut.soft_cap).backward()
         found.append(torch.cat([p.grad.flatten().double() for p in trained if p.grad is not None]))
-    plain, turned_too = found
-    assert float((plain - turned_too).norm() / plain.norm()) < 0.1  # bf16 rounds otherwise in another order
+    plain, packed_too = found
+    assert float((plain - packed_too).norm() / plain.norm()) < 0.1  # bf16 rounds otherwise in another order
 
 
-def test_no_transposed_copy_is_kept_where_it_could_not_be_used(folder: Path) -> None:
-    model, _ = load_top(Checkpoint(folder), EXACT, turned=True)  # bf16 weights, computing in fp32
-    assert all(m.turned is None for m in model.modules() if isinstance(m, FrozenLinear))
+def test_nothing_is_packed_that_could_not_be_used(folder: Path) -> None:
+    model, _ = load_top(Checkpoint(folder), EXACT, packed=True)  # bf16 weights, computing in fp32
+    assert all(m.packed is None for m in model.modules() if isinstance(m, FrozenLinear))
 
 
 def test_int8_weights_are_read_in_blocks_and_a_file_that_ends_early_is_named(
