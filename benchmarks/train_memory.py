@@ -88,6 +88,7 @@ def train(folder: Path, file: Path) -> dict[str, Any]:
 
     started = time.perf_counter()
     model, head = load_top(Checkpoint(folder), Precision.of_this_machine())
+    torch.manual_seed(0)
     wrapped = add_lora(model, lora_config(model, TARGETS, rank=RANK, alpha=2 * RANK))
     loaded = time.perf_counter()
     stored = load_file(file)
