@@ -16,6 +16,7 @@ from torch import Tensor
 
 _EXPECTED_ROWS = 32
 """A hint for the layout; other numbers of rows are exact too."""
+_OPERATORS = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
 
 
 def can_pack(dtype: torch.dtype) -> bool:
@@ -24,8 +25,7 @@ def can_pack(dtype: torch.dtype) -> bool:
     return (
         dtype == torch.bfloat16
         and torch.backends.mkldnn.is_available()
-        and hasattr(operators, "_linear_pointwise")
-        and hasattr(operators, "_reorder_linear_weight")
+        and all(hasattr(operators, name) for name in _OPERATORS)
         and bool(operators._is_mkldnn_bf16_supported())
     )
 
