@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ import matplotlib.pyplot as plt
 Rows = Sequence[Mapping[str, Any]]
 _TITLES = {
     "steps": "The same number of steps",
-    "wall": "The same time (as the shared layers took)",
+    "wall": "The same computing time (as the shared layers took)",
     "episodes": "Fewer lessons",
     "depth": "How deep",
 }
+_BESIDE = {"wall": ("base", "shared"), "depth": DEPTHS}
+"""Learners whose rows of part "steps" stand beside a part's own."""
 _HEADER = (
     "| shift | learner | lessons | laps | laps at 0.75 s | lane error, cm | following | stop by the model "
-    "| old roads | steps | seconds | seeds |"
+    "| old roads | steps | CPU seconds | seeds |"
 )
 _ORDER = ("base", *LEARNERS)
 _COLOURS = ("#d0d7de", "#1f6feb", "#0a3069", "#8250df", "#cf222e", "#d9730d", "#1a7f37", "#8b949e", "#bf8700")
@@ -54,9 +56,7 @@ def markdown(rows: Rows) -> str:
         out += [f"Learning rates found: {', '.join(told)}.", ""]
     rows = at_best_rates(rows) if rates else rows
     for part, title in _TITLES.items():
-        chosen = [r for r in rows if r["part"] == part]
-        if part == "depth":
-            chosen = [r for r in rows if r["part"] in ("depth", "steps") and r["learner"] in DEPTHS]
+        chosen = _of_part(rows, part)
         if not chosen:
             continue
         out += [f"### {title}", ""]
@@ -80,6 +80,14 @@ def markdown(rows: Rows) -> str:
     return "\n".join(out)
 
 
+def _of_part(rows: Rows, part: str) -> list[Mapping[str, Any]]:
+    """A part's own rows, and those of part "steps" that belong beside them, on the same shifts."""
+    own = [r for r in rows if r["part"] == part]
+    shifts, learners = {r["shift"] for r in own}, {r["learner"] for r in own}
+    beside: Collection[str] = learners if part == "episodes" else _BESIDE.get(part, ())
+    return own + [r for r in rows if r["part"] == "steps" and r["learner"] in beside and r["shift"] in shifts]
+
+
 def _cell(rows: Rows, name: str, times: float = 1, digits: int = 2) -> str:
     mean, low, high = (times * x for x in mean_and_range(rows, name))
     if f"{low:.{digits}f}" == f"{high:.{digits}f}":
@@ -91,8 +99,8 @@ def _steps(rows: Rows) -> str:
     if "steps" not in rows[0]:
         return "0 | 0"
     steps = np.median([r["steps"] for r in rows])
-    seconds = np.median([r["cache_s"] + r["train_s"] for r in rows])
-    return f"{steps:.0f} | {seconds:.0f}"
+    seconds = [r["cache_cpu_s"] + r["train_cpu_s"] for r in rows if "train_cpu_s" in r]
+    return f"{steps:.0f} | {np.median(seconds):.0f}" if seconds else f"{steps:.0f} | "
 
 
 def draw(rows: Rows, path: Path) -> None:
@@ -105,7 +113,7 @@ def draw(rows: Rows, path: Path) -> None:
         len(_MEASURES), len(parts), figsize=(6.5 * len(parts), 10), sharey="row", squeeze=False
     )
     for column, part in enumerate(parts):
-        chosen = [r for r in rows if r["part"] == part]
+        chosen = _of_part(rows, part)
         shifts = list(dict.fromkeys(r["shift"] for r in chosen))
         learners = [name for name in _ORDER if any(r["learner"] == name for r in chosen)]
         width = 0.85 / len(learners)

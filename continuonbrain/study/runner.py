@@ -214,7 +214,7 @@ def run_cell(study: Study, cell: Cell) -> dict[str, Any]:
         )
         if cell.part == "wall":
             # As many steps as fit; the schedule falls to zero by then.
-            job = replace(job, max_steps=10**6, max_wall_time_s=_time_of_shared(study, cell))
+            job = replace(job, max_steps=10**6, max_wall_time_s=time_of_shared(study, cell))
         fitted = fit(
             cell.learner,
             study.base,
@@ -226,8 +226,8 @@ def run_cell(study: Study, cell: Cell) -> dict[str, Any]:
         engine = fitted.engine
         row |= {
             "steps": fitted.steps,
-            "cache_s": round(fitted.cache_s, 2),
-            "train_s": round(fitted.train_s, 2),
+            "cache_cpu_s": round(fitted.cache_cpu_s, 2),
+            "train_cpu_s": round(fitted.train_cpu_s, 2),
             "trainable_parameters": fitted.trainable,
             "ended": fitted.ended,
         }
@@ -298,18 +298,19 @@ def _lessons(study: Study, cell: Cell) -> Path:
     return folder
 
 
-def _time_of_shared(study: Study, cell: Cell) -> float:
-    for row in at_best_rates(study.rows()):
-        if (row["part"], row["learner"], row["shift"], row["seed"]) == (
-            "steps",
-            "shared",
-            cell.shift,
-            cell.seed,
-        ):
-            return float(row["cache_s"]) + float(row["train_s"])
-    raise BrainError(
-        "the time of the shared layers is not known yet", remedy="run the part 'steps' before 'wall'"
-    )
+def time_of_shared(study: Study, cell: Cell) -> float:
+    """Computing time of the shared layers in part "steps", the median over seeds: the same for every learner."""
+    times = [
+        float(row["cache_cpu_s"]) + float(row["train_cpu_s"])
+        for row in at_best_rates(study.rows())
+        if (row["part"], row["learner"], row["shift"]) == ("steps", "shared", cell.shift)
+        and "train_cpu_s" in row
+    ]
+    if not times:
+        raise BrainError(
+            "the time of the shared layers is not known yet", remedy="run the part 'steps' before 'wall'"
+        )
+    return float(np.median(times))
 
 
 def _pretrained_convolution(study: Study) -> None:

@@ -103,7 +103,8 @@ class StepLoop:
     """The loop over steps, from wherever the state stands.
 
     backward_of_batch draws a batch, fills the gradients and returns the loss; between the parts of a long batch it
-    calls what it is given, so that a closed gate need not wait for the whole of it.
+    calls what it is given, so that a closed gate need not wait for the whole of it. clock, in seconds, is what the
+    budget and the time spent are counted by.
     """
 
     state: TrainingState
@@ -112,6 +113,7 @@ class StepLoop:
     state_path: Path | None
     on_progress: Callable[[Progress], None]
     wait_until_allowed: Callable[[Save], float]
+    clock: Callable[[], float] = time.monotonic
     _saved_s: float = field(default_factory=lambda: time.monotonic())
     _began: float = 0.0
 
@@ -136,10 +138,10 @@ class StepLoop:
 
     def _run(self) -> str:
         state, settings = self.state, self.settings
-        self._began = time.monotonic() - state.spent_s
+        self._began = self.clock() - state.spent_s
         while state.step < settings.max_steps:
             state.mark()
-            state.spent_s = time.monotonic() - self._began
+            state.spent_s = self.clock() - self._began
             self.pause()
             if state.spent_s > state.budget_s:
                 return "wall time"

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
@@ -22,7 +22,7 @@ from continuonbrain.model.base_identity import tiny_base_folder  # noqa: E402
 from continuonbrain.study.learners import fit  # noqa: E402
 from continuonbrain.study.plan import Cell, StudySettings, quick_settings  # noqa: E402
 from continuonbrain.study.report import draw, markdown  # noqa: E402
-from continuonbrain.study.runner import RESULTS_FILE, SETTINGS_FILE, Study, run_cell  # noqa: E402
+from continuonbrain.study.runner import RESULTS_FILE, SETTINGS_FILE, Study, run_cell, time_of_shared  # noqa: E402
 from continuonbrain.trainer.job import JobSettings  # noqa: E402
 from continuonbrain.trainer.states import replay_samples  # noqa: E402
 
@@ -52,6 +52,57 @@ def test_a_cell_is_scored_and_reported(study: Study) -> None:
     assert "| tape | base | 2 |" in table
     draw(rows, study.folder / "study.png")
     assert (study.folder / "study.png").stat().st_size > 10_000
+
+
+def test_the_same_time_is_the_median_computing_time_of_the_shared_layers(tmp_path: Path) -> None:
+    study = Study(tmp_path, tiny_base_folder(), SMALL)
+    with pytest.raises(BrainError, match="not known yet"):
+        time_of_shared(study, cell("full", "wall"))
+    search = {"key": "s", "part": "search", "learner": "shared", "rate": 1e-3} | dict.fromkeys(
+        ("completion", "slow_completion", "following", "stop_model", "lane_error_m"), 1.0
+    )
+    known = [
+        asdict(replace(cell("shared"), seed=i)) | {"train_cpu_s": t} for i, t in enumerate((5.0, 7.0, 300.0))
+    ]
+    known.append(asdict(replace(cell("shared"), shift="dark")) | {"train_cpu_s": 99.0})
+    known.append(asdict(replace(cell("shared"), rate=1e-2)) | {"train_cpu_s": 99.0})
+    known.append(asdict(cell("full")) | {"train_cpu_s": 99.0})
+    rows = [search, *({"key": str(i), "cache_cpu_s": 1.5} | row for i, row in enumerate(known))]
+    (tmp_path / RESULTS_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert time_of_shared(study, cell("full", "wall")) == 8.5
+
+
+def test_a_budget_is_of_computing_time() -> None:
+    samples, began = replay_samples(8, seed=1), time.process_time()
+    settings = JobSettings(max_steps=10**6, max_wall_time_s=1.5, batch_size=2)
+    done = fit("shared", tiny_base_folder(), samples, samples, settings)
+    worked = time.process_time() - began
+    assert done.ended == "wall time"
+    assert done.steps > 0
+    assert 1.5 <= done.cache_cpu_s + done.train_cpu_s <= worked
+
+
+def test_a_part_stands_beside_what_it_is_compared_with() -> None:
+    scores = dict.fromkeys(
+        ("completion", "slow_completion", "following", "stop_model", "lane_error_m", "old_roads_completion"),
+        1.0,
+    )
+    trained = scores | {"steps": 5, "cache_cpu_s": 1.0, "train_cpu_s": 2.0}
+    rows = [asdict(cell(name)) | trained for name in ("shared", "full", "conv")]
+    rows += [asdict(replace(cell("shared"), shift="dark")) | trained]
+    assert "same computing time" not in markdown(rows)
+    rows += [
+        asdict(cell("full", "wall")) | trained,
+        asdict(replace(cell("conv", "episodes"), episodes=1)) | trained,
+    ]
+    wall, episodes = markdown(rows).split("### ")[2:4]
+    assert "| tape | shared | 2 |" in wall
+    assert "| tape | full | 2 |" in wall
+    assert "| tape | conv |" not in wall
+    assert "| dark |" not in wall
+    assert "| tape | conv | 1 |" in episodes
+    assert "| tape | conv | 2 |" in episodes
+    assert "shared" not in episodes
 
 
 LAYER_LORA = 13_312
