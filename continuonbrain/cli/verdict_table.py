@@ -33,6 +33,8 @@ def verdict_table(verdict: dict[str, Any]) -> Table:
         verdict.get("evaluation_sha256", ""),
     )
     table.caption = "candidate {:.12} base {:.12} evaluation {:.12}".format(*(str(h) for h in hashes))
+    if verdict.get("evidence", {}).get("closed_candidate"):
+        table.caption += "\nlaps and instructions: in the simulator, on tracks that only verdicts use"
     return table
 
 

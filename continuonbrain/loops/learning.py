@@ -30,6 +30,7 @@ from continuonbrain.safety.guards import Limits
 from continuonbrain.storage.adapter_version import CARD_FILE, VERDICT_FILE
 from continuonbrain.storage.adapters import AdapterVersion
 from continuonbrain.storage.durable import replace_file
+from continuonbrain.trainer.course import Course
 from continuonbrain.trainer.dataset import (
     Drive,
     NoLabelsError,
@@ -40,7 +41,7 @@ from continuonbrain.trainer.dataset import (
     mirrored_instruction,
     read_drive,
 )
-from continuonbrain.trainer.evaluate import Contender, Course, gather_evidence
+from continuonbrain.trainer.evaluate import Contender, gather_evidence
 from continuonbrain.trainer.job import JobSettings, train_adapter
 from continuonbrain.trainer.pool import Recall, mix
 from continuonbrain.trainer.reflex_job import ReflexSettings, teach_reflex

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,16 +14,12 @@ from continuonbrain.policy.codec import CURVATURE_KNOTS_M
 from continuonbrain.policy.engine import Decisions, Engine
 from continuonbrain.policy.intent import Intents
 from continuonbrain.policy.reflex import Reflex
-from continuonbrain.robot.sim.shifts import BASE, World
 from continuonbrain.safety.guards import Limits
+from continuonbrain.trainer.course import Course, CourseDriver, OnPart
 from continuonbrain.trainer.dataset import Samples
-from continuonbrain.trainer.score import drive_score, follow_score
 from continuonbrain.trainer.verdict import Closed, Evidence, Imitation, Slow
 
 _BATCH = 64
-SLOW_DECISION_S = 0.75
-"""What a decision of a real Gemma 3n may take on a Pi 5; a reflex head is judged at it."""
-OnPart = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +29,6 @@ class Contender:
     folder: Path | None
     sha256: str
     calibration: Calibration
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """Where candidates are driven: the robot's world in the simulator, and tracks that no episode was made on."""
-
-    world: World
-    tracks: tuple[int, ...] = tuple(range(40_000, 40_008))
-    follow_tracks: tuple[int, ...] = (40_100, 40_101)
-    unshifted_tracks: tuple[int, ...] = tuple(range(40_200, 40_206))
-    slow_tracks: tuple[int, ...] = tuple(range(40_300, 40_304))
 
 
 def answers(engine: Engine, samples: Samples) -> Decisions:
@@ -139,6 +123,7 @@ def gather_evidence(
     held: samples of held-out episodes, None when there are none. course: None where there is no simulator.
     """
     base = Contender(None, "", current.calibration)
+    driver = None if course is None else CourseDriver(engine, course, limits, decision_time_s, on_part)
     name = hashlib.sha256()
     if held is not None:
         name.update(held.sha256().encode())
@@ -172,34 +157,15 @@ def gather_evidence(
             heads[label] = reflex_imitation(engine, engine.reflex, held, contender.calibration)
         if label == "candidate":
             has_reflex = engine.reflex is not None
-        if course is not None:
-            if label == "candidate" or drives_now:
-                slow[label] = _drive_slowly(
-                    engine, contender, course, limits, decision_time_s, label, on_part
-                )
-                if label == "candidate" and has_reflex:
-                    slow_path = _slow_laps(
-                        engine,
-                        contender,
-                        course,
-                        limits,
-                        decision_time_s,
-                        "candidate: paths alone",
-                        on_part,
-                        reflex=False,
-                    )
-                closed[label] = _drive(engine, contender, course, limits, decision_time_s, label, on_part)
-            if label != "current":
-                unshifted[label] = drive_score(
-                    engine,
-                    BASE,
-                    course.unshifted_tracks,
-                    # The calibration belongs to this robot's servo; what is tested here is the adapter's memory.
-                    calibration=Calibration(),
-                    limits=limits,
-                    decision_time_s=decision_time_s,
-                    on_tick=lambda d, t, label=label: on_part(f"{label}: unshifted tracks", d, t),  # type: ignore[misc]
-                ).completion
+        if driver is None:
+            continue
+        if label == "candidate" or drives_now:
+            slow[label] = driver.slow(label, contender.calibration)
+            if label == "candidate" and has_reflex:
+                slow_path = driver.slow_by_paths(label, contender.calibration)
+            closed[label] = driver.closed(label, contender.calibration)
+        if label != "current":
+            unshifted[label] = driver.unshifted(label)
     difference = float(np.abs(steering["candidate"] - steering["base"]).mean())
     mean, repeat = constant_baselines(train, held) if held is not None else (None, None)
     return Evidence(
@@ -225,86 +191,4 @@ def gather_evidence(
         slow_candidate=slow.get("candidate"),
         slow_current=slow.get("current", slow.get("base")),
         slow_path=slow_path,
-    )
-
-
-def _slow_laps(
-    engine: Engine,
-    contender: Contender,
-    course: Course,
-    limits: Limits,
-    decision_time_s: float,
-    part: str,
-    on_part: OnPart,
-    *,
-    reflex: bool,
-) -> float:
-    return drive_score(
-        engine,
-        course.world,
-        course.slow_tracks,
-        calibration=contender.calibration,
-        limits=limits,
-        decision_time_s=max(SLOW_DECISION_S, decision_time_s),
-        reflex=reflex,
-        on_tick=lambda done, total: on_part(part, done, total),
-    ).completion
-
-
-def _drive_slowly(
-    engine: Engine,
-    contender: Contender,
-    course: Course,
-    limits: Limits,
-    decision_time_s: float,
-    label: str,
-    on_part: OnPart,
-) -> Slow:
-    laps = _slow_laps(
-        engine, contender, course, limits, decision_time_s, f"{label}: slow decisions", on_part, reflex=True
-    )
-    follow = follow_score(
-        engine,
-        course.world,
-        course.slow_tracks[:1],
-        calibration=contender.calibration,
-        limits=limits,
-        decision_time_s=max(SLOW_DECISION_S, decision_time_s),
-        on_tick=lambda done, total: on_part(f"{label}: slow instructions", done, total),
-    )
-    return Slow(laps, follow.following)
-
-
-def _drive(
-    engine: Engine,
-    contender: Contender,
-    course: Course,
-    limits: Limits,
-    decision_time_s: float,
-    label: str,
-    on_part: OnPart,
-) -> Closed:
-    def ticks(part: str) -> Callable[[int, int], None]:
-        return lambda done, total: on_part(f"{label}: {part}", done, total)
-
-    lap = drive_score(
-        engine,
-        course.world,
-        course.tracks,
-        calibration=contender.calibration,
-        limits=limits,
-        decision_time_s=decision_time_s,
-        on_tick=ticks("laps"),
-    )
-    follow = follow_score(
-        engine,
-        course.world,
-        course.follow_tracks,
-        calibration=contender.calibration,
-        limits=limits,
-        decision_time_s=decision_time_s,
-        on_tick=ticks("instructions"),
-    )
-    return Closed(
-        lap.completion, lap.lateral_error_m, lap.guard_share, follow.following, follow.stop, follow.stop_model
     )

@@ -33,7 +33,7 @@ from continuonbrain.robot.host import SimulatedHost  # noqa: E402
 from continuonbrain.storage.adapters import AdapterStore, PromotionRefused  # noqa: E402
 from continuonbrain.storage.layout import init_brain_root  # noqa: E402
 from continuonbrain.storage.lock import LockHeldError, ProcessLock  # noqa: E402
-from continuonbrain.trainer.evaluate import Course  # noqa: E402
+from continuonbrain.trainer.course import Course  # noqa: E402
 from continuonbrain.trainer.reflex_job import TaughtReflex  # noqa: E402
 from continuonbrain.trainer.verdict import Closed, Evidence, Imitation, Slow  # noqa: E402
 

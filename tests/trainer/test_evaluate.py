@@ -15,10 +15,10 @@ from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.engine import Decisions
 from continuonbrain.robot.sim.shifts import BASE
 from continuonbrain.safety.guards import Limits
+from continuonbrain.trainer.course import Course
 from continuonbrain.trainer.dataset import Samples
 from continuonbrain.trainer.evaluate import (
     Contender,
-    Course,
     answers,
     constant_baselines,
     gather_evidence,

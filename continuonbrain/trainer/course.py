@@ -1,0 +1,118 @@
+"""The closed loop of a verdict: an engine driven in the simulator, on tracks that no episode was made on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from continuonbrain.policy.calibration import Calibration
+from continuonbrain.policy.engine import Engine
+from continuonbrain.robot.sim.shifts import BASE, World
+from continuonbrain.safety.guards import Limits
+from continuonbrain.trainer.score import DriveScore, FollowScore, drive_score, follow_score
+from continuonbrain.trainer.verdict import Closed, Slow
+
+SLOW_DECISION_S = 0.75
+"""What a decision of a real Gemma 3n may take on a Pi 5; a reflex head is judged at it."""
+OnPart = Callable[[str, int, int], None]
+"""What is being measured, ticks done, of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """Where candidates are driven: the robot's world in the simulator, and tracks of each measure."""
+
+    world: World
+    tracks: tuple[int, ...] = tuple(range(40_000, 40_008))
+    follow_tracks: tuple[int, ...] = (40_100, 40_101)
+    unshifted_tracks: tuple[int, ...] = tuple(range(40_200, 40_206))
+    slow_tracks: tuple[int, ...] = tuple(range(40_300, 40_304))
+
+
+@dataclass(frozen=True, slots=True)
+class CourseDriver:
+    """Drives an engine, with the adapter that it has now, over a course. decision_time_s: imposed on decisions."""
+
+    engine: Engine
+    course: Course
+    limits: Limits
+    decision_time_s: float
+    on_part: OnPart
+
+    def closed(self, label: str, calibration: Calibration) -> Closed:
+        """Laps and instructions at the robot's own pace of deciding."""
+        lap = self._laps(f"{label}: laps", self.course.tracks, calibration)
+        follow = self._follow(f"{label}: instructions", self.course.follow_tracks, calibration)
+        return Closed(
+            lap.completion,
+            lap.lateral_error_m,
+            lap.guard_share,
+            follow.following,
+            follow.stop,
+            follow.stop_model,
+        )
+
+    def slow(self, label: str, calibration: Calibration) -> Slow:
+        """Laps and instructions with slow decisions."""
+        pace, tracks = self._slow_pace(), self.course.slow_tracks
+        lap = self._laps(f"{label}: slow decisions", tracks, calibration, decision_time_s=pace)
+        follow = self._follow(f"{label}: slow instructions", tracks[:1], calibration, decision_time_s=pace)
+        return Slow(lap.completion, follow.following)
+
+    def slow_by_paths(self, label: str, calibration: Calibration) -> float:
+        """Completion with slow decisions by the model's paths alone, without a reflex head."""
+        return self._laps(
+            f"{label}: paths alone",
+            self.course.slow_tracks,
+            calibration,
+            decision_time_s=self._slow_pace(),
+            reflex=False,
+        ).completion
+
+    def unshifted(self, label: str) -> float:
+        """Completion on the roads that the base was made for. The calibration belongs to this robot's servo; what is
+        tested here is the adapter's memory."""
+        part, tracks = f"{label}: unshifted tracks", self.course.unshifted_tracks
+        return self._laps(part, tracks, Calibration(), world=BASE).completion
+
+    def _slow_pace(self) -> float:
+        return max(SLOW_DECISION_S, self.decision_time_s)
+
+    def _laps(
+        self,
+        part: str,
+        tracks: Sequence[int],
+        calibration: Calibration,
+        *,
+        world: World | None = None,
+        decision_time_s: float | None = None,
+        reflex: bool = True,
+    ) -> DriveScore:
+        return drive_score(
+            self.engine,
+            world or self.course.world,
+            tracks,
+            calibration=calibration,
+            limits=self.limits,
+            decision_time_s=self.decision_time_s if decision_time_s is None else decision_time_s,
+            reflex=reflex,
+            on_tick=lambda done, total: self.on_part(part, done, total),
+        )
+
+    def _follow(
+        self,
+        part: str,
+        tracks: Sequence[int],
+        calibration: Calibration,
+        *,
+        decision_time_s: float | None = None,
+    ) -> FollowScore:
+        return follow_score(
+            self.engine,
+            self.course.world,
+            tracks,
+            calibration=calibration,
+            limits=self.limits,
+            decision_time_s=self.decision_time_s if decision_time_s is None else decision_time_s,
+            on_tick=lambda done, total: self.on_part(part, done, total),
+        )
