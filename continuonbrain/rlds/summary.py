@@ -128,6 +128,6 @@ def summarise(episode: Episode) -> EpisodeSummary:
             _signal("throttle", [step.command[1] for step in steps]),
             _signal("speed m/s", [step.speed_mps for step in steps]),
             _signal("yaw rate rad/s", [step.yaw_rate_rps for step in steps]),
-            _signal("latency ms", [step.latency_ms for step in steps]),
+            _signal("path age ms", [step.latency_ms for step in steps]),
         ),
     )
