@@ -80,7 +80,9 @@ class _Scratch(threading.local):
     def take(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
         """`[rows, columns]`, good until the next call."""
         if self._numbers.dtype != dtype or self._numbers.numel() < rows * columns:
-            self._numbers = torch.empty(max(rows * columns, _TILE_NUMBERS), dtype=dtype)
+            # One that was made while deciding could not be written to while training.
+            with torch.inference_mode(False):
+                self._numbers = torch.empty(max(rows * columns, _TILE_NUMBERS), dtype=dtype)
         return self._numbers[: rows * columns].view(rows, columns)
 
 
