@@ -204,6 +204,11 @@ def read_adapter(folder: Path, *, base_sha256: str, config: Any) -> dict[str, to
         named = str(settings["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LoraError(f"{settings_path} cannot be read: {error!r}", remedy=again) from error
+    if not named.startswith(_BASE_PREFIX):
+        raise LoraError(
+            f"{settings_path}: base_model_name_or_path {named[:60]!r} names no base that can be checked",
+            remedy=f"if the adapter was trained on this very base, write {_BASE_PREFIX + base_sha256} there",
+        )
     if named != _BASE_PREFIX + base_sha256:
         shown = named.removeprefix(_BASE_PREFIX)[:12]
         raise LoraError(

@@ -16,7 +16,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from peft import PeftModel  # noqa: E402
+from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from continuonbrain.config import LORA_TARGETS, LORA_TARGETS_NOT_IN_SHARED_LAYERS  # noqa: E402
@@ -77,6 +77,33 @@ def test_our_folder_opens_in_peft_and_answers_the_same(
     use(ours, folder)
     theirs = untrained_model()
     theirs.language_model = PeftModel.from_pretrained(theirs.causal_lm, str(folder))
+    assert torch.equal(outputs(ours, prompts), outputs(theirs, prompts))
+    assert not torch.equal(outputs(ours, prompts), outputs(untrained_model(), prompts))
+
+
+def test_a_folder_that_peft_made_is_opened_once_it_names_the_base(
+    untrained_model: Models, prompts: Prompts, tmp_path: Path
+) -> None:
+    theirs = untrained_model()
+    config = LoraConfig(
+        r=4,
+        lora_alpha=6,
+        use_rslora=True,
+        rank_pattern={"q_proj": 2},
+        alpha_pattern={"up_proj": 3},
+        target_modules=["q_proj", "up_proj", "linear_left"],
+        layers_to_transform=[5, 7],
+        init_lora_weights=False,
+    )
+    theirs.language_model = get_peft_model(theirs.causal_lm, config)
+    theirs.language_model.save_pretrained(tmp_path, save_embedding_layers=False)
+    ours = untrained_model()
+    with pytest.raises(LoraError, match="names no base") as error:
+        use(ours, tmp_path)
+    named = f"continuonbrain:{BASE_SHA256}"
+    assert named in error.value.remedy
+    edit_settings(tmp_path, base_model_name_or_path=named)
+    use(ours, tmp_path)
     assert torch.equal(outputs(ours, prompts), outputs(theirs, prompts))
     assert not torch.equal(outputs(ours, prompts), outputs(untrained_model(), prompts))
 
