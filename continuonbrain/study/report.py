@@ -29,7 +29,18 @@ _HEADER = (
     "| old roads | steps | CPU seconds | seeds |"
 )
 _ORDER = ("base", *LEARNERS)
-_COLOURS = ("#d0d7de", "#1f6feb", "#0a3069", "#8250df", "#cf222e", "#d9730d", "#1a7f37", "#8b949e", "#bf8700")
+_COLOURS = {
+    "base": "#d0d7de",
+    "shared": "#1f6feb",
+    "shared-1": "#b6d6ff",
+    "shared-2": "#6cb0ff",
+    "plus-one": "#0a3069",
+    "all": "#8250df",
+    "connector": "#cf222e",
+    "full": "#d9730d",
+    "conv": "#1a7f37",
+    "conv-scratch": "#8b949e",
+}
 _MEASURES = (
     ("completion", "laps driven"),
     ("slow_completion", "laps at 0.75 s a decision"),
@@ -54,6 +65,10 @@ def markdown(rows: Rows) -> str:
             for k, v in rates.items()
         ]
         out += [f"Learning rates found: {', '.join(told)}.", ""]
+    numbers = {r["learner"]: r["trainable_parameters"] for r in rows if "trainable_parameters" in r}
+    if numbers:
+        trained = ", ".join(f"{name} {numbers[name]:,}" for name in _ORDER if name in numbers)
+        out += [f"Trained parameters: {trained}.", ""]
     rows = at_best_rates(rows) if rates else rows
     for part, title in _TITLES.items():
         chosen = _of_part(rows, part)
@@ -125,8 +140,8 @@ def draw(rows: Rows, path: Path) -> None:
                         continue
                     mean, low, high = mean_and_range(group, name)
                     x = j + (i - (len(learners) - 1) / 2) * width
-                    colour = _COLOURS[i % len(_COLOURS)]
-                    axes.bar(x, mean, width * 0.9, color=colour, label=learner if j == 0 else None)
+                    label = learner if j == 0 else None
+                    axes.bar(x, mean, width * 0.9, color=_COLOURS[learner], label=label)
                     axes.plot([x, x], [low, high], color="black", linewidth=0.8)
             axes.set_xticks(range(len(shifts)), shifts)
             axes.set_title(f"{title}: {_TITLES[part].lower()}", fontsize=9, loc="left")
