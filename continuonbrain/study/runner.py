@@ -131,13 +131,18 @@ class Study:
                     f"{path} cannot be read: {error}", remedy="remove the folder, or choose another --out"
                 ) from error
             # More seeds, shifts or learners only add cells; the rest changes what a cell means.
-            fixed = set(mine) - {"shifts", "learners", "seeds", "counts"}
+            adds = ("shifts", "learners", "counts")
+            fixed = set(mine) - {*adds, "seeds"}
             other = sorted(k for k in fixed if mine[k] != theirs.get(k))
             if other:
                 raise BrainError(
                     f"{path}: {other[0]} is {theirs.get(other[0])}, this study has {mine[other[0]]}",
                     remedy="choose another --out, or the same settings",
                 )
+            # The folder's settings are those of all that is in it.
+            for name in adds:
+                mine[name] = list(dict.fromkeys([*theirs.get(name, ()), *mine[name]]))
+            mine["seeds"] = max(mine["seeds"], theirs.get("seeds", 0))
         replace_file(path, (json.dumps(mine, indent=2) + "\n").encode())
 
     def _missing(self, wanted: Iterable[Cell]) -> list[_Task]:

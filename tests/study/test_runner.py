@@ -142,7 +142,13 @@ def test_a_study_of_other_settings_is_not_gone_on_with(study: Study) -> None:
     study._claim()
     with pytest.raises(BrainError, match="tracks is 1, this study has 3"):
         replace(study, settings=replace(SMALL, tracks=3))._claim()
-    replace(study, settings=replace(SMALL, seeds=9))._claim()  # more of the same is
+    more = replace(SMALL, seeds=9, learners=("full",), shifts=("dark", "tape"))
+    replace(study, settings=more)._claim()  # more of the same is
+    study._claim()
+    settings = json.loads((study.folder / SETTINGS_FILE).read_text())
+    assert settings["seeds"] == 9
+    assert settings["learners"] == ["shared", "full"]
+    assert settings["shifts"] == ["tape", "dark"]
 
 
 def test_a_torn_last_line_is_no_result(tmp_path: Path) -> None:
