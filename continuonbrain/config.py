@@ -39,7 +39,7 @@ LORA_TARGETS: tuple[str, ...] = (
 """What LoRA may sit on in Gemma 3n's KV-shared layers (PEFT target names)."""
 
 LORA_TARGETS_NOT_IN_SHARED_LAYERS: tuple[str, ...] = ("k_proj", "v_proj")
-"""Accepted because the ecosystem's configs name them; the trainer says that shared layers lack them."""
+"""Accepted because the ecosystem's configs name them; `continuonbrain train` says that they are left out."""
 
 _MAX_INTEGER = 2**63
 
@@ -204,6 +204,7 @@ class BrainConfig(_Group):
     log_dir: Annotated[str, Field(min_length=1)] = "trainer/logs"
     base_model_path: Annotated[str, Field(min_length=1)] = "model/base_model"
     shuffle_buffer_multiplier: Annotated[int, Field(ge=1)] = 2
+    """One of the ecosystem's keys, without effect: batches are drawn from all samples, there is no buffer."""
     log_every_steps: Annotated[int, Field(ge=1)] = 10
 
     robot: RobotConfig = RobotConfig()
@@ -229,7 +230,7 @@ class BrainConfig(_Group):
         for name in names:
             if name not in known:
                 raise ValueError(
-                    f"{name!r} is not a LoRA target{_did_you_mean(name, known)}; known: {', '.join(known)}"
+                    f"{name!r} is not a LoRA target{_did_you_mean(name, known)}; known: {', '.join(LORA_TARGETS)}"
                 )
         return names
 

@@ -136,7 +136,7 @@ def check_brain(root: Path) -> tuple[Check, GateReport | None]:
 def check_base(root: Path) -> Check:
     """The base model is there, and the simulated robot's shift is one that exists."""
     from continuonbrain.brain_root import open_brain
-    from continuonbrain.model.base_identity import base_sha256
+    from continuonbrain.model.base_identity import base_sha256, check_base_files
     from continuonbrain.robot.sim.shifts import world
 
     brain = open_brain(root)
@@ -145,6 +145,7 @@ def check_base(root: Path) -> Check:
         if brain.config.robot.kind == "sim-donkey":
             world(brain.config.robot.shift)
         sha256 = base_sha256(folder)
+        check_base_files(folder)
     except BrainError as error:
         return Check("base model", False, error.message, error.remedy)
     return Check("base model", True, f"{folder} {sha256[:12]}")

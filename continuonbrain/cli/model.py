@@ -114,10 +114,11 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show a base's identity and card."""
-    from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
+    from continuonbrain.model.base_identity import base_sha256, check_base_files, tiny_base_folder
 
     where = folder or tiny_base_folder()
     sha256 = base_sha256(where)
+    check_base_files(where)
     card = json.loads((where / "card.json").read_text()) if (where / "card.json").exists() else {}
     if as_json:
         typer.echo(json.dumps({"folder": str(where), "sha256": sha256, "card": card}))

@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from continuonbrain import config as settings
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.cli.verdict_table import imitation_table, verdict_table
@@ -67,8 +68,13 @@ def _round(mid: MidLoop, *, hold: bool, again: bool) -> Outcome:
     try:
         return mid.round(hold=hold, again=again)
     except SystemExit:
-        if mid.layout.training_state_path.exists():
-            again_here = f"continuonbrain train --root {mid.layout.root}"
+        again_here = f"continuonbrain train --root {mid.layout.root}"
+        if not mid.layout.training_state_path.exists():
+            typer.echo(
+                f"stopped ({mid.status.phase}) with nothing to go on from; to start over: {again_here}",
+                err=True,
+            )
+        else:
             # The counter of any other phase is not the training's: its last step is on disk when it is judged.
             where = f" at step {mid.status.step}" if mid.status.phase == "train" else f" ({mid.status.phase})"
             typer.echo(f"put down{where}; to go on from there: {again_here}", err=True)
@@ -108,6 +114,9 @@ def parked_host(brain: BrainRoot, *, insist: bool) -> Iterator[Host | None]:
 
 def _train_on_terminal(brain: BrainRoot, host: Host | None, *, hold: bool, again: bool) -> Outcome:
     console = Console(highlight=False)
+    lacking = [n for n in brain.config.lora_layers if n in settings.LORA_TARGETS_NOT_IN_SHARED_LAYERS]
+    if lacking:
+        console.print(f"lora_layers: {', '.join(lacking)} left out: Gemma 3n's KV-shared layers have none")
     columns = (
         TextColumn("  {task.description}"),
         BarColumn(bar_width=28),
@@ -123,13 +132,31 @@ def _train_on_terminal(brain: BrainRoot, host: Host | None, *, hold: bool, again
             if title is None or not status.steps:
                 return
             if status.phase not in tasks:
+                for earlier in tasks.values():
+                    bar.stop_task(earlier)  # type: ignore[arg-type]
                 tasks[status.phase] = bar.add_task(title, total=status.steps, note="")
             note = f"loss {status.loss:.3f}" if status.loss is not None else status.detail
             bar.update(tasks[status.phase], completed=status.step, total=status.steps, note=note)  # type: ignore[arg-type]
 
         outcome = _round(MidLoop(brain, host=host, on_status=show), hold=hold, again=again)
+        for task in tasks.values():
+            bar.stop_task(task)  # type: ignore[arg-type]
     _print(console, outcome, str(brain.layout.root))
     return outcome
+
+
+def trained_text(training: dict[str, Any]) -> str:
+    """The figures of a job in words."""
+    steps, seconds = training.get("steps"), training.get("train_s")
+    text = f"{steps} LoRA steps in {seconds} s, ended by {training.get('ended')}"
+    if training.get("resumed_at"):
+        text += f", gone on with at step {training['resumed_at']}"
+    if training.get("reflex_steps"):
+        text += f"; {training['reflex_steps']} steps of the reflex head in {training['reflex_s']} s"
+    return (
+        text
+        + f"; {training.get('recalled', 0)} of {training.get('samples')} samples had been kept while driving"
+    )
 
 
 def _print(console: Console, outcome: Outcome, root: str) -> None:
@@ -140,6 +167,8 @@ def _print(console: Console, outcome: Outcome, root: str) -> None:
             light = "[green]open[/green]" if state["open"] else "[red]closed[/red]"
             table.add_row(name, light, state["reason"])
         console.print(table)
+    if outcome.training:
+        console.print(f"trained: {trained_text(outcome.training)}")
     if outcome.verdict:
         console.print(verdict_table(outcome.verdict))
         console.print(imitation_table(outcome.verdict))

@@ -5,6 +5,7 @@ Kept apart from `mid.py` so that a sidecar that only waits does not hold torch i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -53,6 +54,7 @@ from continuonbrain.trainer.verdict import Rules, judge
 if TYPE_CHECKING:
     from continuonbrain.loops.mid import MidLoop
 
+LIVE_LOG_FILE = "training.jsonl"
 _REPLAY_STATES = 768
 _REFLEX_SHARE = 0.2
 """Of the wall time: the reflex head's; the rest is the adapter's."""
@@ -170,10 +172,13 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         mirror=all(d.measured for d in drives),
     )
     losses: list[float] = []
+    live_log = _LiveLog(layout.log_dir / LIVE_LOG_FILE)
 
     def progress(p: Progress) -> None:
         if p.loss is not None:
             losses.append(p.loss)
+            if p.step % config.log_every_steps == 0 or p.step == p.steps:
+                live_log.write(p)
         thinned = losses[:: max(1, len(losses) // 60)]
         mid.say(
             force=False, phase=p.phase, step=p.step, steps=p.steps, loss=p.loss, losses=thinned, detail=""
@@ -313,6 +318,33 @@ def _figures(result: JobResult, wall_s: float) -> dict[str, Any]:
         "peak_rss_mib": round(result.peak_rss_mib, 1),
         "threads": torch.get_num_threads(),
     }
+
+
+class _LiveLog:
+    """The training that runs now (or ran last), a line every `log_every_steps`; one that goes on appends to it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._begun = path, False
+
+    def write(self, p: Progress) -> None:
+        line = {
+            "unix_s": round(time.time(), 2),
+            "step": p.step,
+            "steps": p.steps,
+            "loss": round(p.loss or 0.0, 5),
+        }
+        with contextlib.suppress(OSError):  # a full disk costs the line, not the job
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = not self._begun and p.step <= self._last_step()
+            with self._path.open("w" if fresh else "a") as file:
+                file.write(json.dumps(line) + "\n")
+            self._begun = True
+
+    def _last_step(self) -> int:
+        try:
+            return int(json.loads(self._path.read_text().splitlines()[-1])["step"])
+        except (OSError, ValueError, IndexError, KeyError, TypeError):
+            return 0
 
 
 def _log_losses(log_dir: Path, version_id: str, result: JobResult) -> None:

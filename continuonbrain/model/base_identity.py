@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from continuonbrain.errors import BrainError
 from continuonbrain.storage.adapter_version import REFLEX_FILE, REQUIRED_FILES
 from continuonbrain.storage.content_hash import sha256_of_files
@@ -31,6 +33,19 @@ class BaseModelError(BrainError):
 def tiny_base_folder() -> Path:
     """The tiny base that ships inside the package."""
     return Path(str(resources.files("continuonbrain"))) / "model" / "tiny_base"
+
+
+def check_base_files(folder: Path) -> None:
+    """`BaseModelError` names a weights file of the base that is cut short or none. Its numbers are not read."""
+    for name in (n for n in BEHAVIOUR_FILES if n.endswith(".safetensors")):
+        try:
+            with safe_open(folder / name, framework="numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise BaseModelError(
+                f"base model file {folder / name} is damaged: {error}",
+                remedy="copy the base again, whole; `continuonbrain init` brings the tiny one",
+            ) from error
 
 
 def base_sha256(folder: Path) -> str:

@@ -52,7 +52,11 @@ def lora_targets(wanted: Sequence[str]) -> list[str]:
 def lora_config(
     model: Any, names: Sequence[str], *, rank: int, alpha: float, plus_one: bool = False
 ) -> LoraConfig:
-    """LoRA on the modules of these names in every trained layer of a model's cut that can carry it there."""
+    """LoRA on the modules of these names in every trained layer of a model's cut that can carry it there.
+
+    Raises:
+        LoraError: a name is none of a module that can be trained; the remedy lists those.
+    """
     decoder = decoder_of(model, plus_one=plus_one)
     # By full names: towers for images and sound have layers of the same numbers and names.
     (stem,) = (name for name, module in model.named_modules() if module is decoder.text)
@@ -62,6 +66,13 @@ def lora_config(
         for path, _ in decoder.text.layers[layer].named_modules()
         if path.rsplit(".", 1)[-1] in set(names) & set(decoder.targets(layer))
     ]
+    missing = [name for name in names if name not in {path.rsplit(".", 1)[-1] for path in wanted}]
+    if missing or not names:
+        raise LoraError(
+            f"LoRA targets: {', '.join(map(repr, missing or names))} cannot be trained above the cut at layer "
+            f"{decoder.first}",
+            remedy=f"choose from {targets_text(decoder)}",
+        )
     return LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT annotates int; it only divides

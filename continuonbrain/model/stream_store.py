@@ -142,7 +142,7 @@ class StreamStore:
         except OSError as error:
             raise StreamStoreError(
                 f"the training cache in {self.folder} cannot be written: {error.strerror or error}",
-                remedy="free some space or make the folder writable; without it training only takes longer",
+                remedy="free some space or make the folder writable",
             ) from error
         self._index[hashed] = path, offset
         self._scanned[path] = offset + len(record)

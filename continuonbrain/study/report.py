@@ -28,6 +28,12 @@ _HEADER = (
     "| shift | learner | lessons | laps | laps at 0.75 s | lane error, cm | following | stop by the model "
     "| old roads | steps | CPU seconds | seeds |"
 )
+_EARNEST_STEPS = 100
+_LEGEND = (
+    "Mean over seeds (least to most). laps: mean share of a lap before the car left the road; following: share of "
+    'instructions obeyed; stop by the model: share of "stop" obeyed by the model\'s answers alone; old roads: laps on '
+    "the roads that the base was made for; steps and CPU seconds (caching and training, one thread): the median."
+)
 _ORDER = ("base", *LEARNERS)
 _COLOURS = {
     "base": "#d0d7de",
@@ -57,7 +63,9 @@ def mean_and_range(rows: Rows, name: str) -> tuple[float, float, float]:
 
 def markdown(rows: Rows) -> str:
     """Every part as a table: mean over seeds, and the range in brackets."""
-    out = []
+    out = [_LEGEND, ""]
+    if any(r["steps"] < _EARNEST_STEPS for r in rows if "steps" in r and r["part"] == "steps"):
+        out = ["**A quick study: hardly any steps, few roads. It proves nothing.**", "", *out]
     if rates := best_rates(rows):
         tried = searched_rates(rows)
         told = [
@@ -114,8 +122,10 @@ def _steps(rows: Rows) -> str:
     if "steps" not in rows[0]:
         return "0 | 0"
     steps = np.median([r["steps"] for r in rows])
+    early = [r["ended"] for r in rows if r["ended"] not in ("steps", "wall time")]
+    why = f" ({len(early)} of {len(rows)} ended early: {', '.join(sorted(set(early)))})" if early else ""
     seconds = [r["cache_cpu_s"] + r["train_cpu_s"] for r in rows if "train_cpu_s" in r]
-    return f"{steps:.0f} | {np.median(seconds):.0f}" if seconds else f"{steps:.0f} | "
+    return f"{steps:.0f}{why} | {np.median(seconds):.0f}" if seconds else f"{steps:.0f}{why} | "
 
 
 def draw(rows: Rows, path: Path) -> None:
@@ -145,6 +155,7 @@ def draw(rows: Rows, path: Path) -> None:
                     axes.plot([x, x], [low, high], color="black", linewidth=0.8)
             axes.set_xticks(range(len(shifts)), shifts)
             axes.set_title(f"{title}: {_TITLES[part].lower()}", fontsize=9, loc="left")
+            axes.set_xlabel("lines: least to most of the seeds" if name == _MEASURES[-1][0] else None)
             axes.spines[["top", "right"]].set_visible(False)
     grid[0, 0].legend(fontsize=8, ncols=4, loc="upper left", bbox_to_anchor=(0, 1.45), frameon=False)
     figure.tight_layout()

@@ -140,11 +140,10 @@ def train_adapter(
         loss.backward()
         return float(loss.detach())
 
-    began = time.monotonic()
     result.ended = StepLoop(
         state, settings, backward_of_batch, state_path, on_progress, wait_until_allowed
     ).run()
-    result.losses, result.steps, result.train_s = state.losses, state.step, time.monotonic() - began
+    result.losses, result.steps, result.train_s = state.losses, state.step, state.spent_s
     result.files = adapter_files(model) if result.steps else {}
     result.peak_rss_mib = peak_rss_mib()
     return result

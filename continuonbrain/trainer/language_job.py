@@ -47,6 +47,8 @@ def train_language(
     if not samples:
         raise BrainError("there are no samples to learn from", remedy="record teleoperation first")
     started = time.monotonic()
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     route = route_for(folder, settings, base_sha256=base_sha256, cache=cache)
     paused = 0.0
 
@@ -96,10 +98,9 @@ def train_language(
             total += float(loss.detach())
         return total
 
-    began = time.monotonic()
     loop = StepLoop(state, settings, backward_of_batch, state_path, on_progress, wait_until_allowed)
     result.ended = loop.run()
-    result.losses, result.steps, result.train_s = state.losses, state.step, time.monotonic() - began
+    result.losses, result.steps, result.train_s = state.losses, state.step, state.spent_s
     if result.steps:
         with tempfile.TemporaryDirectory() as scratch:
             result.files = peft_files(wrapped, Path(scratch), base_sha256=base_sha256)
@@ -108,6 +109,6 @@ def train_language(
 
 
 def _fingerprint(settings: LanguageSettings, base_sha256: str, samples: Sequence[TokenSample]) -> str:
-    asked = json.dumps(asdict(settings), sort_keys=True)
+    asked = json.dumps(asdict(settings) | {"threads": None}, sort_keys=True)
     keys = "".join(s.key() for s in samples)
     return hashlib.sha256(f"{asked}\n{base_sha256}\n{keys}".encode()).hexdigest()

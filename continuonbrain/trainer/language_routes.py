@@ -222,6 +222,13 @@ class PlainRoute:
                 remedy="copy the checkpoint again, whole",
             )
         model.requires_grad_(False)
+        linears = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+        for target in s.targets:
+            if not any(name == target or name.endswith(f".{target}") for name in linears):
+                raise LoraError(
+                    f"LoRA target {target!r} is no linear layer of a {self._kind} model",
+                    remedy=f"choose from {', '.join(sorted({name.rsplit('.', 1)[-1] for name in linears}))}",
+                )
         config = LoraConfig(r=s.rank, lora_alpha=s.alpha, target_modules=list(s.targets))  # type: ignore[arg-type]
         try:
             self._model = get_peft_model(model, config)

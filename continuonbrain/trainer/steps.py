@@ -59,7 +59,8 @@ class Progress:
 @dataclass(slots=True)
 class JobResult:
     """What came out. files: the adapter as a PEFT folder's files; ended: why the loop ended; resumed_at: the step
-    that an interrupted job was taken up at; recalled: samples that needed no pass through the frozen layers; route:
+    that an interrupted job was taken up at; train_s: of all its steps, without pauses, before an interruption too;
+    recalled: samples that needed no pass through the frozen layers; route:
     how gradients were computed."""
 
     files: dict[str, bytes]
@@ -131,6 +132,7 @@ class StepLoop:
     def run(self) -> str:
         """Why it ended. A sound end is put on disk too: what follows (staging, judging) may be interrupted."""
         ended = self._run()
+        self.state.spent_s = self.clock() - self._began
         if ended in ("steps", "wall time"):
             self.state.mark()
             self.save()

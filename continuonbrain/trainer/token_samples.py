@@ -14,6 +14,8 @@ from torch import Tensor
 from continuonbrain.errors import BrainError
 from continuonbrain.model.head_loss import IGNORED
 
+_MOST_RANK = 256
+
 
 @dataclass(frozen=True, slots=True)
 class TokenSample:
@@ -68,7 +70,8 @@ def frame_key(frame: NDArray[np.uint8]) -> str:
 @dataclass(frozen=True, slots=True)
 class LanguageSettings:
     """Caps and hyperparameters. part: samples of a batch that go through the layers together; packed: packed
-    copies of bf16 weights, for speed (see `load_top`); frame_px: side of what the vision tower sees."""
+    copies of bf16 weights, for speed (see `load_top`); frame_px: side of what the vision tower sees; threads: of the
+    arithmetic, None leaves what torch has (on a busy machine one is many times faster than all)."""
 
     rank: int = 8
     alpha: float = 16.0
@@ -86,11 +89,17 @@ class LanguageSettings:
     seed: int = 0
     max_memory_mib: int | None = None
     cache_mib: int = 4096
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("rank", "batch_size", "part", "max_steps", "frame_px"):
             if getattr(self, name) < 1:
                 raise BrainError(f"{name} is {getattr(self, name)}", remedy=f"set {name} to 1 or more")
+        if self.rank > _MOST_RANK:
+            raise BrainError(
+                f"rank is {self.rank}: no longer low, and it may fill the memory",
+                remedy=f"set rank to {_MOST_RANK} or less",
+            )
 
 
 def padded_labels(samples: Sequence[TokenSample]) -> Tensor:

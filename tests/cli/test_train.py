@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from continuonbrain.cli.train import trained_text
 from continuonbrain.loops.mid import Outcome
 from continuonbrain.storage.layout import init_brain_root
 
@@ -35,6 +36,23 @@ def test_no_root_needs_a_person(tmp_path: Path) -> None:
     said = train("--root", str(tmp_path / "nowhere"))
     assert said.returncode == 2
     assert "init" in said.stderr
+
+
+def test_layers_that_a_shared_layer_lacks_are_said_to_be_left_out(tmp_path: Path) -> None:
+    layout = init_brain_root(tmp_path / "b", "sim-donkey")
+    path = layout.root / "config.json"
+    config = json.loads(path.read_text()) | {"lora_layers": ["q_proj", "k_proj", "v_proj"]}
+    path.write_text(json.dumps(config))
+    assert "lora_layers: k_proj, v_proj left out" in train("--root", str(layout.root)).stdout
+
+
+def test_what_a_job_did_is_one_line() -> None:
+    figures = {"steps": 294, "train_s": 58.1, "ended": "wall time", "samples": 900, "recalled": 12}
+    said = trained_text(figures | {"resumed_at": 30, "reflex_steps": 137, "reflex_s": 11.6})
+    assert "294 LoRA steps in 58.1 s, ended by wall time, gone on with at step 30" in said
+    assert "137 steps of the reflex head" in said
+    assert "12 of 900" in said
+    assert "gone on" not in trained_text(figures | {"resumed_at": 0})
 
 
 @pytest.mark.parametrize(

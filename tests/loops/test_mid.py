@@ -35,6 +35,7 @@ from continuonbrain.storage.layout import init_brain_root  # noqa: E402
 from continuonbrain.storage.lock import LockHeldError, ProcessLock  # noqa: E402
 from continuonbrain.trainer.course import Course  # noqa: E402
 from continuonbrain.trainer.reflex_job import TaughtReflex  # noqa: E402
+from continuonbrain.trainer.steps import Progress  # noqa: E402
 from continuonbrain.trainer.verdict import Closed, Evidence, Imitation, Slow  # noqa: E402
 
 QUICK = {
@@ -259,6 +260,27 @@ def test_damaged_episodes_are_named_and_the_others_are_learned_from(refused: Ref
     assert sorted(card["episodes"] + card["held_out"]) == sorted(set(names) - {names[1], names[4]})
     assert not set(card["episodes"]) & set(card["held_out"])
     assert card["base_sha256"] == base_sha256(root.layout.base_model_dir)
+
+
+def test_the_log_grows_while_it_trains_and_goes_on_with_a_job_that_was_put_down(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / learning.LIVE_LOG_FILE
+
+    def steps() -> list[int]:
+        return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+    first = learning._LiveLog(path)
+    first.write(Progress("train", 10, 40, 0.5))
+    first.write(Progress("train", 20, 40, 0.4))
+    assert steps() == [10, 20]
+    learning._LiveLog(path).write(Progress("train", 30, 40, 0.3))  # gone on with
+    assert steps() == [10, 20, 30]
+    other = learning._LiveLog(path)  # another job
+    other.write(Progress("train", 10, 40, 0.5))
+    other.write(Progress("train", 20, 40, 0.4))
+    assert steps() == [10, 20]
+    path.unlink()
+    path.mkdir()
+    other.write(Progress("train", 30, 40, 0.3))  # costs the line, not the job
 
 
 def test_every_phase_was_told_and_every_loss_is_in_the_log(refused: Refused) -> None:

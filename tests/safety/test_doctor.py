@@ -56,6 +56,18 @@ def test_a_brain_that_could_not_start_is_not_healthy(tmp_path: Path) -> None:
     assert any("tap" in c["value"] and "tape" in c["remedy"] for c in report["checks"])
 
 
+def test_a_base_that_was_cut_short_is_found_without_reading_its_numbers(tmp_path: Path) -> None:
+    layout = brain(tmp_path / "b")
+    weights = layout.base_model_dir / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000_000])
+    code, report = examined(layout.root)
+    assert code == 1
+    (check,) = (c for c in report["checks"] if c["name"] == "base model")
+    assert not check["ok"]
+    assert "model.safetensors is damaged" in check["value"]
+    assert check["remedy"]
+
+
 def test_a_folder_that_is_no_brain_root_fails_with_a_remedy(tmp_path: Path) -> None:
     code, report = examined(tmp_path / "absent")
     assert code == 1

@@ -50,6 +50,9 @@ def test_a_cell_is_scored_and_reported(study: Study) -> None:
     table = markdown(rows)
     assert "| tape | shared | 2 |" in table
     assert "| tape | base | 2 |" in table
+    assert "proves nothing" in table
+    assert "ended early" not in table
+    assert "| 2 (1 of 1 ended early: loss exploded) |" in markdown([shared | {"ended": "loss exploded"}])
     draw(rows, study.folder / "study.png")
     assert (study.folder / "study.png").stat().st_size > 10_000
 
@@ -87,10 +90,11 @@ def test_a_part_stands_beside_what_it_is_compared_with() -> None:
         ("completion", "slow_completion", "following", "stop_model", "lane_error_m", "old_roads_completion"),
         1.0,
     )
-    trained = scores | {"steps": 5, "cache_cpu_s": 1.0, "train_cpu_s": 2.0}
+    trained = scores | {"steps": 400, "ended": "steps", "cache_cpu_s": 1.0, "train_cpu_s": 2.0}
     rows = [asdict(cell(name)) | trained for name in ("shared", "full", "conv")]
     rows += [asdict(replace(cell("shared"), shift="dark")) | trained]
     assert "same computing time" not in markdown(rows)
+    assert "proves nothing" not in markdown(rows)
     rows += [
         asdict(cell("full", "wall")) | trained,
         asdict(replace(cell("conv", "episodes"), episodes=1)) | trained,

@@ -283,6 +283,7 @@ def test_an_interrupted_job_ends_with_the_bytes_of_one_that_was_not(
     # The adapter may be lost before it is safe: asked once more, the job gives it without a step.
     again = train(state_path=path, **settings)
     assert (again.resumed_at, again.files) == (20, straight.files)
+    assert again.train_s == pytest.approx(resumed.train_s, rel=0.1)  # what its steps took, whenever that was
     forget_state(path)
     forget_state(path)
     assert not path.exists()

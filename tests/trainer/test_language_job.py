@@ -179,8 +179,36 @@ def test_a_model_without_shared_layers_trains_through_plain_peft_and_says_so(tmp
     assert {int(n.split(".layers.")[1].split(".")[0]) for n in names} == {0, 1}
     with pytest.raises(LoraError, match="plus_one"):
         train_language(tmp_path / "gemma3", SAMPLES, replace(settings, plus_one=True), **run)
-    with pytest.raises(LoraError, match="gemma3_text"):
-        train_language(tmp_path / "gemma3", SAMPLES, replace(settings, targets=("no_such_layer",)), **run)
+    for targets in (("no_such_layer",), ("q_proj", "no_such_layer")):
+        with pytest.raises(LoraError, match="'no_such_layer' is no linear layer of a gemma3_text") as error:
+            train_language(tmp_path / "gemma3", SAMPLES, replace(settings, targets=targets), **run)
+        assert "q_proj" in error.value.remedy
+
+
+@pytest.mark.parametrize("plus_one", [False, True])
+@pytest.mark.parametrize("targets", [("q_proj", "nonsense"), ("nonsense",), ("q_proj", "nonsense", "k_proj")])
+def test_one_target_that_cannot_be_trained_is_refused_with_those_that_can(
+    train: Callable[..., JobResult], targets: tuple[str, ...], plus_one: bool
+) -> None:
+    with pytest.raises(LoraError, match="'nonsense'") as error:
+        train(targets=targets, plus_one=plus_one)
+    assert ("'k_proj'" in error.value.message) == ("k_proj" in targets)
+    assert "down_proj" in error.value.remedy
+    assert "k_proj" not in error.value.remedy
+
+
+def test_a_rank_that_would_fill_the_memory_is_refused() -> None:
+    with pytest.raises(BrainError, match="rank is 100000"):
+        replace(QUICK, rank=100_000)
+
+
+def test_a_job_takes_the_threads_that_it_is_given(train: Callable[..., JobResult]) -> None:
+    before, seen = torch.get_num_threads(), []
+    try:
+        train(max_steps=1, threads=before + 1, on_progress=lambda _: seen.append(torch.get_num_threads()))
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {before + 1}
 
 
 @pytest.mark.parametrize("name", ["batch_size", "part", "max_steps", "rank"])
