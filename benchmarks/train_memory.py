@@ -15,6 +15,7 @@ disk); load_s and seconds a sample of both; vision_s_per_frame; loss of the firs
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -136,6 +137,8 @@ def main() -> int:
     if asked.phase == "train":
         print(json.dumps(train(folder, asked.file)))
         return 0
+    if asked.frames and not all(importlib.util.find_spec(name) for name in ("timm", "torchvision")):
+        parser.error("--frames needs timm and torchvision, of the torch in use: pip install timm torchvision")
     if not (folder / "config.json").exists():
         write_checkpoint(folder, asked.shapes, vision=asked.frames)
     result: dict[str, Any] = {}

@@ -34,7 +34,7 @@ _LEGEND = (
     'instructions obeyed; stop by the model: share of "stop" obeyed by the model\'s answers alone; old roads: laps on '
     "the roads that the base was made for; steps and CPU seconds (caching and training, one thread): the median."
 )
-_ORDER = ("base", *LEARNERS)
+_ORDER = ("base", *DEPTHS, *(name for name in LEARNERS if name not in DEPTHS))
 _COLOURS = {
     "base": "#d0d7de",
     "shared": "#1f6feb",
