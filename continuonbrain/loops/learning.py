@@ -28,7 +28,7 @@ from continuonbrain.rlds.reader import list_episodes, read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.robot.sim.shifts import world
 from continuonbrain.safety.guards import Limits
-from continuonbrain.storage.adapter_version import CARD_FILE, VERDICT_FILE
+from continuonbrain.storage.adapter_version import CARD_FILE, VERDICT_FILE, AdapterError
 from continuonbrain.storage.adapters import AdapterVersion
 from continuonbrain.storage.durable import replace_file
 from continuonbrain.trainer.course import Course
@@ -171,6 +171,22 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         # Without motion sensors the servo's trim is in the labels, and a mirror would turn it around.
         mirror=all(d.measured for d in drives),
     )
+    plan: dict[str, Any] = {
+        "by": __version__,
+        "base_sha256": engine.base_sha256,
+        "prompt_layout": LAYOUT_VERSION,
+        "episodes": trained_on,
+        "held_out": held_out,
+        "samples_sha256": train.sha256(),
+        "calibration": asdict(calibration),
+        "settings": asdict(settings),
+        "reflex_steps": config.training.reflex_steps,
+    }
+    if (cut_short := _cut_short(mid, plan)) is not None:
+        staged, training = cut_short
+        verdict = judge_candidate(mid, staged, train, held, engine=engine, course=course)
+        forget_state(layout.training_state_path)
+        return Learned(staged.version_id, verdict, training, left_out)
     losses: list[float] = []
     live_log = _LiveLog(layout.log_dir / LIVE_LOG_FILE)
 
@@ -214,16 +230,10 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     staged = mid.store.stage(files)
     training = _figures(result, time.monotonic() - started) | figures
     training["wall_s"] = round(training["wall_s"] + training.get("reflex_s", 0.0), 2)
-    card = {
-        "by": __version__,
-        "base_sha256": engine.base_sha256,
-        "prompt_layout": LAYOUT_VERSION,
-        "episodes": trained_on,
-        "held_out": held_out,
+    card = plan | {
+        "adapter_sha256": staged.compute_sha256(),
         "considered": [p.name for p in episodes],
         "left_out": left_out,
-        "calibration": asdict(calibration),
-        "settings": asdict(settings),
         "training": training,
         "losses": [round(x, 4) for x in result.losses],
         "reflex_losses": reflex_losses,
@@ -236,6 +246,20 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         layout.training_state_path
     )  # not before: who is interrupted while judging need not train again
     return Learned(staged.version_id, verdict, training, left_out)
+
+
+def _cut_short(mid: MidLoop, plan: dict[str, Any]) -> tuple[AdapterVersion, dict[str, Any]] | None:
+    """The candidate that this plan has already made, and its figures, where only its judging was cut short."""
+    try:
+        candidate = mid.store.candidate()
+        if candidate is None or candidate.verdict() is not None:
+            return None
+        card = candidate.card() or {}
+        whole = card.get("adapter_sha256") == candidate.compute_sha256()
+    except (AdapterError, OSError):
+        return None
+    same = whole and {k: card.get(k) for k in plan} == json.loads(json.dumps(plan))
+    return (candidate, dict(card["training"])) if same else None
 
 
 def _teach_reflex(

@@ -372,6 +372,55 @@ def test_a_proven_candidate_whose_promotion_never_came_is_promoted_by_the_next_r
     assert current.version_id == held.version_id
 
 
+def test_a_candidate_whose_judging_was_cut_short_is_judged_and_not_trained_again(
+    brain: Brain, proven: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = brain()
+    gathered, trained = learning.gather_evidence, learning.train_adapter
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise SystemExit(130)
+
+    monkeypatch.setattr(learning, "gather_evidence", interrupted)
+    with pytest.raises(SystemExit):
+        loop(root).round()
+    monkeypatch.setattr(learning, "gather_evidence", gathered)
+    candidate = AdapterStore(root.layout).candidate()
+    assert candidate is not None
+    monkeypatch.setattr(learning, "train_adapter", lambda *_a, **_k: pytest.fail("it trained"))
+    outcome = loop(root).round(hold=True)
+    assert (outcome.phase, outcome.version_id) == ("judged", candidate.version_id)
+    assert outcome.training["steps"] == 3
+    # Judged, it stands; other settings, or bytes that changed, are a job of their own.
+    monkeypatch.setattr(learning, "train_adapter", trained)
+    assert loop(root).round(hold=True, again=True).version_id != candidate.version_id
+
+
+@pytest.mark.parametrize("change", ["settings", "bytes"])
+def test_a_candidate_of_another_plan_is_not_gone_on_with(
+    brain: Brain, proven: None, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    root = brain()
+    gathered = learning.gather_evidence
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise SystemExit(130)
+
+    monkeypatch.setattr(learning, "gather_evidence", interrupted)
+    with pytest.raises(SystemExit):
+        loop(root).round()
+    monkeypatch.setattr(learning, "gather_evidence", gathered)
+    candidate = AdapterStore(root.layout).candidate()
+    assert candidate is not None
+    if change == "bytes":
+        weights = candidate.path / "adapter_model.safetensors"
+        weights.chmod(0o644)
+        weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    else:
+        root = replace(root, config=root.config.with_overrides({"learning_rate": 0.002}))
+    assert loop(root).round(hold=True).version_id != candidate.version_id
+
+
 def test_episodes_of_a_candidate_that_was_never_judged_are_still_new(brain: Brain, proven: None) -> None:
     root = brain()
     held = loop(root).round(hold=True)
