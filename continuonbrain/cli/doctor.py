@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _MIN_DISK_MIB = 512
 _PYTHON_FROM, _PYTHON_BELOW = (3, 11), (3, 14)
+_WORKING = ("read", "cache", "train", "reflex", "judge")
 _TRAINING_MODULES = ("torch", "transformers", "peft")
 
 
@@ -47,7 +48,7 @@ def doctor(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None
     config_check, report = check_brain(root)
     checks.append(config_check)
     if config_check.ok:
-        checks.append(check_base(root))
+        checks += [check_base(root), check_trainer(root)]
     healthy = all(check.ok for check in checks if check.needed)
 
     if as_json:
@@ -151,6 +152,23 @@ def check_base(root: Path) -> Check:
     return Check("base model", True, f"{folder} {sha256[:12]}")
 
 
+def check_trainer(root: Path) -> Check:
+    """Whether somebody trains on this root now, by what the trainer says itself. Informs only."""
+    import psutil
+
+    from continuonbrain.brain_root import open_brain
+
+    try:
+        status = json.loads(open_brain(root).layout.status_path.read_bytes())
+        pid, phase = int(status["pid"]), str(status["phase"])
+        step, steps = int(status["step"]), int(status["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return Check("trainer", True, "has not run yet", needed=False)
+    if phase in _WORKING and psutil.pid_exists(pid):
+        return Check("trainer", True, f"at work, pid {pid}: {phase} {step} of {steps}", needed=False)
+    return Check("trainer", True, f"not at work; last: {phase}", needed=False)
+
+
 def _print(root: Path, checks: list[Check], report: GateReport | None) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -175,7 +193,8 @@ def _print(root: Path, checks: list[Check], report: GateReport | None) -> None:
         mark = ("open", "green") if state.open else ("closed", "yellow")
         value = "" if state.value is None else shown(state.value)
         gates.add_row(state.name, Text(*mark), value, Text(state.reason))
-    console.print(gates)
+    if gates.row_count:
+        console.print(gates)
     if silent:
         console.print(
             "no robot is running on this root, so nothing tells its other gates: start it with `continuonbrain run "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,23 @@ def test_a_base_that_was_cut_short_is_found_without_reading_its_numbers(tmp_path
     assert check["remedy"]
 
 
+def test_a_trainer_at_work_is_shown(tmp_path: Path) -> None:
+    layout = brain(tmp_path / "b")
+
+    def said() -> str:
+        return next(str(c["value"]) for c in examined(layout.root)[1]["checks"] if c["name"] == "trainer")
+
+    assert said() == "has not run yet"
+    status = {"pid": os.getpid(), "phase": "train", "step": 12, "steps": 400}
+    layout.status_path.parent.mkdir(parents=True, exist_ok=True)
+    layout.status_path.write_text(json.dumps(status))
+    assert said() == f"at work, pid {os.getpid()}: train 12 of 400"
+    layout.status_path.write_text(json.dumps(status | {"phase": "refused"}))
+    assert said() == "not at work; last: refused"
+    layout.status_path.write_text("{")
+    assert said() == "has not run yet"
+
+
 def test_a_folder_that_is_no_brain_root_fails_with_a_remedy(tmp_path: Path) -> None:
     code, report = examined(tmp_path / "absent")
     assert code == 1
@@ -94,7 +112,6 @@ def test_a_misspelt_setting_is_named(tmp_path: Path) -> None:
 def test_the_table_is_for_people(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["doctor", "--root", str(brain(tmp_path / "brain").root)])
     assert result.exit_code == 0
-    assert "may the robot train now?" in result.stdout
     assert "disk" in result.stdout
     assert "nothing tells its other gates" in " ".join(result.stdout.split())
     assert "--simulate-host" in result.stdout
