@@ -114,7 +114,7 @@ class StepLoop:
     state_path: Path | None
     on_progress: Callable[[Progress], None]
     wait_until_allowed: Callable[[Save], float]
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = field(default_factory=lambda: time.monotonic)
     _saved_s: float = field(default_factory=lambda: time.monotonic())
     _began: float = 0.0
 
