@@ -187,7 +187,7 @@ def _print(console: Console, outcome: Outcome, root: str) -> None:
         else "record or import more episodes, or pass --min-episodes",
         "gates": "wait until the robot is idle, cool and charged; where no robot runs: --simulate-host",
         "refused": f"see it whole: continuonbrain adapters show candidate --root {root}",
-        "judged": f"promote it: continuonbrain train --root {root} (without --hold)",
+        "judged": f"promote it: continuonbrain train --root {root} (without --hold; nothing is trained again)",
         "promoted": f"see it: continuonbrain adapters show --root {root}",
     }
     console.print(f"next: {advice.get(outcome.phase, f'continuonbrain doctor --root {root}')}")
