@@ -3,7 +3,7 @@
     python -m benchmarks.e2b_shapes FOLDER [--layers N] [--vision]   writes a synthetic checkpoint, the real key names
 
 The checkpoint is the multimodal layout (`model.language_model.*`, tied head, sharded safetensors) with bf16 random
-numbers. --vision adds the vision tower and its projection (MobileNetV5: needs timm and torchvision); the audio tower
+numbers. --vision adds the vision tower and its projection (MobileNetV5: needs the extra [frames]); the audio tower
 is left out. E2B needs 9.9 GB of disk.
 """
 
@@ -182,7 +182,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--shapes", choices=sorted(SHAPES), default="e2b")
     parser.add_argument("--layers", type=int, help="fewer layers than the shape has")
-    parser.add_argument("--vision", action="store_true", help="with the vision tower (timm, torchvision)")
+    parser.add_argument("--vision", action="store_true", help="with the vision tower (extra [frames])")
     asked = parser.parse_args()
     changes = {"num_hidden_layers": asked.layers} if asked.layers else {}
     write_checkpoint(asked.folder, asked.shapes, vision=asked.vision, **changes)

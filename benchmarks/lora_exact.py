@@ -24,6 +24,8 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -308,8 +310,10 @@ def measure() -> dict[str, Any]:
     """All cases and controls."""
     with fp64_all_the_way(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        errors = {case.name: relative_error(case) for case in CASES}
-        controls = {case.name: relative_error(case) for case in CONTROLS}
+        both = track((*CASES, *CONTROLS), description="comparing", console=Console(stderr=True))
+        found = {case.name: relative_error(case) for case in both}
+        errors = {case.name: found[case.name] for case in CASES}
+        controls = {case.name: found[case.name] for case in CONTROLS}
     return {
         "max_rel_error": max(errors.values()),
         "cases": len(errors),
@@ -322,7 +326,9 @@ def measure() -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
     as_json = parser.parse_args().json
     result = measure()

@@ -6,7 +6,7 @@ int8 weights, the whole vocabulary, batches of 8 prompts of 320 tokens. A synthe
 (`benchmarks.e2b_shapes`, 9.9 GB for e2b) is written to --folder first unless it is there.
 
 --frames gives every prompt a camera frame of its own (160x120, as 256 of its tokens): the vision tower of the real
-shape sees each once before the layers are loaded. It needs timm and torchvision.
+shape sees each once before the layers are loaded. It needs the extra [frames].
 
 Keys: peak_rss_mib (the training process), cache_peak_rss_mib (the caching process, its embedding tables mapped from
 disk); load_s and seconds a sample of both; vision_s_per_frame; loss of the first and the last step.
@@ -138,7 +138,9 @@ def main() -> int:
         print(json.dumps(train(folder, asked.file)))
         return 0
     if asked.frames and not all(importlib.util.find_spec(name) for name in ("timm", "torchvision")):
-        parser.error("--frames needs timm and torchvision, of the torch in use: pip install timm torchvision")
+        parser.error(
+            "--frames needs timm and torchvision, from the index that torch came from: pip install '.[frames]'"
+        )
     if not (folder / "config.json").exists():
         write_checkpoint(folder, asked.shapes, vision=asked.frames)
     result: dict[str, Any] = {}

@@ -170,6 +170,8 @@ def _flatten(paper: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from _flatten(value, f"{prefix}{key}.")
         elif isinstance(value, list) and len(value) > 8:
             yield f"{prefix}{key}", f"{len(value)} values: {value[0]} ... {value[-1]}"
+        elif isinstance(value, list):
+            yield f"{prefix}{key}", ", ".join(str(v) for v in value) or "none"
         elif isinstance(value, float):
             yield f"{prefix}{key}", f"{value:.4g}"
         else:

@@ -24,10 +24,13 @@ from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.rlds.summary import EpisodeSummary, summarise
 from continuonbrain.rlds.tfds import export_step_records, export_tfds
 from continuonbrain.rlds.tub import import_tub as import_tub_folder
+from continuonbrain.storage.layout import BrainLayout
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="What the robot remembers.")
 
-EpisodePath = Annotated[Path, typer.Argument(help="An episode's folder, or a flat JSON episode.")]
+EpisodePath = Annotated[
+    Path, typer.Argument(help="An episode's folder, a flat JSON episode, or a name that `list` prints.")
+]
 
 
 class ExportFormat(StrEnum):
@@ -114,9 +117,9 @@ def list_command(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -
 
 
 @app.command()
-def show(path: EpisodePath, as_json: JsonOption = False) -> None:
+def show(path: EpisodePath, root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
     """Sum up an episode: counts, ranges and a line for each signal."""
-    summary = summarise(open_episode(path, strict=False))
+    summary = summarise(open_episode(_found(path, root), strict=False))
     if as_json:
         _print_json(summary.to_json())
     else:
@@ -125,15 +128,17 @@ def show(path: EpisodePath, as_json: JsonOption = False) -> None:
 
 @app.command()
 def doctor(
-    path: Annotated[Path, typer.Argument(help="An episode, or a folder of episodes.")],
+    path: Annotated[Path, typer.Argument(help="An episode, a folder of them, or a name that `list` prints.")],
+    root: RootOption = DEFAULT_ROOT,
     as_json: JsonOption = False,
 ) -> None:
     """Check every line and frame; exit code 1 when data are lost or untrue."""
+    path = _found(path, root)
     if not path.exists():
         raise EpisodeError(
             "there is no such episode",
             file=path,
-            remedy="give the path of a folder; `continuonbrain episodes list --root DIR` prints them",
+            remedy="give a folder, or a name that `continuonbrain episodes list --root DIR` prints, with its --root",
         )
     findings = examine(path)
     sick = any(finding.severity == ERROR for finding in findings)
@@ -195,6 +200,12 @@ def export(
     Console(highlight=False).print(
         f"{result['episodes']} episodes, {result['steps']} steps -> {result['path']}", soft_wrap=True
     )
+
+
+def _found(path: Path, root: Path) -> Path:
+    """The path; where there is none and it is a bare name, the episode of the root that has it."""
+    named = BrainLayout(root).episodes_dir / path
+    return named if not path.exists() and path.name == str(path) and named.exists() else path
 
 
 def _row(path: Path) -> dict[str, Any]:

@@ -36,7 +36,10 @@ def study(
     ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Cells at once, one thread each.")] = 2,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A few minutes: hardly any steps, few tracks. Proves nothing.")
+        bool,
+        typer.Option(
+            "--quick", help="A few minutes: one shift, hardly any steps, few tracks. Proves nothing."
+        ),
     ] = False,
     report: Annotated[
         bool, typer.Option("--report", help="Train nothing: table and picture of what is in OUT.")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from continuonbrain import config as settings
@@ -125,24 +126,36 @@ def _train_on_terminal(brain: BrainRoot, host: Host | None, *, hold: bool, again
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console) as bar:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
+        named: set[str] = set()
 
         def show(status: Status) -> None:
+            for words in status.left_out:
+                if words not in named:  # before the long work, while there is time to stop it
+                    named.add(words)
+                    bar.console.print(f"[yellow]not learned from:[/yellow] {escape(words)}", soft_wrap=True)
             title = _TITLES.get(status.phase)
             if title is None or not status.steps:
                 return
             if status.phase not in tasks:
-                for earlier in tasks.values():
-                    bar.stop_task(earlier)  # type: ignore[arg-type]
+                _stop(bar, tasks.values())
                 tasks[status.phase] = bar.add_task(title, total=status.steps, note="")
             note = f"loss {status.loss:.3f}" if status.loss is not None else status.detail
-            bar.update(tasks[status.phase], completed=status.step, total=status.steps, note=note)  # type: ignore[arg-type]
+            bar.update(tasks[status.phase], completed=status.step, total=status.steps, note=note)
 
         outcome = _round(MidLoop(brain, host=host, on_status=show), hold=hold, again=again)
-        for task in tasks.values():
-            bar.stop_task(task)  # type: ignore[arg-type]
+        _stop(bar, tasks.values())
     _print(console, outcome, str(brain.layout.root))
     return outcome
+
+
+def _stop(bar: Progress, tasks: Collection[TaskID]) -> None:
+    """Stop the clocks, and say of a bar that did not get to its end that it will not."""
+    for task in bar.tasks:
+        if task.id in tasks and task.stop_time is None:
+            bar.stop_task(task.id)
+            if not task.finished and "ended early" not in task.fields["note"]:
+                bar.update(task.id, note=f"{task.fields['note']} ended early".strip())
 
 
 def trained_text(training: dict[str, Any]) -> str:
@@ -179,8 +192,6 @@ def _print(console: Console, outcome: Outcome, root: str) -> None:
     else:
         phase = "not trained, gates are closed" if outcome.phase == "gates" else outcome.phase
         console.print(f"[{colour}]{phase}[/{colour}]{said}")
-    for words in outcome.left_out:
-        console.print(f"[yellow]not learned from:[/yellow] {words}", soft_wrap=True)
     advice = {
         "waiting": f"learn from the same episodes once more: continuonbrain train --root {root} --again"
         if outcome.nothing_new

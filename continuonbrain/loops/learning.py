@@ -142,7 +142,15 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     torch.set_num_threads(config.training.threads)
     started = time.monotonic()
     mid.say(
-        phase="read", step=0, steps=len(episodes), losses=[], loss=None, candidate="", verdict=None, detail=""
+        phase="read",
+        step=0,
+        steps=len(episodes),
+        losses=[],
+        loss=None,
+        candidate="",
+        verdict=None,
+        detail="",
+        left_out=[],
     )
     course = Course(world(config.robot.shift)) if config.robot.kind == "sim-donkey" else None
     drives, left_out = _read(mid, episodes)
@@ -155,6 +163,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         )
     calibration = calibrate(drives)
     train, held, trained_on, held_out = _samples(mid, drives, calibration, left_out)
+    mid.say(left_out=left_out)
     engine = TorchEngine(layout.base_model_dir)
     teaches_reflex = engine.reflex is not None and config.training.reflex_steps > 0
     settings = JobSettings(

@@ -16,6 +16,7 @@ import json
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -38,12 +39,14 @@ from continuonbrain.trainer.gates import GateReport, GateSet, gates_from_config
 _STATUS_EVERY_S = 0.3
 _GATES_EVERY_S = 0.5
 _MAX_SAMPLES = 6000
+_NAMED = 5
+"""Episodes that are named where more are counted."""
 
 
 @dataclass(slots=True)
 class Status:
     """`trainer/status.json`. phase: waiting, gates, read, cache, train, judge, judged, promoted, refused, stopped,
-    failed. Times are wall clock, as labels."""
+    failed; left_out: episodes that this round does not learn from, and why. Times are wall clock, as labels."""
 
     phase: str = "waiting"
     detail: str = ""
@@ -55,6 +58,7 @@ class Status:
     candidate: str = ""
     verdict: dict[str, Any] | None = None
     episodes: int = 0
+    left_out: list[str] = field(default_factory=list)
     pid: int = 0
     updated_unix_s: float = 0.0
 
@@ -143,6 +147,23 @@ class MidLoop:
                 break
         return episodes, any(p.name not in seen for p in episodes)
 
+    def _not_counted(self) -> list[str]:
+        """The episodes of this root that are no lessons, in words."""
+        finished = set(list_episodes(self.layout.episodes_dir, finished_only=True))
+        unfinished = [p.name for p in list_episodes(self.layout.episodes_dir) if p not in finished]
+        roles = Counter(read_metadata(p / METADATA_FILE).control_role for p in finished)
+        driven = [
+            f"{n} driven by {role or 'nobody'}"
+            for role, n in sorted(roles.items())
+            if not role.startswith("human")
+        ]
+        if unfinished:
+            more = ", ..." if len(unfinished) > _NAMED else ""
+            driven.append(
+                f"{len(unfinished)} unfinished or unreadable ({', '.join(unfinished[:_NAMED])}{more})"
+            )
+        return [f"not counted: {', '.join(driven)}"] if driven else []
+
     def _standing_candidate(self) -> Promotion | None:
         """Promote a candidate whose passing verdict stands but whose promotion never came (a crash, --hold)."""
         candidate = self.store.candidate()
@@ -175,10 +196,8 @@ class MidLoop:
         episodes, fresh = self.new_episodes()
         self.say(episodes=len(episodes))
         if len(episodes) < self.config.min_episodes:
-            return self._end(
-                "waiting",
-                f"{len(episodes)} of {self.config.min_episodes} episodes (min_episodes) driven by a human",
-            )
+            words = f"{len(episodes)} of {self.config.min_episodes} episodes (min_episodes) driven by a human"
+            return self._end("waiting", "; ".join([words, *self._not_counted()]))
         if not fresh and not again:
             words = f"nothing new in {len(episodes)} episodes since the last candidate"
             return self._end("waiting", words, nothing_new=True)

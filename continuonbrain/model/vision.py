@@ -126,7 +126,7 @@ def load_vision(checkpoint: Checkpoint, compute: torch.dtype) -> Vision:
     except ImportError as error:
         raise CheckpointError(
             f"the vision tower of {checkpoint.folder} needs a library: {error}",
-            remedy="pip install timm torchvision, of the torch in use",
+            remedy="pip install 'continuonbrain[frames]', from the index that torch came from",
         ) from error
     except Exception as error:  # whatever a value that makes no model raises
         raise CheckpointError(

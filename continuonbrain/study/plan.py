@@ -23,7 +23,7 @@ _SEARCH_SEED = 1000
 class StudySettings:
     """tracks: held-out tracks of a score; follow_tracks: each instruction is tried on so many; episodes: lessons of
     episode_steps ticks; counts: numbers of lessons in the part that varies them; rank, alpha: of LoRA, as the preset
-    sim-donkey has them."""
+    sim-donkey has them; rates: where every learner's search begins (one alone is taken as it is)."""
 
     shifts: tuple[str, ...] = ("tape", "pitch", "dark")
     learners: tuple[str, ...] = MAIN
@@ -39,12 +39,15 @@ class StudySettings:
     alpha: float = 32.0
     convolution_chunks: int = 340
     search_shifts: tuple[str, ...] = ("tape",)
+    rates: tuple[float, ...] = RATES
 
 
 def quick_settings(settings: StudySettings) -> StudySettings:
-    """Everything once, hardly any of it: to see that a study runs."""
+    """Every learner and part once, hardly any of it: to see that a study runs."""
     return replace(
         settings,
+        shifts=settings.shifts[:1],
+        rates=(3e-3,),
         seeds=1,
         tracks=2,
         follow_tracks=1,
@@ -94,15 +97,15 @@ def search_cells(
     """
     for learner in dict.fromkeys((*settings.learners, *(DEPTHS if "depth" in parts else ()))):
         for shift in settings.search_shifts:
-            for rate in (*RATES, *_wider(learner, rows)):
+            for rate in (*settings.rates, *_wider(learner, settings.rates, rows)):
                 yield Cell("search", learner, shift, _SEARCH_SEED, settings.episodes, rate)
 
 
-def _wider(learner: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[float]:
+def _wider(learner: str, rates: tuple[float, ...], rows: Sequence[Mapping[str, Any]]) -> Iterator[float]:
     """Rates beyond the first ones: those already tried, and the next one at the edge where the best lies."""
     tried = searched_rates(rows).get(learner, set())
-    yield from sorted(tried - set(RATES))
-    if not tried >= set(RATES):
+    yield from sorted(tried - set(rates))
+    if not tried >= set(rates) or len(rates) == 1:
         return
     best = best_rates(rows)[learner]
     if best == min(tried) != LADDER[0]:

@@ -133,6 +133,8 @@ class Study:
             # More seeds, shifts or learners only add cells; the rest changes what a cell means.
             adds = ("shifts", "learners", "counts")
             fixed = set(mine) - {*adds, "seeds"}
+            # A folder of an earlier version lacks the settings that came later: it had their defaults.
+            theirs = json.loads(json.dumps(asdict(StudySettings()))) | theirs
             other = sorted(k for k in fixed if mine[k] != theirs.get(k))
             if other:
                 raise BrainError(

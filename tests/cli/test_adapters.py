@@ -22,7 +22,9 @@ def promoted(store: AdapterStore, tag: str) -> AdapterVersion:
         {
             "adapter_model.safetensors": tag.encode(),
             "adapter_config.json": b"{}",
-            "card.json": json.dumps({"episodes": ["e1", "e2"], "training": {"steps": 300}}).encode(),
+            "card.json": json.dumps(
+                {"episodes": ["e1", "e2"], "training": {"steps": 300}, "held_out": []}
+            ).encode(),
         }
     )
     verdict = {
@@ -68,7 +70,7 @@ def test_list_tells_a_tampered_history(layout: BrainLayout) -> None:
 def test_show_prints_card_and_verdict(layout: BrainLayout) -> None:
     version = promoted(AdapterStore(layout), "a")
     output = call(layout, "show")
-    for expected in (version.version_id, "training.steps", "300", "completion", "0.9877"):
+    for expected in (version.version_id, "training.steps", "300", "e1, e2", "none", "completion", "0.9877"):
         assert expected in output
     assert json.loads(call(layout, "show", version.version_id, "--json"))["whole"] is True
 

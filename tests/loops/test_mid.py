@@ -148,7 +148,9 @@ def test_unfinished_and_self_driven_episodes_do_not_count(brain: Brain) -> None:
     episodes, _ = loop(root).new_episodes()
     assert first not in episodes
     assert second not in episodes
-    assert loop(root).round().phase == "waiting"
+    outcome = loop(root).round()
+    assert outcome.phase == "waiting"
+    assert f"not counted: 1 driven by autopilot, 1 unfinished or unreadable ({first.name})" in outcome.detail
 
 
 @pytest.mark.parametrize(
@@ -250,13 +252,15 @@ def test_the_verdict_is_bound_to_the_bytes_that_were_judged(refused: Refused) ->
 
 
 def test_damaged_episodes_are_named_and_the_others_are_learned_from(refused: Refused) -> None:
-    root, outcome, _ = refused
+    root, outcome, seen = refused
     card = AdapterStore(root.layout).get(outcome.version_id).card()
     assert card is not None
     names = [p.name for p in list_episodes(root.layout.episodes_dir)]
     assert len(card["left_out"]) == 2
     assert any(names[1] in said for said in card["left_out"])
     assert any(names[4] in said for said in card["left_out"])
+    first_step = next(i for i, status in enumerate(seen) if status.phase == "train")
+    assert seen[first_step].left_out == card["left_out"]  # said while there is time to stop it
     assert sorted(card["episodes"] + card["held_out"]) == sorted(set(names) - {names[1], names[4]})
     assert not set(card["episodes"]) & set(card["held_out"])
     assert card["base_sha256"] == base_sha256(root.layout.base_model_dir)

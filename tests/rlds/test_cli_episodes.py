@@ -54,3 +54,7 @@ def test_list_reads_the_memory_of_a_brain_root(tmp_path: Path, record: RecordEpi
     assert result.exit_code == 0, result.output
     (row,) = json.loads(result.stdout)["episodes"]
     assert (row["id"], row["steps"], row["state"]) == ("episode", 4, "whole")
+    for command in ("show", "doctor"):
+        named = runner.invoke(app, [command, row["id"], "--root", str(tmp_path), "--json"])
+        assert named.exit_code == 0, named.output
+        assert json.loads(named.stdout)["path"] == row["path"]

@@ -118,6 +118,10 @@ def test_the_search_prefers_what_drives_obeys_and_keeps_the_lane() -> None:
 def test_a_quick_study_has_every_part() -> None:
     quick = quick_settings(SETTINGS)
     assert all(list(cells(part, quick, ANY_RATE)) for part in PARTS[1:])
+    searched = list(search_cells((), quick))
+    assert len(searched) == len(MAIN)
+    rows = [row(c.learner, c.rate) for c in searched]
+    assert list(search_cells((), quick, rows)) == searched  # nothing beyond the edge of one rate
 
 
 def test_the_study_trains_lora_as_the_robot_does() -> None:

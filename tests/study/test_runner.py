@@ -155,6 +155,18 @@ def test_a_study_of_other_settings_is_not_gone_on_with(study: Study) -> None:
     assert settings["shifts"] == ["tape", "dark"]
 
 
+def test_a_folder_from_before_a_setting_existed_had_its_default(tmp_path: Path) -> None:
+    study = Study(tmp_path, tiny_base_folder(), StudySettings())
+    study._claim()
+    path = tmp_path / SETTINGS_FILE
+    earlier = {k: v for k, v in json.loads(path.read_text()).items() if k != "rates"}
+    path.write_text(json.dumps(earlier))
+    study._claim()
+    path.write_text(json.dumps(earlier))
+    with pytest.raises(BrainError, match=r"rates is .* this study has \[0.003\]"):
+        replace(study, settings=replace(study.settings, rates=(3e-3,)))._claim()
+
+
 def test_a_torn_last_line_is_no_result(tmp_path: Path) -> None:
     study = Study(tmp_path, tiny_base_folder(), SMALL)
     (tmp_path / RESULTS_FILE).write_text(json.dumps({"key": "a"}) + "\n" + '{"key": "b", "par')
