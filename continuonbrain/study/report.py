@@ -61,6 +61,12 @@ def mean_and_range(rows: Rows, name: str) -> tuple[float, float, float]:
     return float(np.mean(values)), min(values), max(values)
 
 
+def _edge(rate: float, tried: set[float]) -> str:
+    if len(tried) == 1:
+        return " (the only one tried)"
+    return " (at the edge of what was tried)" if rate in (min(tried), max(tried)) else ""
+
+
 def markdown(rows: Rows) -> str:
     """Every part as a table: mean over seeds, and the range in brackets."""
     out = [_LEGEND, ""]
@@ -68,10 +74,7 @@ def markdown(rows: Rows) -> str:
         out = ["**A quick study: hardly any steps, few roads. It proves nothing.**", "", *out]
     if rates := best_rates(rows):
         tried = searched_rates(rows)
-        told = [
-            f"{k} {v:g}{' (at the edge of what was tried)' if v in (min(tried[k]), max(tried[k])) else ''}"
-            for k, v in rates.items()
-        ]
+        told = [f"{k} {v:g}{_edge(v, tried[k])}" for k, v in rates.items()]
         out += [f"Learning rates found: {', '.join(told)}.", ""]
     numbers = {r["learner"]: r["trainable_parameters"] for r in rows if "trainable_parameters" in r}
     if numbers:
