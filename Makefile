@@ -9,7 +9,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := train,dev
+EXTRAS := train,litert,dev
 ARGS ?=
 PYTHON ?=
 

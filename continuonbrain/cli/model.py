@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +17,19 @@ from rich.table import Table
 from rich.text import Text
 
 from continuonbrain.cli.root_option import JsonOption
+from continuonbrain.model.serving.spec import GRAPH_FILE
 from continuonbrain.rlds.summary import sparkline
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Base models.")
+_EXPORT_PROMPTS, _EXPORT_ROADS = 12, range(960_000, 960_008)
+"""Prompts and roads (nobody else's) that an export is compared with torch on."""
+
+
+class ExportPrecision(StrEnum):
+    """How the graphs hold the base's weights."""
+
+    FP32 = "fp32"
+    INT8 = "int8"
 
 
 @app.command("build-tiny")
@@ -77,6 +88,55 @@ def build_reflex_command(
         typer.echo(json.dumps(section))
         return
     _print_card(console, base, section)
+
+
+@app.command("export")
+def export_command(
+    base: Annotated[Path, typer.Argument(help="A driving base's folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write the bundle into; it must not exist.")],
+    precision: Annotated[
+        ExportPrecision, typer.Option("--precision", help="int8: weight matrices by output channel.")
+    ] = ExportPrecision.INT8,
+    rank: Annotated[int, typer.Option("--rank", min=1, max=256, help="Highest rank of an adapter.")] = 16,
+    as_json: JsonOption = False,
+) -> None:
+    """Export a base to LiteRT graphs that take adapters as inputs, and compare them with torch (x86-64, a minute).
+
+    Needs an environment of its own: pip install -c constraints-export.txt -e '.[train,export]'.
+    """
+    from continuonbrain.model.base_identity import base_sha256
+    from continuonbrain.model.serving.export import export_bundle
+    from continuonbrain.policy.litert_engine import prompt_spec
+    from continuonbrain.policy.prompt import PromptLayout
+    from continuonbrain.trainer.states import StateSource
+
+    base_sha256(base)  # names a missing file before half a minute of imports
+    layout = PromptLayout.from_folder(base)
+    states = StateSource(_EXPORT_ROADS, seed=0, chunk=_EXPORT_PROMPTS).draw()
+    samples = list(zip(layout.ids(states.phrases, states.speeds), states.frames, strict=True))
+    console = Console(stderr=True, highlight=False)
+    with console.status("loading the converter") as status:
+        spec = export_bundle(
+            base,
+            out,
+            prompt_spec(layout),
+            samples,
+            precision=precision.value,
+            rank=rank,
+            on_stage=status.update,
+        )
+    if as_json:
+        typer.echo(spec.model_dump_json())
+        return
+    check = spec.check
+    megabytes = (out / GRAPH_FILE).stat().st_size / 1e6
+    Console(highlight=False).print(
+        f"{out}: {spec.precision}, {megabytes:.1f} MB, "
+        f"LoRA up to rank {spec.lora.rank} on {len(spec.lora.sites)} modules\n"
+        f"beside torch, {check.prompts} prompts without and with adapters: logits differ by at most "
+        f"{check.max_logit_diff:.2g}, the same token is likeliest in {check.agreement:.1%}",
+        soft_wrap=True,
+    )
 
 
 @contextmanager

@@ -149,7 +149,7 @@ def keep_same(bottom: Bottom, index: Tensor) -> Streams:
     )
 
 
-_ATTENTION = "continuonbrain_suffix"
+ATTENTION = "continuonbrain_suffix"
 
 
 def _attend(
@@ -177,14 +177,14 @@ def _attend(
     return (weights @ value).view(batch, heads, positions, width).transpose(1, 2), None
 
 
-ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, _attend)
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attend)
 
 
 @contextmanager
 def _attending(config: Any) -> Iterator[None]:
     """While this lasts the model's layers attend by `_attend`."""
     before = config._attn_implementation
-    config._attn_implementation = _ATTENTION
+    config._attn_implementation = ATTENTION
     try:
         yield
     finally:

@@ -102,6 +102,15 @@ def test_a_torn_or_altered_record_is_a_miss_and_the_ones_before_it_stay(tmp_path
     assert same(second, streams(2))
 
 
+def test_a_file_that_was_replaced_under_a_reader_gives_no_other_samples_streams(tmp_path: Path) -> None:
+    for name, key in (("a", "first"), ("b", "other")):
+        StreamStore(tmp_path / name, "one", max_bytes=BIG).put(key, streams(len(key)))
+    reader = StreamStore(tmp_path / "a", "one", max_bytes=BIG)
+    (mine,), (theirs,) = (tmp_path / "a").iterdir(), (tmp_path / "b").iterdir()
+    mine.write_bytes(theirs.read_bytes())  # whole, and its checksums are right
+    assert reader.get("first") is None
+
+
 def test_the_folder_stays_below_its_bound_and_the_newest_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 from continuonbrain.model.base_identity import tiny_base_folder  # noqa: E402
 from continuonbrain.model.stream_store import StreamStoreError  # noqa: E402
+from continuonbrain.policy import acting_cache  # noqa: E402
 from continuonbrain.policy.acting_cache import ActingCache, remembering  # noqa: E402
 from continuonbrain.policy.torch_engine import TorchEngine  # noqa: E402
 from continuonbrain.robot.sim.fleet import Fleet  # noqa: E402
@@ -70,6 +71,10 @@ def test_another_moment_prompt_base_or_scene_is_not_found(
     assert cache.get(1001, ids[0], frames[0]) is None
     assert cache.get(1000, ids[1], frames[0]) is None
     assert ActingCache(tmp_path, "another base", max_bytes=BIG).get(1000, ids[0], frames[0]) is None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(acting_cache, "LAYOUT_VERSION", acting_cache.LAYOUT_VERSION + 1)
+        other_layout = ActingCache(tmp_path, engine.base_sha256, max_bytes=BIG)
+    assert other_layout.get(1000, ids[0], frames[0]) is None
     # The clock began anew with a boot, and by chance it is the same nanosecond: the scene is another.
     assert cache.get(1000, ids[0], np.full_like(frames[0], 30)) is None
     assert all(cache.get(1000, ids[0], 255 - frame) is None for frame in frames)

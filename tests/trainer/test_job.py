@@ -23,7 +23,7 @@ from continuonbrain.trainer.job import JobSettings, train_adapter  # noqa: E402
 from continuonbrain.trainer.objective import action_loss, query_weights, soft_targets  # noqa: E402
 from continuonbrain.trainer.pool import Recall  # noqa: E402
 from continuonbrain.trainer.steps import JobResult, Progress, Save  # noqa: E402
-from continuonbrain.trainer.training_state import forget_state  # noqa: E402
+from continuonbrain.trainer.training_state import TrainingState, forget_state  # noqa: E402
 
 if TYPE_CHECKING:
     from continuonbrain.model.driving import DrivingModel
@@ -438,3 +438,32 @@ def test_what_was_kept_while_acting_spares_the_pass_and_teaches_the_same(
     assert with_cache.recalled == sum(r is not None and r % 3 != 0 for r in asked) > 20
     assert without.recalled == 0
     assert with_cache.losses == pytest.approx(without.losses, rel=1e-4)
+
+
+def test_both_generators_go_on_where_they_were_when_the_step_began(tmp_path: Path) -> None:
+    def fresh() -> TrainingState:
+        parameter = torch.nn.Parameter(torch.zeros(2))
+        return TrainingState(
+            "job",
+            {"p": parameter},
+            torch.optim.AdamW([parameter]),
+            np.random.default_rng(0),
+            losses=[1.0],
+            good=[torch.zeros(2)],
+            samples=3,
+            streams_sha256="",
+            budget_s=1.0,
+        )
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        state = fresh()
+        state.sampler.random(5)
+        state.mark()
+        expected = torch.rand(4), state.sampler.random(4)
+        state.save(tmp_path / "job.state")  # in the middle of the step: its draws are drawn again
+        torch.manual_seed(99)
+        again = fresh()
+        assert again.load(tmp_path / "job.state")
+        assert torch.equal(torch.rand(4), expected[0])
+        assert np.array_equal(again.sampler.random(4), expected[1])

@@ -1,0 +1,157 @@
+"""A PEFT folder as the LoRA inputs of a graph. No torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from continuonbrain.errors import BrainError
+from continuonbrain.model.serving.spec import LoraSpec
+
+F32 = NDArray[np.float32]
+BASE_PREFIX = "continuonbrain:"
+_TENSOR = re.compile(r"^base_model\.model\.(?:.*?\.)?(layers\.\d+\..+)\.lora_([AB])(?:\.default)?\.weight$")
+_PLAIN = (
+    "use_dora",
+    "lora_bias",
+    "fan_in_fan_out",
+    "modules_to_save",
+    "trainable_token_indices",
+    "target_parameters",
+)
+
+
+class AdapterInputError(BrainError):
+    """An adapter cannot be an input of these graphs: damaged, of another base, of modules or a rank that they lack."""
+
+
+def adapter_inputs(folder: Path, lora: LoraSpec, *, base_sha256: str) -> dict[str, F32]:
+    """LoRA inputs of `answer` by name: a `[in, rank]` (with alpha / r in it) and b `[rank, out]` for every site.
+
+    Smaller ranks are filled up with zeros, sites that the adapter does not have are zeros: the result is exactly
+    the adapter. Raises `AdapterInputError`, which names file, field and remedy.
+    """
+    config = _config(folder / "adapter_config.json", base_sha256)
+    path = folder / "adapter_model.safetensors"
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise AdapterInputError(
+            f"{path} cannot be read: {error}", remedy="train again, or copy it whole"
+        ) from error
+    found: dict[str, dict[str, F32]] = {}
+    for name, value in tensors.items():
+        match = _TENSOR.match(name)
+        if match is None:
+            raise AdapterInputError(
+                f"{path}: {name} is no LoRA factor of a layer",
+                remedy="use a plain LoRA adapter made for this base",
+            )
+        site, part = match.groups()
+        if site not in lora.sites:
+            raise AdapterInputError(
+                f"{path}: {site} takes no adapter in this bundle",
+                remedy=f"train LoRA on modules of its layers: {', '.join(_leaves(lora))}",
+            )
+        if not np.isfinite(value).all():
+            raise AdapterInputError(f"{path}: {name} holds numbers that are not finite", remedy="train again")
+        found.setdefault(site, {})[part] = value.astype(np.float32)
+    if not found:
+        raise AdapterInputError(f"{path} holds no LoRA factors", remedy="train again")
+    out: dict[str, F32] = {}
+    for site, (inputs, outputs) in lora.sites.items():
+        a, b = np.zeros((inputs, lora.rank), np.float32), np.zeros((lora.rank, outputs), np.float32)
+        if site in found:
+            down, up = _pair(path, site, found[site], lora, (inputs, outputs))
+            rank = len(down)
+            a[:, :rank], b[:rank] = down.T * np.float32(_scale(config, site, rank)), up.T
+        key = site.replace(".", "_")
+        out[f"{key}_a"], out[f"{key}_b"] = a, b
+    return out
+
+
+def no_adapter(lora: LoraSpec) -> dict[str, F32]:
+    """The inputs of the base alone. Always given: a graph must never see what another adapter left behind."""
+    out: dict[str, F32] = {}
+    for site, (inputs, outputs) in lora.sites.items():
+        key = site.replace(".", "_")
+        out[f"{key}_a"] = np.zeros((inputs, lora.rank), np.float32)
+        out[f"{key}_b"] = np.zeros((lora.rank, outputs), np.float32)
+    return out
+
+
+def _leaves(lora: LoraSpec) -> list[str]:
+    return sorted({site.rsplit(".", 1)[-1] for site in lora.sites})
+
+
+def _pair(
+    path: Path, site: str, parts: Mapping[str, F32], lora: LoraSpec, sizes: tuple[int, int]
+) -> tuple[F32, F32]:
+    if set(parts) != {"A", "B"}:
+        raise AdapterInputError(
+            f"{path}: {site} has only lora_{''.join(parts)}", remedy="train again, or copy it whole"
+        )
+    down, up = parts["A"], parts["B"]
+    if (
+        down.ndim != 2
+        or up.ndim != 2
+        or (down.shape[1], up.shape[0]) != sizes
+        or down.shape[0] != up.shape[1]
+    ):
+        raise AdapterInputError(
+            f"{path}: {site} is {list(down.shape)} and {list(up.shape)}; the base has {sizes[0]} in and {sizes[1]} out",
+            remedy="use an adapter that was trained on this base",
+        )
+    if len(down) > lora.rank:
+        raise AdapterInputError(
+            f"{path}: {site} has rank {len(down)}; this bundle takes {lora.rank}",
+            remedy=f"train with training.rank <= {lora.rank}, or export with a higher --rank",
+        )
+    return down, up
+
+
+def _config(path: Path, base_sha256: str) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_bytes())
+    except OSError as error:
+        raise AdapterInputError(
+            f"{path} cannot be read: {error.strerror}", remedy="give a PEFT folder"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise AdapterInputError(
+            f"{path} is not JSON: {error}", remedy="train again, or copy it whole"
+        ) from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise AdapterInputError(f"{path}: peft_type is not LORA", remedy="use a LoRA adapter")
+    base = config.get("base_model_name_or_path")
+    if base != BASE_PREFIX + base_sha256:
+        raise AdapterInputError(
+            f"{path}: base_model_name_or_path is {base!r}, this base is {BASE_PREFIX}{base_sha256}",
+            remedy="use an adapter that was trained on this base",
+        )
+    more = [name for name in _PLAIN if config.get(name)]
+    if more or config.get("bias", "none") != "none":
+        raise AdapterInputError(
+            f"{path}: {', '.join(more) or 'bias'} is more than LoRA factors",
+            remedy="train a plain LoRA adapter",
+        )
+    return config
+
+
+def _scale(config: Mapping[str, Any], site: str, rank: int) -> float:
+    """alpha / r as PEFT takes it: patterns name modules by the end of their path, as regular expressions."""
+    alpha = config.get("lora_alpha", 8)
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", site):
+            alpha = value
+            break
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)

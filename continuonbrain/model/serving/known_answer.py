@@ -1,0 +1,83 @@
+"""What a bundle answered when it was exported, asked again at every start.
+
+An engine of another version may score another position, leave a LoRA input without effect, or compute a layer
+otherwise, all without an error. One fixed prompt, without and with a fixed adapter that reaches every module, tells:
+the answers must be those that stand in the bundle.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from continuonbrain.model.serving.runtime import Graphs
+from continuonbrain.model.serving.spec import BundleError, LoraSpec
+from continuonbrain.storage.durable import replace_file
+
+KNOWN_FILE = "known_answer.safetensors"
+TOLERANCE = {"fp32": 1e-3, "int8": 0.1}
+"""Logits. Between processors int8 products round apart by steps of their scales; a module left out, or one position
+further, is units."""
+_SIZE = 0.3
+F32 = NDArray[np.float32]
+
+
+def known_adapter(lora: LoraSpec) -> dict[str, F32]:
+    """An adapter that every machine makes alike: waves, of another phase for every module."""
+    out: dict[str, F32] = {}
+    for number, (site, (inputs, outputs)) in enumerate(sorted(lora.sites.items())):
+        for part, shape in (("a", (inputs, lora.rank)), ("b", (lora.rank, outputs))):
+            wave = np.sin(1.0 + number + 0.7 * np.arange(shape[0] * shape[1], dtype=np.float64))
+            out[f"{site.replace('.', '_')}_{part}"] = (
+                (_SIZE / lora.rank**0.5 * wave).reshape(shape).astype(np.float32)
+            )
+    return out
+
+
+def known_answers(graphs: Graphs, ids: NDArray[np.int64], frame: NDArray[np.uint8]) -> tuple[F32, F32]:
+    """Logits of a prompt `[T]` with its frame: the base alone, and with the known adapter (not in use afterwards)."""
+    graphs.use(None)
+    graphs.read(ids, frame)
+    alone = graphs.answer()
+    graphs.use(graphs.adapter(known_adapter(graphs.spec.lora)))
+    adapted = graphs.answer()
+    graphs.use(None)
+    return alone, adapted
+
+
+def write_known_answer(
+    folder: Path, graphs: Graphs, ids: NDArray[np.int64], frame: NDArray[np.uint8]
+) -> None:
+    """Ask, and put the answers into the bundle."""
+    alone, adapted = known_answers(graphs, ids, frame)
+    known = {"ids": ids, "frame": frame, "alone": alone, "adapted": adapted}
+    replace_file(folder / KNOWN_FILE, save({n: np.ascontiguousarray(value) for n, value in known.items()}))
+
+
+def check_known_answer(folder: Path, graphs: Graphs) -> None:
+    """Ask again.
+
+    Raises:
+        BundleError: there is no known answer, or this engine gives another one.
+    """
+    path = folder / KNOWN_FILE
+    again = "install the version of LiteRT that the bundle was made for, or export it again for this one"
+    try:
+        known = load_file(path)
+        ids, frame, alone, adapted = (known[n] for n in ("ids", "frame", "alone", "adapted"))
+        found = known_answers(graphs, ids, frame)
+        differences = [float(np.abs(a - b).max()) for a, b in zip(found, (alone, adapted), strict=True)]
+    except (OSError, SafetensorError, KeyError, ValueError, IndexError) as error:
+        raise BundleError(f"{path} cannot be used: {error}", remedy=again) from error
+    tolerance = TOLERANCE[graphs.spec.precision]
+    for what, difference in zip(("the base alone", "an adapter"), differences, strict=True):
+        if not difference <= tolerance:  # NaN is none
+            raise BundleError(
+                f"{folder}: this engine answers otherwise than at the export: logits of {what} differ by "
+                f"{difference:.3g}",
+                remedy=again,
+            )
