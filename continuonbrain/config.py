@@ -133,6 +133,18 @@ class TrainingConfig(_Group):
     """The trainer's resident memory, MiB: no further samples are cached, or steps made, above it."""
 
 
+class PolicyConfig(_Group):
+    """What decides."""
+
+    engine: Literal["torch", "litert"] = "torch"
+    """`litert` needs the base's bundle in `serving/<precision>` of its folder (`continuonbrain model export`), and no
+    torch in the policy process."""
+    precision: Literal["fp32", "int8"] = "fp32"
+    """Of the LiteRT bundle."""
+    threads: Annotated[int, Field(ge=1, le=64)] = 1
+    """The other cores belong to control and trainer."""
+
+
 class RecorderConfig(_Group):
     """How episodes are written."""
 
@@ -212,6 +224,7 @@ class BrainConfig(_Group):
     """`mains` means that there is no battery to read: a configuration, never a missing reading."""
     gates: GatesConfig = GatesConfig()
     guards: GuardsConfig = GuardsConfig()
+    policy: PolicyConfig = PolicyConfig()
     training: TrainingConfig = TrainingConfig()
     recorder: RecorderConfig = RecorderConfig()
     promotion: PromotionConfig = PromotionConfig()

@@ -262,18 +262,23 @@ def _checked_request(header: Mapping[str, object], body: bytes) -> tuple[float, 
     return float(observed_s), instruction, None if speed is None else float(speed)
 
 
-def load_torch_engine(base: Path) -> Engine:
-    """The reference engine on one thread: the other cores belong to control and trainer."""
+def load_engine_of(brain: BrainRoot) -> Engine:
+    """The engine that the config names. Raises BrainError."""
+    base, policy = brain.layout.base_model_dir, brain.config.policy
+    if policy.engine == "litert":
+        from continuonbrain.policy.litert_engine import LiteRTEngine
+
+        return LiteRTEngine(base, base / "serving" / policy.precision, threads=policy.threads)
     from continuonbrain.policy.torch_engine import TorchEngine  # the only heavy import
 
-    return TorchEngine(base, threads=1)
+    return TorchEngine(base, threads=policy.threads)
 
 
 def run_policy(
     root: Path,
     *,
     decision_time_s: float | None = None,
-    load_engine: Callable[[Path], Engine] = load_torch_engine,
+    load_engine: Callable[[BrainRoot], Engine] = load_engine_of,
 ) -> None:
     """Open the root, load base and adapter, serve until SIGTERM or SIGINT. Raises BrainError."""
     brain = open_brain(root)
@@ -292,7 +297,7 @@ def run_policy(
         store = AdapterStore(brain.layout)
         store.recover()
         imposed = brain.config.robot.decision_time_s if decision_time_s is None else decision_time_s
-        engine = load_engine(brain.layout.base_model_dir)
+        engine = load_engine(brain)
         policy = PolicyServer(
             engine, store, server, board, decision_time_s=imposed, remember=_memory(brain, engine)
         )

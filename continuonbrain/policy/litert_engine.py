@@ -6,7 +6,7 @@ instruction's part of it is read once for all frames that follow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.model.serving.adapter_inputs import AdapterInputError, adapter_inputs
 from continuonbrain.model.serving.known_answer import check_known_answer
 from continuonbrain.model.serving.runtime import Graphs
-from continuonbrain.model.serving.spec import BundleError, PromptSpec
+from continuonbrain.model.serving.spec import BundleError, LoraSpec, PromptSpec
 from continuonbrain.policy import codec
 from continuonbrain.policy.engine import AdapterError, Decisions
 from continuonbrain.policy.prompt import IMAGE_SLOTS, LAYOUT_VERSION, TEXT_SLOTS, PromptLayout
@@ -92,14 +92,24 @@ class LiteRTEngine:
         self, frames: NDArray[np.uint8], instructions: Sequence[str], speeds_mps: Sequence[float | None]
     ) -> Decisions:
         ids = self.layout.ids(instructions, speeds_mps)
-        logits = np.stack([self._logits(row, frame) for row, frame in zip(ids, frames, strict=True)])
+        logits = np.stack([self.logits(row, frame) for row, frame in zip(ids, frames, strict=True)])
         knots = len(codec.CURVATURE_KNOTS_M)
         curvature = codec.decode_curvature(_softmax(logits[:, :knots, self._bends]))
         return Decisions(curvature, codec.decode_speed(_softmax(logits[:, knots:, self._speeds])))
 
-    def _logits(self, ids: NDArray[np.int64], frame: NDArray[np.uint8]) -> F32:
+    def logits(self, ids: NDArray[np.int64], frame: NDArray[np.uint8]) -> F32:
+        """Logits `[queries, answers]` of a prompt `[T]` with its frame `[120, 160, 3]`."""
         self._graphs.read(ids, frame)
         return self._graphs.answer()
+
+    @property
+    def lora(self) -> LoraSpec:
+        """Where and up to which rank these graphs take an adapter."""
+        return self._graphs.spec.lora
+
+    def use_inputs(self, inputs: Mapping[str, F32]) -> None:
+        """Answer with LoRA inputs that are no folder, for measurements. The adapter's name stays as it is."""
+        self._graphs.use(self._graphs.adapter(inputs))
 
     def use_adapter(self, folder: Path | None, *, sha256: str = "") -> None:
         if folder is None:

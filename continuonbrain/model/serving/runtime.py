@@ -7,9 +7,12 @@ a set of buffers, so that changing it is choosing other ones.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,9 +43,10 @@ class Graphs:
         self._per_layer = Table(
             base / "model.safetensors", model.per_layer_tensor, scale=model.per_layer_scale
         )
-        self._run = _compiled(bundle / GRAPH_FILE, threads)
-        self._inputs, self._outputs = self._buffers()
-        self._nothing = self.adapter(no_adapter(self.spec.lora))
+        with _unheard() as said:
+            self._run = _compiled(bundle / GRAPH_FILE, threads, said)
+            self._inputs, self._outputs = self._buffers()
+            self._nothing = self.adapter(no_adapter(self.spec.lora))
         self._adapter = self._nothing
         self._loaded = b""
 
@@ -142,9 +146,8 @@ class Graphs:
         return found.reshape(shape)
 
 
-def _compiled(file: Path, threads: int) -> Any:
+def _compiled(file: Path, threads: int, said: IO[bytes]) -> Any:
     try:
-        os.environ.setdefault("LITERT_LOG_LEVEL", "ERROR")
         from ai_edge_litert.compiled_model import CompiledModel, CpuOptions, Options
     except ImportError as error:
         raise BundleError(
@@ -158,4 +161,23 @@ def _compiled(file: Path, threads: int) -> Any:
             str(file), options=Options(cpu_options=CpuOptions(num_threads=threads))
         )
     except (RuntimeError, ValueError) as error:
-        raise BundleError(f"LiteRT refuses {file}: {error}", remedy="export the base again") from error
+        said.seek(0)
+        told = [line for line in said.read().decode(errors="replace").splitlines() if "ERROR" in line]
+        raise BundleError(
+            f"LiteRT refuses {file}: {error} {' '.join(told[-2:])}".rstrip(), remedy="export the base again"
+        ) from error
+
+
+@contextmanager
+def _unheard() -> Iterator[IO[bytes]]:
+    """What native code writes to stderr while this lasts. LiteRT greets every start with twenty lines about GPUs that
+    nobody asked for, and no switch keeps it quiet."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield file
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
