@@ -26,7 +26,8 @@ from benchmarks.e2b_shapes import SHAPES, random_causal_lm, text_config
 from benchmarks.lora_step import add_lora, contiguous_head, freeze_as_trained, prompts, seconds
 from continuonbrain.model.decoder import decoder_of
 from continuonbrain.model.head_loss import PlainRows, head_loss
-from continuonbrain.model.stream_store import StreamStore, identity
+from continuonbrain.model.record_cache import identity
+from continuonbrain.model.stream_store import StreamStore
 from continuonbrain.model.streams import Streams, collate
 from continuonbrain.model.suffix import capture, keep, run_suffix
 

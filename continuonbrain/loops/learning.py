@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from continuonbrain import __version__
 from continuonbrain.errors import BrainError
+from continuonbrain.model.streams import Streams
 from continuonbrain.policy.acting_cache import ActingCache
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.intent import Intents
@@ -321,7 +323,19 @@ def _recall(mid: MidLoop, engine: TorchEngine) -> Recall | None:
     if not budget:
         return None
     cache = ActingCache(mid.layout.cache_dir, engine.base_sha256, max_bytes=budget << 20)
-    return cache.get if len(cache) else None
+
+    def recall(stamp: int, ids: NDArray[np.int64], frame: NDArray[np.uint8]) -> Streams | None:
+        found = cache.get(stamp, ids, frame)
+        try:
+            return (
+                None
+                if found is None
+                else Streams.from_tensors({n: torch.tensor(a) for n, a in found.items()})
+            )
+        except KeyError:  # of no use to anybody: computed again
+            return None
+
+    return recall if len(cache) else None
 
 
 def replay_for(base: Path, seed: int) -> Samples | None:

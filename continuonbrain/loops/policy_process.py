@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
@@ -45,6 +45,7 @@ from continuonbrain.storage.adapters import AdapterError, AdapterStore
 
 if TYPE_CHECKING:
     from continuonbrain.policy.acting_cache import Remember
+    from continuonbrain.policy.engine import ShowingEngine
 
 log = logging.getLogger("continuonbrain.policy")
 _LONGEST_UPTIME_S = 1e9
@@ -315,17 +316,15 @@ def run_policy(
 
 
 def _memory(brain: BrainRoot, engine: Engine) -> Remember | None:
-    """Where decisions are kept for the trainer; None when the config says no, or the engine shows nothing."""
-    budget = brain.config.training.cache_mib
-    if not budget or not hasattr(engine, "decide_and_show"):
-        return None
-    # torch, as the engine
+    """Where decisions are kept for the trainer; None when the config says no, or the engine's frozen pass is not the
+    trainer's."""
     from continuonbrain.policy.acting_cache import ActingCache, remembering
-    from continuonbrain.policy.torch_engine import TorchEngine
 
-    folder = brain.layout.cache_dir
-    assert isinstance(engine, TorchEngine)
-    return remembering(engine, ActingCache(folder, engine.base_sha256, max_bytes=budget << 20))
+    budget = brain.config.training.cache_mib
+    if not budget or getattr(engine, "precision", "fp32") != "fp32" or not hasattr(engine, "decide_and_show"):
+        return None
+    cache = ActingCache(brain.layout.cache_dir, engine.base_sha256, max_bytes=budget << 20)
+    return remembering(cast("ShowingEngine", engine), cache)
 
 
 def _warm_up(engine: Engine) -> None:

@@ -12,17 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as from_safetensors
+from safetensors.numpy import save as to_safetensors
 
-from continuonbrain.model.stream_store import StreamStore, StreamStoreError, identity
-from continuonbrain.model.streams import Streams
-from continuonbrain.policy.engine import Decisions
+from continuonbrain.model.record_cache import RecordCache, RecordCacheError, identity
+from continuonbrain.policy.engine import Arrays, Decisions, ShowingEngine
 from continuonbrain.policy.prompt import LAYOUT_VERSION
-from continuonbrain.policy.torch_engine import TorchEngine
 
 log = logging.getLogger(__name__)
 
+_FRAME = "frame"
 _THUMB = 8
 """Every eighth pixel of every eighth row, blocks averaged: 15 x 20."""
 _LOOKS_ALIKE = 6.0
@@ -40,46 +41,48 @@ class ActingCache:
     """Streams of decisions. base_sha256: the base that computes them; max_bytes bounds the folder."""
 
     def __init__(self, folder: Path, base_sha256: str, *, max_bytes: int) -> None:
-        self._store = StreamStore(
+        self._records = RecordCache(
             folder, identity(base_sha256, str(LAYOUT_VERSION), "fp32"), max_bytes=max_bytes
         )
 
     def __len__(self) -> int:
-        return len(self._store)
+        return len(self._records)
 
     @staticmethod
     def _key(monotonic_ns: int, ids: NDArray[np.int64]) -> str:
         return f"{monotonic_ns}/{ids.astype('<i8').tobytes().hex()}"
 
     def put(
-        self, monotonic_ns: int, ids: NDArray[np.int64], frame: NDArray[np.uint8], streams: Streams
+        self, monotonic_ns: int, ids: NDArray[np.int64], frame: NDArray[np.uint8], streams: Arrays
     ) -> None:
-        """Keep the streams (a batch of one) of the prompt `ids` `[T]` with a frame `[120, 160, 3]`.
+        """Keep the streams (a batch of one, `Streams.tensors`) of the prompt `ids` `[T]` with a frame `[120, 160, 3]`.
 
-        Raises `StreamStoreError` when the folder cannot be written.
+        Raises `RecordCacheError` when the folder cannot be written.
         """
-        seen = torch.from_numpy(_thumbnail(frame)).round().to(torch.uint8)[None]
-        self._store.put(self._key(monotonic_ns, ids), streams, extra={"frame": seen})
+        arrays = {n: np.ascontiguousarray(a) for n, a in streams.items()}
+        arrays[_FRAME] = _thumbnail(frame).round().astype(np.uint8)
+        self._records.put(self._key(monotonic_ns, ids), to_safetensors(arrays))
 
-    def get(self, monotonic_ns: int, ids: NDArray[np.int64], frame: NDArray[np.uint8]) -> Streams | None:
+    def get(self, monotonic_ns: int, ids: NDArray[np.int64], frame: NDArray[np.uint8]) -> Arrays | None:
         """The streams of that moment; None when there are none or the frame was another one."""
-        found = self._store.get_with_extra(self._key(monotonic_ns, ids))
-        if found is None:
+        key = self._key(monotonic_ns, ids)
+        data = self._records.get(key)
+        try:
+            arrays = {} if data is None else dict(from_safetensors(data))
+        except (SafetensorError, KeyError, ValueError):
+            arrays = {}
+        seen, small = arrays.pop(_FRAME, None), _thumbnail(frame)
+        if seen is None or seen.shape != small.shape:
             return None
-        streams, extra = found
-        seen = extra.get("frame")
-        small = _thumbnail(frame)
-        if seen is None or tuple(seen.shape[1:]) != small.shape:
-            return None
-        difference = float(np.abs(seen[0].numpy().astype(np.float32) - small).mean())
-        return streams if difference <= _LOOKS_ALIKE else None
+        difference = float(np.abs(seen.astype(np.float32) - small).mean())
+        return arrays if difference <= _LOOKS_ALIKE else None
 
 
 Remember = Callable[[NDArray[np.uint8], str, float | None, int], Decisions]
 """frame `[120, 160, 3]`, instruction, speed, monotonic nanoseconds of the frame -> the decision, `B` = 1."""
 
 
-def remembering(engine: TorchEngine, cache: ActingCache) -> Remember:
+def remembering(engine: ShowingEngine, cache: ActingCache) -> Remember:
     """Decide with `engine` and keep what it computed. A cache that cannot be written is left alone from then on:
     the robot drives as before, and training takes longer."""
     writable = True
@@ -92,7 +95,7 @@ def remembering(engine: TorchEngine, cache: ActingCache) -> Remember:
         if writable:
             try:
                 cache.put(monotonic_ns, ids[0], frame, streams)
-            except StreamStoreError as error:
+            except RecordCacheError as error:
                 writable = False
                 log.warning("%s", error)
         return decisions

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ class Decisions(NamedTuple):
 
     curvature: NDArray[np.float32]
     speed: NDArray[np.float32]
+
+
+Arrays = dict[str, NDArray[Any]]
 
 
 class Engine(Protocol):
@@ -49,3 +52,13 @@ class Engine(Protocol):
 
     def use_adapter(self, folder: Path | None, *, sha256: str = "") -> None:
         """Switch to the adapter in a PEFT folder, or to the base alone. `AdapterError` leaves all as it was."""
+
+
+class ShowingEngine(Engine, Protocol):
+    """An engine whose frozen pass is the trainer's, and can be kept for it."""
+
+    def decide_and_show(
+        self, frames: NDArray[np.uint8], instructions: Sequence[str], speeds_mps: Sequence[float | None]
+    ) -> tuple[Decisions, NDArray[np.int64], Arrays]:
+        """`decide`, and what the frozen layers made of it: the prompts' tokens `[B, T]`, and the streams by the names
+        of `Streams.tensors`."""

@@ -18,7 +18,7 @@ from continuonbrain.model.serving.known_answer import check_known_answer
 from continuonbrain.model.serving.runtime import Graphs
 from continuonbrain.model.serving.spec import BundleError, LoraSpec, PromptSpec
 from continuonbrain.policy import codec
-from continuonbrain.policy.engine import AdapterError, Decisions
+from continuonbrain.policy.engine import AdapterError, Arrays, Decisions
 from continuonbrain.policy.prompt import IMAGE_SLOTS, LAYOUT_VERSION, TEXT_SLOTS, PromptLayout
 from continuonbrain.policy.reflex import Reflex, ReflexError
 from continuonbrain.storage.content_hash import sha256_of_files
@@ -92,7 +92,18 @@ class LiteRTEngine:
         self, frames: NDArray[np.uint8], instructions: Sequence[str], speeds_mps: Sequence[float | None]
     ) -> Decisions:
         ids = self.layout.ids(instructions, speeds_mps)
-        logits = np.stack([self.logits(row, frame) for row, frame in zip(ids, frames, strict=True)])
+        return self._decided([self.logits(row, frame) for row, frame in zip(ids, frames, strict=True)])
+
+    def decide_and_show(
+        self, frames: NDArray[np.uint8], instructions: Sequence[str], speeds_mps: Sequence[float | None]
+    ) -> tuple[Decisions, NDArray[np.int64], Arrays]:
+        if len(frames) != 1:
+            raise ValueError(f"{len(frames)} frames: the graphs show one at a time")
+        ids = self.layout.ids(instructions, speeds_mps)
+        return self._decided([self.logits(ids[0], frames[0])]), ids, self._graphs.streams()
+
+    def _decided(self, answers: Sequence[F32]) -> Decisions:
+        logits = np.stack(answers)
         knots = len(codec.CURVATURE_KNOTS_M)
         curvature = codec.decode_curvature(_softmax(logits[:, :knots, self._bends]))
         return Decisions(curvature, codec.decode_speed(_softmax(logits[:, knots:, self._speeds])))

@@ -13,9 +13,8 @@ from continuonbrain.model.base import load_base
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.model.driving import DrivingModel
 from continuonbrain.model.lora import LoraError, detach_lora, load_adapter
-from continuonbrain.model.streams import Streams
 from continuonbrain.policy import codec
-from continuonbrain.policy.engine import AdapterError, Decisions
+from continuonbrain.policy.engine import AdapterError, Arrays, Decisions
 from continuonbrain.policy.prompt import PromptLayout
 from continuonbrain.policy.reflex import Reflex, ReflexError
 from continuonbrain.storage.content_hash import sha256_of_files
@@ -62,12 +61,12 @@ class TorchEngine:
 
     def decide_and_show(
         self, frames: NDArray[np.uint8], instructions: Sequence[str], speeds_mps: Sequence[float | None]
-    ) -> tuple[Decisions, NDArray[np.int64], Streams]:
-        """`decide`, and what the frozen layers made of it: the prompts' tokens `[B, T]` and their streams."""
+    ) -> tuple[Decisions, NDArray[np.int64], Arrays]:
         with torch.inference_mode():
             ids = self.layout.ids(instructions, speeds_mps)
             streams = self.model.encode(torch.from_numpy(ids), torch.from_numpy(frames))
-            return read_answers(self.layout, self.model.decode(streams)), ids, streams
+            shown = {name: tensor.numpy() for name, tensor in streams.tensors().items()}
+            return read_answers(self.layout, self.model.decode(streams)), ids, shown
 
     def use_adapter(self, folder: Path | None, *, sha256: str = "") -> None:
         if folder is None:

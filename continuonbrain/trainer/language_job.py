@@ -41,7 +41,7 @@ def train_language(
     cache: folder for what is computed once a sample.
 
     Raises:
-        CheckpointError, LoraError, StreamStoreError: named, with a remedy; no adapter is written.
+        CheckpointError, LoraError, RecordCacheError: named, with a remedy; no adapter is written.
         BrainError: no samples.
     """
     if not samples:

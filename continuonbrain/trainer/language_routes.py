@@ -24,7 +24,8 @@ from continuonbrain.model.decoder import FAMILIES, Decoder, decoder_of
 from continuonbrain.model.head_loss import IGNORED, RowSource, head_loss
 from continuonbrain.model.lora import LoraError, add_lora, lora_config
 from continuonbrain.model.phases import Precision, load_bottom, load_top
-from continuonbrain.model.stream_store import StreamStore, identity
+from continuonbrain.model.record_cache import identity
+from continuonbrain.model.stream_store import StreamStore
 from continuonbrain.model.streams import Streams, collate
 from continuonbrain.model.suffix import capture, keep, run_suffix
 from continuonbrain.trainer.seen import Seen, forget_looks

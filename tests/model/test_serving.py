@@ -373,6 +373,7 @@ def test_nothing_of_it_imports_torch() -> None:
     code = (
         "import sys\n"
         "from continuonbrain.policy.litert_engine import LiteRTEngine\n"
+        "from continuonbrain.policy.acting_cache import ActingCache\n"
         "from continuonbrain.model.base_identity import tiny_base_folder as base\n"
         "LiteRTEngine(base(), base() / 'serving' / 'int8')\n"
         "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)\n"

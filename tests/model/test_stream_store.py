@@ -9,8 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from continuonbrain.model import stream_store  # noqa: E402
-from continuonbrain.model.stream_store import StreamStore, StreamStoreError, identity  # noqa: E402
+from continuonbrain.model import record_cache  # noqa: E402
+from continuonbrain.model.record_cache import RecordCacheError, identity  # noqa: E402
+from continuonbrain.model.stream_store import StreamStore  # noqa: E402
 from continuonbrain.model.streams import Streams, collate  # noqa: E402
 
 BIG = 1 << 30
@@ -114,7 +115,7 @@ def test_a_file_that_was_replaced_under_a_reader_gives_no_other_samples_streams(
 def test_the_folder_stays_below_its_bound_and_the_newest_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_store, "_SEGMENT_BYTES", 8_000)
+    monkeypatch.setattr(record_cache, "_SEGMENT_BYTES", 8_000)
     store = StreamStore(tmp_path, "a", max_bytes=30_000)
     for i in range(100):
         store.put(str(i), streams(i))
@@ -145,15 +146,15 @@ def test_a_folder_that_cannot_be_written_is_named_and_nothing_half_written_remai
             return write(descriptor, data[:100])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stream_store.os, "write", full)
-    with pytest.raises(StreamStoreError, match="No space left") as error:
+    monkeypatch.setattr(record_cache.os, "write", full)
+    with pytest.raises(RecordCacheError, match="No space left") as error:
         store.put("second", streams(2))
     assert str(tmp_path) in str(error.value)
     assert error.value.remedy
     assert file.read_bytes() == whole
     monkeypatch.undo()
     (tmp_path / "file").write_text("")
-    with pytest.raises(StreamStoreError, match="cannot be written"):
+    with pytest.raises(RecordCacheError, match="cannot be written"):
         StreamStore(tmp_path / "file" / "cache", "a", max_bytes=BIG).put("x", streams(0))
 
 

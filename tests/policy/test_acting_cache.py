@@ -13,7 +13,7 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 
 from continuonbrain.model.base_identity import tiny_base_folder  # noqa: E402
-from continuonbrain.model.stream_store import StreamStoreError  # noqa: E402
+from continuonbrain.model.record_cache import RecordCacheError  # noqa: E402
 from continuonbrain.policy import acting_cache  # noqa: E402
 from continuonbrain.policy.acting_cache import ActingCache, remembering  # noqa: E402
 from continuonbrain.policy.torch_engine import TorchEngine  # noqa: E402
@@ -58,7 +58,7 @@ def test_a_kept_decision_is_found_by_its_recorded_frame_and_is_the_pass_that_was
         with torch.inference_mode():
             again = engine.model.encode(torch.from_numpy(ids[i : i + 1]), torch.from_numpy(frame[None]))
         for name, tensor in again.tensors().items():
-            assert torch.equal(found.tensors()[name], tensor), name
+            assert np.array_equal(found[name], tensor.numpy()), name
 
 
 def test_another_moment_prompt_base_or_scene_is_not_found(
@@ -85,7 +85,7 @@ def test_a_cache_that_cannot_be_written_does_not_stop_the_driving(
 ) -> None:
     (tmp_path / "file").write_text("")
     cache = ActingCache(tmp_path / "file" / "cache", engine.base_sha256, max_bytes=BIG)
-    with pytest.raises(StreamStoreError):
+    with pytest.raises(RecordCacheError):
         cache.put(
             1, np.zeros(3, np.int64), frames[0], engine.decide_and_show(frames[:1], ["drive"], [None])[2]
         )
@@ -93,3 +93,32 @@ def test_a_cache_that_cannot_be_written_does_not_stop_the_driving(
     for i in range(3):
         assert np.isfinite(decide(frames[0], "drive", None, i).curvature).all()
     assert len([r for r in caplog.records if "cannot be written" in r.message]) == 1
+
+
+def test_what_litert_keeps_is_what_torch_would_have_computed(
+    engine: TorchEngine, frames: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    pytest.importorskip("ai_edge_litert")
+    from continuonbrain.model.streams import Streams
+    from continuonbrain.policy.litert_engine import LiteRTEngine
+
+    base = tiny_base_folder()
+    acting = LiteRTEngine(base, base / "serving" / "fp32")
+    cache = ActingCache(tmp_path, acting.base_sha256, max_bytes=BIG)
+    decide = remembering(acting, cache)
+    for i, frame in enumerate(frames):
+        decide(frame, "keep left", 0.8, i)
+    later = ActingCache(tmp_path, engine.base_sha256, max_bytes=BIG)
+    ids = engine.layout.ids(["keep left"], [0.8])
+    for i, frame in enumerate(frames):
+        found = later.get(i, ids[0], as_recorded(frame))
+        assert found is not None
+        with torch.inference_mode():
+            right = engine.model.encode(torch.from_numpy(ids), torch.from_numpy(frame[None])).tensors()
+        kept = Streams.from_tensors({n: torch.from_numpy(a) for n, a in found.items()}).tensors()
+        assert kept.keys() == right.keys()
+        for name, tensor in right.items():
+            assert kept[name].dtype == tensor.dtype, name
+            assert torch.allclose(kept[name], tensor, atol=1e-4), name
+    with pytest.raises(ValueError, match="one at a time"):
+        acting.decide_and_show(frames, ["keep left"] * len(frames), [0.8] * len(frames))

@@ -121,6 +121,21 @@ class Graphs:
         self._run.run_by_name("answer", self._inputs["answer"] | self._adapter, self._outputs["answer"])
         return self._out("answer", "logits", (prompt.queries, prompt.answers))
 
+    def streams(self) -> dict[str, NDArray[Any]]:
+        """What was read last, by the names of `Streams.tensors`: what `answer` reads, and a trainer may learn from."""
+        prompt = self.spec.prompt
+        out: dict[str, NDArray[Any]] = {}
+        for name, detail in self._run.get_output_tensor_details("read").items():
+            shape = tuple(int(n) for n in detail["shape"])
+            part, _, kind = name.partition("_")
+            out[f"{part}.{kind}" if part in ("keys", "values") else name] = self._out(
+                "read", name, shape
+            ).copy()
+        for kind in self.spec.model.kinds:
+            out[f"start.{kind}"] = np.zeros(1, np.int64)
+        out["index"] = out["position"] = np.arange(prompt.length - prompt.queries, prompt.length)[None]
+        return out
+
     def _read_prefix(self, ids: NDArray[np.int64]) -> None:
         key = ids.tobytes()
         if key == self._loaded:
