@@ -22,7 +22,9 @@ from continuonbrain.errors import BrainError
 from continuonbrain.model.streams import Streams
 from continuonbrain.policy.acting_cache import ActingCache
 from continuonbrain.policy.calibration import Calibration
+from continuonbrain.policy.engine import Engine
 from continuonbrain.policy.intent import Intents
+from continuonbrain.policy.open_engine import open_engine
 from continuonbrain.policy.prompt import LAYOUT_VERSION, InstructionError, PromptLayout
 from continuonbrain.policy.reflex import REFLEX_FILE, Reflex
 from continuonbrain.policy.torch_engine import TorchEngine
@@ -195,7 +197,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     }
     if (cut_short := _cut_short(mid, plan)) is not None:
         staged, training = cut_short
-        verdict = judge_candidate(mid, staged, train, held, engine=engine, course=course)
+        verdict = judge_candidate(mid, staged, train, held, engine=_serving(mid, engine), course=course)
         forget_state(layout.training_state_path)
         return Learned(staged.version_id, verdict, training, left_out)
     losses: list[float] = []
@@ -252,11 +254,17 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     }
     mid.store.attach(staged, CARD_FILE, (json.dumps(card, indent=2) + "\n").encode())
     _log_losses(layout.log_dir, staged.version_id, result)
-    verdict = judge_candidate(mid, staged, train, held, engine=engine, course=course)
+    verdict = judge_candidate(mid, staged, train, held, engine=_serving(mid, engine), course=course)
     forget_state(
         layout.training_state_path
     )  # not before: who is interrupted while judging need not train again
     return Learned(staged.version_id, verdict, training, left_out)
+
+
+def _serving(mid: MidLoop, trained_in: TorchEngine) -> Engine:
+    """The engine that will drive with the adapter."""
+    policy = mid.config.policy
+    return trained_in if policy.engine == "torch" else open_engine(mid.layout.base_model_dir, policy)
 
 
 def _cut_short(mid: MidLoop, plan: dict[str, Any]) -> tuple[AdapterVersion, dict[str, Any]] | None:
@@ -413,10 +421,10 @@ def judge_candidate(
     train: Samples,
     held: Samples | None,
     *,
-    engine: TorchEngine,
+    engine: Engine,
     course: Course | None,
 ) -> dict[str, Any]:
-    """Measure the candidate's bytes, apply the rules, attach `verdict.json`; returns it."""
+    """Measure the candidate's bytes in the engine that serves, apply the rules, attach `verdict.json`; returns it."""
     config = mid.config
     mid.say(
         phase="judge", candidate=staged.version_id, step=0, steps=0, loss=None, detail="judging the candidate"

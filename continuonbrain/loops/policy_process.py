@@ -40,6 +40,7 @@ from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.engine import Engine
 from continuonbrain.policy.intent import Intents
+from continuonbrain.policy.open_engine import open_engine
 from continuonbrain.robot.protocol import FRAME_SHAPE
 from continuonbrain.storage.adapters import AdapterError, AdapterStore
 
@@ -263,23 +264,15 @@ def _checked_request(header: Mapping[str, object], body: bytes) -> tuple[float, 
     return float(observed_s), instruction, None if speed is None else float(speed)
 
 
-def load_engine_of(brain: BrainRoot) -> Engine:
-    """The engine that the config names. Raises BrainError."""
-    base, policy = brain.layout.base_model_dir, brain.config.policy
-    if policy.engine == "litert":
-        from continuonbrain.policy.litert_engine import LiteRTEngine
-
-        return LiteRTEngine(base, base / "serving" / policy.precision, threads=policy.threads)
-    from continuonbrain.policy.torch_engine import TorchEngine  # the only heavy import
-
-    return TorchEngine(base, threads=policy.threads)
+def _engine_of(brain: BrainRoot) -> Engine:
+    return open_engine(brain.layout.base_model_dir, brain.config.policy)
 
 
 def run_policy(
     root: Path,
     *,
     decision_time_s: float | None = None,
-    load_engine: Callable[[BrainRoot], Engine] = load_engine_of,
+    load_engine: Callable[[BrainRoot], Engine] = _engine_of,
 ) -> None:
     """Open the root, load base and adapter, serve until SIGTERM or SIGINT. Raises BrainError."""
     brain = open_brain(root)

@@ -642,3 +642,26 @@ def test_a_head_that_came_to_nothing_is_missed_by_the_verdict(
     outcome = loop(root).round(hold=True)
     assert outcome.phase == "refused"
     assert outcome.verdict["reason"].startswith("reflex:")
+
+
+@pytest.mark.parametrize(("engine", "name"), [("torch", "TorchEngine"), ("litert", "LiteRTEngine")])
+def test_the_engine_that_will_serve_judges_the_bytes(
+    tmp_path: Path, taught: Path, proven: None, monkeypatch: pytest.MonkeyPatch, engine: str, name: str
+) -> None:
+    pytest.importorskip("ai_edge_litert")
+    root = make_brain(
+        tmp_path / "b", tiny_base_folder(), taught, **{"policy.engine": engine, "training.reflex_steps": 0}
+    )
+    gathered = learning.gather_evidence
+    judges: list[Any] = []
+
+    def seen(judge: Any, **rest: Any) -> Evidence:
+        judges.append(judge)
+        candidate = rest["candidate"]
+        judge.use_adapter(candidate.folder, sha256=candidate.sha256)  # it reads what was staged
+        return gathered(judge, **rest)
+
+    monkeypatch.setattr(learning, "gather_evidence", seen)
+    outcome = loop(root).round(hold=True)
+    assert [type(judge).__name__ for judge in judges] == [name]
+    assert judges[0].adapter_sha256 == outcome.verdict["candidate_sha256"]

@@ -6,6 +6,7 @@ a set of buffers, so that changing it is choosing other ones.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import tempfile
@@ -23,7 +24,9 @@ from continuonbrain.model.serving.tables import Table
 
 F32 = NDArray[np.float32]
 SIGNATURES = ("prefix", "see", "read", "answer")
-_LORA = "lora_"
+_LORA, _PREFIX = "lora_", "prefix_"
+_INSTRUCTIONS = 16
+"""Instructions whose keys and values are kept."""
 Buffers = dict[str, Any]
 
 
@@ -48,7 +51,7 @@ class Graphs:
             self._inputs, self._outputs = self._buffers()
             self._nothing = self.adapter(no_adapter(self.spec.lora))
         self._adapter = self._nothing
-        self._loaded = b""
+        self._prefixes: dict[bytes, Buffers] = {}
 
     def _buffers(self) -> tuple[dict[str, Buffers], dict[str, Buffers]]:
         graphs = self._run.get_signature_list()
@@ -66,13 +69,12 @@ class Graphs:
             for name in SIGNATURES
         }
         # What one graph gives is what the next one takes: the same buffer.
-        given = {"prefix_" + n: b for n, b in outputs["prefix"].items()}
-        given |= {"streams_" + n: b for n, b in outputs["read"].items()}
+        given = {"streams_" + n: b for n, b in outputs["read"].items()}
         inputs = {
             name: {
                 n: given.get(n) or self._run.create_input_buffer_by_name(name, n)
                 for n in graphs[name]["inputs"]
-                if not n.startswith(_LORA)
+                if not n.startswith((_LORA, _PREFIX))
             }
             for name in SIGNATURES
         }
@@ -103,9 +105,9 @@ class Graphs:
         prompt = self.spec.prompt
         if ids.shape != (prompt.length,) or frame.shape != (120, 160, 3) or frame.dtype != np.uint8:
             raise ValueError(f"a prompt {ids.shape} with a frame {frame.dtype} {frame.shape}")
-        self._read_prefix(ids[: prompt.prefix])
+        prefix = self._prefix(ids[: prompt.prefix])
         self._write("see", "frame", frame[None])
-        self._step("see")
+        self._run.run_by_name("see", self._inputs["see"], self._outputs["see"])
         soft = self._out("see", "soft", (1, prompt.image, self.spec.model.hidden))
         rest = ids[prompt.prefix :]
         embeds = self._embed.rows(rest)
@@ -113,7 +115,7 @@ class Graphs:
         embeds[start : start + prompt.image] = soft[0]
         self._write("read", "embeds", embeds[None])
         self._write("read", "per_layer", self._layers(rest))
-        self._step("read")
+        self._run.run_by_name("read", self._inputs["read"] | prefix, self._outputs["read"])
 
     def answer(self) -> F32:
         """Logits `[queries, answers]` of what was read last, with the adapter in use."""
@@ -136,15 +138,22 @@ class Graphs:
         out["index"] = out["position"] = np.arange(prompt.length - prompt.queries, prompt.length)[None]
         return out
 
-    def _read_prefix(self, ids: NDArray[np.int64]) -> None:
+    def _prefix(self, ids: NDArray[np.int64]) -> Buffers:
+        """Keys and values of an instruction, as inputs of `read`; read once, kept while it is among the latest."""
         key = ids.tobytes()
-        if key == self._loaded:
-            return
-        self._loaded = b""  # whatever fails below, half a prefix must not be taken for one
-        self._write("prefix", "embeds", self._embed.rows(ids)[None])
-        self._write("prefix", "per_layer", self._layers(ids))
-        self._step("prefix")
-        self._loaded = key
+        found = self._prefixes.pop(key, None)
+        if found is None:
+            outputs = {
+                n: self._run.create_output_buffer_by_name("prefix", n) for n in self._outputs["prefix"]
+            }
+            self._write("prefix", "embeds", self._embed.rows(ids)[None])
+            self._write("prefix", "per_layer", self._layers(ids))
+            self._run.run_by_name("prefix", self._inputs["prefix"], outputs)
+            found = {_PREFIX + n: buffer for n, buffer in outputs.items()}
+        while len(self._prefixes) >= _INSTRUCTIONS:
+            del self._prefixes[next(iter(self._prefixes))]
+        self._prefixes[key] = found  # the latest stands last
+        return found
 
     def _layers(self, ids: NDArray[np.int64]) -> F32:
         model = self.spec.model
@@ -152,9 +161,6 @@ class Graphs:
 
     def _write(self, graph: str, name: str, value: NDArray[Any]) -> None:
         self._inputs[graph][name].write(np.ascontiguousarray(value))
-
-    def _step(self, graph: str) -> None:
-        self._run.run_by_name(graph, self._inputs[graph], self._outputs[graph])
 
     def _out(self, graph: str, name: str, shape: tuple[int, ...]) -> F32:
         found: F32 = self._outputs[graph][name].read(int(np.prod(shape)), np.float32)
@@ -168,6 +174,8 @@ def _compiled(file: Path, threads: int, said: IO[bytes]) -> Any:
         raise BundleError(
             f"LiteRT cannot be loaded: {error}", remedy="pip install 'continuonbrain[litert]'"
         ) from error
+    atexit.unregister(_end_unheard)
+    atexit.register(_end_unheard)
     with file.open("rb") as raw:
         if raw.read(8)[4:] != b"TFL3":
             raise BundleError(f"LiteRT refuses {file}: it is no graph", remedy="export the base again")
@@ -181,6 +189,12 @@ def _compiled(file: Path, threads: int, said: IO[bytes]) -> Any:
         raise BundleError(
             f"LiteRT refuses {file}: {error} {' '.join(told[-2:])}".rstrip(), remedy="export the base again"
         ) from error
+
+
+def _end_unheard() -> None:
+    """It says farewell, too; by then every error of ours has been printed."""
+    sys.stderr.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 @contextmanager

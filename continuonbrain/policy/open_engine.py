@@ -1,0 +1,26 @@
+"""The engine that a brain's config names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from continuonbrain.config import PolicyConfig
+from continuonbrain.policy.engine import Engine
+
+BUNDLES = "serving"
+"""Folder of a base's bundles, one for each precision."""
+
+
+def open_engine(base: Path, policy: PolicyConfig) -> Engine:
+    """Open the base in `base` with the engine that `policy` names. torch is imported only by its own engine.
+
+    Raises:
+        BrainError: the base or its bundle is missing, damaged, or does not fit.
+    """
+    if policy.engine == "litert":
+        from continuonbrain.policy.litert_engine import LiteRTEngine
+
+        return LiteRTEngine(base, base / BUNDLES / policy.precision, threads=policy.threads)
+    from continuonbrain.policy.torch_engine import TorchEngine
+
+    return TorchEngine(base, threads=policy.threads)
