@@ -166,7 +166,7 @@ def test_the_modules_that_become_graphs_are_the_driving_model_itself(
     model = load_base(BASE)
     ids, frames = (torch.from_numpy(a[1:2]) for a in asked)
     text = model.causal_lm.model
-    sites = take_lora(model)
+    sites = take_lora(model.decoder)
     inputs = {n: torch.from_numpy(v) for n, v in known_adapter(spec.lora).items()}
     with torch.inference_mode():
         embeds, per_layer = text.embed_tokens(ids), text.get_per_layer_inputs(ids)

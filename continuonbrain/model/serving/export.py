@@ -80,7 +80,7 @@ def export_bundle(
         making.mkdir()
         graph = making / GRAPH_FILE
         on_stage("converting")
-        sites = take_lora(model)
+        sites = take_lora(model.decoder)
         _convert(converter, model, prompt, lora, sites, graph)
         if precision == "int8":
             on_stage("quantising")
@@ -259,7 +259,7 @@ def _quantise(quantizer: Any, graph: Path) -> None:
 
 
 def _lora_spec(model: DrivingModel, rank: int) -> LoraSpec:
-    sites = {n: (m.in_features, m.out_features) for n, m in lora_sites(model).items()}
+    sites = {n: (m.in_features, m.out_features) for n, m in lora_sites(model.decoder).items()}
     return LoraSpec(rank=rank, sites=sites)
 
 

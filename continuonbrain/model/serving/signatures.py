@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from continuonbrain.model.decoder import Decoder
 from continuonbrain.model.driving import DrivingModel
 from continuonbrain.model.serving.spec import PromptSpec
 from continuonbrain.model.streams import Streams
@@ -56,9 +57,8 @@ class LoraLinear(nn.Module):
         return y + (x @ a) @ b
 
 
-def lora_sites(model: DrivingModel) -> dict[str, nn.Linear]:
+def lora_sites(decoder: Decoder) -> dict[str, nn.Linear]:
     """Every module above the cut that can carry LoRA, by its name below the text model ("layers.4.mlp.up_proj")."""
-    decoder = model.decoder
     return {
         f"layers.{layer}.{path}": module
         for layer in decoder.layers
@@ -67,13 +67,13 @@ def lora_sites(model: DrivingModel) -> dict[str, nn.Linear]:
     }
 
 
-def take_lora(model: DrivingModel) -> dict[str, LoraLinear]:
+def take_lora(decoder: Decoder) -> dict[str, LoraLinear]:
     """Replace every site by a `LoraLinear`; the wrapped modules by name."""
     taken = {}
-    for name, module in lora_sites(model).items():
+    for name, module in lora_sites(decoder).items():
         parent, _, leaf = name.rpartition(".")
         taken[name] = LoraLinear(module)
-        setattr(model.decoder.text.get_submodule(parent), leaf, taken[name])
+        setattr(decoder.text.get_submodule(parent), leaf, taken[name])
     return taken
 
 
@@ -105,11 +105,11 @@ class _Note(nn.Module):
 
 
 @contextmanager
-def _cut_off(model: DrivingModel) -> Iterator[dict[str, Any]]:
+def cut_off(decoder: Decoder) -> Iterator[dict[str, Any]]:
     """While this lasts the layers above the cut note what comes in. (A pass that ends with an exception, as in
     `suffix.capture`, leaves the tracer of torch.export in the middle of a module.)"""
     seen: dict[str, Any] = {}
-    text, first = model.decoder.text, model.decoder.first
+    text, first = decoder.text, decoder.first
     layers, project, attention = text.layers, text.project_per_layer_inputs, text.config._attn_implementation
 
     def remember(*args: Any, **kwargs: Any) -> Any:
@@ -127,7 +127,8 @@ def _cut_off(model: DrivingModel) -> Iterator[dict[str, Any]]:
         del text.project_per_layer_inputs
 
 
-def _name(kind: str, number: int | str) -> str:
+def named(kind: str, number: int | str) -> str:
+    """Name of a tensor of a layer, or of a kind of attention."""
     return f"{kind}_{number}"
 
 
@@ -147,9 +148,9 @@ class _Below(nn.Module):
         self, embeds: Tensor, per_layer: Tensor, before: Mapping[str, Tensor]
     ) -> tuple[dict[str, Any], dict[int, tuple[Tensor, Tensor]]]:
         below = range(self.model.decoder.first)
-        given = {i: (before[_name("keys", i)], before[_name("values", i)]) for i in below} if before else {}
+        given = {i: (before[named("keys", i)], before[named("values", i)]) for i in below} if before else {}
         cache = _Collected(given)
-        with _cut_off(self.model) as seen:
+        with cut_off(self.model.decoder) as seen:
             self.model.decoder.text(
                 inputs_embeds=embeds,
                 per_layer_inputs=per_layer,
@@ -170,7 +171,7 @@ class Prefix(_Below):
     def forward(self, embeds: Tensor, per_layer: Tensor) -> dict[str, Tensor]:
         _, kv = self.run(embeds, per_layer, {})
         return {
-            _name(part, i): tensor
+            named(part, i): tensor
             for i, pair in sorted(kv.items())
             for part, tensor in zip(("keys", "values"), pair, strict=True)
         }
@@ -202,7 +203,7 @@ class Read(_Below):
             "per_layer": seen["per_layer"][:, -self.queries :, decoder.first :],
         }
         for kind in decoder.layer_types:
-            out[_name("keys", kind)], out[_name("values", kind)] = seen["kv"][kind]
+            out[named("keys", kind)], out[named("values", kind)] = seen["kv"][kind]
         return out
 
 
@@ -223,7 +224,7 @@ class Answer(nn.Module):
         given = Streams(
             streams["hidden"],
             streams["per_layer"],
-            {t: (streams[_name("keys", t)], streams[_name("values", t)]) for t in kinds},
+            {t: (streams[named("keys", t)], streams[named("values", t)]) for t in kinds},
             {t: torch.zeros(1, dtype=torch.int64) for t in kinds},
             self.index,
             self.index,
