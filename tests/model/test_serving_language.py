@@ -12,7 +12,7 @@ from transformers import Gemma3nForCausalLM, Gemma3nTextConfig  # noqa: E402
 
 from continuonbrain.model.decoder import decoder_of  # noqa: E402
 from continuonbrain.model.serving.language import Next, Prefill, empty_cache  # noqa: E402
-from continuonbrain.model.serving.signatures import LoraLinear, site_key, take_lora  # noqa: E402
+from continuonbrain.model.serving.signatures import LoraLinear, site_key, take_lora, write_down_sparsity  # noqa: E402
 
 CONTEXT, CHUNK = 48, 8
 
@@ -60,7 +60,9 @@ def test_word_by_word_is_the_whole_pass_with_every_adapter_also_one_that_changes
 ) -> None:
     model = small(window)
     text = model.model
+    untouched = small(window)
     sites = take_lora(decoder_of(model))
+    write_down_sparsity(decoder_of(model))
     generator = torch.Generator().manual_seed(length)
     adapters = [
         {
@@ -72,6 +74,10 @@ def test_word_by_word_is_the_whole_pass_with_every_adapter_also_one_that_changes
     ]
     prefill, next_word = Prefill(model, CHUNK), Next(model, sites)
     ids = torch.randint(3, 112, (1, length), generator=generator)
+    with torch.inference_mode():
+        assert torch.allclose(
+            model(ids, use_cache=False).logits, untouched(ids, use_cache=False).logits, atol=1e-5
+        )
     cache = empty_cache(model, CONTEXT)
     with torch.inference_mode():
 

@@ -33,6 +33,7 @@ from continuonbrain.model.serving.signatures import (
     See,
     lora_sites,
     take_lora,
+    write_down_sparsity,
 )
 from continuonbrain.model.serving.spec import (
     GRAPH_FILE,
@@ -81,6 +82,7 @@ def export_bundle(
         graph = making / GRAPH_FILE
         on_stage("converting")
         sites = take_lora(model.decoder)
+        write_down_sparsity(model.decoder)
         _convert(converter, model, prompt, lora, sites, graph)
         if precision == "int8":
             on_stage("quantising")

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -102,6 +104,24 @@ class _Note(nn.Module):
     def forward(self, hidden: Tensor, *_: Any, **kwargs: Any) -> Tensor:
         self.seen["hidden"], self.seen["kv"] = hidden, dict(kwargs["shared_kv_states"])
         return hidden
+
+
+def write_down_sparsity(decoder: Decoder) -> None:
+    """Make the multiplier of Gemma 3n's activation sparsity a number in every layer that has one, for good.
+
+    The library takes it from a quantile function in every pass, for which graphs have no operation (and the
+    converter's own replacement is a buffer that transformers 5 leaves uninitialised: other logits without an error).
+    """
+    for layer in decoder.text.layers:
+        sparsity = float(getattr(layer.mlp, "activation_sparsity", 0.0))
+        if sparsity > 0.0:
+            layer.mlp._gaussian_topk = partial(_gaussian_topk, NormalDist().inv_cdf(sparsity))
+
+
+def _gaussian_topk(multiplier: float, x: Tensor) -> Tensor:
+    """`Gemma3nTextMLP._gaussian_topk` of transformers 5.23, its multiplier given."""
+    spread = torch.std(x, dim=-1, keepdim=True, unbiased=False)
+    return F.relu(x - (torch.mean(x, dim=-1, keepdim=True) + spread * multiplier))
 
 
 @contextmanager
