@@ -136,9 +136,9 @@ class TrainingConfig(_Group):
 class PolicyConfig(_Group):
     """What decides."""
 
-    engine: Literal["torch", "litert"] = "torch"
+    engine: Literal["auto", "torch", "litert"] = "auto"
     """`litert` needs the base's bundle in `serving/<precision>` of its folder (`continuonbrain model export`), and no
-    torch in the policy process."""
+    torch in the policy process; `auto` takes it where both are there, and torch elsewhere."""
     precision: Literal["fp32", "int8"] = "fp32"
     """Of the LiteRT bundle."""
     threads: Annotated[int, Field(ge=1, le=64)] = 1

@@ -24,7 +24,7 @@ from continuonbrain.policy.acting_cache import ActingCache
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.engine import Engine
 from continuonbrain.policy.intent import Intents
-from continuonbrain.policy.open_engine import open_engine
+from continuonbrain.policy.open_engine import engine_name, open_engine
 from continuonbrain.policy.prompt import LAYOUT_VERSION, InstructionError, PromptLayout
 from continuonbrain.policy.reflex import REFLEX_FILE, Reflex
 from continuonbrain.policy.torch_engine import TorchEngine
@@ -263,8 +263,8 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
 
 def _serving(mid: MidLoop, trained_in: TorchEngine) -> Engine:
     """The engine that will drive with the adapter."""
-    policy = mid.config.policy
-    return trained_in if policy.engine == "torch" else open_engine(mid.layout.base_model_dir, policy)
+    base, policy = mid.layout.base_model_dir, mid.config.policy
+    return trained_in if engine_name(base, policy) == "torch" else open_engine(base, policy)
 
 
 def _cut_short(mid: MidLoop, plan: dict[str, Any]) -> tuple[AdapterVersion, dict[str, Any]] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from continuonbrain.config import PolicyConfig
@@ -11,13 +12,21 @@ BUNDLES = "serving"
 """Folder of a base's bundles, one for each precision."""
 
 
+def engine_name(base: Path, policy: PolicyConfig) -> str:
+    """ "torch" or "litert": what `open_engine` opens."""
+    if policy.engine != "auto":
+        return policy.engine
+    there = (base / BUNDLES / policy.precision).exists() and find_spec("ai_edge_litert") is not None
+    return "litert" if there else "torch"
+
+
 def open_engine(base: Path, policy: PolicyConfig) -> Engine:
     """Open the base in `base` with the engine that `policy` names. torch is imported only by its own engine.
 
     Raises:
         BrainError: the base or its bundle is missing, damaged, or does not fit.
     """
-    if policy.engine == "litert":
+    if engine_name(base, policy) == "litert":
         from continuonbrain.policy.litert_engine import LiteRTEngine
 
         return LiteRTEngine(base, base / BUNDLES / policy.precision, threads=policy.threads)

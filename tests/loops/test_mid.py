@@ -644,7 +644,7 @@ def test_a_head_that_came_to_nothing_is_missed_by_the_verdict(
     assert outcome.verdict["reason"].startswith("reflex:")
 
 
-@pytest.mark.parametrize(("engine", "name"), [("torch", "TorchEngine"), ("litert", "LiteRTEngine")])
+@pytest.mark.parametrize(("engine", "name"), [("torch", "TorchEngine"), ("auto", "LiteRTEngine")])
 def test_the_engine_that_will_serve_judges_the_bytes(
     tmp_path: Path, taught: Path, proven: None, monkeypatch: pytest.MonkeyPatch, engine: str, name: str
 ) -> None:
