@@ -124,9 +124,9 @@ def test_an_instruction_is_read_once_for_the_frames_that_follow(
         def __init__(self, inner: Any) -> None:
             self.inner = inner
 
-        def run_by_name(self, name: str, *buffers: Any) -> None:
+        def run(self, name: str, *buffers: Any) -> None:
             ran.append(name)
-            self.inner.run_by_name(name, *buffers)
+            self.inner.run(name, *buffers)
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self.inner, name)

@@ -289,6 +289,24 @@ def test_an_interrupted_job_ends_with_the_bytes_of_one_that_was_not(
     assert not path.exists()
 
 
+def test_a_job_puts_itself_on_disk_now_and_then_so_that_a_power_cut_costs_little(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "job.safetensors"
+
+    def cut(p: Progress) -> None:
+        if p.phase == "train" and p.step == 5:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(on_progress=cut, state_path=path)
+    assert not path.exists()  # half a minute has not passed
+    monkeypatch.setattr(steps, "_SAVE_EVERY_S", 0.0)
+    with pytest.raises(Interrupted):
+        train(on_progress=cut, state_path=path)
+    assert train(state_path=path).resumed_at == 4
+
+
 def interrupt_at(train: Train, path: Path, step: int, **settings: Any) -> None:
     """Put a job down before this step."""
     asked = 0
@@ -410,6 +428,27 @@ def test_a_loss_that_explodes_ends_with_the_last_good_adapter(
     assert result.steps == 14
     assert max(result.losses) < 2 * np.mean(result.losses[:10])
     assert all_finite(result)
+
+
+def test_the_last_good_adapter_is_the_one_of_the_last_snapshot(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A gradient that is not finite leaves the parameters as they are: of twenty steps, the snapshot's.
+    spoil(monkeypatch, 20, lambda loss, logits: loss + (logits * 0).sum().sqrt())
+    twenty = train(max_steps=30)
+    assert (twenty.ended, twenty.steps) == ("gradient not finite", 20)
+    for how, why in (
+        (lambda loss, _: loss * 9, "loss exploded"),
+        (lambda loss, _: loss * math.nan, "loss not finite"),
+    ):
+        monkeypatch.undo()
+        spoil(monkeypatch, 25, how)
+        broken = train(max_steps=30)
+        assert (broken.ended, broken.steps) == (why, 25)
+        assert broken.files == twenty.files
+    monkeypatch.undo()
+    spoil(monkeypatch, 25, lambda loss, logits: loss + (logits * 0).sum().sqrt())
+    assert train(max_steps=30).files != twenty.files
 
 
 def test_what_was_kept_while_acting_spares_the_pass_and_teaches_the_same(

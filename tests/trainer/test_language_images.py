@@ -21,6 +21,7 @@ from continuonbrain.model.checkpoint import CheckpointError  # noqa: E402
 from continuonbrain.model.phases import Precision  # noqa: E402
 from continuonbrain.model.vision import Vision, pixels  # noqa: E402
 from continuonbrain.trainer.language_job import train_language  # noqa: E402
+from continuonbrain.trainer.language_routes import SuffixRoute, route_for  # noqa: E402
 from continuonbrain.trainer.token_samples import LanguageSettings, TokenSample  # noqa: E402
 
 BASE, IMAGE, END, SOUND, TOKENS, SIDE = "ba5e" * 16, 4090, 4088, 4096, 16, 32
@@ -124,6 +125,19 @@ def test_the_tower_sees_each_frame_once_and_nothing_is_left_behind(
     assert sum(looked) == 2
     assert again.recalled == len(SAMPLES)
     assert not list(cache.glob(".seen-*"))
+
+
+def test_what_was_seen_at_another_size_is_seen_again(folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    train_language(folder, SAMPLES[:1], SETTINGS, base_sha256=BASE, cache=cache)
+
+    def kept(settings: LanguageSettings) -> bool:
+        route = route_for(folder, settings, base_sha256=BASE, cache=cache)
+        assert isinstance(route, SuffixRoute)
+        return route._store.get(SAMPLES[0].key()) is not None
+
+    assert kept(SETTINGS)
+    assert not kept(replace(SETTINGS, frame_px=2 * SIDE))
 
 
 def test_a_prompt_without_room_for_its_frame_is_named(folder: Path, tmp_path: Path) -> None:
