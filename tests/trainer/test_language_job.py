@@ -15,9 +15,11 @@ torch = pytest.importorskip("torch")
 
 from peft import PeftModel  # noqa: E402
 from safetensors.torch import load as load_tensors  # noqa: E402
+from safetensors.torch import save as save_tensors  # noqa: E402
 
 from benchmarks.e2b_shapes import write_checkpoint  # noqa: E402
 from continuonbrain.errors import BrainError  # noqa: E402
+from continuonbrain.model.checkpoint import CheckpointError  # noqa: E402
 from continuonbrain.model.lora import LoraError  # noqa: E402
 from continuonbrain.model.phases import load_top  # noqa: E402
 from continuonbrain.trainer.language_job import train_language  # noqa: E402
@@ -183,6 +185,13 @@ def test_a_model_without_shared_layers_trains_through_plain_peft_and_says_so(tmp
         with pytest.raises(LoraError, match="'no_such_layer' is no linear layer of a gemma3_text") as error:
             train_language(tmp_path / "gemma3", SAMPLES, replace(settings, targets=targets), **run)
         assert "q_proj" in error.value.remedy
+    weights = tmp_path / "gemma3" / "model.safetensors"
+    tensors = load_tensors(weights.read_bytes())
+    lost = next(n for n in tensors if n.endswith("layers.1.mlp.up_proj.weight"))
+    del tensors[lost]  # transformers would train on random numbers in its place
+    weights.write_bytes(save_tensors(tensors, metadata={"format": "pt"}))
+    with pytest.raises(CheckpointError, match=rf"gemma3 lacks the tensor {lost}"):
+        train_language(tmp_path / "gemma3", SAMPLES, settings, **run)
 
 
 @pytest.mark.parametrize("plus_one", [False, True])
