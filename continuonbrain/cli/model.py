@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from continuonbrain.cli.root_option import JsonOption
-from continuonbrain.model.serving.spec import GRAPH_FILE
+from continuonbrain.model.serving.spec import DrivingSpec
 from continuonbrain.rlds.summary import sparkline
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Base models.")
@@ -129,7 +129,7 @@ def export_command(
         typer.echo(spec.model_dump_json())
         return
     check = spec.check
-    megabytes = (out / GRAPH_FILE).stat().st_size / 1e6
+    megabytes = (out / DrivingSpec.graph_file).stat().st_size / 1e6
     Console(highlight=False).print(
         f"{out}: {spec.precision}, {megabytes:.1f} MB, "
         f"LoRA up to rank {spec.lora.rank} on {len(spec.lora.sites)} modules\n"

@@ -27,7 +27,7 @@ from continuonbrain.model.serving.adapter_inputs import AdapterInputError, adapt
 from continuonbrain.model.serving.known_answer import KNOWN_FILE, check_known_answer, known_adapter  # noqa: E402
 from continuonbrain.model.serving.runtime import Graphs  # noqa: E402
 from continuonbrain.model.serving.signatures import Answer, Prefix, Read, See, site_key, take_lora  # noqa: E402
-from continuonbrain.model.serving.spec import GRAPH_FILE, SPEC_FILE, BundleError, BundleSpec, LoraSpec  # noqa: E402
+from continuonbrain.model.serving.spec import SPEC_FILE, BundleError, DrivingSpec, LoraSpec  # noqa: E402
 from continuonbrain.model.serving.tables import Table  # noqa: E402
 from continuonbrain.policy.prompt import PromptLayout  # noqa: E402
 
@@ -54,7 +54,7 @@ def right(ids: NDArray[np.int64], frames: NDArray[np.uint8], adapter: Path | Non
     model = load_base(BASE)
     if adapter is not None:
         load_adapter(model, adapter, base_sha256=SHA256, name="a")
-    prompt = BundleSpec.read(FP32).prompt
+    prompt = DrivingSpec.read(FP32).prompt
     rows = slice(prompt.answer_first, prompt.answer_first + prompt.answers)
     with torch.inference_mode():
         found: NDArray[np.float32] = model(torch.from_numpy(ids), torch.from_numpy(frames))[..., rows].numpy()
@@ -147,7 +147,7 @@ def test_the_int8_graphs_answer_nearly_the_same(asked: tuple[NDArray[np.int64], 
     graphs = Graphs(INT8, BASE)
     assert (
         graphs.spec.precision,
-        (INT8 / GRAPH_FILE).stat().st_size < 0.5 * (FP32 / GRAPH_FILE).stat().st_size,
+        (INT8 / DrivingSpec.graph_file).stat().st_size < 0.5 * (FP32 / DrivingSpec.graph_file).stat().st_size,
     ) == (
         "int8",
         True,
@@ -162,7 +162,7 @@ def test_the_modules_that_become_graphs_are_the_driving_model_itself(
     asked: tuple[NDArray[np.int64], NDArray[np.uint8]],
 ) -> None:
     """In torch, before any converter: prefix, read and answer one after the other, LoRA as inputs."""
-    spec = BundleSpec.read(FP32)
+    spec = DrivingSpec.read(FP32)
     model = load_base(BASE)
     ids, frames = (torch.from_numpy(a[1:2]) for a in asked)
     text = model.causal_lm.model
@@ -238,7 +238,7 @@ def test_an_adapter_that_does_not_fit_is_named(
     folder = write_adapter("a", base=SHA256)
     spoil(folder)
     with pytest.raises(AdapterInputError) as error:
-        adapter_inputs(folder, BundleSpec.read(FP32).lora, base_sha256=SHA256)
+        adapter_inputs(folder, DrivingSpec.read(FP32).lora, base_sha256=SHA256)
     assert said in f"{error.value.message} {error.value.remedy}"
     assert str(folder) in error.value.message
 
@@ -262,7 +262,7 @@ def test_a_prompt_or_frame_of_another_shape_is_no_prompt(
 def test_a_rank_above_the_graphs_is_refused_with_both_numbers(write_adapter: WriteAdapter) -> None:
     folder = write_adapter("a", rank=17, base=SHA256)
     with pytest.raises(AdapterInputError, match=r"rank 17; this bundle takes 16"):
-        adapter_inputs(folder, BundleSpec.read(FP32).lora, base_sha256=SHA256)
+        adapter_inputs(folder, DrivingSpec.read(FP32).lora, base_sha256=SHA256)
 
 
 @pytest.mark.parametrize("rslora", [False, True])
@@ -284,7 +284,7 @@ def test_scales_are_those_of_peft(write_adapter: WriteAdapter, tmp_path: Path, r
             torch.nn.init.normal_(parameter)
     wrapped.save_pretrained(str(tmp_path / "a"), save_embedding_layers=False)
     _edit(tmp_path / "a", base_model_name_or_path=f"continuonbrain:{SHA256}")
-    inputs = adapter_inputs(tmp_path / "a", BundleSpec.read(FP32).lora, base_sha256=SHA256)
+    inputs = adapter_inputs(tmp_path / "a", DrivingSpec.read(FP32).lora, base_sha256=SHA256)
     for name, module in wrapped.named_modules():
         if hasattr(module, "get_delta_weight"):
             key = site_key(name.split("model.model.")[-1].removeprefix("model."))
@@ -310,13 +310,18 @@ def _json(folder: Path, **changes: object) -> None:
     ("spoil", "said"),
     [
         (lambda f: (f / SPEC_FILE).unlink(), "bundle.json cannot be read"),
-        (lambda f: (f / GRAPH_FILE).unlink(), "serving.tflite cannot be read"),
+        (lambda f: (f / DrivingSpec.graph_file).unlink(), "serving.tflite cannot be read"),
         (lambda f: (f / SPEC_FILE).write_text("{"), "bundle.json"),
         (lambda f: _json(f, format=2), "format"),
         (lambda f: _json(f, precision="int4"), "precision"),
         (lambda f: _json(f, surprise=1), "surprise"),
-        (lambda f: (f / GRAPH_FILE).write_bytes((f / GRAPH_FILE).read_bytes()[:-9]), "damaged"),
-        (lambda f: (f / GRAPH_FILE).write_bytes(b""), "damaged"),
+        (
+            lambda f: (f / DrivingSpec.graph_file).write_bytes(
+                (f / DrivingSpec.graph_file).read_bytes()[:-9]
+            ),
+            "damaged",
+        ),
+        (lambda f: (f / DrivingSpec.graph_file).write_bytes(b""), "damaged"),
     ],
 )
 def test_a_damaged_bundle_is_named(bundle: Path, spoil: Callable[[Path], object], said: str) -> None:
@@ -330,7 +335,7 @@ def test_a_file_that_is_no_graph_is_refused_although_its_hash_is_right(bundle: P
 
     # LiteRT itself crashes on a graph that is cut short; what stands between is the hash.
     for data in (b"", b"no graph" * 99):
-        (bundle / GRAPH_FILE).write_bytes(data)
+        (bundle / DrivingSpec.graph_file).write_bytes(data)
         _json(bundle, graph_sha256=hashlib.sha256(data).hexdigest())
         with pytest.raises(BundleError, match="refuses"):
             Graphs(bundle, BASE)
@@ -408,8 +413,8 @@ def test_attach_and_graphs_name_the_same_sites() -> None:
         for n, p in model.language_model.named_parameters()
         if p.requires_grad
     }
-    assert trained == {s.removeprefix("layers.") for s in BundleSpec.read(FP32).lora.sites}
+    assert trained == {s.removeprefix("layers.") for s in DrivingSpec.read(FP32).lora.sites}
 
 
 def _leaves() -> list[str]:
-    return sorted({s.rsplit(".", 1)[-1] for s in BundleSpec.read(FP32).lora.sites})
+    return sorted({s.rsplit(".", 1)[-1] for s in DrivingSpec.read(FP32).lora.sites})

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from continuonbrain.model.serving.litert import Buffers, Compiled, LoraInputs, read_buffer, unheard
-from continuonbrain.model.serving.spec import GRAPH_FILE, BundleSpec
+from continuonbrain.model.serving.spec import DrivingSpec
 from continuonbrain.model.serving.tables import EmbeddingTables
 
 F32 = NDArray[np.float32]
@@ -34,10 +34,10 @@ class Graphs:
     """
 
     def __init__(self, bundle: Path, base: Path, *, threads: int = 1) -> None:
-        self.spec = BundleSpec.read(bundle)
+        self.spec = DrivingSpec.read(bundle)
         self._tables = EmbeddingTables(base, self.spec.model)
         with unheard():
-            self._run = run = Compiled(bundle / GRAPH_FILE, SIGNATURES, threads=threads)
+            self._run = run = Compiled(bundle / DrivingSpec.graph_file, SIGNATURES, threads=threads)
             self._lora = LoraInputs(run, "answer", self.spec.lora)
             self._outputs = {name: run.output_buffers(name) for name in SIGNATURES}
             # What one graph gives is what the next one takes: the same buffer.

@@ -1,7 +1,8 @@
-"""What a serving bundle is: a folder with the graphs of a base and `bundle.json`, which says what they take and give.
+"""What a bundle is: a folder with graphs of a base and `bundle.json`, which says what they take and give.
 
-    serving.tflite   signatures `prefix`, `see`, `read`, `answer` (see `signatures.py`)
-    bundle.json      this module: whose base, which prompt, which modules take LoRA, sha256 of the graphs
+    serving.tflite    of a driving bundle: signatures `prefix`, `see`, `read`, `answer` (see `signatures.py`)
+    language.tflite   of a language bundle: signatures `prefill`, `next` (see `language.py`)
+    bundle.json       this module: whose base, which prompt, which modules take LoRA, sha256 of the graphs
 
 The base's own folder stays beside it: embedding tables are read there, row by row, and never enter a graph.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,7 +20,6 @@ from continuonbrain.errors import BrainError
 from continuonbrain.storage.durable import replace_file
 
 FORMAT = 1
-GRAPH_FILE = "serving.tflite"
 SPEC_FILE = "bundle.json"
 _AGAIN = "export it again: continuonbrain model export BASE OUT (x86-64), and copy the folder whole"
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -72,47 +72,51 @@ class LoraSpec(_Part):
 
 class CheckSpec(_Part):
     """What the export's comparison with torch gave over prompts with and without adapters: the largest difference of a
-    logit, and the share of answers whose likeliest token is the same."""
+    logit, and the share of answers whose likeliest token is the same (in words: is likely within a tenth of a nat)."""
 
     prompts: Count
     max_logit_diff: float
     agreement: float
 
 
-class BundleSpec(_Part):
-    """`bundle.json`."""
+class _Bundle(_Part):
+    """What every `bundle.json` says."""
+
+    graph_file: ClassVar[str]
+    what: ClassVar[str]
 
     format: Literal[1]
     base_sha256: Sha256
     precision: Literal["fp32", "int8"]
     graph_sha256: Sha256
-    prompt: PromptSpec
     model: ModelSpec
     lora: LoraSpec
     check: CheckSpec
     made_with: dict[str, str]
 
-    @staticmethod
-    def read(folder: Path) -> BundleSpec:
+    @classmethod
+    def read(cls, folder: Path) -> Self:
         """The description of the bundle in `folder`, its graph file's hash compared.
 
         Raises:
             BundleError: what is missing, cannot be read, is of another format, or was changed.
         """
-        path = folder / SPEC_FILE
+        path, graph = folder / SPEC_FILE, folder / cls.graph_file
         try:
-            spec = BundleSpec.model_validate_json(path.read_bytes())
-            with (folder / GRAPH_FILE).open("rb") as file:
+            spec = cls.model_validate_json(path.read_bytes())
+            with graph.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise BundleError(f"{error.filename} cannot be read: {error.strerror}", remedy=_AGAIN) from error
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "it"
-            raise BundleError(f"{path}: {where}: {first['msg']}", remedy=_AGAIN) from error
+            raise BundleError(
+                f"{path} describes no {cls.what} bundle: {where}: {first['msg']}", remedy=_AGAIN
+            ) from error
         if found != spec.graph_sha256:
             raise BundleError(
-                f"{folder / GRAPH_FILE} is damaged: its sha256 is {found[:12]}..., {SPEC_FILE} says "
+                f"{graph} is damaged: its sha256 is {found[:12]}..., {SPEC_FILE} says "
                 f"{spec.graph_sha256[:12]}...",
                 remedy=_AGAIN,
             )
@@ -121,3 +125,23 @@ class BundleSpec(_Part):
     def write(self, folder: Path) -> None:
         """Write `bundle.json`: last, so that a folder without one is no bundle."""
         replace_file(folder / SPEC_FILE, (self.model_dump_json(indent=2) + "\n").encode())
+
+
+class DrivingSpec(_Bundle):
+    """Graphs that drive."""
+
+    graph_file: ClassVar[str] = "serving.tflite"
+    what: ClassVar[str] = "driving"
+    prompt: PromptSpec
+
+
+class LanguageSpec(_Bundle):
+    """Graphs that answer in words. context: tokens that a conversation may have; chunk: tokens that are read at once;
+    end: ids that end an answer."""
+
+    graph_file: ClassVar[str] = "language.tflite"
+    what: ClassVar[str] = "language"
+    context: Count
+    chunk: Count
+    vocabulary: Count
+    end: tuple[Annotated[int, Field(ge=0)], ...]
