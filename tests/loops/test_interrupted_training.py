@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 pytest.importorskip("torch")
@@ -134,6 +135,9 @@ def test_a_sidecar_told_to_end_goes_on_where_it_was(
     with host_readings(stopped, host):
         with sidecar(stopped) as process:
             wait_until(stopped, process, in_the_middle)
+            nice = stopped.config.training.nice
+            assert nice > 0
+            assert psutil.Process(process.pid).nice() == min(19, psutil.Process().nice() + nice)
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=10)
             assert process.returncode == 128 + signal.SIGTERM

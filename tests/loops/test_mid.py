@@ -203,7 +203,7 @@ def refused(
         tmp_path_factory.mktemp("round") / "brain",
         untrained_base,
         taught,
-        **{"promotion.avg_action_delta_threshold": 0.001},
+        **{"promotion.avg_action_delta_threshold": 0.001, "training.threads": 2},
     )
     episodes = list_episodes(root.layout.episodes_dir)
     damage_steps(episodes[1])
@@ -215,6 +215,7 @@ def refused(
         outcome = MidLoop(
             root, host=SimulatedHost(), on_status=lambda s: seen.append(replace(s, losses=list(s.losses)))
         ).round()
+    assert torch.get_num_threads() == 2  # as the config says
     torch.set_num_threads(threads)
     return root, outcome, seen
 
@@ -549,9 +550,12 @@ def test_training_waits_while_a_gate_is_closed_and_tells_how_long(brain: Brain) 
     host.set(teleop_active=1.0)
     threading.Timer(0.3, lambda: host.set(teleop_active=0.0)).start()
     started = time.monotonic()
-    waited = trainer.wait_until_allowed()
+    saved: list[bool] = []
+    waited = trainer.wait_until_allowed(lambda: saved.append(trainer.poll_gates().open))
     assert 0.2 < waited <= time.monotonic() - started
-    assert trainer.wait_until_allowed() == 0.0
+    assert saved == [False]  # once, before the pause: the power may go in it
+    assert trainer.wait_until_allowed(lambda: saved.append(True)) == 0.0
+    assert saved == [False]
 
 
 def test_watching_outlives_errors_and_backs_off(brain: Brain, monkeypatch: pytest.MonkeyPatch) -> None:
