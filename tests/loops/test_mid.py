@@ -556,6 +556,11 @@ def test_training_waits_while_a_gate_is_closed_and_tells_how_long(brain: Brain) 
     assert saved == [False]  # once, before the pause: the power may go in it
     assert trainer.wait_until_allowed(lambda: saved.append(True)) == 0.0
     assert saved == [False]
+    time.sleep(1.0)  # of the two seconds in which a closing gate must hold the training
+    host.set(teleop_active=1.0)
+    threading.Timer(0.3, lambda: host.set(teleop_active=0.0)).start()
+    assert trainer.wait_until_allowed(lambda: saved.append(True)) > 0.2
+    assert saved == [False, True]
 
 
 def test_watching_outlives_errors_and_backs_off(brain: Brain, monkeypatch: pytest.MonkeyPatch) -> None:
