@@ -14,7 +14,6 @@ from rich.text import Text
 from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.cli.verdict_table import imitation_table, verdict_table
-from continuonbrain.errors import BrainError
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="What the robot has learned.")
@@ -53,7 +52,7 @@ def show(
     from continuonbrain.rlds.summary import sparkline  # numpy: not for listing commands
 
     store = AdapterStore(open_brain(root).layout)
-    found = _find(store, version)
+    found = store.find(version)
     sha256 = found.compute_sha256()
     whole = sha256.startswith(found.sha8)
     card, verdict = found.card(), found.verdict()
@@ -118,19 +117,6 @@ def rollback(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> No
         )
     if told.running and not told.noticed:  # on disk it is done, but another adapter still drives
         raise typer.Exit(1)
-
-
-def _find(store: AdapterStore, name: str) -> AdapterVersion:
-    slots = {"current": store.current, "candidate": store.candidate, "previous": store.previous}
-    if name not in slots:
-        return store.get(name)
-    found = slots[name]()
-    if found is None:
-        raise BrainError(
-            f"there is no {name} adapter" + (": the base model drives alone" if name == "current" else ""),
-            remedy=f"continuonbrain adapters list --root {store.layout.root}",
-        )
-    return found
 
 
 def _slots(store: AdapterStore) -> dict[str, str]:

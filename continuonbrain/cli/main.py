@@ -59,6 +59,11 @@ COMMANDS: tuple[LazyCommand, ...] = (
         "Base models: build the tiny one from the simulator, show one.",
     ),
     LazyCommand(
+        "chat",
+        "continuonbrain.cli.chat:chat",
+        "Talk to the base, with what the robot has learned in front of it.",
+    ),
+    LazyCommand(
         "study",
         "continuonbrain.cli.study:study",
         "Compare ways of learning on the simulator's shifts (hours).",
@@ -71,7 +76,8 @@ _EXTRA_OF_MODULE = {
     "transformers": "train",
     "peft": "train",
     "safetensors": "train",
-    "tokenizers": "train",
+    "tokenizers": "litert",
+    "jinja2": "litert",
     "matplotlib": "train",
     "fastapi": "serve",
     "uvicorn": "serve",

@@ -17,12 +17,17 @@ from rich.table import Table
 from rich.text import Text
 
 from continuonbrain.cli.root_option import JsonOption
-from continuonbrain.model.serving.spec import DrivingSpec
+from continuonbrain.model.serving.spec import DrivingSpec, LanguageSpec
+from continuonbrain.policy.open_engine import BUNDLES, LANGUAGE_BUNDLES
 from continuonbrain.rlds.summary import sparkline
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Base models.")
 _EXPORT_PROMPTS, _EXPORT_ROADS = 12, range(960_000, 960_008)
 """Prompts and roads (nobody else's) that an export is compared with torch on."""
+
+
+_CONTEXT = 1024
+"""Tokens of a conversation; what the phone apps of flutter_gemma ask for at least."""
 
 
 class ExportPrecision(StrEnum):
@@ -92,18 +97,72 @@ def build_reflex_command(
 
 @app.command("export")
 def export_command(
-    base: Annotated[Path, typer.Argument(help="A driving base's folder.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write the bundle into; it must not exist.")],
+    base: Annotated[Path, typer.Argument(help="A driving base's folder, or one of a Hugging Face Gemma 3n.")],
+    out: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder to write the bundle into; it must not exist. Without: BASE/serving/PRECISION, "
+            "BASE/language/PRECISION for words, where the engines look.",
+            show_default=False,
+        ),
+    ] = None,
     precision: Annotated[
         ExportPrecision, typer.Option("--precision", help="int8: weight matrices by output channel.")
     ] = ExportPrecision.INT8,
     rank: Annotated[int, typer.Option("--rank", min=1, max=256, help="Highest rank of an adapter.")] = 16,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            "--context",
+            min=8,
+            max=32_768,
+            help="Export what answers in words, for conversations of so many tokens "
+            f"({_CONTEXT} where the base does not drive).",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Export a base to LiteRT graphs that take adapters as inputs, and compare them with torch (x86-64, a minute).
 
     Needs an environment of its own: pip install -c constraints-export.txt -e '.[train,export]'.
     """
+    drives = (base / "connector.json").exists()
+    console = Console(stderr=True, highlight=False)
+    with console.status("loading the converter") as status:
+        if drives and context is None:
+            spec: DrivingSpec | LanguageSpec = _export_driving(
+                base, out or base / BUNDLES / precision.value, precision, rank, status.update
+            )
+        else:
+            from continuonbrain.model.serving.export_language import export_language
+
+            spec = export_language(
+                base,
+                out or base / LANGUAGE_BUNDLES / precision.value,
+                precision=precision.value,
+                rank=rank,
+                context=context or _CONTEXT,
+                on_stage=status.update,
+            )
+    if as_json:
+        typer.echo(spec.model_dump_json())
+        return
+    check = spec.check
+    where = out or base / (BUNDLES if isinstance(spec, DrivingSpec) else LANGUAGE_BUNDLES) / precision.value
+    megabytes = (where / spec.graph_file).stat().st_size / 1e6
+    Console(highlight=False).print(
+        f"{where}: {spec.what}, {spec.precision}, {megabytes:.1f} MB, "
+        f"LoRA up to rank {spec.lora.rank} on {len(spec.lora.sites)} modules\n"
+        f"beside torch, {check.prompts} prompts without and with adapters: logits differ by at most "
+        f"{check.max_logit_diff:.2g}, the same token is likeliest in {check.agreement:.1%}",
+        soft_wrap=True,
+    )
+
+
+def _export_driving(
+    base: Path, out: Path, precision: ExportPrecision, rank: int, on_stage: Callable[[str], None]
+) -> DrivingSpec:
     from continuonbrain.model.base_identity import base_sha256
     from continuonbrain.model.serving.export import export_bundle
     from continuonbrain.policy.litert_engine import prompt_spec
@@ -114,28 +173,14 @@ def export_command(
     layout = PromptLayout.from_folder(base)
     states = StateSource(_EXPORT_ROADS, seed=0, chunk=_EXPORT_PROMPTS).draw()
     samples = list(zip(layout.ids(states.phrases, states.speeds), states.frames, strict=True))
-    console = Console(stderr=True, highlight=False)
-    with console.status("loading the converter") as status:
-        spec = export_bundle(
-            base,
-            out,
-            prompt_spec(layout),
-            samples,
-            precision=precision.value,
-            rank=rank,
-            on_stage=status.update,
-        )
-    if as_json:
-        typer.echo(spec.model_dump_json())
-        return
-    check = spec.check
-    megabytes = (out / DrivingSpec.graph_file).stat().st_size / 1e6
-    Console(highlight=False).print(
-        f"{out}: {spec.precision}, {megabytes:.1f} MB, "
-        f"LoRA up to rank {spec.lora.rank} on {len(spec.lora.sites)} modules\n"
-        f"beside torch, {check.prompts} prompts without and with adapters: logits differ by at most "
-        f"{check.max_logit_diff:.2g}, the same token is likeliest in {check.agreement:.1%}",
-        soft_wrap=True,
+    return export_bundle(
+        base,
+        out,
+        prompt_spec(layout),
+        samples,
+        precision=precision.value,
+        rank=rank,
+        on_stage=on_stage,
     )
 
 

@@ -105,6 +105,22 @@ class Checkpoint:
         """It has images beside text, and its adapters name layers below `model.language_model`."""
         return "text_config" in self.raw_config
 
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer: `generation_config.json` knows them all, `config.json` one."""
+        raw = dict(self.raw_config)
+        path = self.folder / "generation_config.json"
+        if path.exists():
+            raw |= self._read_json(path)
+        text = raw.get("text_config")
+        found = raw.get("eos_token_id", text.get("eos_token_id", 1) if isinstance(text, dict) else 1)
+        ids = found if isinstance(found, list) else [found]
+        if not ids or not all(isinstance(i, int) and i >= 0 for i in ids):
+            raise CheckpointError(
+                f"{self.folder}: eos_token_id is {found!r}",
+                remedy="use the configs that came with the weights",
+            )
+        return tuple(ids)
+
     def __contains__(self, name: str) -> bool:
         return name in self._shards
 

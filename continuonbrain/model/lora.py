@@ -243,23 +243,28 @@ def read_adapter(folder: Path, *, base_sha256: str, config: Any) -> dict[str, to
 
 
 def load_adapter(model: DrivingModel, folder: Path, *, base_sha256: str, name: str) -> None:
-    """Attach the adapter in `folder` beside any other, make it the active one, then drop the others.
+    """`with_adapter` for the language model of a driving base."""
+    model.language_model = with_adapter(model.language_model, folder, base_sha256=base_sha256, name=name)
+
+
+def with_adapter(language_model: Any, folder: Path, *, base_sha256: str, name: str) -> PeftModel:
+    """Attach the adapter in `folder` beside any other, make it the active one, then drop the others; the model with
+    PEFT around it.
 
     Everything is checked before the model is touched; `LoraError` leaves it as it was.
     """
-    tensors = read_adapter(folder, base_sha256=base_sha256, config=model.causal_lm.config)
-    wrapped = model.language_model
+    inner = unwrapped(language_model)
+    tensors = read_adapter(folder, base_sha256=base_sha256, config=inner.config)
+    wrapped = language_model
     previous = list(wrapped.peft_config) if isinstance(wrapped, PeftModel) else []
-    if name in previous:
-        return
+    if isinstance(wrapped, PeftModel) and name in previous:
+        return wrapped
     try:
         if isinstance(wrapped, PeftModel):
             wrapped.load_adapter(str(folder), adapter_name=name, local_files_only=True)
             fresh = wrapped
         else:
-            fresh = PeftModel.from_pretrained(
-                model.causal_lm, str(folder), adapter_name=name, local_files_only=True
-            )
+            fresh = PeftModel.from_pretrained(inner, str(folder), adapter_name=name, local_files_only=True)
         attached = {k.replace(f".{name}.", ".") for k, _ in fresh.named_parameters() if f".{name}." in k}
         # A tensor too few would leave PEFT's random start in its place, one too many would be dropped.
         if attached != tensors.keys():
@@ -278,7 +283,7 @@ def load_adapter(model: DrivingModel, folder: Path, *, base_sha256: str, name: s
     for old in previous:
         fresh.delete_adapter(old)
     fresh.requires_grad_(False)
-    model.language_model = fresh
+    return fresh
 
 
 def detach_lora(model: DrivingModel) -> None:

@@ -160,14 +160,17 @@ def _skeleton(checkpoint: Checkpoint) -> tuple[LanguageModel, Any]:
 class _Loader:
     """Fills modules of a skeleton with the checkpoint's tensors."""
 
-    def __init__(self, checkpoint: Checkpoint, precision: Precision, *, packed: bool = False) -> None:
-        self._checkpoint, self._precision, self._packed = checkpoint, precision, packed
+    def __init__(
+        self, checkpoint: Checkpoint, precision: Precision, *, packed: bool = False, plain: bool = False
+    ) -> None:
+        self._checkpoint, self._precision = checkpoint, precision
+        self._packed, self._plain = packed, plain
 
     def fill(self, module: nn.Module, name: str) -> None:
         """Everything in `module`, which stands at `name` below the text model."""
         for child_name, child in list(module.named_children()):
             below = f"{name}.{child_name}"
-            if isinstance(child, nn.Linear) and self._replaceable(child_name, child):
+            if not self._plain and isinstance(child, nn.Linear) and self._replaceable(child_name, child):
                 setattr(module, child_name, self.linear(below, child))
             else:
                 self.fill(child, below)
@@ -202,6 +205,16 @@ class _Loader:
         packs = self._packed and weight.dtype == self._precision.compute and can_pack(weight.dtype)
         return FrozenLinear(weight, packed=PackedWeight(weight) if packs else None)
 
+    def embeddings(self, text: Any) -> None:
+        """Both tables of a text model (one, where it has no per-layer inputs), mapped."""
+        config = text.config
+        text.embed_tokens = self.embedding("embed_tokens", text.embed_tokens, config.hidden_size**0.5)
+        if config.hidden_size_per_layer_input:
+            scale = config.hidden_size_per_layer_input**0.5
+            text.embed_tokens_per_layer = self.embedding(
+                "embed_tokens_per_layer", text.embed_tokens_per_layer, scale
+            )
+
     def embedding(self, name: str, wanted: nn.Embedding, scale: float) -> MappedEmbedding:
         """A table that stays on disk. `CheckpointError` when it is of another shape."""
         table = self._checkpoint.mapped(f"{self._checkpoint.prefix}{name}.weight")
@@ -222,13 +235,7 @@ def load_bottom(checkpoint: Checkpoint, precision: Precision, *, plus_one: bool 
     for name in ("norm", "altup_unembed_projections"):
         if hasattr(text, name):
             setattr(text, name, Absent(name))
-    config = text.config
-    text.embed_tokens = load.embedding("embed_tokens", text.embed_tokens, config.hidden_size**0.5)
-    if config.hidden_size_per_layer_input:
-        scale = config.hidden_size_per_layer_input**0.5
-        text.embed_tokens_per_layer = load.embedding(
-            "embed_tokens_per_layer", text.embed_tokens_per_layer, scale
-        )
+    load.embeddings(text)
     for name, child in list(text.named_children()):
         if name in ("altup_projections", "per_layer_projection_norm"):
             load.fill(child, name)
@@ -270,6 +277,28 @@ def load_top(
             remedy="use the config.json that came with the weights",
         )
     return model, head
+
+
+def load_plain(checkpoint: Checkpoint, *, tables: bool = True) -> LanguageModel:
+    """All layers and the output projection as plain fp32 modules: what an exporter wants, and the reference for words.
+
+    tables: with the embedding tables, mapped from disk; without them the model takes embeddings only.
+    """
+    model, text = _skeleton(checkpoint)
+    load = _Loader(checkpoint, Precision(int8=False), plain=True)
+    for name, child in list(text.named_children()):
+        if name.startswith("embed_tokens"):
+            if not tables:
+                setattr(text, name, Absent(name))
+        elif name != "rotary_emb":
+            load.fill(child, name)
+    if tables:
+        load.embeddings(text)
+    head = load_head(checkpoint, Precision(int8=False))
+    model.lm_head = nn.Linear(head.shape[1], head.shape[0], bias=False, device="meta")
+    model.lm_head.weight = nn.Parameter(head.rows(0, head.shape[0], torch.float32)[0], requires_grad=False)
+    model.eval()
+    return model
 
 
 def load_head(checkpoint: Checkpoint, precision: Precision, *, packed: bool = False) -> RowSource:

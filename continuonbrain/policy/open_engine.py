@@ -7,16 +7,19 @@ from pathlib import Path
 
 from continuonbrain.config import PolicyConfig
 from continuonbrain.policy.engine import Engine
+from continuonbrain.policy.words_engine import WordsEngine
 
 BUNDLES = "serving"
-"""Folder of a base's bundles, one for each precision."""
+"""Folder of a base's driving bundles, one for each precision."""
+LANGUAGE_BUNDLES = "language"
+"""The same for words."""
 
 
-def engine_name(base: Path, policy: PolicyConfig) -> str:
-    """ "torch" or "litert": what `open_engine` opens."""
+def engine_name(base: Path, policy: PolicyConfig, bundles: str = BUNDLES) -> str:
+    """ "torch" or "litert": what `open_engine` opens (`open_words`, with LANGUAGE_BUNDLES)."""
     if policy.engine != "auto":
         return policy.engine
-    there = (base / BUNDLES / policy.precision).exists() and find_spec("ai_edge_litert") is not None
+    there = (base / bundles / policy.precision).exists() and find_spec("ai_edge_litert") is not None
     return "litert" if there else "torch"
 
 
@@ -33,3 +36,18 @@ def open_engine(base: Path, policy: PolicyConfig) -> Engine:
     from continuonbrain.policy.torch_engine import TorchEngine
 
     return TorchEngine(base, threads=policy.threads)
+
+
+def open_words(base: Path, policy: PolicyConfig) -> WordsEngine:
+    """Open what answers in words, with the engine that `policy` names.
+
+    Raises:
+        BrainError: the base or its bundle is missing, damaged, or does not fit.
+    """
+    if engine_name(base, policy, LANGUAGE_BUNDLES) == "litert":
+        from continuonbrain.policy.litert_words import LiteRTWords
+
+        return LiteRTWords(base, base / LANGUAGE_BUNDLES / policy.precision, threads=policy.threads)
+    from continuonbrain.policy.torch_words import TorchWords
+
+    return TorchWords(base, threads=policy.threads)

@@ -103,6 +103,20 @@ class AdapterStore:
         """What `rollback` returns to; None is the base model alone. Raises AdapterError when damaged."""
         return self._slot(self._layout.previous)
 
+    def find(self, name: str) -> AdapterVersion:
+        """A version by its id, or by the slot that it stands in. `AdapterError` when there is none."""
+        slots = {"current": self.current, "candidate": self.candidate, "previous": self.previous}
+        if name not in slots:
+            return self.get(name)
+        found = slots[name]()
+        if found is None:
+            raise AdapterError(
+                f"there is no {name} adapter"
+                + (": the base model drives alone" if name == "current" else ""),
+                remedy=f"continuonbrain adapters list --root {self.layout.root}",
+            )
+        return found
+
     def history(self) -> tuple[HistoryEntry, ...]:
         """The sound entries of the history, oldest first. Raises AdapterError when it cannot be read."""
         return self._read_history()[0]

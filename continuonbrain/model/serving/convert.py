@@ -101,17 +101,22 @@ def lora_spec(decoder: Decoder, rank: int) -> LoraSpec:
     return LoraSpec(rank=rank, sites=sites)
 
 
-def model_spec(decoder: Decoder, prefix: str) -> ModelSpec:
-    """Sizes of a base whose tables stand below `prefix` in its files."""
+def model_spec(decoder: Decoder, prefix: str, tables: torch.dtype) -> ModelSpec:
+    """Sizes of a base whose tables stand below `prefix` in its files. tables: the type in which they are used; the
+    library rounds their scales to it."""
     config = decoder.config
+
+    def scale(width: int) -> float:
+        return float(torch.tensor(width**0.5).to(tables))
+
     return ModelSpec(
         hidden=int(config.hidden_size),
         layers=int(config.num_hidden_layers),
         below=decoder.first,
         per_layer=int(config.hidden_size_per_layer_input),
         kinds=tuple(decoder.layer_types),
-        embed_scale=float(config.hidden_size**0.5),
-        per_layer_scale=float(config.hidden_size_per_layer_input**0.5),
+        embed_scale=scale(int(config.hidden_size)),
+        per_layer_scale=scale(int(config.hidden_size_per_layer_input)),
         embed_tensor=f"{prefix}embed_tokens.weight",
         per_layer_tensor=f"{prefix}embed_tokens_per_layer.weight",
     )

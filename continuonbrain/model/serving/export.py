@@ -64,7 +64,7 @@ def export_bundle(
     with staged(out) as making:
         tools = Tools()
         model: DrivingModel = load_base(base)
-        sizes, lora = model_spec(model.decoder, "model."), lora_spec(model.decoder, rank)
+        sizes, lora = model_spec(model.decoder, "model.", torch.float32), lora_spec(model.decoder, rank)
         graph = making / DrivingSpec.graph_file
         on_stage("converting")
         sites = take_lora(model.decoder)

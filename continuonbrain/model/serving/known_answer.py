@@ -7,7 +7,9 @@ the answers must be those that stand in the bundle.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from safetensors.numpy import load_file, save
 
 from continuonbrain.model.serving.runtime import Graphs
 from continuonbrain.model.serving.spec import BundleError, LoraSpec
+from continuonbrain.model.serving.words import Words
 from continuonbrain.storage.durable import replace_file
 
 KNOWN_FILE = "known_answer.safetensors"
@@ -58,24 +61,56 @@ def write_known_answer(
     replace_file(folder / KNOWN_FILE, save({n: np.ascontiguousarray(value) for n, value in known.items()}))
 
 
+def known_words(words: Words, ids: NDArray[np.int64]) -> tuple[F32, F32]:
+    """`known_answers` of a language bundle: logits after a conversation `[T]`, read anew."""
+    words.use(None)
+    words.logits([(int(ids[0]) + 1) % words.spec.vocabulary])  # nothing of it is read already
+    alone = words.logits(ids.tolist())
+    words.use(words.adapter(known_adapter(words.spec.lora)))
+    adapted = words.logits(ids.tolist())
+    words.use(None)
+    return alone, adapted
+
+
+def write_known_words(folder: Path, words: Words) -> None:
+    """Ask about a conversation longer than a chunk, and put the answers into the bundle."""
+    spec = words.spec
+    length = min(spec.chunk + 3, spec.context)
+    ids = 3 + np.arange(length, dtype=np.int64) * 7919 % (spec.vocabulary - 3)
+    alone, adapted = known_words(words, ids)
+    replace_file(folder / KNOWN_FILE, save({"ids": ids, "alone": alone, "adapted": adapted}))
+
+
+def check_known_words(folder: Path, words: Words) -> None:
+    """Ask again. Raises `BundleError` as `check_known_answer` does."""
+    _check(folder, words.spec.precision, lambda known: known_words(words, known["ids"]))
+
+
 def check_known_answer(folder: Path, graphs: Graphs) -> None:
     """Ask again.
 
     Raises:
         BundleError: there is no known answer, or this engine gives another one.
     """
+    _check(folder, graphs.spec.precision, lambda known: known_answers(graphs, known["ids"], known["frame"]))
+
+
+def _check(
+    folder: Path,
+    precision: Literal["fp32", "int8"],
+    ask: Callable[[dict[str, NDArray[Any]]], tuple[F32, F32]],
+) -> None:
     path = folder / KNOWN_FILE
     again = "install the version of LiteRT that the bundle was made for, or export it again for this one"
     try:
         known = load_file(path)
-        ids, frame, alone, adapted = (known[n] for n in ("ids", "frame", "alone", "adapted"))
-        found = known_answers(graphs, ids, frame)
-        differences = [float(np.abs(a - b).max()) for a, b in zip(found, (alone, adapted), strict=True)]
+        found = ask(known)
+        right = known["alone"], known["adapted"]
+        differences = [float(np.abs(a - b).max()) for a, b in zip(found, right, strict=True)]
     except (OSError, SafetensorError, KeyError, ValueError, IndexError) as error:
         raise BundleError(f"{path} cannot be used: {error}", remedy=again) from error
-    tolerance = TOLERANCE[graphs.spec.precision]
     for what, difference in zip(("the base alone", "an adapter"), differences, strict=True):
-        if not difference <= tolerance:  # NaN is none
+        if not difference <= TOLERANCE[precision]:  # NaN is none
             raise BundleError(
                 f"{folder}: this engine answers otherwise than at the export: logits of {what} differ by "
                 f"{difference:.3g}",
