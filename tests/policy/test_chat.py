@@ -351,7 +351,7 @@ def test_the_command_answers_once_in_json_and_line_by_line(adapters: list[Path])
     assert run("hello", "--base", str(BASE)).stdout == "Hello! I am a small robot.\n"
     who = "I am a small robot with a brain of my own."
     assert run("who are you", "--base", str(BASE)).stdout == f"{who}\n"
-    adapted = run("who are you", "--base", str(BASE), "--adapter", str(adapters[0]), "--json")
+    adapted = run("who are you", "--base", str(BASE), "--adapter", str(adapters[1]), "--json")
     told = json.loads(adapted.stdout)
     assert told["answer"] != who
     assert len(told["adapter_sha256"]) == 64
