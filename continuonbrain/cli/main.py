@@ -63,6 +63,7 @@ COMMANDS: tuple[LazyCommand, ...] = (
         "continuonbrain.cli.chat:chat",
         "Talk to the base, with what the robot has learned in front of it.",
     ),
+    LazyCommand("serve", "continuonbrain.cli.serve:serve", "The HTTP service for apps, on a Unix socket."),
     LazyCommand(
         "study",
         "continuonbrain.cli.study:study",

@@ -58,6 +58,7 @@ from continuonbrain.robot.sim.robot import SimRobot
 from continuonbrain.robot.sim.shifts import SHIFTS, World
 from continuonbrain.safety.guards import Limits
 from continuonbrain.storage.durable import write_json_durably
+from continuonbrain.storage.event_log import EventLog
 from continuonbrain.storage.lock import ProcessLock
 
 log = logging.getLogger("continuonbrain.control")
@@ -160,7 +161,8 @@ class ControlProcess:
             for recovered in recover_unfinished(layout.episodes_dir):
                 log.warning("closed after a crash: %s", recovered)
             (layout.run_dir / CONTROL_REPORT_NAME).unlink(missing_ok=True)
-            writer = StatusWriter(layout.run_dir, self._snapshot, self._machine)
+            events = EventLog(layout.events_dir)
+            writer = StatusWriter(layout.run_dir, self._snapshot, self._machine, events)
             with WireServer(layout.run_dir / CONTROL_SOCKET_NAME) as self._commands:
                 writer.start()
                 _prefer_this_thread()

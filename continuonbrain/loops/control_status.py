@@ -20,6 +20,7 @@ from typing import Any
 from continuonbrain.errors import BrainError
 from continuonbrain.robot.host import HOST_FILE_NAME, FileHost, HostReadings, LinuxHost, SimulatedHost
 from continuonbrain.storage.durable import replace_file
+from continuonbrain.storage.event_log import EventLog
 
 log = logging.getLogger(__name__)
 
@@ -84,16 +85,23 @@ class SimulatedMachine:
 class StatusWriter:
     """Writes the status that `snapshot` gives, and the machine's readings, from a thread of its own.
 
-    snapshot is called on that thread: it must only read.
+    snapshot is called on that thread: it must only read. When the guards stop the robot, or let it go on, that is an
+    event.
     """
 
     def __init__(
-        self, run_dir: Path, snapshot: Callable[[], dict[str, Any]], machine: SimulatedMachine
+        self,
+        run_dir: Path,
+        snapshot: Callable[[], dict[str, Any]],
+        machine: SimulatedMachine,
+        events: EventLog,
     ) -> None:
         self._path = run_dir / CONTROL_STATUS_NAME
         self._host_file = FileHost(run_dir / HOST_FILE_NAME)
         self._snapshot = snapshot
         self._machine = machine
+        self._events = events
+        self._stopped: tuple[object, object] | None = None
         self._done = threading.Event()
         self._fault = ""
         self._thread = threading.Thread(target=self._run, name="control-status", daemon=True)
@@ -119,10 +127,19 @@ class StatusWriter:
 
     def _write(self, *, with_host: bool) -> None:
         try:
-            replace_file(self._path, (json.dumps(self._snapshot(), allow_nan=False) + "\n").encode())
+            shot = self._snapshot()
+            replace_file(self._path, (json.dumps(shot, allow_nan=False) + "\n").encode())
+            self._note_stop(shot)
             if with_host:
                 self._host_file.write(self._machine.read())
         except (OSError, BrainError, ValueError) as error:  # a full disk must not end the drive
             if str(error) != self._fault:
                 log.error("control status: %s", error)
             self._fault = str(error)
+
+    def _note_stop(self, shot: dict[str, Any]) -> None:
+        stopped = shot.get("stopped"), shot.get("emergency_stop")
+        if stopped != self._stopped:
+            self._stopped = stopped
+            names = ("mode", "stopped", "emergency_stop", "reasons", "fault")
+            self._events.note("safety", {name: shot.get(name) for name in names})

@@ -32,6 +32,7 @@ from continuonbrain.robot.host import HOST_FILE_NAME, Host, host_for
 from continuonbrain.storage.adapter_version import AdapterError
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.durable import replace_file
+from continuonbrain.storage.event_log import EventLog
 from continuonbrain.storage.lock import ProcessLock
 from continuonbrain.storage.promotion_rule import PromotionRefused
 from continuonbrain.trainer.gates import GateReport, GateSet, gates_from_config
@@ -98,6 +99,7 @@ class MidLoop:
         self.layout = brain.layout
         self.config = brain.config
         self.store = AdapterStore(self.layout)
+        self.events = EventLog(self.layout.events_dir)
         self.host = host or host_for(
             self.config.robot.kind, host_file=self.layout.run_dir / HOST_FILE_NAME, disk_path=self.layout.root
         )
@@ -109,11 +111,16 @@ class MidLoop:
         self._clock = clock
         self._written_s = -1e9
         self._polled_s = -1e9
+        self._closed: dict[str, str] | None = None
 
     def say(self, *, force: bool = True, **changes: Any) -> None:
-        """Change the status and write it (at most a few times a second unless forced)."""
+        """Change the status and write it (at most a few times a second unless forced). A new phase is an event."""
+        before = self.status.phase
         for name, value in changes.items():
             setattr(self.status, name, value)
+        if self.status.phase != before:
+            told = {name: getattr(self.status, name) for name in ("phase", "detail", "candidate")}
+            self.events.note("training", told)
         self._on_status(self.status)
         now = self._clock()
         if force or now - self._written_s >= _STATUS_EVERY_S:
@@ -128,6 +135,10 @@ class MidLoop:
         report = self.gates.poll(self.host, clock=self._clock)
         self.status.gates = report.as_dict()
         self._polled_s = self._clock()
+        closed = {s.name: s.reason for s in report.closed}
+        if self._closed is None or self._closed.keys() != closed.keys():
+            self.events.note("gate", {"open": report.open, "closed": closed})
+        self._closed = closed
         return report
 
     def new_episodes(self) -> tuple[list[Path], bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
@@ -11,7 +12,9 @@ from continuonbrain.loops.notices import NoticeAnswer, ask_notice
 from continuonbrain.loops.wire import WireError
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.storage.adapters import AdapterStore
+from continuonbrain.storage.event_log import EventLog
 from continuonbrain.storage.manifest import manifest_from_settings, write_manifest
+from continuonbrain.storage.signal_listeners import signal_listeners
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,14 @@ def promote_candidate(brain: BrainRoot) -> Promotion:
     return announce(brain, "promotion", version.version_id, version.compute_sha256())
 
 
-def announce(brain: BrainRoot, kind: str, version_id: str, sha256: str) -> Promotion:
-    """Rewrite the manifest and notify the running policy process of what drives now. kind: promotion, rollback."""
-    write_manifest(brain.layout, manifest_from_settings(brain.layout, brain.config.model_dump(mode="json")))
+def announce(
+    brain: BrainRoot, kind: Literal["promotion", "rollback"], version_id: str, sha256: str
+) -> Promotion:
+    """Tell everybody what drives now: the manifest for apps, the event for whoever follows them, the running policy
+    process, and SIGUSR1 to registered processes, in this order: who is told last finds all the rest done."""
+    layout = brain.layout
+    write_manifest(layout, manifest_from_settings(layout, brain.config.model_dump(mode="json")))
+    EventLog(layout.events_dir).note(kind, {"version_id": version_id, "sha256": sha256})
     started = time.monotonic()
     event = {"kind": kind, "version_id": version_id, "sha256": sha256}
     # A policy process that starts later reads `current` by itself.
@@ -63,6 +71,7 @@ def announce(brain: BrainRoot, kind: str, version_id: str, sha256: str) -> Promo
         except WireError as error:
             answer = NoticeAnswer(True, False, False, error.message)
     took = (time.monotonic() - started) * 1000
+    signal_listeners(layout.listeners_dir)
     said = f"{kind} of {version_id or 'the base'}: {_in_words(answer)}"
     return Promotion(version_id, sha256, answer.ok, took, said, answer.listening)
 

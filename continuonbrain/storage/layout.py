@@ -146,6 +146,21 @@ class BrainLayout:
         return _socket_path(self.run_dir / "notice.sock")
 
     @property
+    def service_socket(self) -> Path:
+        """The HTTP service. Raises LayoutError when the path is too long for a socket."""
+        return _socket_path(self.run_dir / "service.sock")
+
+    @property
+    def events_dir(self) -> Path:
+        """What happened, numbered."""
+        return self.run_dir / "events"
+
+    @property
+    def listeners_dir(self) -> Path:
+        """Processes that want a signal when what drives has changed."""
+        return self.run_dir / "listeners"
+
+    @property
     def directories(self) -> tuple[Path, ...]:
         """Every folder that `init_brain_root` creates, parents first."""
         return (

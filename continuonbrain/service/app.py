@@ -1,0 +1,264 @@
+"""The routes. `create_app(brain)` is everything behind the socket; `server.py` opens it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, TypeVar
+
+from fastapi import FastAPI, Header, Query
+from fastapi.responses import JSONResponse, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent, format_sse_event
+
+from continuonbrain import __version__
+from continuonbrain.brain_root import BrainRoot
+from continuonbrain.errors import BrainError
+from continuonbrain.loops.drive_session import read_status
+from continuonbrain.model.base_identity import checkpoint_sha256
+from continuonbrain.robot.host import HOST_FILE_NAME, host_for
+from continuonbrain.service import problems
+from continuonbrain.service.feed import Feed
+from continuonbrain.service.minds import Minds
+from continuonbrain.service.models import (
+    ActIn,
+    ActOut,
+    AdapterOut,
+    AdaptersOut,
+    ChatIn,
+    ChatOut,
+    ChatPiece,
+    EventOut,
+    Gap,
+    Problem,
+    StatusOut,
+)
+from continuonbrain.service.problems import MEDIA_TYPE, ServiceError
+from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
+from continuonbrain.trainer.gates import gates_from_config
+
+_WAITING = 4
+"""Requests that may wait for the model; more are told to come back."""
+_SSE = "text/event-stream"
+T = TypeVar("T")
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {s: {"model": Problem, "content": {MEDIA_TYPE: {}}, "description": "Problem"} for s in statuses}
+
+
+class _Model:
+    """The thread that the engines live on, and whose turn it is. An answer keeps its turn to its end: two at once would
+    read each other's conversation away. `ServiceError` 429 when too many wait already."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._turn, self._waiting = asyncio.Lock(), 0
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        if self._waiting >= _WAITING:
+            raise ServiceError(
+                429, f"{self._waiting} requests wait for the model already", remedy="try again soon"
+            )
+        self._waiting += 1
+        try:
+            await self._turn.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    async def run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def create_app(brain: BrainRoot) -> FastAPI:
+    """The service of one brain root. Reads its files, opens engines of its own when asked, moves nothing."""
+    app = FastAPI(
+        title="continuonbrain",
+        version=__version__,
+        description="What the robot's brain does and has learned. Errors are application/problem+json.",
+        docs_url=None,  # their pages load scripts from the network
+        redoc_url=None,
+    )
+    problems.install(app)
+    layout, store, minds = brain.layout, AdapterStore(brain.layout), Minds(brain)
+    feed, model = Feed(layout.events_dir), _Model()
+    gates = gates_from_config(brain.config)
+    host = host_for(brain.config.robot.kind, host_file=layout.run_dir / HOST_FILE_NAME, disk_path=layout.root)
+
+    @app.get("/v1/status", responses=_errors(409))
+    async def status() -> StatusOut:
+        """What runs, what has been learned, and what the gates say."""
+
+        def read() -> StatusOut:
+            current, candidate = store.current(), store.candidate()
+            return StatusOut(
+                version=__version__,
+                base_sha256=checkpoint_sha256(layout.base_model_dir),
+                current="" if current is None else current.version_id,
+                candidate="" if candidate is None else candidate.version_id,
+                engines=minds.engines(),
+                control={k: v for k, v in read_status(layout).items() if k != "trail"},
+                training=_json_file(layout.status_path),
+                gates=gates.poll(host).as_dict(),
+                last_event=0,
+            )
+
+        found = await asyncio.to_thread(read)
+        return found.model_copy(update={"last_event": await feed.last()})
+
+    @app.get("/v1/manifest", responses=_errors(404))
+    async def manifest() -> dict[str, Any]:
+        """`model/manifest.json` as apps read it."""
+        found = _json_file(layout.manifest_path)
+        if not found:
+            raise ServiceError(
+                404,
+                f"{layout.manifest_path} is missing or no JSON",
+                remedy="promote or roll back: it is written anew",
+            )
+        return found
+
+    @app.get("/v1/adapters", responses=_errors(409))
+    async def adapters() -> AdaptersOut:
+        """Every adapter, oldest first."""
+
+        def read() -> AdaptersOut:
+            slots = _slots(store)
+            return AdaptersOut(adapters=[_adapter(v, slots) for v in store.list()])
+
+        return await asyncio.to_thread(read)
+
+    @app.get("/v1/adapters/{name}", responses=_errors(404))
+    async def adapter(name: str) -> AdapterOut:
+        """One adapter, by its id or as current, candidate or previous."""
+
+        def read() -> AdapterOut:
+            try:
+                return _adapter(store.find(name), _slots(store))
+            except BrainError as error:
+                raise ServiceError(404, error.message, remedy=error.remedy or "") from error
+
+        return await asyncio.to_thread(read)
+
+    @app.get(
+        "/v1/events",
+        response_class=EventSourceResponse,
+        responses={200: {"content": {_SSE: {"schema": EventOut.model_json_schema()}}}, **_errors(422)},
+    )
+    async def events(
+        last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,15}$")] = None,
+        after: Annotated[int | None, Query(ge=0, lt=10**15)] = None,
+    ) -> AsyncIterator[ServerSentEvent]:
+        """Events as they happen. With Last-Event-ID (or `after`) from that number on, without from now on.
+
+        `event:` is the kind, `id:` the number, `data:` an `EventOut`. A first event "gap" says that some are no longer
+        kept; one "reset" that the numbers began anew, and that all that is kept follows.
+        """
+        newest = await feed.last()
+        seen = int(last_event_id) if last_event_id is not None else after
+        if seen is None:
+            seen = newest
+        elif seen > newest:
+            yield ServerSentEvent(event="reset", data=Gap(after=seen, next=1), id="0")
+            seen = 0
+        yield ServerSentEvent(comment=f"after {seen}")
+        async for event in feed.follow(seen):
+            if event.sequence > seen + 1:
+                yield ServerSentEvent(event="gap", data=Gap(after=seen, next=event.sequence))
+            seen = event.sequence
+            out = EventOut(
+                sequence=event.sequence, kind=event.kind, at_unix_s=event.at_unix_s, data=event.data
+            )
+            yield ServerSentEvent(event=event.kind, id=str(event.sequence), data=out)
+
+    @app.post("/v1/act", responses=_errors(409, 413, 422, 429))
+    async def act(asked: ActIn) -> ActOut:
+        """Decide on a frame with the current adapter. It moves nothing."""
+        async with model.turn():
+            return await model.run(lambda: minds.act(asked))
+
+    @app.post(
+        "/v1/chat",
+        response_model=ChatOut,
+        responses={
+            200: {"content": {_SSE: {"schema": ChatPiece.model_json_schema()}}},
+            **_errors(409, 413, 422, 429),
+        },
+    )
+    async def chat(asked: ChatIn) -> Response:
+        """Answer in words with the current adapter: events "piece" (`ChatPiece`), then one "done" (`ChatOut`); with
+        `stream: false` the `ChatOut` alone."""
+
+        async def told() -> AsyncIterator[ChatPiece | ChatOut | None]:
+            async with model.turn():
+                pieces = await model.run(lambda: minds.answer(asked))
+                yield None  # it will be answered
+                while (item := await model.run(lambda: next(pieces, None))) is not None:
+                    yield item
+
+        answer = told()
+        await anext(answer)  # what it is refused for comes before the first byte
+        if asked.stream:
+            return EventSourceResponse(_events(answer))
+        whole = [item async for item in answer if isinstance(item, ChatOut)]
+        return JSONResponse(whole[0].model_dump())
+
+    return app
+
+
+async def _events(items: AsyncIterator[ChatPiece | ChatOut | None]) -> AsyncIterator[bytes]:
+    async for item in items:
+        if item is None:
+            continue
+        name = "done" if isinstance(item, ChatOut) else "piece"
+        yield format_sse_event(event=name, data_str=item.model_dump_json())
+
+
+def _json_file(path: Any) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _slots(store: AdapterStore) -> dict[str, list[str]]:
+    slots: dict[str, list[str]] = {}
+    found: dict[str, Callable[[], AdapterVersion | None]] = {
+        "current": store.current,
+        "candidate": store.candidate,
+        "previous": store.previous,
+    }
+    for slot, read in found.items():
+        version = read()
+        if version is not None:
+            slots.setdefault(version.version_id, []).append(slot)
+    return slots
+
+
+def _adapter(version: AdapterVersion, slots: dict[str, list[str]]) -> AdapterOut:
+    card, verdict = _paper(version.card), _paper(version.verdict)
+    passed = None if verdict is None else verdict.get("passed")
+    return AdapterOut(
+        id=version.version_id,
+        sha256=version.compute_sha256(),
+        slots=slots.get(version.version_id, []),
+        passed=passed if isinstance(passed, bool) else None,
+        verdict=verdict,
+        card=card,
+    )
+
+
+def _paper(read: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
+    """A card or verdict; None when it is absent or damaged."""
+    try:
+        return read()
+    except BrainError:
+        return None

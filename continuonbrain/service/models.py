@@ -1,0 +1,143 @@
+"""What the service takes and gives, as its OpenAPI document publishes it. `flutter/` has the same in Dart; the golden
+files in `tests/golden/` hold both to it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from continuonbrain.storage.event_log import EventKind
+
+Text = Annotated[str, Field(min_length=1, max_length=4000)]
+_FRAME_CHARACTERS = 6_000_000
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Problem(_Model):
+    """An error (RFC 9457, application/problem+json). remedy: what to do about it."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    remedy: str = ""
+
+
+class EventOut(_Model):
+    """Something that happened.
+
+    data, by kind: promotion, rollback {version_id, sha256} ("" for the base alone);
+    training {phase, detail, candidate}; gate {open, closed: {name: reason}};
+    safety {mode, stopped, emergency_stop, reasons, fault}.
+    """
+
+    sequence: int
+    kind: EventKind
+    at_unix_s: float
+    data: dict[str, Any]
+
+
+class Gap(_Model):
+    """Events between `after` and `next` are no longer kept: what they told must be read anew."""
+
+    after: int
+    next: int
+
+
+class AdapterOut(_Model):
+    """An adapter on the robot. slots: among current, candidate, previous; passed: its verdict, null without one."""
+
+    id: str
+    sha256: str
+    slots: list[str]
+    passed: bool | None
+    verdict: dict[str, Any] | None
+    card: dict[str, Any] | None
+
+
+class AdaptersOut(_Model):
+    """All adapters, oldest first."""
+
+    adapters: list[AdapterOut]
+
+
+class EnginesOut(_Model):
+    """What computes. driving, words: "litert" or "torch"; words is null when the base has no words."""
+
+    driving: str
+    words: str | None
+
+
+class StatusOut(_Model):
+    """The brain now. control, training: what those processes last wrote ({} where none did); gates: open, and every
+    gate's reading and reason; last_event: number of the newest event."""
+
+    version: str
+    base_sha256: str
+    current: str
+    candidate: str
+    engines: EnginesOut
+    control: dict[str, Any]
+    training: dict[str, Any]
+    gates: dict[str, Any]
+    last_event: int
+
+
+class ActIn(_Model):
+    """A frame to decide on. frame: JPEG or PNG, base64; speed_mps: measured, null when it is not."""
+
+    instruction: Text
+    frame: Annotated[str, Field(min_length=4, max_length=_FRAME_CHARACTERS)]
+    speed_mps: Annotated[float, Field(ge=-20, le=20)] | None = None
+
+
+class ActOut(_Model):
+    """A decision: curvature in 1/m at distances ahead, speed in m/s at times ahead. It moves nothing.
+
+    adapter_sha256: "" for the base alone; note: why the current adapter could not be used, "" when it was.
+    """
+
+    curvature_per_m: list[float]
+    at_m: list[float]
+    speed_mps: list[float]
+    in_s: list[float]
+    base_sha256: str
+    adapter_sha256: str
+    decision_ms: float
+    note: str = ""
+
+
+class Message(_Model):
+    """One thing that was said."""
+
+    role: Literal["user", "assistant"]
+    content: Text
+
+
+class ChatIn(_Model):
+    """A conversation that ends with the user. stream: pieces as server-sent events, or the whole answer as JSON."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=64)]
+    max_tokens: Annotated[int, Field(ge=1, le=4096)] = 256
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    seed: Annotated[int, Field(ge=0, le=2**31)] = 0
+    stream: bool = True
+
+
+class ChatPiece(_Model):
+    """A piece of an answer (event "piece")."""
+
+    text: str
+
+
+class ChatOut(_Model):
+    """An answer (event "done" of a stream). note: as in `ActOut`."""
+
+    text: str
+    base_sha256: str
+    adapter_sha256: str
+    note: str = ""

@@ -1,0 +1,98 @@
+"""Every error as application/problem+json (RFC 9457), with the remedy that `BrainError`s carry."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from continuonbrain.errors import BrainError
+from continuonbrain.policy.engine import AdapterError
+from continuonbrain.service.models import Problem
+
+log = logging.getLogger(__name__)
+_MAX_BODY_BYTES = 8 << 20
+MEDIA_TYPE = "application/problem+json"
+
+
+class ServiceError(BrainError):
+    """An error that the service itself finds, with its HTTP status."""
+
+    def __init__(self, status: int, message: str, *, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.status = status
+
+
+class _ProblemResponse(JSONResponse):
+    media_type = MEDIA_TYPE
+
+
+def problem(status: int, title: str, detail: str, remedy: str = "") -> JSONResponse:
+    """A problem as a response."""
+    body = Problem(title=title, status=status, detail=detail, remedy=remedy)
+    return _ProblemResponse(body.model_dump(), status)
+
+
+class BodyLimit:
+    """ASGI middleware: a request body of more than `most` bytes is a 413 problem, however it is sent."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app, self._most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        said = dict(scope["headers"]).get(b"content-length", b"0")
+        if said.isdigit() and int(said) > self._most:
+            too_large = problem(413, "the request is too large", self._words(), "send a smaller frame")
+            await too_large(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._most:
+                raise HTTPException(413, self._words())
+            return message
+
+        await self._app(scope, counted, send)
+
+    def _words(self) -> str:
+        return f"a body of more than {self._most >> 20} MiB"
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` with a problem."""
+    app.add_middleware(BodyLimit, most=_MAX_BODY_BYTES)
+
+    @app.exception_handler(BrainError)
+    def _brain(_request: Request, error: BrainError) -> JSONResponse:
+        status = error.status if isinstance(error, ServiceError) else 409
+        title = (
+            "this adapter cannot be used" if isinstance(error, AdapterError) else "this cannot be done now"
+        )
+        return problem(status, title, error.message, error.remedy or "")
+
+    @app.exception_handler(RequestValidationError)
+    def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return problem(422, "the request is not valid", f"{where}: {first['msg']}", "see /openapi.json")
+
+    @app.exception_handler(HTTPException)
+    def _http(_request: Request, error: HTTPException) -> JSONResponse:
+        answer = problem(error.status_code, "the request cannot be answered", str(error.detail))
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.exception_handler(Exception)
+    def _unexpected(request: Request, error: Exception) -> JSONResponse:
+        log.error("%s %s", request.method, request.url.path, exc_info=error)
+        return problem(500, "the service failed", "the reason is in the service's log")

@@ -1,0 +1,151 @@
+"""What happened to a brain, numbered, on disk: any process adds to it, any number of readers follow it.
+
+    run/events/events.jsonl      one event a line; `sequence` counts on over restarts of everything
+    run/events/events.1.jsonl    the segment before, so that who was away for a while has missed nothing
+
+An event is on disk before `append` returns. Readers hold no lock and wait for nobody: each remembers the last number
+that it has seen, which is how a reconnected listener resumes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from continuonbrain.errors import BrainError
+from continuonbrain.storage.durable import append_line_durably, sync_directory
+from continuonbrain.storage.lock import ProcessLock
+
+log = logging.getLogger(__name__)
+
+EventKind = Literal["promotion", "rollback", "gate", "training", "safety"]
+KINDS: tuple[EventKind, ...] = get_args(EventKind)
+MAX_EVENT_BYTES = 16 * 1024
+_SEGMENT_BYTES = 1 << 20
+_NOW, _BEFORE, _LOCK = "events.jsonl", "events.1.jsonl", ".lock"
+_LAST_BYTES = 2 * MAX_EVENT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """sequence: 1, 2, 3, ...; at_unix_s: when; data: what, by kind (see `service/models.py`)."""
+
+    sequence: int
+    kind: EventKind
+    at_unix_s: float
+    data: dict[str, Any]
+
+
+class EventLog:
+    """The events in `folder` (a brain's `run/events`), which is made when something happens."""
+
+    def __init__(self, folder: Path, *, segment_bytes: int = _SEGMENT_BYTES) -> None:
+        self._folder, self._segment_bytes = folder, segment_bytes
+
+    def append(self, kind: EventKind, data: Mapping[str, object]) -> Event:
+        """Add an event.
+
+        Raises:
+            ValueError: another kind, or data that is no JSON with finite numbers below 16 KiB.
+            OSError, LockHeldError, LockFileError: the file system refused; nothing was added.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"event kind {kind!r} is none of {', '.join(KINDS)}")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with ProcessLock(self._folder / _LOCK, purpose="note an event", timeout_s=2.0):
+            now = self._folder / _NOW
+            event = Event(self._last_sequence() + 1, kind, time.time(), dict(data))
+            line = json.dumps(_written(event), allow_nan=False)
+            if len(line) > MAX_EVENT_BYTES:
+                raise ValueError(f"an event of {len(line)} bytes is longer than {MAX_EVENT_BYTES}")
+            with contextlib.suppress(FileNotFoundError):
+                if now.stat().st_size + len(line) > self._segment_bytes:
+                    os.replace(now, self._folder / _BEFORE)
+                    sync_directory(self._folder)
+            append_line_durably(now, line)
+        return event
+
+    def note(self, kind: EventKind, data: Mapping[str, object]) -> None:
+        """`append` for those whose work goes on without it: a full disk costs the event, and is logged."""
+        try:
+            self.append(kind, data)
+        except (OSError, BrainError) as error:
+            log.error("the event %s could not be noted: %s", kind, error)
+
+    def after(self, sequence: int) -> list[Event]:
+        """All that is kept behind a number, in order. The first may be later than `sequence + 1`: what was before it
+        is gone. Lines that are no events (a damaged disk) are left out."""
+        # The newer segment first: what is put away in between is then there twice, and not missing.
+        now, before = self._read(_NOW), self._read(_BEFORE)
+        known = {e.sequence: e for e in (*before, *now)}
+        return [known[n] for n in sorted(known) if n > sequence]
+
+    def last_sequence(self) -> int:
+        """Number of the newest event, 0 before the first."""
+        return self._last_sequence()
+
+    def mark(self) -> tuple[int, int]:
+        """Changes whenever an event was added: cheap to ask often."""
+        try:
+            stat = (self._folder / _NOW).stat()
+        except OSError:
+            return (0, 0)
+        return (stat.st_ino, stat.st_size)
+
+    def _last_sequence(self) -> int:
+        for name in (_NOW, _BEFORE):
+            for line in reversed(_last_lines(self._folder / name)):
+                event = _event(line)
+                if event is not None:
+                    return event.sequence
+        return max((e.sequence for e in (*self._read(_BEFORE), *self._read(_NOW))), default=0)
+
+    def _read(self, name: str) -> list[Event]:
+        try:
+            data = (self._folder / name).read_bytes()
+        except OSError:
+            return []
+        return list(_events(data))
+
+
+def _written(event: Event) -> dict[str, object]:
+    return {"sequence": event.sequence, "kind": event.kind, "at_unix_s": event.at_unix_s, "data": event.data}
+
+
+def _events(data: bytes) -> Iterator[Event]:
+    for line in data[: data.rfind(b"\n") + 1].split(b"\n"):  # the rest is still being written, or was torn
+        event = _event(line)
+        if event is not None:
+            yield event
+
+
+def _event(line: bytes) -> Event | None:
+    try:
+        value = json.loads(line)
+        sequence, kind = value["sequence"], value["kind"]
+        at, data = float(value["at_unix_s"]), value["data"]
+    except (ValueError, TypeError, KeyError, RecursionError):  # text that is no UTF-8 among them
+        return None
+    sound = type(sequence) is int and sequence > 0 and kind in KINDS and isinstance(data, dict)
+    return Event(sequence, kind, at, data) if sound else None
+
+
+def _last_lines(path: Path) -> list[bytes]:
+    """The whole lines at the end of a file, few of them."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            start = max(0, size - _LAST_BYTES)
+            file.seek(start)
+            data = file.read()
+    except OSError:
+        return []
+    lines = data[: data.rfind(b"\n") + 1].split(b"\n")
+    return lines if start == 0 else lines[1:]

@@ -1,0 +1,140 @@
+"""A brain root behind a real service process, and adapters to promote in it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from transformers import Gemma3nForCausalLM  # noqa: E402
+
+from continuonbrain.brain_root import BrainRoot, open_brain  # noqa: E402
+from continuonbrain.loops.promotion import Promotion, announce, promote_candidate  # noqa: E402
+from continuonbrain.model.base import load_base  # noqa: E402
+from continuonbrain.model.base_identity import base_sha256, checkpoint_sha256, tiny_base_folder  # noqa: E402
+from continuonbrain.model.lora import adapter_files, add_lora, attach_lora, lora_config, peft_files  # noqa: E402
+from continuonbrain.policy.calibration import Calibration  # noqa: E402
+from continuonbrain.storage.adapters import AdapterStore, AdapterVersion  # noqa: E402
+from continuonbrain.storage.layout import init_brain_root  # noqa: E402
+
+TALKING_BASE = Path(__file__).parents[1] / "talking_base" / "base"
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running `continuonbrain serve`."""
+
+    brain: BrainRoot
+    process: subprocess.Popen[str]
+    addresses: list[str]
+
+    def client(self, timeout_s: float = 20.0) -> httpx.Client:
+        transport = httpx.HTTPTransport(uds=self.addresses[0])
+        return httpx.Client(transport=transport, base_url="http://brain", timeout=timeout_s)
+
+
+class Helpers:
+    """For test modules, which cannot import a conftest."""
+
+    talking_base = TALKING_BASE
+
+    @staticmethod
+    @contextmanager
+    def serving(brain: BrainRoot, *arguments: str) -> Iterator[Service]:
+        command = [sys.executable, "-m", "continuonbrain.cli.main", "serve", "--json"]
+        process = subprocess.Popen(
+            [*command, "--root", str(brain.layout.root), *arguments], stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert process.stdout is not None
+            yield Service(brain, process, json.loads(process.stdout.readline())["serving"])
+        finally:
+            process.terminate()
+            started = time.monotonic()
+            process.wait(10)
+            assert time.monotonic() - started < 5
+
+    @staticmethod
+    def stage(brain: BrainRoot, *, seed: int, rank: int = 4) -> AdapterVersion:
+        """Stage an adapter of random numbers for the brain's base, with a passing verdict."""
+        folder = brain.layout.base_model_dir
+        torch.manual_seed(seed)
+        if (folder / "connector.json").exists():
+            base = base_sha256(folder)
+            model = load_base(folder)
+            targets = ("q_proj", "o_proj")
+            parameters = attach_lora(model, base_sha256=base, rank=rank, alpha=2.0 * rank, targets=targets)
+            with torch.no_grad():
+                for parameter in parameters:
+                    parameter.normal_(0.0, 0.1)
+            files = adapter_files(model)
+        else:
+            base = checkpoint_sha256(folder)
+            words = Gemma3nForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            wrapped = add_lora(words, lora_config(words, ["o_proj", "up_proj", "down_proj"], rank=rank, alpha=2.0 * rank))
+            with torch.no_grad():
+                for name, parameter in wrapped.named_parameters():
+                    if "lora_" in name:
+                        parameter.normal_(0.0, 1.0)
+            scratch = brain.layout.run_dir / f"scratch-{seed}"
+            scratch.mkdir()
+            files = peft_files(wrapped, scratch, base_sha256=base)
+            files["lora_adapters.pt"] = b"-"
+        store = AdapterStore(brain.layout)
+        version = store.stage({**files, "calibration.json": Calibration().to_json()})
+        verdict = {"passed": True, "candidate_sha256": version.compute_sha256(), "base_sha256": base}
+        store.attach(version, "verdict.json", json.dumps(verdict).encode())
+        return version
+
+    @staticmethod
+    def promote(brain: BrainRoot, version: AdapterVersion) -> Promotion:
+        """Promote a staged adapter and tell everybody, whatever base it is of."""
+        if (brain.layout.base_model_dir / "connector.json").exists():
+            return promote_candidate(brain)
+        store = AdapterStore(brain.layout)
+        base = checkpoint_sha256(brain.layout.base_model_dir)
+        store.promote(version.version_id, version.verdict(), base_sha256=base)
+        return announce(brain, "promotion", version.version_id, version.compute_sha256())
+
+    @staticmethod
+    def events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+        """Server-sent events: {"event", "id", "data"} of each."""
+        fields: dict[str, str] = {}
+        for line in lines:
+            if not line:
+                if fields:
+                    yield {**fields, "data": json.loads(fields["data"])}
+                fields = {}
+            elif not line.startswith(":"):
+                name, _, value = line.partition(": ")
+                fields[name] = value
+
+
+@pytest.fixture(scope="session")
+def helpers() -> type[Helpers]:
+    return Helpers
+
+
+@pytest.fixture
+def driving(tmp_path: Path) -> BrainRoot:
+    """A root with the shipped base."""
+    init_brain_root(tmp_path / "d", "sim-donkey", base_model=tiny_base_folder())
+    return open_brain(tmp_path / "d")
+
+
+@pytest.fixture
+def talking(tmp_path: Path) -> BrainRoot:
+    """A root with the base that talks."""
+    init_brain_root(tmp_path / "t", "sim-donkey", base_model=TALKING_BASE)
+    return open_brain(tmp_path / "t")

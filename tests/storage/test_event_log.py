@@ -1,0 +1,152 @@
+"""The log of events: numbers that count on over processes, crashes and rotation; readers that miss nothing."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from continuonbrain.storage.event_log import MAX_EVENT_BYTES, EventLog
+from continuonbrain.storage.signal_listeners import signal_listeners
+
+
+def test_events_are_numbered_and_read_from_any_number_on(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events")
+    assert (log.last_sequence(), log.after(0), log.mark()) == (0, [], (0, 0))
+    events = [log.append("training", {"phase": str(i)}) for i in range(5)]
+    assert [e.sequence for e in events] == [1, 2, 3, 4, 5]
+    assert log.after(0) == events
+    assert EventLog(tmp_path / "events").after(3) == events[3:]
+    assert log.after(5) == log.after(99) == []
+    before = log.mark()
+    log.append("gate", {"open": False})
+    assert log.mark() != before
+
+
+def test_segments_are_put_away_and_the_numbers_go_on(tmp_path: Path) -> None:
+    log = EventLog(tmp_path, segment_bytes=1000)
+    for i in range(60):
+        log.append("training", {"i": i})
+        kept = log.after(0)
+        numbers = [e.sequence for e in kept]
+        assert numbers == list(range(numbers[0], i + 2))  # no hole, the newest last
+        assert len(numbers) >= min(i + 1, 8)
+    assert sum(f.stat().st_size for f in tmp_path.glob("*.jsonl")) < 2100
+    assert numbers[0] > 1
+
+
+@pytest.mark.parametrize(
+    "torn", [b'{"sequence": 4, "ki', b"\xff\xfe garbage\n", b"[]\n", b'{"sequence": -1}\n', b"\n"]
+)
+def test_what_a_crash_or_a_damaged_disk_left_is_passed_over(tmp_path: Path, torn: bytes) -> None:
+    log = EventLog(tmp_path)
+    for _ in range(3):
+        log.append("safety", {"stopped": True})
+    with (tmp_path / "events.jsonl").open("ab") as file:
+        file.write(torn)
+    assert [e.sequence for e in log.after(0)] == [1, 2, 3]
+    assert log.append("safety", {"stopped": False}).sequence == 4
+    assert [e.sequence for e in log.after(0)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("weather", {}),
+        ("gate", {"x": math.nan}),
+        ("gate", {"x": "y" * MAX_EVENT_BYTES}),
+        ("gate", {"x": object()}),
+    ],
+)
+def test_what_is_no_event_is_refused_and_costs_no_number(
+    tmp_path: Path, kind: str, data: dict[str, object]
+) -> None:
+    log = EventLog(tmp_path)
+    with pytest.raises((ValueError, TypeError)):
+        log.append(kind, data)  # type: ignore[arg-type]
+    assert log.append("gate", {"open": True}).sequence == 1
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from continuonbrain.storage.event_log import EventLog
+log = EventLog(Path(sys.argv[1]), segment_bytes=8000)
+for i in range(int(sys.argv[2])):
+    print(log.append("training", {"writer": sys.argv[3], "i": i}).sequence, flush=True)
+"""
+
+
+def test_several_processes_write_and_one_is_killed_while_a_reader_follows(tmp_path: Path) -> None:
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(tmp_path), "1000000" if name == "c" else "60", name],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in "abc"
+    ]
+    reader, seen = EventLog(tmp_path), []
+    deadline = time.monotonic() + 60
+    while any(w.poll() is None for w in writers[:2]) and time.monotonic() < deadline:
+        seen += [e.sequence for e in reader.after(seen[-1] if seen else 0)]
+        time.sleep(0.001)
+    writers[2].send_signal(signal.SIGKILL)
+    told = [int(n) for w in writers for n in w.communicate(timeout=30)[0].split()]
+    seen += [e.sequence for e in reader.after(seen[-1])]
+    assert seen == list(range(1, len(seen) + 1))
+    assert len(told) == len(set(told))
+    assert set(told) <= set(seen)  # what was acknowledged is there
+    assert reader.append("training", {}).sequence == seen[-1] + 1
+
+
+_LISTENER = """
+import os, signal, sys, time
+from pathlib import Path
+got = []
+signal.signal(signal.SIGUSR1, lambda *_: got.append(1))
+Path(sys.argv[1]).write_text(str(os.getpid()))
+print("ready", flush=True)
+while True:
+    time.sleep(0.02)
+    if got:
+        print("told", flush=True)
+        got.clear()
+"""
+
+
+def test_registered_processes_get_the_signal_and_others_do_not(tmp_path: Path) -> None:
+    folder = tmp_path / "listeners"
+    assert signal_listeners(folder) == []
+    folder.mkdir()
+    deaf = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])  # dies of SIGUSR1
+    listener = subprocess.Popen(
+        [sys.executable, "-c", _LISTENER, str(folder / "app.pid")], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert listener.stdout is not None
+        assert listener.stdout.readline() == "ready\n"
+        stale = folder / "gone.pid"
+        stale.write_text(str(deaf.pid))
+        os.utime(
+            stale, (time.time() - 3600, time.time() - 3600)
+        )  # of a process that ended; the number came back
+        (folder / "ended.pid").write_text("4194000")
+        for name, text in (("init", "1"), ("self", str(os.getpid())), ("words", "app"), ("minus", "-1")):
+            (folder / f"{name}.pid").write_text(text)
+        assert signal_listeners(folder) == ["app"]
+        assert listener.stdout.readline() == "told\n"
+        assert deaf.poll() is None
+        assert not stale.exists()
+        assert not (folder / "ended.pid").exists()
+    finally:
+        for process in (listener, deaf):
+            process.kill()
+            process.communicate(timeout=10)
+    assert signal_listeners(folder) == []
