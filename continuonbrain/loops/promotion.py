@@ -56,10 +56,11 @@ def promote_candidate(brain: BrainRoot) -> Promotion:
 def announce(
     brain: BrainRoot, kind: Literal["promotion", "rollback"], version_id: str, sha256: str
 ) -> Promotion:
-    """Tell everybody what drives now: the manifest for apps, the event for whoever follows them, the running policy
-    process, and SIGUSR1 to registered processes, in this order: who is told last finds all the rest done."""
+    """Tell everybody what drives now: apps by the manifest and, at once after it, by SIGUSR1 to those registered (an
+    app that takes both for one change must not wait in between); who follows events; the running policy process."""
     layout = brain.layout
     write_manifest(layout, manifest_from_settings(layout, brain.config.model_dump(mode="json")))
+    signal_listeners(layout.listeners_dir)
     EventLog(layout.events_dir).note(kind, {"version_id": version_id, "sha256": sha256})
     started = time.monotonic()
     event = {"kind": kind, "version_id": version_id, "sha256": sha256}
@@ -71,7 +72,6 @@ def announce(
         except WireError as error:
             answer = NoticeAnswer(True, False, False, error.message)
     took = (time.monotonic() - started) * 1000
-    signal_listeners(layout.listeners_dir)
     said = f"{kind} of {version_id or 'the base'}: {_in_words(answer)}"
     return Promotion(version_id, sha256, answer.ok, took, said, answer.listening)
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import FastAPI, Header, Query
 from fastapi.responses import JSONResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent, format_sse_event
+from pydantic import BaseModel
 
 from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot
@@ -47,6 +48,18 @@ T = TypeVar("T")
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {s: {"model": Problem, "content": {MEDIA_TYPE: {}}, "description": "Problem"} for s in statuses}
+
+
+def _events_of(*models: type[BaseModel]) -> dict[str, Any]:
+    """Server-sent events as OpenAPI 3.2 describes them, their data one of `models` as JSON."""
+    data = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"anyOf": [m.model_json_schema() for m in models]},
+    }
+    text = {"type": "string"}
+    fields = {"event": text, "id": text, "data": data, "retry": {"type": "integer", "minimum": 0}}
+    return {_SSE: {"schema": {"type": "object", "properties": fields}}}
 
 
 class _Model:
@@ -150,7 +163,7 @@ def create_app(brain: BrainRoot) -> FastAPI:
     @app.get(
         "/v1/events",
         response_class=EventSourceResponse,
-        responses={200: {"content": {_SSE: {"schema": EventOut.model_json_schema()}}}, **_errors(422)},
+        responses={200: {"content": _events_of(EventOut, Gap)}, **_errors(422)},
     )
     async def events(
         last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,15}$")] = None,
@@ -188,7 +201,7 @@ def create_app(brain: BrainRoot) -> FastAPI:
         "/v1/chat",
         response_model=ChatOut,
         responses={
-            200: {"content": {_SSE: {"schema": ChatPiece.model_json_schema()}}},
+            200: {"content": _events_of(ChatPiece, ChatOut)},
             **_errors(409, 413, 422, 429),
         },
     )

@@ -82,7 +82,9 @@ class Helpers:
         else:
             base = checkpoint_sha256(folder)
             words = Gemma3nForCausalLM.from_pretrained(folder, dtype=torch.float32)
-            wrapped = add_lora(words, lora_config(words, ["o_proj", "up_proj", "down_proj"], rank=rank, alpha=2.0 * rank))
+            wrapped = add_lora(
+                words, lora_config(words, ["o_proj", "up_proj", "down_proj"], rank=rank, alpha=2.0 * rank)
+            )
             with torch.no_grad():
                 for name, parameter in wrapped.named_parameters():
                     if "lora_" in name:

@@ -29,7 +29,8 @@ pytest.importorskip("fastapi")
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.loops.promotion import announce
-from continuonbrain.policy.open_engine import open_engine
+from continuonbrain.policy.chat import Chat, ChatPrompt, Sampling, Turn
+from continuonbrain.policy.open_engine import open_engine, open_words
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.event_log import EventLog
 
@@ -222,11 +223,17 @@ def test_it_talks_in_pieces_and_with_the_adapter_in_use(helpers: Any, talking: B
         assert "".join(e["data"]["text"] for e in told[:-1]) == told[-1]["data"]["text"]
         assert told[-1]["data"]["text"] == "Hello! I am a small robot."
         assert said(client, "hello")["text"] == "Hello! I am a small robot."
+        hot = {"temperature": 1.5, "seed": 3, "max_tokens": 40}
+        before = said(client, "who are you", **hot)
         version = helpers.stage(talking, seed=1)
         helpers.promote(talking, version)
-        adapted = said(client, "who are you")
+        adapted = said(client, "who are you", **hot)
         assert adapted["adapter_sha256"] == version.compute_sha256()
-        assert adapted["text"] != "I am a small robot with a brain of my own."
+        engine = open_words(talking.layout.base_model_dir, talking.config.policy)
+        engine.use_adapter(version.path)
+        asked = [Turn("user", "who are you")]
+        right = Chat(engine, ChatPrompt(helpers.talking_base)).answer(asked, Sampling(40, 1.5, 3))
+        assert adapted["text"] == "".join(right) != before["text"]
         for wrong in (
             [{"role": "assistant", "content": "hello"}],
             [{"role": "user", "content": "hello"}] * 2,
@@ -234,7 +241,7 @@ def test_it_talks_in_pieces_and_with_the_adapter_in_use(helpers: Any, talking: B
         ):
             is_problem(client.post("/v1/chat", json={"messages": wrong}), 422)
         assert AdapterStore(talking.layout).rollback() is None
-        assert said(client, "who are you")["text"] == "I am a small robot with a brain of my own."
+        assert said(client, "who are you", **hot) == before
 
 
 def test_who_leaves_in_the_middle_of_an_answer_does_not_keep_the_model(

@@ -1,0 +1,62 @@
+"""The service fuzzed from its own OpenAPI document: no 5xx, and answers that are what the document says.
+
+Events are left out: their answer never ends (`test_service.py` asks for them).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+schemathesis = pytest.importorskip("schemathesis")
+
+from hypothesis import HealthCheck, given, settings  # noqa: E402
+from schemathesis.specs.openapi.checks import positive_data_acceptance  # noqa: E402
+
+from continuonbrain.brain_root import open_brain  # noqa: E402
+from continuonbrain.model.base_identity import tiny_base_folder  # noqa: E402
+from continuonbrain.service.app import create_app  # noqa: E402
+from continuonbrain.storage.layout import init_brain_root  # noqa: E402
+
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGM4kWIEAANWAV/oF4RSAAAAAElFTkSuQmCC"
+TALKING_BASE = Path(__file__).parents[1] / "talking_base" / "base"
+
+
+@pytest.fixture(scope="module", params=["drives", "talks"])
+def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    base = tiny_base_folder() if request.param == "drives" else TALKING_BASE
+    root = tmp_path_factory.mktemp("fuzzed") / "b"
+    init_brain_root(root, "sim-donkey", base_model=base)
+    return schemathesis.openapi.from_asgi("/openapi.json", create_app(open_brain(root)))
+
+
+def statuses_of(operation: Any) -> set[int]:
+    """Ask an operation many things, valid and not; the statuses of its answers."""
+    seen: set[int] = set()
+
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+    @given(case=operation.as_strategy())
+    def ask(case: Any) -> None:
+        # What no schema can say: that a text is a picture, or that user and assistant take turns.
+        told = case.call_and_validate(excluded_checks=[positive_data_acceptance])
+        if (
+            isinstance(case.body, dict)
+            and isinstance(case.body.get("frame"), str)
+            and told.status_code == 422
+        ):
+            case.body["frame"] = PICTURE
+            told = case.call_and_validate(excluded_checks=[positive_data_acceptance])
+        seen.add(told.status_code)
+
+    ask()
+    return seen
+
+
+def test_no_request_breaks_it(api: Any) -> None:
+    operations = [found.ok() for found in api.exclude(path="/v1/events").get_all_operations()]
+    assert len(operations) == 6
+    for operation in operations:
+        assert statuses_of(operation) <= {200, 404, 409, 422}, operation.label

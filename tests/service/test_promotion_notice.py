@@ -1,0 +1,101 @@
+"""Every kind of listener sees every promotion exactly once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("inotify_simple")
+
+from continuonbrain.brain_root import BrainRoot
+from continuonbrain.loops.promotion import announce
+from continuonbrain.storage.adapters import AdapterStore
+from continuonbrain.storage.event_log import EventLog
+
+CONSUMER = Path(__file__).with_name("reference_consumer.py")
+
+
+@contextmanager
+def consuming(brain: BrainRoot, *, registered: bool) -> Iterator[list[str]]:
+    """The reference consumer; what it has loaded so far."""
+    pid_file = (brain.layout.listeners_dir if registered else brain.layout.run_dir / "unread") / "app.pid"
+    process = subprocess.Popen(
+        [sys.executable, str(CONSUMER), str(brain.layout.manifest_path), str(pid_file)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    loaded: list[str] = []
+    assert process.stdout is not None
+    lines = process.stdout
+    assert json.loads(lines.readline()) == {"ready": True}
+    reader = threading.Thread(target=lambda: [loaded.append(json.loads(line)["adapter"]) for line in lines])
+    reader.start()
+    try:
+        yield loaded
+    finally:
+        assert process.poll() is None  # SIGUSR1 did not end it
+        process.kill()
+        process.wait(10)
+        reader.join(10)
+
+
+def adapter_file(brain: BrainRoot) -> str:
+    path = brain.layout.current / brain.config.adapter_filename
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
+
+@pytest.mark.parametrize("registered", [True, False])
+def test_the_existing_app_loads_every_promotion_once(
+    helpers: Any, driving: BrainRoot, registered: bool
+) -> None:
+    versions = [helpers.stage(driving, seed=0)]
+    with consuming(driving, registered=registered) as loaded:
+        expected = []
+        for seed in range(4):
+            helpers.promote(driving, versions[-1])
+            expected.append(adapter_file(driving))
+            time.sleep(0.7)
+            versions.append(helpers.stage(driving, seed=seed + 1))  # staging is no change
+            time.sleep(0.3)
+        AdapterStore(driving.layout).rollback()
+        announce(driving, "rollback", "", "")
+        expected.append(adapter_file(driving))
+        deadline = time.monotonic() + 5
+        while len(loaded) < len(expected) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        assert loaded == expected
+        assert len(set(expected[:-1])) == 4
+
+
+def test_a_burst_ends_with_the_last_one_and_every_event_is_there(helpers: Any, driving: BrainRoot) -> None:
+    with consuming(driving, registered=True) as loaded:
+        told = []
+        for seed in range(8):
+            version = helpers.stage(driving, seed=seed)
+            told.append((version.version_id, helpers.promote(driving, version).sha256))
+        time.sleep(1.0)
+        assert loaded[-1] == adapter_file(driving)
+        assert len(set(loaded)) == len(loaded)
+    events = [e for e in EventLog(driving.layout.events_dir).after(0) if e.kind == "promotion"]
+    assert [(e.data["version_id"], e.data["sha256"]) for e in events] == told
+
+
+def test_a_full_event_log_does_not_stop_a_promotion(helpers: Any, driving: BrainRoot) -> None:
+    driving.layout.events_dir.parent.mkdir(parents=True, exist_ok=True)
+    driving.layout.events_dir.write_text("a file where a folder should be")
+    promoted = helpers.promote(driving, helpers.stage(driving, seed=0))
+    current = AdapterStore(driving.layout).current()
+    assert current is not None
+    assert current.version_id == promoted.version_id
