@@ -19,6 +19,18 @@ _WARN_THRESHOLD = 0.25
 _BLOCK_THRESHOLD = 0.6
 """The ecosystem's thresholds for the safety head's score, in [0, 1]."""
 
+APP_BUNDLES = {"plain_bundle": "plain.litertlm", "merged_bundle": "merged.litertlm"}
+"""What `continuonbrain model export-app` leaves in the base's folder for flutter_gemma, by its name among the paths."""
+CAPABILITIES: dict[str, dict[str, str]] = {
+    "base_model": {"format": "huggingface", "engine": "continuonbrain", "adapter": "live"},
+    "adapter": {"format": "peft", "engine": "continuonbrain", "adapter": "live"},
+    "service": {"format": "http", "engine": "continuonbrain", "adapter": "live"},
+    "plain_bundle": {"format": "litertlm", "engine": "flutter_gemma", "adapter": "none"},
+    "merged_bundle": {"format": "litertlm", "engine": "flutter_gemma", "adapter": "merged"},
+}
+"""What a path is, what loads it, and what it knows of adapters: `live` (always the current one), `merged` (the one that
+it was exported with), `none`. (flutter_gemma 1.6 loads no adapter into a .litertlm bundle.)"""
+
 _NOTES = (
     "Written by continuonbrain; rewritten, then touched, whenever the adapter in use changes. "
     "No adapter file there means: the base model alone."
@@ -48,14 +60,17 @@ class ManifestSettings:
 
 
 def build_manifest(layout: BrainLayout, settings: ManifestSettings) -> dict[str, Any]:
-    """The manifest as JSON-ready data, with absolute paths. Reads only whether a safety head exists."""
+    """The manifest as JSON-ready data, with absolute paths. Reads only whether a safety head and app bundles exist."""
     paths = {
         "base_model": str(layout.base_model_dir),
         "adapter_dir": str(layout.current),
         "adapter": str(layout.current / settings.adapter_filename),
+        "service": str(layout.run_dir / "service.sock"),
     }
     if layout.safety_dir.is_dir() and any(layout.safety_dir.iterdir()):
         paths["safety_head"] = str(layout.safety_dir)
+    bundles = {name: layout.base_model_dir / file for name, file in APP_BUNDLES.items()}
+    paths |= {name: str(path) for name, path in bundles.items() if path.is_file()}
     return {
         "model_name": settings.model_name,
         "runtime": {
@@ -64,6 +79,7 @@ def build_manifest(layout: BrainLayout, settings: ManifestSettings) -> dict[str,
             "quantization": settings.quantization,
         },
         "paths": paths,
+        "capabilities": {name: CAPABILITIES[name] for name in paths if name in CAPABILITIES},
         "adapter_meta": {"type": "lora", "rank": settings.rank, "alpha": settings.alpha},
         "safety": {
             "path": str(layout.safety_dir),

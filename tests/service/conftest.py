@@ -120,7 +120,7 @@ class Helpers:
                 fields = {}
             elif not line.startswith(":"):
                 name, _, value = line.partition(": ")
-                fields[name] = value
+                fields[name] = f"{fields[name]}\n{value}" if name == "data" and name in fields else value
 
 
 @pytest.fixture(scope="session")

@@ -122,13 +122,31 @@ def test_the_manifest_has_the_examples_keys_and_absolute_paths(tmp_path: Path) -
     example_path = Path(__file__).parents[2] / "continuonbrain" / "model" / "manifest.pi5.example.json"
     example = json.loads(example_path.read_text())
     layout = init_brain_root(tmp_path, "pi5-donkey")
+    (layout.base_model_dir / "merged.litertlm").write_bytes(b"")
+    write_manifest(
+        layout, manifest_from_settings(layout, open_brain(tmp_path).config.model_dump(mode="json"))
+    )
     manifest = json.loads(layout.manifest_path.read_text())
     assert manifest.keys() == example.keys()
-    for group in ("runtime", "adapter_meta"):
+    for group in ("runtime", "adapter_meta", "capabilities"):
         assert manifest[group] == example[group]
     assert manifest["safety"]["clamp_bounds"] == example["safety"]["clamp_bounds"]
     assert manifest["paths"].keys() == example["paths"].keys()
     assert all(Path(path).is_absolute() for path in manifest["paths"].values())
+
+
+def test_the_manifest_says_what_each_path_can_do_and_names_no_bundle_that_is_not_there(
+    tmp_path: Path,
+) -> None:
+    layout = init_brain_root(tmp_path, "sim-donkey")
+    config = open_brain(tmp_path).config.model_dump(mode="json")
+    manifest = manifest_from_settings(layout, config)
+    assert manifest["capabilities"].keys() == {"base_model", "adapter", "service"}
+    (layout.base_model_dir / "plain.litertlm").write_bytes(b"")
+    manifest = manifest_from_settings(layout, config)
+    assert manifest["paths"]["plain_bundle"] == str(layout.base_model_dir / "plain.litertlm")
+    assert manifest["capabilities"]["plain_bundle"]["adapter"] == "none"
+    assert set(manifest["capabilities"]) <= set(manifest["paths"])
 
 
 def test_the_manifest_names_a_safety_head_only_when_there_is_one(tmp_path: Path) -> None:
