@@ -1,0 +1,142 @@
+import 'dart:async';
+import 'dart:convert';
+import 'dart:io';
+import 'dart:typed_data';
+
+import 'brain_event.dart';
+import 'brain_exception.dart';
+import 'brain_manifest.dart';
+import 'brain_models.dart';
+import 'server_sent_events.dart';
+
+/// The brain's service on its Unix socket (`paths.service` of the manifest).
+class BrainClient {
+  BrainClient(this.socketPath) : _http = HttpClient() {
+    _http
+      ..connectionTimeout = const Duration(seconds: 5)
+      ..connectionFactory = (Uri _, String? _, int? _) => Socket.startConnect(
+        InternetAddress(socketPath, type: InternetAddressType.unix),
+        0,
+      );
+  }
+
+  final String socketPath;
+  final HttpClient _http;
+
+  Future<BrainStatus> status() async =>
+      BrainStatus.fromJson(await _json('GET', '/v1/status'));
+
+  Future<BrainManifest> manifest() async =>
+      BrainManifest.fromJson(await _json('GET', '/v1/manifest'));
+
+  /// Every adapter, oldest first.
+  Future<List<BrainAdapter>> adapters() async {
+    final Map<String, Object?> json = await _json('GET', '/v1/adapters');
+    return [
+      for (final Object? a in field<List<Object?>>(json, 'adapters'))
+        if (a is Map<String, Object?>) BrainAdapter.fromJson(a),
+    ];
+  }
+
+  /// Decide on a JPEG or PNG. It moves nothing.
+  Future<BrainDecision> act({
+    required String instruction,
+    required Uint8List frame,
+    double? speedMps,
+  }) async => BrainDecision.fromJson(
+    await _json('POST', '/v1/act', {
+      'instruction': instruction,
+      'frame': base64Encode(frame),
+      'speed_mps': speedMps,
+    }),
+  );
+
+  /// The answer to a conversation that ends with the user, piece by piece, with the current adapter.
+  Stream<String> chat(
+    List<ChatTurn> turns, {
+    int maxTokens = 256,
+    double temperature = 0,
+  }) async* {
+    final HttpClientResponse answer = await _send('POST', '/v1/chat', {
+      'messages': [for (final ChatTurn turn in turns) turn.toJson()],
+      'max_tokens': maxTokens,
+      'temperature': temperature,
+      'stream': true,
+    });
+    var done = false;
+    await for (final ServerSentEvent event in _events(answer)) {
+      if (event.event == 'piece') {
+        yield field<String>(jsonObject(event.data, 'a piece'), 'text');
+      }
+      done = done || event.event == 'done';
+    }
+    if (!done) throw const BrainException('the answer broke off', remedy: 'ask again');
+  }
+
+  /// Events behind number [after], or from now on, until the connection ends.
+  ///
+  /// A gap or a reset is told by [onGap]: what went missing must be read anew.
+  Stream<BrainEvent> events({int? after, void Function()? onGap}) async* {
+    final HttpClientResponse answer = await _send(
+      'GET',
+      '/v1/events',
+      null,
+      after == null ? const {} : {'last-event-id': '$after'},
+    );
+    await for (final ServerSentEvent event in _events(answer)) {
+      if (event.event == 'gap' || event.event == 'reset') {
+        onGap?.call();
+        continue;
+      }
+      yield BrainEvent.fromJson(jsonObject(event.data, 'an event'));
+    }
+  }
+
+  void close() => _http.close(force: true);
+
+  Stream<ServerSentEvent> _events(HttpClientResponse answer) =>
+      parseServerSentEvents(
+        answer.transform(utf8.decoder).transform(const LineSplitter()),
+      );
+
+  Future<Map<String, Object?>> _json(
+    String method,
+    String path, [
+    Map<String, Object?>? body,
+  ]) async {
+    final HttpClientResponse answer = await _send(method, path, body);
+    return jsonObject(await answer.transform(utf8.decoder).join(), path);
+  }
+
+  Future<HttpClientResponse> _send(
+    String method,
+    String path, [
+    Map<String, Object?>? body,
+    Map<String, String> headers = const {},
+  ]) async {
+    try {
+      final HttpClientRequest request = await _http.openUrl(
+        method,
+        Uri(scheme: 'http', host: 'brain', path: path),
+      );
+      headers.forEach(request.headers.set);
+      if (body != null) {
+        request.headers.contentType = ContentType.json;
+        request.write(jsonEncode(body));
+      }
+      final HttpClientResponse answer = await request.close();
+      if (answer.statusCode == HttpStatus.ok) return answer;
+      throw BrainException.ofAnswer(
+        answer.statusCode,
+        await answer.transform(utf8.decoder).join(),
+      );
+    } on SocketException catch (error) {
+      throw BrainException(
+        'no service at $socketPath: ${error.osError?.message ?? error.message}',
+        remedy: 'start it: continuonbrain serve',
+      );
+    } on HttpException catch (error) {
+      throw BrainException('the service broke off: ${error.message}');
+    }
+  }
+}

@@ -1,0 +1,64 @@
+import 'brain_exception.dart';
+
+/// What an event is about. [unknown]: of a newer service.
+enum EventKind { promotion, rollback, gate, training, safety, unknown }
+
+/// Something that happened to the brain.
+class BrainEvent {
+  const BrainEvent({
+    required this.sequence,
+    required this.kind,
+    required this.at,
+    required this.data,
+  });
+
+  factory BrainEvent.fromJson(Map<String, Object?> json) => BrainEvent(
+    sequence: field<int>(json, 'sequence'),
+    kind: EventKind.values.firstWhere(
+      (EventKind k) => k.name == json['kind'],
+      orElse: () => EventKind.unknown,
+    ),
+    at: DateTime.fromMicrosecondsSinceEpoch(
+      (field<num>(json, 'at_unix_s') * 1e6).round(),
+      isUtc: true,
+    ),
+    data: field<Map<String, Object?>>(json, 'data'),
+  );
+
+  /// 1, 2, 3, ...: gaps can be seen.
+  final int sequence;
+  final EventKind kind;
+  final DateTime at;
+  final Map<String, Object?> data;
+
+  /// Another adapter is in use from now on.
+  bool get changesAdapter =>
+      kind == EventKind.promotion || kind == EventKind.rollback;
+
+  /// Of a promotion or rollback: the adapter's id, empty for the base alone.
+  String get versionId => data['version_id'] as String? ?? '';
+
+  /// Of a promotion or rollback: sha256 of the adapter, empty for the base alone.
+  String get sha256 => data['sha256'] as String? ?? '';
+
+  /// Of a gate event: the robot may learn.
+  bool get open => data['open'] as bool? ?? false;
+
+  /// Of a gate event: closed gates and why.
+  Map<String, String> get closed => {
+    for (final MapEntry<String, Object?> e
+        in (data['closed'] as Map<String, Object?>? ?? const {}).entries)
+      e.key: '${e.value}',
+  };
+
+  /// Of a training event: waiting, read, train, judge, promoted, ...
+  String get phase => data['phase'] as String? ?? '';
+
+  /// Of a safety event: the guards hold the robot.
+  bool get stopped => data['stopped'] as bool? ?? false;
+
+  /// Of a safety event: why.
+  List<String> get reasons => [
+    for (final Object? r in data['reasons'] as List<Object?>? ?? const []) '$r',
+  ];
+}

@@ -1,0 +1,56 @@
+import 'dart:convert';
+
+/// An error that a person can do something about.
+class BrainException implements Exception {
+  const BrainException(this.message, {this.remedy = '', this.status});
+
+  /// The problem (RFC 9457) in an answer of the service, or the answer itself where it is none.
+  factory BrainException.ofAnswer(int status, String body) {
+    try {
+      final Object? value = jsonDecode(body);
+      if (value is Map<String, Object?>) {
+        return BrainException(
+          value['detail'] as String? ?? 'the service answered $status',
+          remedy: value['remedy'] as String? ?? '',
+          status: status,
+        );
+      }
+    } on FormatException {
+      // No JSON: told below.
+    } on TypeError {
+      // Another kind of JSON.
+    }
+    return BrainException('the service answered $status', status: status);
+  }
+
+  final String message;
+
+  /// What to do about it, or empty.
+  final String remedy;
+
+  /// HTTP status, where the service said it.
+  final int? status;
+
+  @override
+  String toString() => remedy.isEmpty ? message : '$message ($remedy)';
+}
+
+/// The value of [key], or a [BrainException] that names it.
+T field<T>(Map<String, Object?> json, String key) {
+  final Object? value = json[key];
+  if (value is T) return value;
+  // JSON has one kind of number.
+  if (0.0 is T && value is int) return value.toDouble() as T;
+  throw BrainException('$key is ${jsonEncode(value)}, not a $T');
+}
+
+/// A JSON object, or a [BrainException] that says what it is of.
+Map<String, Object?> jsonObject(String text, String what) {
+  try {
+    final Object? value = jsonDecode(text);
+    if (value is Map<String, Object?>) return value;
+  } on FormatException catch (error) {
+    throw BrainException('$what is no JSON: ${error.message}');
+  }
+  throw BrainException('$what holds no JSON object');
+}

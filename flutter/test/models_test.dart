@@ -1,0 +1,45 @@
+import 'package:continuonbrain/continuonbrain.dart';
+import 'package:flutter_test/flutter_test.dart';
+
+import 'golden.dart';
+
+void main() {
+  test('status', () {
+    final status = BrainStatus.fromJson(goldenJson('status.json'));
+    expect(status.current, '000003-5c777765');
+    expect((status.drivingEngine, status.wordsEngine), ('litert', null));
+    expect((status.mode, status.trainingPhase), ('park', ''));
+    expect(status.gatesOpen, isFalse);
+    expect(status.lastEvent, 11);
+  });
+
+  test('adapters', () {
+    final adapters = [
+      for (final Object? a
+          in goldenJson('adapters.json')['adapters']! as List<Object?>)
+        BrainAdapter.fromJson(a! as Map<String, Object?>),
+    ];
+    expect(adapters.first.slots, ['current']);
+    expect([for (final a in adapters) a.passed], [true, null]);
+  });
+
+  test('a decision', () {
+    final decision = BrainDecision.fromJson(goldenJson('act.json'));
+    expect(decision.curvaturePerM, hasLength(decision.atM.length));
+    expect(decision.speedMps, [0.8, 0.9]);
+    expect(decision.adapterSha256, isEmpty);
+  });
+
+  test('what is asked is what the service takes', () {
+    final request = goldenJson('chat_request.json');
+    expect(request['messages'], [const ChatTurn.user('hello').toJson()]);
+  });
+
+  test('a problem becomes an exception with its remedy', () {
+    final error = BrainException.ofAnswer(409, golden('problem.json'));
+    expect(error.status, 409);
+    expect(error.toString(), contains('talk to a Gemma 3n folder'));
+    expect(BrainException.ofAnswer(502, '<html>').message, contains('502'));
+    expect(BrainException.ofAnswer(500, '[1]').message, contains('500'));
+  });
+}
