@@ -53,7 +53,6 @@ from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.pilot import Pilot
 from continuonbrain.rlds.recorder import EpisodeRecorder
 from continuonbrain.rlds.recovery import recover_unfinished
-from continuonbrain.robot.protocol import CONTROL_DT_S
 from continuonbrain.robot.sim.robot import SimRobot
 from continuonbrain.robot.sim.shifts import SHIFTS, World
 from continuonbrain.safety.guards import Limits
@@ -112,17 +111,13 @@ class ControlProcess:
                 "not part of this release",
                 remedy="use the sim-donkey preset",
             )
-        if abs(robot_config.control_hz * CONTROL_DT_S - 1.0) > 1e-6:
-            raise BrainError(
-                f"{brain.layout.config_path}: robot.control_hz = {robot_config.control_hz:g}: the simulated car "
-                f"moves {1 / CONTROL_DT_S:g} times a second",
-                remedy=f"set robot.control_hz to {1 / CONTROL_DT_S:g}",
-            )
         self._layout, self._config, self._options = brain.layout, brain.config, options
         self.shift = options.shift or robot_config.shift
         self._world = simulated_world(self.shift)
         self._limits = Limits.from_config(brain.config.guards)
-        self._robot = SimRobot(self._world, track_seed=options.track, seed=options.seed)
+        self._robot = SimRobot(
+            self._world, track_seed=options.track, seed=options.seed, period_s=1 / robot_config.control_hz
+        )
         self._robot.instruct(options.instruction)
         self._client = PolicyClient(
             brain.layout.policy_socket, answer_timeout_s=15.0 + robot_config.decision_time_s

@@ -40,12 +40,21 @@ class Fleet:
 
     instruction: names, set by `place`. off_road: the car's centre is beyond the road's edge.
     lateral_m: signed distance from the centreline (left positive). advanced: centreline points passed in the
-    last tick. All deterministic by seed.
+    last tick. period_s: time that a tick takes; delays and pushes last as long in seconds whatever it is. All
+    deterministic by seed.
     """
 
     def __init__(
-        self, tracks: TrackSet, track_index: ArrayLike, *, seed: int, cameras: Cameras | None = None
+        self,
+        tracks: TrackSet,
+        track_index: ArrayLike,
+        *,
+        seed: int,
+        cameras: Cameras | None = None,
+        period_s: float = CONTROL_DT_S,
     ) -> None:
+        self.period_s = period_s
+        self._share = period_s / CONTROL_DT_S
         self.tracks = tracks
         self.world = tracks.world
         self.track = np.asarray(track_index, np.int64)
@@ -88,7 +97,8 @@ class Fleet:
         self.speed = np.broadcast_to(np.asarray(speed_mps, float), n).copy()
         self.yaw_rate = np.zeros(n)
         self._wheel = np.zeros(n)
-        self._pending = [(np.zeros(n), np.zeros(n)) for _ in range(self.world.delay_ticks)]
+        delay = round(self.world.delay_ticks / self._share)
+        self._pending = [(np.zeros(n), np.zeros(n)) for _ in range(delay)]
         self._push: Array = np.zeros(n)
         self._pushed: Array = np.zeros(n)
         self._ticks = 0
@@ -119,15 +129,19 @@ class Fleet:
 
     def step(self, steering: ArrayLike, throttle: ArrayLike) -> None:
         """One control tick. Commands `[cars]` in [-1, 1] (clipped as a servo would)."""
-        w, dt, n = self.world, CONTROL_DT_S, self.cars
+        w, dt, n = self.world, self.period_s, self.cars
         self._pending.append(
             (np.clip(np.broadcast_to(steering, n), -1, 1), np.clip(np.broadcast_to(throttle, n), -1, 1))
         )
         steer, drive = self._pending.pop(0)
         if w.disturbance > 0:
-            if self._ticks % 40 == 0:
+            if self._ticks % round(40 / self._share) == 0:
                 self._pushed = (self.rng.random(n) < 0.5).astype(np.float64)
-            self._push = 0.9 * self._push + self.rng.normal(0, 0.45 * w.disturbance, n)
+            kept = 0.9**self._share
+            spread = (
+                (1 - kept**2) / (1 - 0.9**2)
+            ) ** 0.5  # of a longer or shorter tick: the same push in the long run
+            self._push = kept * self._push + self.rng.normal(0, 0.45 * w.disturbance * spread, n)
         self._ticks += 1
         wanted = MAX_WHEEL_RAD * (w.steering_gain * steer + self._push * self._pushed) + w.steering_trim_rad
         self._wheel += (wanted - self._wheel) * (1 - np.exp(-dt / _SERVO_LAG_S))
@@ -167,7 +181,7 @@ class Fleet:
         """Steering and throttle `[cars]` of a driver who knows state, delay, trim and gains exactly."""
         w = self.world
         # Look ahead in time by delay and lag, as a practised driver does.
-        late = (w.delay_ticks + 0.5) * CONTROL_DT_S + _SERVO_LAG_S / 2
+        late = (w.delay_ticks + 0.5 * self._share) * CONTROL_DT_S + _SERVO_LAG_S / 2
         middle = self.heading + self.yaw_rate * (late / 2)
         x, y = self.x + self.speed * np.cos(middle) * late, self.y + self.speed * np.sin(middle) * late
         moved = np.round(self.speed * late / self.tracks.spacing_m[self.track]).astype(np.int64)

@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import time
 
-from continuonbrain.robot.protocol import Observation
+from continuonbrain.robot.protocol import CONTROL_DT_S, Observation
 from continuonbrain.robot.sim.fleet import Fleet
 from continuonbrain.robot.sim.instructions import BY_PHRASING
 from continuonbrain.robot.sim.shifts import World
 from continuonbrain.robot.sim.track import POINTS, TrackSet
 
-_PUT_BACK_TICKS = 20
+_PUT_BACK_S = 1.0
 
 
 class SimRobot:
     """One car on one track. laps and off_road count what happened since the start."""
 
-    def __init__(self, world: World, *, track_seed: int, seed: int, instruction: str = "drive") -> None:
-        self.fleet = Fleet(TrackSet([track_seed], world), [0], seed=seed)
+    def __init__(
+        self,
+        world: World,
+        *,
+        track_seed: int,
+        seed: int,
+        instruction: str = "drive",
+        period_s: float = CONTROL_DT_S,
+    ) -> None:
+        self.fleet = Fleet(TrackSet([track_seed], world), [0], seed=seed, period_s=period_s)
         self.fleet.place(instruction=BY_PHRASING[instruction].name)
         self.laps = 0.0
         self.off_road = 0
@@ -47,7 +55,7 @@ class SimRobot:
         self.laps += float(fleet.advanced[0]) / POINTS
         if fleet.off_road[0]:
             self.off_road += 1
-            self._astray = _PUT_BACK_TICKS
+            self._astray = round(_PUT_BACK_S / fleet.period_s)
             fleet.speed[:] = 0.0
 
     def expert(self) -> tuple[float, float]:

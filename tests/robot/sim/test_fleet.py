@@ -174,3 +174,35 @@ def test_the_simulated_robot_drives_laps_under_its_expert_and_stops_when_told() 
     assert look.frame.shape == (120, 160, 3)
     robot.close()
     assert robot.fleet.speed[0] == 0.0
+
+
+@pytest.mark.parametrize("hz", [20, 33, 50])
+def test_a_car_is_the_same_car_however_often_it_is_told(hz: int) -> None:
+    world = replace(BASE, delay_ticks=4, disturbance=0.0, wheel_noise_rad=0.0)
+    tracks = TrackSet([5], world)
+    often = Fleet(tracks, [0], seed=1, period_s=1 / hz)
+    usual = Fleet(tracks, [0], seed=1)
+    for fleet in (often, usual):
+        fleet.place(index=0, speed_mps=0.8)
+        for tick in range(round(1.5 / fleet.period_s)):
+            steering = 0.4 if tick * fleet.period_s < 0.7 else -0.2
+            fleet.step([steering], [0.4])
+    assert often.x == pytest.approx(usual.x, abs=0.04)
+    assert often.y == pytest.approx(usual.y, abs=0.04)
+    assert often.heading == pytest.approx(usual.heading, abs=0.05)
+    assert often.speed == pytest.approx(usual.speed, abs=0.03)
+
+
+def test_pushes_are_as_strong_and_last_as_long_at_any_rate() -> None:
+    pushes = []
+    for hz in (20, 50):
+        fleet = Fleet(TrackSet([5], replace(BASE, disturbance=1.0)), [0] * 50, seed=1, period_s=1 / hz)
+        seen = []
+        for _ in range(20 * hz):
+            fleet.step(0.0, 0.0)
+            seen.append(fleet._push.copy())
+        series = np.array(seen[2 * hz :])
+        half_second = hz // 2
+        together = float((series[:-half_second] * series[half_second:]).mean() / series.var())
+        pushes.append((float(series.std()), together))
+    assert pushes[1] == pytest.approx(pushes[0], rel=0.1)
