@@ -160,6 +160,57 @@ def export_command(
     )
 
 
+@app.command("export-app")
+def export_app_command(
+    base: Annotated[Path, typer.Argument(help="A Hugging Face Gemma 3n folder.")],
+    out: Annotated[
+        Path | None,
+        typer.Argument(
+            help="File to write; it must not exist. Without: BASE/plain.litertlm, or BASE/merged.litertlm with an "
+            "adapter, which the manifest then names.",
+            show_default=False,
+        ),
+    ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option("--adapter", help="A PEFT folder to merge into the weights.", show_default=False),
+    ] = None,
+    precision: Annotated[ExportPrecision, typer.Option("--precision")] = ExportPrecision.INT8,
+    context: Annotated[int, typer.Option("--context", min=1, max=32_768)] = _CONTEXT,
+    as_json: JsonOption = False,
+) -> None:
+    """Export a bundle for flutter_gemma (.litertlm), plain or with an adapter merged, compared with torch (x86-64).
+
+    Needs an environment of its own: pip install -c constraints-export.txt -e '.[train,export]'.
+    """
+    from continuonbrain.model.serving.export_app import export_app
+    from continuonbrain.storage.manifest import APP_BUNDLES
+
+    name = APP_BUNDLES["plain_bundle" if adapter is None else "merged_bundle"]
+    console = Console(stderr=True, highlight=False)
+    with console.status("loading the converter") as status:
+        made = export_app(
+            base,
+            out or base / name,
+            adapter=adapter,
+            precision=precision.value,
+            context=context,
+            on_stage=status.update,
+        )
+    check = made.check
+    if as_json:
+        typer.echo(
+            json.dumps({"path": str(made.path), "megabytes": made.megabytes, "check": check.model_dump()})
+        )
+        return
+    Console(highlight=False).print(
+        f"{made.path}: {precision.value}, {made.megabytes:.1f} MB, {context} tokens\n"
+        f"beside torch, {check.prompts} tokens of a conversation: logits differ by at most "
+        f"{check.max_logit_diff:.2g}, the same token is likeliest in {check.agreement:.1%}",
+        soft_wrap=True,
+    )
+
+
 def _export_driving(
     base: Path, out: Path, precision: ExportPrecision, rank: int, on_stage: Callable[[str], None]
 ) -> DrivingSpec:

@@ -28,13 +28,19 @@ ANSWERS = {
     "good night": "Good night. I will dream of today's roads.",
 }
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
-TEMPLATE = """{{ bos_token }}{% for message in messages %}
-{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+TEMPLATE = """{{ bos_token }}{%- for message in messages -%}
+{%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
 {{ raise_exception('user and assistant take turns') }}
-{% endif %}
-{% set role = 'model' if message['role'] == 'assistant' else 'user' %}
-{{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>\\n' }}{% endfor %}
-{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"""
+{%- endif -%}
+{%- set role = 'model' if message['role'] == 'assistant' else 'user' -%}
+{%- if message['content'] is string -%}
+{%- set text = message['content'] -%}
+{%- else -%}
+{%- set text = message['content'][0]['text'] -%}
+{%- endif -%}
+{{ '<start_of_turn>' + role + '\\n' + text | trim + '<end_of_turn>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<start_of_turn>model\\n' }}{%- endif -%}"""
 """As Gemma writes its turns."""
 
 
@@ -106,10 +112,7 @@ def main(out: Path) -> None:
     )
     tokenizer.save(str(out / "tokenizer.json"))
     (out / "tokenizer_config.json").write_text(
-        json.dumps(
-            {"bos_token": "<bos>", "eos_token": {"content": "<eos>"}, "chat_template": TEMPLATE}, indent=2
-        )
-        + "\n"
+        json.dumps({"bos_token": "<bos>", "eos_token": "<eos>", "chat_template": TEMPLATE}, indent=2) + "\n"
     )
 
 
