@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from rich.text import Text
 from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.cli.verdict_table import imitation_table, verdict_table
+from continuonbrain.errors import BrainError
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="What the robot has learned.")
@@ -117,6 +119,35 @@ def rollback(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> No
         )
     if told.running and not told.noticed:  # on disk it is done, but another adapter still drives
         raise typer.Exit(1)
+
+
+@app.command()
+def convert(
+    adapter: Annotated[Path, typer.Argument(help="A PEFT folder, for example model/adapters/current.")],
+    out: Annotated[Path, typer.Argument(help="File to write (.safetensors); it must not exist.")],
+    bundle: Annotated[
+        Path, typer.Option("--bundle", help="The bundle that will take it: BASE/serving/fp32.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Write an adapter as the one file that a serving bundle takes. The bundle stays as it is, nothing is exported."""
+    from continuonbrain.model.serving.adapter_inputs import adapter_inputs, write_inputs
+    from continuonbrain.model.serving.spec import read_bundle
+
+    if out.exists():
+        raise BrainError(f"{out} exists already", remedy="remove it, or choose another name")
+    spec = read_bundle(bundle)
+    inputs = adapter_inputs(adapter, spec.lora, base_sha256=spec.base_sha256)
+    write_inputs(out, inputs, spec.lora, base_sha256=spec.base_sha256)
+    used = sum(bool(v.any()) for v in inputs.values()) // 2
+    told = {"path": str(out), "rank": spec.lora.rank, "modules": used, "bytes": out.stat().st_size}
+    if as_json:
+        _print_json(told)
+        return
+    Console(highlight=False).print(
+        f"{out}: {told['bytes']:,} bytes, rank {spec.lora.rank}, {used} of {len(spec.lora.sites)} modules",
+        soft_wrap=True,
+    )
 
 
 def _slots(store: AdapterStore) -> dict[str, str]:

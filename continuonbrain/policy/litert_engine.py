@@ -21,7 +21,7 @@ from continuonbrain.policy import codec
 from continuonbrain.policy.engine import AdapterError, Arrays, Decisions
 from continuonbrain.policy.prompt import IMAGE_SLOTS, LAYOUT_VERSION, TEXT_SLOTS, PromptLayout
 from continuonbrain.policy.reflex import Reflex, ReflexError
-from continuonbrain.storage.content_hash import sha256_of_files
+from continuonbrain.storage.content_hash import sha256_of_adapter
 
 F32 = NDArray[np.float32]
 
@@ -131,7 +131,7 @@ class LiteRTEngine:
             # All that can fail, before anything changes.
             reflex = Reflex.of_folder(folder)
             inputs = adapter_inputs(folder, self._graphs.spec.lora, base_sha256=self._base_sha256)
-            name = sha256 or sha256_of_files(folder, ("adapter_config.json", "adapter_model.safetensors"))
+            name = sha256 or sha256_of_adapter(folder)
         except (ReflexError, AdapterInputError) as error:
             raise AdapterError(error.message, remedy=error.remedy) from error
         except OSError as error:

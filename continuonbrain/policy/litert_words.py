@@ -14,7 +14,7 @@ from continuonbrain.model.serving.known_answer import check_known_words
 from continuonbrain.model.serving.spec import BundleError
 from continuonbrain.model.serving.words import Words
 from continuonbrain.policy.engine import AdapterError
-from continuonbrain.storage.content_hash import sha256_of_files
+from continuonbrain.storage.content_hash import sha256_of_adapter
 
 
 class LiteRTWords:
@@ -62,7 +62,7 @@ class LiteRTWords:
             return
         try:
             inputs = adapter_inputs(folder, self._words.spec.lora, base_sha256=self._base_sha256)
-            name = sha256 or sha256_of_files(folder, ("adapter_config.json", "adapter_model.safetensors"))
+            name = sha256 or sha256_of_adapter(folder)
         except AdapterInputError as error:
             raise AdapterError(error.message, remedy=error.remedy) from error
         except OSError as error:

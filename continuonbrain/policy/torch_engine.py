@@ -17,7 +17,7 @@ from continuonbrain.policy import codec
 from continuonbrain.policy.engine import AdapterError, Arrays, Decisions
 from continuonbrain.policy.prompt import PromptLayout
 from continuonbrain.policy.reflex import Reflex, ReflexError
-from continuonbrain.storage.content_hash import sha256_of_files
+from continuonbrain.storage.content_hash import sha256_of_adapter
 
 
 def read_answers(layout: PromptLayout, logits: torch.Tensor) -> Decisions:
@@ -79,7 +79,7 @@ class TorchEngine:
         except ReflexError as error:
             raise AdapterError(error.message, remedy=error.remedy) from error
         try:
-            name = sha256 or sha256_of_files(folder, ("adapter_config.json", "adapter_model.safetensors"))
+            name = sha256 or sha256_of_adapter(folder)
         except OSError as error:
             raise AdapterError(f"adapter {folder} cannot be read: {error}", remedy="train again") from error
         try:

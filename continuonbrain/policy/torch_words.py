@@ -17,7 +17,7 @@ from continuonbrain.model.decoder import decoder_of, unwrapped
 from continuonbrain.model.lora import LoraError, with_adapter
 from continuonbrain.model.phases import load_plain
 from continuonbrain.policy.engine import AdapterError
-from continuonbrain.storage.content_hash import sha256_of_files
+from continuonbrain.storage.content_hash import sha256_of_adapter
 
 _CONTEXT = 4096
 
@@ -69,7 +69,7 @@ class TorchWords:
             self._adapter_sha256 = ""
             return
         try:
-            name = sha256 or sha256_of_files(folder, ("adapter_config.json", "adapter_model.safetensors"))
+            name = sha256 or sha256_of_adapter(folder)
             self._model = with_adapter(
                 self._model, folder, base_sha256=self._base_sha256, name=f"sha_{name[:16]}"
             )

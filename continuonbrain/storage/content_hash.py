@@ -42,3 +42,10 @@ def sha256_of_files(directory: Path, names: Iterable[str]) -> str:
 def _header(name: str, size: int) -> bytes:
     encoded = name.encode("utf-8")
     return len(encoded).to_bytes(8, "big") + encoded + size.to_bytes(8, "big")
+
+
+def sha256_of_adapter(path: Path) -> str:
+    """Name of an adapter that no store has named: of its PEFT folder, or of a file that it was converted to."""
+    if path.is_file():
+        return sha256_of_files(path.parent, (path.name,))
+    return sha256_of_files(path, ("adapter_config.json", "adapter_model.safetensors"))

@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("ai_edge_litert")
 torch = pytest.importorskip("torch")
 
+from safetensors import safe_open  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import Gemma3nForCausalLM  # noqa: E402
 
@@ -389,3 +390,53 @@ def test_the_words_of_a_robot_never_import_torch() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert out.stdout == "Hello! I am a small robot. False False\n", out.stderr
+
+
+def test_an_adapter_converted_to_one_file_is_the_same_adapter(
+    litert: LiteRTWords, adapters: list[Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "a.safetensors"
+    convert = [sys.executable, "-m", "continuonbrain.cli.main", "adapters", "convert"]
+    command = [*convert, str(adapters[0]), str(file), "--bundle", str(BUNDLE)]
+    told = json.loads(
+        subprocess.run([*command, "--json"], capture_output=True, check=True, timeout=60).stdout
+    )
+    assert told["path"] == str(file)
+    assert told["modules"] == 3 * 4  # three layers, four modules each
+    litert.use_adapter(adapters[0])
+    right, name = litert.logits(ASKED[1]), litert.adapter_sha256
+    litert.use_adapter(file)
+    assert np.array_equal(litert.logits(ASKED[1]), right)
+    assert litert.adapter_sha256 not in ("", name)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (again.returncode, "exists already" in again.stderr) == (2, True)
+    kept = litert.adapter_sha256
+    tensors = load_file(file)
+    first = next(iter(tensors))
+    for change, words in (
+        ({first: torch.full_like(tensors[first], torch.nan)}, "not finite"),
+        ({first: tensors[first][:, :8].contiguous()}, "other modules"),
+        ({"more": torch.zeros(2)}, "other modules"),
+    ):
+        wrong = tmp_path / "wrong.safetensors"
+        save_file(tensors | change, wrong, metadata=_metadata(file))
+        with pytest.raises(AdapterError, match=words):
+            litert.use_adapter(wrong)
+        assert litert.adapter_sha256 == kept
+    for metadata, words in (
+        ({}, "no inputs of a serving bundle"),
+        (_metadata(file) | {"base_sha256": "0" * 64}, "this base is"),
+    ):
+        save_file(tensors, wrong, metadata=metadata)
+        with pytest.raises(AdapterError, match=words):
+            litert.use_adapter(wrong)
+    wrong.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(AdapterError, match="cannot be read"):
+        litert.use_adapter(wrong)
+    assert np.array_equal(litert.logits(ASKED[1]), right)
+    litert.use_adapter(None)
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    with safe_open(file, framework="numpy") as opened:
+        return dict(opened.metadata())

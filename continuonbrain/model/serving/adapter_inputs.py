@@ -1,4 +1,4 @@
-"""A PEFT folder as the LoRA inputs of a graph. No torch."""
+"""A PEFT folder, or the file that it was converted to, as the LoRA inputs of a graph. No torch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save
 
 from continuonbrain.errors import BrainError
 from continuonbrain.model.serving.spec import LoraSpec
+from continuonbrain.storage.durable import write_bytes_durably
 
 F32 = NDArray[np.float32]
+_FORMAT = "continuonbrain adapter inputs 1"
 BASE_PREFIX = "continuonbrain:"
 _TENSOR = re.compile(r"^base_model\.model\.(?:.*?\.)?(layers\.\d+\..+)\.lora_([AB])(?:\.default)?\.weight$")
 _PLAIN = (
@@ -34,12 +36,18 @@ class AdapterInputError(BrainError):
     """An adapter cannot be an input of these graphs: damaged, of another base, of modules or a rank that they lack."""
 
 
-def adapter_inputs(folder: Path, lora: LoraSpec, *, base_sha256: str) -> dict[str, F32]:
-    """LoRA inputs of `answer` by name: a `[in, rank]` (with alpha / r in it) and b `[rank, out]` for every site.
+def adapter_inputs(adapter: Path, lora: LoraSpec, *, base_sha256: str) -> dict[str, F32]:
+    """LoRA inputs by name: a `[in, rank]` (with alpha / r in it) and b `[rank, out]` for every site.
 
-    Smaller ranks are filled up with zeros, sites that the adapter does not have are zeros: the result is exactly
-    the adapter. Raises `AdapterInputError`, which names file, field and remedy.
+    adapter: a PEFT folder, or a file that `write_inputs` made of one. Smaller ranks are filled up with zeros, sites
+    that the adapter does not have are zeros: the result is exactly the adapter.
+
+    Raises:
+        AdapterInputError: names file, field and remedy.
     """
+    if adapter.is_file():
+        return _read_inputs(adapter, lora, base_sha256)
+    folder = adapter
     config = _config(folder / "adapter_config.json", base_sha256)
     path = folder / "adapter_model.safetensors"
     try:
@@ -77,6 +85,40 @@ def adapter_inputs(folder: Path, lora: LoraSpec, *, base_sha256: str) -> dict[st
         key = site.replace(".", "_")
         out[f"{key}_a"], out[f"{key}_b"] = a, b
     return out
+
+
+def write_inputs(path: Path, inputs: Mapping[str, F32], lora: LoraSpec, *, base_sha256: str) -> None:
+    """Write an adapter's inputs as one safetensors file, durably, with its base and rank named in it."""
+    metadata = {"format": _FORMAT, "base_sha256": base_sha256, "rank": str(lora.rank)}
+    write_bytes_durably(path, save({n: np.ascontiguousarray(v) for n, v in sorted(inputs.items())}, metadata))
+
+
+def _read_inputs(path: Path, lora: LoraSpec, base_sha256: str) -> dict[str, F32]:
+    again = "convert the adapter again: continuonbrain adapters convert"
+    try:
+        with safe_open(path, framework="numpy") as file:
+            said = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        raise AdapterInputError(f"{path} cannot be read: {error}", remedy=again) from error
+    if said.get("format") != _FORMAT:
+        raise AdapterInputError(f"{path} holds no inputs of a serving bundle", remedy=again)
+    if said.get("base_sha256") != base_sha256:
+        raise AdapterInputError(
+            f"{path}: base_sha256 is {said.get('base_sha256')!r}, this base is {base_sha256}",
+            remedy="use an adapter that was trained on this base",
+        )
+    wanted = {n: (v.shape, v.dtype) for n, v in no_adapter(lora).items()}
+    if {n: (v.shape, v.dtype) for n, v in tensors.items()} != wanted:
+        raise AdapterInputError(
+            f"{path} was made for a bundle of rank {said.get('rank')} with other modules; this one takes rank "
+            f"{lora.rank}",
+            remedy=again,
+        )
+    for name, value in tensors.items():
+        if not np.isfinite(value).all():
+            raise AdapterInputError(f"{path}: {name} holds numbers that are not finite", remedy=again)
+    return tensors
 
 
 def no_adapter(lora: LoraSpec) -> dict[str, F32]:

@@ -145,3 +145,9 @@ class LanguageSpec(_Bundle):
     chunk: Count
     vocabulary: Count
     end: tuple[Annotated[int, Field(ge=0)], ...]
+
+
+def read_bundle(folder: Path) -> DrivingSpec | LanguageSpec:
+    """The description of a bundle of either kind. Raises `BundleError`."""
+    talks = (folder / LanguageSpec.graph_file).exists()
+    return LanguageSpec.read(folder) if talks else DrivingSpec.read(folder)
