@@ -48,7 +48,8 @@ def doctor(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None
     config_check, report = check_brain(root)
     checks.append(config_check)
     if config_check.ok:
-        checks += [check_base(root), check_trainer(root)]
+        base = check_base(root)
+        checks += [base, *([check_engine(root), check_words(root)] if base.ok else []), check_trainer(root)]
     healthy = all(check.ok for check in checks if check.needed)
 
     if as_json:
@@ -150,6 +151,49 @@ def check_base(root: Path) -> Check:
     except BrainError as error:
         return Check("base model", False, error.message, error.remedy)
     return Check("base model", True, f"{folder} {sha256[:12]}")
+
+
+def check_engine(root: Path) -> Check:
+    """What decides, and whether its bundle is whole and of this base."""
+    from continuonbrain.brain_root import open_brain
+    from continuonbrain.model.base_identity import base_sha256
+    from continuonbrain.model.serving.spec import DrivingSpec
+    from continuonbrain.policy.open_engine import BUNDLES, engine_name
+
+    brain = open_brain(root)
+    folder, policy = brain.layout.base_model_dir, brain.config.policy
+    if engine_name(folder, policy) == "torch":
+        there = importlib.util.find_spec("torch") is not None
+        return Check("engine", there, "torch", "pip install 'continuonbrain[train]', or export a bundle")
+    bundle = folder / BUNDLES / policy.precision
+    try:
+        spec = DrivingSpec.read(bundle)
+    except BrainError as error:
+        return Check("engine", False, error.message, error.remedy)
+    if spec.base_sha256 != base_sha256(folder):
+        return Check(
+            "engine", False, f"{bundle} is of another base", "export it again: continuonbrain model export"
+        )
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        return Check("engine", False, "LiteRT is not installed", "pip install 'continuonbrain[litert]'")
+    return Check("engine", True, f"litert, {policy.precision}, adapters up to rank {spec.lora.rank}")
+
+
+def check_words(root: Path) -> Check:
+    """Whether the base answers in words (`continuonbrain chat`). Informs only."""
+    from continuonbrain.brain_root import open_brain
+    from continuonbrain.policy.open_engine import LANGUAGE_BUNDLES, engine_name
+
+    brain = open_brain(root)
+    folder, policy = brain.layout.base_model_dir, brain.config.policy
+    try:
+        from continuonbrain.policy.chat import ChatPrompt
+
+        ChatPrompt(folder)
+    except (BrainError, ImportError) as error:
+        told = error.message if isinstance(error, BrainError) else f"{error}"
+        return Check("words", False, told, "none is needed to drive", needed=False)
+    return Check("words", True, engine_name(folder, policy, LANGUAGE_BUNDLES), needed=False)
 
 
 def check_trainer(root: Path) -> Check:

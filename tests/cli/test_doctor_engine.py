@@ -1,0 +1,64 @@
+"""What the doctor says of the engine: which one decides, and what is wrong with its bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from continuonbrain.cli.doctor import check_engine, check_words
+from continuonbrain.model.base_identity import tiny_base_folder
+from continuonbrain.storage.layout import init_brain_root
+
+TALKING_BASE = Path(__file__).parents[1] / "talking_base" / "base"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return init_brain_root(tmp_path / "b", "sim-donkey", base_model=tiny_base_folder()).root
+
+
+def set_policy(root: Path, **changes: object) -> None:
+    path = root / "config.json"
+    settings = json.loads(path.read_text())
+    settings["policy"] |= changes
+    path.write_text(json.dumps(settings))
+
+
+def _change_base(root: Path) -> None:
+    config = root / "model" / "base_model" / "config.json"
+    config.write_text(config.read_text() + " ")
+
+
+def _cut(root: Path) -> None:
+    graph = root / "model" / "base_model" / "serving" / "fp32" / "serving.tflite"
+    graph.write_bytes(graph.read_bytes()[:-1])
+
+
+def test_a_whole_bundle_is_what_decides(root: Path) -> None:
+    for precision in ("fp32", "int8"):
+        set_policy(root, precision=precision)
+        found = check_engine(root)
+        assert (found.ok, found.value) == (True, f"litert, {precision}, adapters up to rank 16")
+    set_policy(root, engine="torch")
+    assert check_engine(root).value == "torch"
+
+
+@pytest.mark.parametrize(("change", "words"), [(_cut, "is damaged"), (_change_base, "is of another base")])
+def test_a_bundle_that_does_not_fit_is_told_before_the_robot_starts(
+    root: Path, change: Callable[[Path], None], words: str
+) -> None:
+    change(root)
+    found = check_engine(root)
+    assert not found.ok
+    assert found.needed
+    assert words in found.value
+    assert "export" in found.remedy
+
+
+def test_words_are_told_and_not_needed(root: Path, tmp_path: Path) -> None:
+    assert (check_words(root).ok, check_words(root).needed) == (False, False)
+    talks = init_brain_root(tmp_path / "t", "sim-donkey", base_model=TALKING_BASE).root
+    assert (check_words(talks).ok, check_words(talks).value) == (True, "litert")
