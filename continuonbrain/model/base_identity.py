@@ -5,6 +5,8 @@ An adapter names the base that it was trained on and is refused on any other.
 
 from __future__ import annotations
 
+import contextlib
+import json
 from importlib import resources
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from continuonbrain.errors import BrainError
 from continuonbrain.storage.adapter_version import REFLEX_FILE, REQUIRED_FILES
 from continuonbrain.storage.content_hash import sha256_of_files
+from continuonbrain.storage.durable import replace_file
 
 BEHAVIOUR_FILES = (
     "config.json",
@@ -24,6 +27,11 @@ BEHAVIOUR_FILES = (
 
 OPTIONAL_FILES = (REFLEX_FILE,)
 """Count where they are: they decide too."""
+
+
+IDENTITY_FILE = ".continuonbrain-identity.json"
+_QUICKLY_READ = 64 << 20
+"""Bytes that are hashed every time."""
 
 
 class BaseModelError(BrainError):
@@ -49,20 +57,40 @@ def check_base_files(folder: Path) -> None:
 
 
 def checkpoint_sha256(folder: Path) -> str:
-    """Identity of a Hugging Face folder, with what a driving base has besides where it is one. Reads every weight once:
-    some seconds a gigabyte. `BaseModelError` names a missing file.
+    """Identity of a Hugging Face folder, with what a driving base has besides where it is one.
+
+    Ten gigabytes take minutes to read, so a folder's identity is kept beside it (`IDENTITY_FILE`), with the sizes and
+    times of the files that it was computed from. `BaseModelError` names a missing file.
     """
     if (folder / "connector.json").exists():
         return base_sha256(folder)
     try:
-        shards = sorted(p.name for p in folder.glob("*.safetensors"))
-        index = [n for n in ("model.safetensors.index.json", "tokenizer.json") if (folder / n).exists()]
-        return sha256_of_files(folder, ["config.json", *index, *shards])
+        names = ["config.json", *sorted(p.name for p in folder.glob("*.safetensors"))]
+        names += [n for n in ("model.safetensors.index.json", "tokenizer.json") if (folder / n).exists()]
+        stats = {n: (folder / n).stat() for n in sorted(names)}
+        seen = {n: [s.st_size, s.st_mtime_ns] for n, s in stats.items()}
+        kept = _kept_identity(folder)
+        if kept.get("files") == seen and isinstance(kept.get("sha256"), str):
+            return str(kept["sha256"])
+        sha256 = sha256_of_files(folder, names)
+        if sum(size for size, _ in seen.values()) > _QUICKLY_READ:
+            with contextlib.suppress(OSError):  # a folder that cannot be written is read again next time
+                told = {"sha256": sha256, "files": seen}
+                replace_file(folder / IDENTITY_FILE, (json.dumps(told, indent=1) + "\n").encode())
+        return sha256
     except OSError as error:
         raise BaseModelError(
             f"base model file {error.filename} cannot be read: {error.strerror}",
             remedy="give the folder of a Hugging Face checkpoint",
         ) from error
+
+
+def _kept_identity(folder: Path) -> dict[str, object]:
+    try:
+        value = json.loads((folder / IDENTITY_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def base_sha256(folder: Path) -> str:

@@ -50,16 +50,19 @@ class Minds:
         self._base = brain.layout.base_model_dir
         self._driving: Engine | None = None
         self._chat: Chat | None = None
+        self._talks: bool | None = None
         self._versions: dict[int, str] = {}
 
     def engines(self) -> EnginesOut:
         """What would compute; opens nothing."""
         policy = self._brain.config.policy
-        try:
-            ChatPrompt(self._base)
-            words: str | None = engine_name(self._base, policy, LANGUAGE_BUNDLES)
-        except BrainError:
-            words = None
+        if self._talks is None:
+            try:
+                ChatPrompt(self._base)  # a large base's tokenizer takes seconds: asked once
+                self._talks = True
+            except BrainError:
+                self._talks = False
+        words = engine_name(self._base, policy, LANGUAGE_BUNDLES) if self._talks else None
         return EnginesOut(driving=engine_name(self._base, policy), words=words)
 
     def act(self, asked: ActIn) -> ActOut:
