@@ -70,6 +70,11 @@ class ChatPrompt:
         """Ids of a conversation that the base is to answer. `ChatError` when the template refuses it."""
         from jinja2 import TemplateError
 
+        for turn in turns:
+            try:
+                turn.text.encode()
+            except UnicodeEncodeError as error:
+                raise ChatError("what was said is not Unicode text", remedy="send it as UTF-8") from error
         marks = [f"turn-{secrets.token_hex(16)}" for _ in turns]
         messages = [{"role": t.role, "content": mark} for t, mark in zip(turns, marks, strict=True)]
         try:

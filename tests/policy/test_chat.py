@@ -231,6 +231,7 @@ def test_a_temperature_draws_from_the_likeliest_and_repeats_with_its_seed(litert
         ([Turn("user", "hello"), Turn("assistant", "Hello!")], "nothing to answer"),
         ([Turn("user", "hello"), Turn("user", "hello")], "take turns"),
         ([Turn("user", "hello " * 200)], "tokens long; this base holds 128"),
+        ([Turn("user", "hello \udcff")], "not Unicode text"),
     ],
 )
 def test_a_conversation_that_cannot_be_answered_is_refused_at_once(
@@ -358,7 +359,7 @@ def test_the_command_answers_once_in_json_and_line_by_line(adapters: list[Path])
     assert len(told["adapter_sha256"]) == 64
     assert told["base_sha256"] == BASE_SHA256
     lines = run("--base", str(BASE), given="hello\n\nignored\n")
-    assert (lines.stdout, lines.returncode) == ("Hello! I am a small robot.\n", 0)
+    assert (lines.stdout, lines.stderr, lines.returncode) == ("Hello! I am a small robot.\n", "", 0)
 
 
 @pytest.mark.parametrize(
@@ -368,6 +369,7 @@ def test_the_command_answers_once_in_json_and_line_by_line(adapters: list[Path])
         (["hello", "--base", str(BASE), "--adapter", "nowhere"], "is no folder"),
         (["hello", "--base", "nowhere"], "tokenizer.json cannot be used"),
         (["hello", "--base", str(BASE), "--engine", "magic"], "engine"),
+        (["x" * 500, "--base", str(BASE)], "tokens long"),
     ],
 )
 def test_the_command_says_what_is_wrong(arguments: list[str], words: str) -> None:
@@ -377,6 +379,7 @@ def test_the_command_says_what_is_wrong(arguments: list[str], words: str) -> Non
     assert found.returncode == 2
     assert words in " ".join(found.stderr.split())
     assert "Traceback" not in found.stderr
+    assert "INFO" not in found.stderr  # LiteRT talks about its accelerators when it goes
 
 
 def test_the_words_of_a_robot_never_import_torch() -> None:

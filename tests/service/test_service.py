@@ -240,6 +240,8 @@ def test_it_talks_in_pieces_and_with_the_adapter_in_use(helpers: Any, talking: B
             [{"role": "user", "content": "hello " * 500}],
         ):
             is_problem(client.post("/v1/chat", json={"messages": wrong}), 422)
+        body = b'{"messages": [{"role": "user", "content": "\\ud800"}]}'
+        is_problem(client.post("/v1/chat", content=body, headers={"content-type": "application/json"}), 422)
         assert AdapterStore(talking.layout).rollback() is None
         assert said(client, "who are you", **hot) == before
 

@@ -23,6 +23,15 @@ Buffers = dict[str, Any]
 _LORA = "lora_"
 
 
+class Quiet:
+    """What holds a compiled graph and its buffers: LiteRT says farewell when the last of them goes."""
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            with unheard():
+                self.__dict__.clear()
+
+
 class Compiled:
     """A graph file, ready to run on `threads` threads.
 

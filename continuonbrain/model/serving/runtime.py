@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from continuonbrain.model.serving.litert import Buffers, Compiled, LoraInputs, read_buffer, unheard
+from continuonbrain.model.serving.litert import Buffers, Compiled, LoraInputs, Quiet, read_buffer, unheard
 from continuonbrain.model.serving.spec import DrivingSpec
 from continuonbrain.model.serving.tables import EmbeddingTables
 
@@ -24,7 +24,7 @@ _INSTRUCTIONS = 16
 """Instructions whose keys and values are kept."""
 
 
-class Graphs:
+class Graphs(Quiet):
     """The graphs of a bundle, ready to run on `threads` threads.
 
     base: the folder whose tables the prompt's embeddings come from.

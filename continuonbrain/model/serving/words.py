@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from continuonbrain.model.serving.litert import Buffers, Compiled, LoraInputs, read_buffer, unheard
+from continuonbrain.model.serving.litert import Buffers, Compiled, LoraInputs, Quiet, read_buffer, unheard
 from continuonbrain.model.serving.spec import LanguageSpec
 from continuonbrain.model.serving.tables import EmbeddingTables
 
@@ -22,7 +22,7 @@ _CACHE = "cache_"
 _WORKING = ("embeds", "per_layer", "start")
 
 
-class Words:
+class Words(Quiet):
     """The graphs of a language bundle, ready to run on `threads` threads.
 
     base: the folder whose tables the embeddings come from.
