@@ -19,6 +19,7 @@ from continuonbrain.loops.notices import post_notice
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.robot.host import HOST_FILE_NAME, FileHost
 from continuonbrain.storage.adapters import AdapterStore
+from continuonbrain.storage.event_log import EventLog
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
 
 CHUNK_TIMEOUT_S = 0.6
@@ -83,6 +84,10 @@ def test_killing_the_policy_process_stops_the_robot_and_its_return_lets_it_drive
         report = session.stop()
     assert report.reasons.keys() & {"stale_path", "no_path"}
     assert report.stopped_ticks < report.ticks
+    told = [e.data for e in EventLog(layout.events_dir).after(0) if e.kind == "safety"]
+    stops = [e for e in told if e["stopped"] and set(e["reasons"]) & {"stale_path", "no_path"}]
+    assert stops  # for whoever listens
+    assert told.index(stops[-1]) < len(told) - 1  # and that it was over
 
 
 def test_a_promotion_swaps_the_adapter_while_the_robot_drives(layout: BrainLayout) -> None:

@@ -31,6 +31,7 @@ from continuonbrain.rlds.recorder import EpisodeRecorder  # noqa: E402
 from continuonbrain.rlds.schema import Step  # noqa: E402
 from continuonbrain.robot.host import SimulatedHost  # noqa: E402
 from continuonbrain.storage.adapters import AdapterStore, PromotionRefused  # noqa: E402
+from continuonbrain.storage.event_log import EventLog  # noqa: E402
 from continuonbrain.storage.layout import init_brain_root  # noqa: E402
 from continuonbrain.storage.lock import LockHeldError, ProcessLock  # noqa: E402
 from continuonbrain.trainer.course import Course  # noqa: E402
@@ -542,6 +543,23 @@ def test_a_job_without_time_for_a_step_stages_nothing(brain: Brain) -> None:
         loop(root).round()
     assert "max_wall_time_s" in caught.value.remedy
     assert nothing_staged(root)
+
+
+def test_phases_and_gates_are_events(refused: Refused, brain: Brain) -> None:
+    events = EventLog(refused[0].layout.events_dir).after(0)
+    phases = [e.data["phase"] for e in events if e.kind == "training"]
+    assert phases[0] == "read"
+    assert phases[-1] == "refused"
+    assert {"cache", "train", "judge"} <= set(phases)
+    assert next(e.data for e in events if e.kind == "gate") == {"open": True, "closed": {}}
+    host, root = SimulatedHost(), brain()
+    trainer = loop(root, host)
+    for teleop in (0.0, 0.0, 1.0, 1.0, 0.0):
+        host.set(teleop_active=teleop)
+        trainer.poll_gates()
+    gates = [e.data for e in EventLog(root.layout.events_dir).after(0)]
+    assert [g["open"] for g in gates] == [True, False, True]  # changes only
+    assert list(gates[1]["closed"]) == ["teleop"]
 
 
 def test_training_waits_while_a_gate_is_closed_and_tells_how_long(brain: Brain) -> None:

@@ -173,6 +173,7 @@ def _convert(plain: Path, making: Path, recipe: str, context: int) -> None:
                 cache_length=context,
                 quantization_recipe=recipe,
                 use_jinja_template=True,
+                experimental_lightweight_conversion=True,  # weights stay out of the intermediate graph
                 tokenizer_path_override=str(plain / "tokenizer.json"),
             )
         finally:
