@@ -260,7 +260,13 @@ def test_who_leaves_in_the_middle_of_an_answer_does_not_keep_the_model(
                 sock.sendall(head % len(asked) + asked)
                 time.sleep(wait_s)
         with running.client() as client:
-            assert said(client, "hello")["text"] == "Hello! I am a small robot."
+            deadline = time.monotonic() + 30
+            asked_again = {"messages": [{"role": "user", "content": "hello"}], "stream": False}
+            # On a busy machine those who left may still be waiting in front: come back, as the problem says.
+            while (answer := client.post("/v1/chat", json=asked_again)).status_code == 429:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            assert answer.json()["text"] == "Hello! I am a small robot."
 
 
 def test_too_many_that_wait_are_told_to_come_back(helpers: Any, talking: BrainRoot) -> None:
