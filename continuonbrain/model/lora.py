@@ -106,6 +106,16 @@ def add_lora(model: Any, config: LoraConfig, *, plus_one: bool = False) -> Any:
 
 
 _TRAINS_MORE = ("modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication")
+_NOT_PLAIN = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "megatron_config",
+    "monteclora_config",
+    "use_bdlora",
+    "use_qalora",
+    "velora_config",
+)
+"""Kinds of PEFT's LoRA layers whose result or gradient depends on more than what comes into them, or on chance."""
 _PLAIN_STARTS = (True, False, "gaussian")
 
 
@@ -121,6 +131,9 @@ def _check_config(model: Any, decoder: Decoder, config: LoraConfig) -> None:
             f"{where}: init_lora_weights = {config.init_lora_weights!r} changes the frozen weights",
             remedy="use true, false or gaussian",
         )
+    other = [name for name in _NOT_PLAIN if getattr(config, name, None)]
+    if other:
+        raise LoraError(f"{where}: {other[0]} is not plain LoRA", remedy="leave it out")
     if getattr(config, "kasa_config", None) is not None:
         raise LoraError(f"{where}: kasa_config changes the frozen weights", remedy="leave it out")
     quantised = any(module.weight.dtype == torch.int8 for module in _linears(decoder))

@@ -132,6 +132,9 @@ class StepLoop:
     def run(self) -> str:
         """Why it ended. A sound end is put on disk too: what follows (staging, judging) may be interrupted."""
         ended = self._run()
+        if ended in ("steps", "wall time") and not self._is_finite():
+            self._back_to_good()  # the last step's own loss was never asked for
+            ended = "adapter not finite"
         self.state.spent_s = self.clock() - self._began
         if ended in ("steps", "wall time"):
             self.state.mark()
@@ -171,9 +174,7 @@ class StepLoop:
         value = self.backward_of_batch(self.pause)
         first = state.losses[:10]
         if not math.isfinite(value) or (len(first) == 10 and value > _EXPLODED * sum(first) / 10):
-            with torch.no_grad():
-                for parameter, good in zip(parameters, state.good, strict=True):
-                    parameter.copy_(good)
+            self._back_to_good()
             return "loss not finite" if not math.isfinite(value) else "loss exploded"
         if not math.isfinite(float(torch.nn.utils.clip_grad_norm_(parameters, 1.0))):
             return "gradient not finite"  # this step's loss was sound: the parameters stay as they are
@@ -182,3 +183,11 @@ class StepLoop:
         state.optimiser.step()
         state.losses.append(value)
         return ""
+
+    def _is_finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self.state.parameters.values())
+
+    def _back_to_good(self) -> None:
+        with torch.no_grad():
+            for parameter, good in zip(self.state.parameters.values(), self.state.good, strict=True):
+                parameter.copy_(good)

@@ -430,6 +430,28 @@ def test_a_loss_that_explodes_ends_with_the_last_good_adapter(
     assert all_finite(result)
 
 
+@pytest.mark.parametrize("steps_asked", [1, 3])
+def test_a_last_step_that_leaves_no_numbers_is_taken_back(
+    train: Train, monkeypatch: pytest.MonkeyPatch, steps_asked: int
+) -> None:
+    done = 0
+    real = torch.optim.AdamW.step
+
+    def step(self: Any, *rest: Any) -> Any:
+        nonlocal done
+        out = real(self, *rest)
+        done += 1
+        if done == steps_asked:
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].fill_(math.inf)
+        return out
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    result = train(max_steps=steps_asked)
+    assert (result.ended, result.steps) == ("adapter not finite", steps_asked)
+    assert all_finite(result)
+
+
 def test_the_last_good_adapter_is_the_one_of_the_last_snapshot(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
