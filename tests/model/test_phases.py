@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
-from peft.tuners.lora.config import KasaConfig  # noqa: E402
+from peft.tuners.lora.config import BdLoraConfig, KasaConfig  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import Gemma3nForCausalLM  # noqa: E402
 
@@ -252,6 +252,11 @@ REFUSED: dict[str, dict[str, object]] = {
         "target_modules": ["layers.12.self_attn.q_proj"],
         "kasa_config": KasaConfig(),
     },
+    "not plain: tokens that switch it on": {
+        "target_modules": ["layers.12.self_attn.q_proj"],
+        "alora_invocation_tokens": [5, 6],
+    },
+    "not plain: blocks": {"target_modules": ["layers.12.self_attn.q_proj"], "use_bdlora": BdLoraConfig()},
 }
 
 
@@ -265,7 +270,7 @@ def test_what_the_cut_does_not_allow_is_refused_with_what_it_does_and_leaves_the
     with pytest.raises(LoraError) as error:
         add_lora(model, LoraConfig(**REFUSED[kind]))
     assert error.value.remedy
-    if "start" not in kind and "singular" not in kind:
+    if "start" not in kind and "singular" not in kind and "not plain" not in kind:
         assert "q_proj" in error.value.remedy
         assert "layers 10 to 14" in error.value.remedy
     assert [n for n, _ in model.named_modules()] == modules
