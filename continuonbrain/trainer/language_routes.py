@@ -32,6 +32,8 @@ from continuonbrain.trainer.seen import Seen, forget_looks
 from continuonbrain.trainer.token_samples import LanguageSettings, TokenSample, padded_labels
 
 OnSample = Callable[[int, int], None]
+_PASSES = 3
+"""Over samples that the cache does not hold."""
 
 
 class Route(Protocol):
@@ -108,16 +110,25 @@ class SuffixRoute:
         forget_looks(self._store.folder)
         check_vocabulary(self._checkpoint, samples)
         missing = [s for s in samples if self._store.get(s.key()) is None]
-        if missing:
+        recalled = len(samples) - len(missing)
+        for _ in range(_PASSES):
+            if not missing:
+                break
             self._cache(missing, on_sample)
-            lost = sum(sample.key() not in self._store for sample in samples)
-            if lost:
-                raise BrainError(
-                    f"the training cache holds {self._settings.cache_mib} MiB: too little for {len(samples)} "
-                    f"samples, {lost} are missing",
-                    remedy="raise cache_mib, or train on fewer episodes (max_episodes)",
-                )
-        return len(samples) - len(missing)
+            lost = [sample for sample in samples if sample.key() not in self._store]
+            computed = {sample.key() for sample in missing}
+            # Room is made by whole files, the oldest first: what was recalled may go before what nobody needs.
+            if any(sample.key() in computed for sample in lost):
+                break
+            missing = lost
+        lost = [sample for sample in samples if sample.key() not in self._store]
+        if lost:
+            raise BrainError(
+                f"the training cache holds {self._settings.cache_mib} MiB: too little for {len(samples)} "
+                f"samples, {len(lost)} are missing",
+                remedy="raise cache_mib, or train on fewer episodes (max_episodes)",
+            )
+        return recalled
 
     def _cache(self, missing: Sequence[TokenSample], on_sample: OnSample) -> None:
         # The tower goes before the layers come.

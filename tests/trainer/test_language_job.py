@@ -156,6 +156,26 @@ def test_progress_tells_of_caching_then_of_every_step(train: Callable[..., JobRe
     assert [p.loss for p in seen if p.phase == "train"] == result.losses
 
 
+def test_room_for_new_samples_may_cost_old_ones_that_are_then_computed_again(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "small"
+    write_checkpoint(folder, "small")
+    settings = replace(QUICK, max_steps=1, batch_size=2, cache_mib=2)
+
+    def samples(first: int, count: int) -> list[TokenSample]:
+        words = [tuple((7 * i + 11 * k) % 4000 + 3 for k in range(300)) for i in range(first, first + count)]
+        return [TokenSample(w, 4) for w in words]
+
+    run = {"base_sha256": BASE, "cache": tmp_path / "cache"}
+    for batch in (samples(0, 4), samples(100, 4)):
+        assert train_language(folder, batch, settings, **run).recalled == 0
+    both = samples(0, 4) + samples(200, 3)  # of ten that fit
+    assert train_language(folder, both, settings, **run).ended == "steps"
+    with pytest.raises(BrainError, match="too little for 30 samples"):
+        train_language(folder, samples(300, 30), settings, **run)
+
+
 def test_a_model_without_shared_layers_trains_through_plain_peft_and_says_so(tmp_path: Path) -> None:
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
