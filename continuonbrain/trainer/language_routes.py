@@ -139,10 +139,20 @@ class SuffixRoute:
             for done, sample in enumerate(missing, start=1):
                 inputs = seen.inputs(decoder.text, sample)
                 with torch.no_grad():
-                    bottom = capture(
-                        decoder,
-                        lambda inputs=inputs: decoder.text(**inputs, use_cache=False),  # type: ignore[misc]
-                    )
+                    try:
+                        bottom = capture(
+                            decoder,
+                            lambda inputs=inputs: decoder.text(**inputs, use_cache=False),  # type: ignore[misc]
+                        )
+                    except (
+                        IndexError,
+                        TypeError,
+                        ValueError,
+                    ) as error:  # a number that no check of ours knows
+                        raise CheckpointError(
+                            f"{self._checkpoint.folder}/config.json describes a model that does not run: {error}",
+                            remedy="use the config.json that came with the weights",
+                        ) from error
                     self._store.put(sample.key(), keep(decoder, bottom, [sample.positions])[0])
                 on_sample(done, len(missing))
 

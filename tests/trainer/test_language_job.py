@@ -176,6 +176,17 @@ def test_room_for_new_samples_may_cost_old_ones_that_are_then_computed_again(
         train_language(folder, samples(300, 30), settings, **run)
 
 
+@pytest.mark.parametrize("change", [{"altup_active_idx": 1 << 40}, {"output_hidden_states": "x"}])
+def test_a_config_that_describes_no_model_that_runs_is_named(tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = tmp_path / "small"
+    write_checkpoint(folder, "small")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= change
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        train_language(folder, SAMPLES, QUICK, base_sha256=BASE, cache=tmp_path / "cache")
+
+
 def test_a_model_without_shared_layers_trains_through_plain_peft_and_says_so(tmp_path: Path) -> None:
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
