@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -116,6 +116,7 @@ _NOT_PLAIN = (
     "velora_config",
 )
 """Kinds of PEFT's LoRA layers whose result or gradient depends on more than what comes into them, or on chance."""
+_LARGEST_ALPHA = 1e6
 _PLAIN_STARTS = (True, False, "gaussian")
 
 
@@ -152,7 +153,13 @@ def _check_config(model: Any, decoder: Decoder, config: LoraConfig) -> None:
         raise LoraError(
             f"{where}: target_modules = {config.target_modules!r} names layers below it", remedy=again
         )
-    wanted = [name for name, _ in model.named_modules() if name and check_target_module_exists(config, name)]
+    try:
+        names = [n for n, _ in model.named_modules() if n]
+        wanted = [name for name in names if check_target_module_exists(config, name)]
+        for pattern in (*(config.rank_pattern or {}), *(config.alpha_pattern or {})):
+            re.compile(pattern)
+    except re.error as error:
+        raise LoraError(f"{where}: {error} in a pattern of it", remedy=again) from error
     wrong = sorted(set(wanted) - allowed)
     if wrong or not wanted:
         what = f"{wrong[0]} cannot be trained" if wrong else f"nothing is named {config.target_modules}"
@@ -215,8 +222,10 @@ def adapter_files(model: DrivingModel) -> dict[str, bytes]:
     return files
 
 
-def read_adapter(folder: Path, *, base_sha256: str, config: Any) -> dict[str, torch.Tensor]:
-    """Check an adapter folder against a base and return its tensors.
+def read_adapter(
+    folder: Path, *, base_sha256: str, config: Any, plus_one: bool = False
+) -> dict[str, torch.Tensor]:
+    """Check an adapter folder against a base and return its tensors. plus_one: the layer below is allowed as well.
 
     `LoraError` when files are missing or damaged, the base is another one, a layer is not KV-shared, or a
     number is not finite.
@@ -245,9 +254,14 @@ def read_adapter(folder: Path, *, base_sha256: str, config: Any) -> dict[str, to
         raise LoraError(f"{weights_path} is missing or damaged: {error}", remedy=again) from error
     if not tensors:
         raise LoraError(f"{weights_path} holds no tensors", remedy=again)
-    first = first_shared_layer(config)
+    first = first_shared_layer(config) - int(plus_one)
     for name, tensor in tensors.items():
         found = _LAYER.search(name)
+        if found is not None and int(found[1]) == first - 1 and not plus_one:
+            raise LoraError(
+                f"{weights_path}: {name} is not in a KV-shared layer (>= {first}); it was trained with plus_one",
+                remedy="only the torch engine of words takes such an adapter; train without plus_one",
+            )
         if found is None or int(found[1]) < first:
             raise LoraError(f"{weights_path}: {name} is not in a KV-shared layer (>= {first})", remedy=again)
         if not bool(torch.isfinite(tensor).all()):
@@ -260,14 +274,17 @@ def load_adapter(model: DrivingModel, folder: Path, *, base_sha256: str, name: s
     model.language_model = with_adapter(model.language_model, folder, base_sha256=base_sha256, name=name)
 
 
-def with_adapter(language_model: Any, folder: Path, *, base_sha256: str, name: str) -> PeftModel:
+def with_adapter(
+    language_model: Any, folder: Path, *, base_sha256: str, name: str, plus_one: bool = False
+) -> PeftModel:
     """Attach the adapter in `folder` beside any other, make it the active one, then drop the others; the model with
     PEFT around it.
 
-    Everything is checked before the model is touched; `LoraError` leaves it as it was.
+    Its configuration and its tensors are checked before the model is touched; `LoraError` leaves it as it was.
     """
     inner = unwrapped(language_model)
-    tensors = read_adapter(folder, base_sha256=base_sha256, config=inner.config)
+    tensors = read_adapter(folder, base_sha256=base_sha256, config=inner.config, plus_one=plus_one)
+    _check_config(inner, decoder_of(inner, plus_one=plus_one), _config_of(folder))
     wrapped = language_model
     previous = list(wrapped.peft_config) if isinstance(wrapped, PeftModel) else []
     if isinstance(wrapped, PeftModel) and name in previous:
@@ -283,7 +300,7 @@ def with_adapter(language_model: Any, folder: Path, *, base_sha256: str, name: s
         if attached != tensors.keys():
             odd = sorted(attached ^ tensors.keys())
             raise ValueError(f"{len(odd)} tensors are missing or have no place in the model, e.g. {odd[0]}")
-    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # PEFT raises what its parts raise
         if not isinstance(wrapped, PeftModel):
             _take_out_layers(wrapped)
         elif name in wrapped.peft_config:
@@ -297,6 +314,21 @@ def with_adapter(language_model: Any, folder: Path, *, base_sha256: str, name: s
         fresh.delete_adapter(old)
     fresh.requires_grad_(False)
     return fresh
+
+
+def _config_of(folder: Path) -> LoraConfig:
+    """An adapter folder's configuration. `LoraError` when PEFT cannot read it, or it scales by no number."""
+    path = folder / "adapter_config.json"
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except Exception as error:  # PEFT raises what its parts raise
+        raise LoraError(f"{path} cannot be used: {error}", remedy="train again") from error
+    if not isinstance(config, LoraConfig):
+        raise LoraError(f"{path}: peft_type is {config.peft_type}, not LORA", remedy="use a LoRA adapter")
+    for alpha in (config.lora_alpha, *(config.alpha_pattern or {}).values()):
+        if not isinstance(alpha, int | float) or not abs(alpha) <= _LARGEST_ALPHA:  # NaN is none
+            raise LoraError(f"{path}: lora_alpha = {alpha!r} is no scale", remedy="train again")
+    return config
 
 
 def detach_lora(model: DrivingModel) -> None:

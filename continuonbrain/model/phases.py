@@ -26,6 +26,7 @@ from continuonbrain.model.packed_weight import PackedWeight, can_pack
 
 _QUANTISED_AT_ONCE = 1 << 20
 """Numbers: 4 MiB in fp32."""
+_FINITE = "use a bf16, fp16 or fp32 checkpoint, copied whole"
 _LEAST_QUANTISED = 64
 """Projections narrower than this (AltUp's mixing coefficients) stay as they are: rounding costs, memory does not."""
 
@@ -73,15 +74,19 @@ class Absent(nn.Module):
 class MappedEmbedding(nn.Module):
     """A scaled embedding table on disk: ids int64 `[...]` -> `[..., width]`."""
 
-    def __init__(self, table: Tensor, scale: float, compute: torch.dtype) -> None:
+    def __init__(self, table: Tensor, scale: float, compute: torch.dtype, name: str) -> None:
         super().__init__()
+        self.name = name
         self.weight = nn.Parameter(table, requires_grad=False)
         self.scale, self.compute = scale, compute
 
     def forward(self, ids: Tensor) -> Tensor:
         # As the library does: the scale is rounded to the table's type first.
         scale = torch.tensor(self.scale).to(self.weight.dtype).to(self.compute)
-        return self.weight[ids].to(self.compute) * scale
+        rows = self.weight[ids].to(self.compute)
+        if not bool(torch.isfinite(rows).all()):  # a table of gigabytes is looked at where it is read
+            raise CheckpointError(f"{self.name} holds numbers that are not finite", remedy=_FINITE)
+        return rows * scale
 
 
 class LanguageModel(nn.Module):
@@ -219,7 +224,8 @@ class _Loader:
         """A table that stays on disk. `CheckpointError` when it is of another shape."""
         table = self._checkpoint.mapped(f"{self._checkpoint.prefix}{name}.weight")
         self._check_shape(f"{name}.weight", table.shape, wanted.weight)
-        return MappedEmbedding(table, scale, self._precision.compute)
+        where = f"{self._checkpoint.folder}: {self._checkpoint.prefix}{name}.weight"
+        return MappedEmbedding(table, scale, self._precision.compute, where)
 
 
 def load_bottom(checkpoint: Checkpoint, precision: Precision, *, plus_one: bool = False) -> Decoder:

@@ -71,7 +71,7 @@ class TorchWords:
         try:
             name = sha256 or sha256_of_adapter(folder)
             self._model = with_adapter(
-                self._model, folder, base_sha256=self._base_sha256, name=f"sha_{name[:16]}"
+                self._model, folder, base_sha256=self._base_sha256, name=f"sha_{name[:16]}", plus_one=True
             )
         except OSError as error:
             raise AdapterError(f"adapter {folder} cannot be read: {error}", remedy="train again") from error

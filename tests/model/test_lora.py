@@ -283,7 +283,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: (f / SETTINGS).write_text('{"peft_type": "LORA", "r": 4}'),
         "cannot be read",
     ),
-    "an unknown method": (lambda f: edit_settings(f, peft_type="MAGIC"), "does not fit this base"),
+    "an unknown method": (lambda f: edit_settings(f, peft_type="MAGIC"), "cannot be used"),
     "a rank of zero": (lambda f: edit_settings(f, r=0), "does not fit this base"),
 }
 

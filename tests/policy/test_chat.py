@@ -443,3 +443,50 @@ def test_an_adapter_converted_to_one_file_is_the_same_adapter(
 def _metadata(file: Path) -> dict[str, str]:
     with safe_open(file, framework="numpy") as opened:
         return dict(opened.metadata())
+
+
+@pytest.mark.parametrize("name", ["torch", "litert"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "olora"},
+        {"layer_replication": [[0, 6], [0, 6]]},
+        {"modules_to_save": ["mlp"]},
+        {"trainable_token_indices": [1]},
+        {"bias": "foo"},
+        {"bias": "all"},
+        {"lora_alpha": float("nan")},
+        {"lora_alpha": 1e308},
+        {"target_modules": ".*(q_proj"},
+        {"rank_pattern": {"*": 3}},
+        {"peft_type": "IA3"},
+        {"peft_type": "nonsense"},
+        {"loftq_config": {"loftq_bits": 4}, "init_lora_weights": "loftq"},
+    ],
+    ids=lambda c: "-".join(f"{k}={str(v)[:12]}" for k, v in c.items()),
+)
+def test_a_configuration_that_is_more_than_lora_never_touches_the_base(
+    name: str, change: dict[str, Any], adapters: list[Path], tmp_path: Path
+) -> None:
+    if name == "litert" and set(change) & {"rank_pattern", "target_modules"}:
+        pytest.skip("these graphs take the tensors as they are named")
+    engine: WordsEngine = TorchWords(BASE) if name == "torch" else LiteRTWords(BASE, BUNDLE)
+    alone = engine.logits([2, 5, 9])
+    engine.use_adapter(adapters[0])
+    good = engine.logits([2, 5, 9])
+    odd = tmp_path / "odd"
+    shutil.copytree(adapters[1], odd)
+    settings = json.loads((odd / "adapter_config.json").read_text()) | change
+    (odd / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(AdapterError):
+        engine.use_adapter(odd)
+    assert np.array_equal(engine.logits([2, 5, 9]), good)
+    engine.use_adapter(adapters[1])
+    engine.use_adapter(adapters[0])
+    assert np.abs(engine.logits([2, 5, 9]) - good).max() < 1e-5
+    engine.use_adapter(None)
+    assert np.abs(engine.logits([2, 5, 9]) - alone).max() < 1e-5
+    with pytest.raises(AdapterError):  # with no adapter in the way
+        engine.use_adapter(odd)
+    assert np.abs(engine.logits([2, 5, 9]) - alone).max() < 1e-5

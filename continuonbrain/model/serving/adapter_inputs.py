@@ -19,6 +19,7 @@ from continuonbrain.model.serving.spec import LoraSpec
 from continuonbrain.storage.durable import write_bytes_durably
 
 F32 = NDArray[np.float32]
+_LARGEST_ALPHA = 1e6
 _FORMAT = "continuonbrain adapter inputs 1"
 BASE_PREFIX = "continuonbrain:"
 _TENSOR = re.compile(r"^base_model\.model\.(?:.*?\.)?(layers\.\d+\..+)\.lora_([AB])(?:\.default)?\.weight$")
@@ -29,6 +30,8 @@ _PLAIN = (
     "modules_to_save",
     "trainable_token_indices",
     "target_parameters",
+    "layer_replication",
+    "alora_invocation_tokens",
 )
 
 
@@ -186,6 +189,11 @@ def _config(path: Path, base_sha256: str) -> dict[str, Any]:
             f"{path}: {', '.join(more) or 'bias'} is more than LoRA factors",
             remedy="train a plain LoRA adapter",
         )
+    if config.get("init_lora_weights", True) not in (True, False, "gaussian"):
+        raise AdapterInputError(
+            f"{path}: init_lora_weights = {config['init_lora_weights']!r} was made for changed base weights",
+            remedy="train a plain LoRA adapter",
+        )
     return config
 
 
@@ -196,4 +204,8 @@ def _scale(config: Mapping[str, Any], site: str, rank: int) -> float:
         if re.match(rf"(.*\.)?({pattern})$", site):
             alpha = value
             break
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= _LARGEST_ALPHA:
+        raise AdapterInputError(
+            f"adapter_config.json: lora_alpha = {alpha!r} is no scale", remedy="train again"
+        )
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
