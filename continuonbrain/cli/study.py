@@ -113,4 +113,8 @@ def _run(study: Study, parts: tuple[str, ...], *, workers: int, console: Console
             if not console.is_terminal:
                 console.print(f"{cell.part} {done}/{total} {cell.key} {seconds:.0f} s")
 
-        study.run(parts, workers=workers, on_cell=on_cell)
+        try:
+            study.run(parts, workers=workers, on_cell=on_cell)
+        except KeyboardInterrupt:
+            console.print("put down: what is finished is kept, the same command goes on from there")
+            raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -53,23 +54,25 @@ def train(
     brain = open_brain(root)
     if min_episodes is not None:
         brain = replace(brain, config=brain.config.with_overrides({"min_episodes": min_episodes}))
+    flags = [f for f, on in (("--hold", hold), ("--again", again), ("--simulate-host", simulate_host)) if on]
+    flags += [] if min_episodes is None else ["--min-episodes", str(min_episodes)]
+    command = shlex.join(["continuonbrain", "train", "--root", str(brain.layout.root), *flags])
     with parked_host(brain, insist=simulate_host) as host:
         if as_json:
-            outcome = _round(MidLoop(brain, host=host), hold=hold, again=again)
+            outcome = _round(MidLoop(brain, host=host), command, hold=hold, again=again)
             typer.echo(json.dumps(asdict(outcome)))
         else:
-            outcome = _train_on_terminal(brain, host, hold=hold, again=again)
+            outcome = _train_on_terminal(brain, host, command, hold=hold, again=again)
     if outcome.said_no:
         raise typer.Exit(1)
 
 
-def _round(mid: MidLoop, *, hold: bool, again: bool) -> Outcome:
-    """One round that Ctrl-C and SIGTERM end so that the next one goes on from there."""
+def _round(mid: MidLoop, again_here: str, *, hold: bool, again: bool) -> Outcome:
+    """One round that Ctrl-C and SIGTERM end so that the next goes on from there. again_here: what to type for that."""
     end_on_signals([mid], lambda number: 128 + number)
     try:
         return mid.round(hold=hold, again=again)
     except SystemExit:
-        again_here = f"continuonbrain train --root {mid.layout.root}"
         if not mid.layout.training_state_path.exists():
             typer.echo(
                 f"stopped ({mid.status.phase}) with nothing to go on from; to start over: {again_here}",
@@ -113,7 +116,9 @@ def parked_host(brain: BrainRoot, *, insist: bool) -> Iterator[Host | None]:
         lock.release()
 
 
-def _train_on_terminal(brain: BrainRoot, host: Host | None, *, hold: bool, again: bool) -> Outcome:
+def _train_on_terminal(
+    brain: BrainRoot, host: Host | None, command: str, *, hold: bool, again: bool
+) -> Outcome:
     console = Console(highlight=False)
     lacking = [n for n in brain.config.lora_layers if n in settings.LORA_TARGETS_NOT_IN_SHARED_LAYERS]
     if lacking:
@@ -143,7 +148,7 @@ def _train_on_terminal(brain: BrainRoot, host: Host | None, *, hold: bool, again
             note = f"loss {status.loss:.3f}" if status.loss is not None else status.detail
             bar.update(tasks[status.phase], completed=status.step, total=status.steps, note=note)
 
-        outcome = _round(MidLoop(brain, host=host, on_status=show), hold=hold, again=again)
+        outcome = _round(MidLoop(brain, host=host, on_status=show), command, hold=hold, again=again)
         _stop(bar, tasks.values())
     _print(console, outcome, str(brain.layout.root))
     return outcome

@@ -145,8 +145,10 @@ class ChildProcess:
         return ""
 
     def last_words(self) -> str:
-        """The last line of the log: for an error, usually the error."""
+        """The last line of the log that tells of an error; without one the last line."""
         lines = self.log_tail().splitlines()
+        told = [line for line in lines if "error" in line.lower() and not line.startswith("  ")]
+        lines = told or lines
         return lines[-1] if lines else f"nothing in {self.log_path}"
 
 

@@ -79,6 +79,7 @@ def _read(mid: MidLoop, episodes: list[Path]) -> tuple[list[Drive], list[str]]:
     prompts = PromptLayout.from_folder(mid.layout.base_model_dir)
     drives, left_out = [], []
     for i, path in enumerate(episodes):
+        mid.wait_until_allowed()
         try:
             drive = read_drive(path)
             said = sorted(
@@ -122,9 +123,19 @@ def _samples(
         left_out.append(str(error))
         damaged.add(drive.episode.path.name)
 
+    def go_on(*_: int) -> None:
+        mid.wait_until_allowed()
+
     def pick(chosen: list[Path], limit: int, stride: int = 3) -> Samples:
         wanted = [by_name[p.name] for p in chosen]
-        return build_samples(wanted, calibration, stride=stride, max_samples=limit, on_damage=leave_out)
+        return build_samples(
+            wanted,
+            calibration,
+            stride=stride,
+            max_samples=limit,
+            on_drive=go_on,
+            on_damage=leave_out,
+        )
 
     held_samples = None
     if held:

@@ -22,7 +22,7 @@ import re
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -223,6 +223,20 @@ def _action(record: dict[str, Any], who_steers: str, who_drives: str, report: Tu
 _DRIVERS = {"user": ("user", "user"), "local_angle": ("pilot", "user"), "local": ("pilot", "pilot")}
 
 
+def _drivers(data: Mapping[str, Any]) -> tuple[str, str, bool]:
+    """Where the angle and the throttle that were sent stand, and whether the autopilot steered.
+
+    A mode of which nothing is known counts as the autopilot's, as in donkeycar itself: what no person drove must not
+    become a lesson.
+    """
+    mode = str(data.get("user/mode", "user"))
+    if mode in _DRIVERS:
+        steers, drives = _DRIVERS[mode]
+        return steers, drives, steers == "pilot"
+    where = "user" if data.get("pilot/angle") is None else "pilot"
+    return where, where, True
+
+
 def _record(index: int, text: bytes, images: Path, report: TubReport) -> _Record | None:
     try:
         data = parse_json(text)
@@ -231,13 +245,12 @@ def _record(index: int, text: bytes, images: Path, report: TubReport) -> _Record
     if not isinstance(data, dict):
         return None
     name = data.get("cam/image_array")
-    steers, drives = _DRIVERS.get(str(data.get("user/mode", "user")), ("user", "user"))
+    steers, drives, by_pilot = _drivers(data)
     command = _action(data, steers, drives, report)
     if command is None or not isinstance(name, str):
         return None
     stamp = data.get("_timestamp_ms", data.get("milliseconds"))
     session = data.get("_session_id")
-    by_pilot = steers == "pilot"
     return _Record(
         index=index,
         session="" if session is None else str(session),

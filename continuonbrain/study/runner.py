@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -109,6 +110,9 @@ class Study:
                             self._in_pool(pool, self._missing(cells(part, self.settings, rates)), on_cell)
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
+                    # A cell takes minutes, and the pool waits for ever for one that Ctrl-C has ended before it.
+                    for child in multiprocessing.active_children():
+                        child.kill()
                     raise
 
     def _mend(self) -> None:
@@ -164,6 +168,7 @@ class Study:
 
 def _end_with_parent() -> None:
     """A study that is killed takes its cells with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to answer
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -133,7 +133,12 @@ class SuffixRoute:
     def _cache(self, missing: Sequence[TokenSample], on_sample: OnSample) -> None:
         # The tower goes before the layers come.
         with Seen(
-            self._checkpoint, missing, self._precision, self._settings.frame_px, self._store.folder
+            self._checkpoint,
+            missing,
+            self._precision,
+            self._settings.frame_px,
+            self._store.folder,
+            on_frame=lambda: on_sample(0, len(missing)),
         ) as seen:
             decoder = load_bottom(self._checkpoint, self._precision, plus_one=self._settings.plus_one)
             for done, sample in enumerate(missing, start=1):

@@ -15,7 +15,8 @@ from continuonbrain.model.streams import Streams, collate
 from continuonbrain.policy.prompt import PromptLayout
 from continuonbrain.trainer.dataset import Samples, mirrored, sampling_weights
 
-_ENCODE_BATCH = 64
+_ENCODE_BATCH = 16
+"""A closing gate waits for one of these: about a second of a small computer."""
 
 
 class Pool:

@@ -15,7 +15,7 @@ import contextlib
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +30,7 @@ _WARM_UP = 0.1
 _SNAPSHOT_EVERY = 20
 _SAVE_EVERY_S = 30.0
 _EXPLODED = 2.0
+_EXPLODED_EARLY = 3.0
 """Times the mean of the first losses: the loss of a sound run falls, and no batch is that much harder."""
 
 
@@ -97,6 +98,22 @@ def one_cycle(progress: float) -> float:
     if progress < _WARM_UP:
         return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * progress / _WARM_UP))
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - _WARM_UP) / (1 - _WARM_UP))))
+
+
+def exploded(losses: Sequence[float], value: float) -> bool:
+    """Whether a step's loss says that the run blew up.
+
+    After ten steps: more than twice their mean. From the fourth on: the mean of the last three is more than three times
+    that of the lower half of the first ten, which an explosion among these does not raise.
+    """
+    first = losses[:10]
+    if len(first) == 10 and value > _EXPLODED * sum(first) / 10:
+        return True
+    if len(losses) < 3:
+        return False
+    sound = sorted(first)[: max(1, len(first) // 2)]
+    recent = [*losses[-2:], value]
+    return sum(recent) / 3 > _EXPLODED_EARLY * sum(sound) / len(sound)
 
 
 @dataclass(slots=True)
@@ -172,8 +189,7 @@ class StepLoop:
         parameters = list(state.parameters.values())
         state.optimiser.zero_grad()
         value = self.backward_of_batch(self.pause)
-        first = state.losses[:10]
-        if not math.isfinite(value) or (len(first) == 10 and value > _EXPLODED * sum(first) / 10):
+        if not math.isfinite(value) or exploded(state.losses, value):
             self._back_to_good()
             return "loss not finite" if not math.isfinite(value) else "loss exploded"
         if not math.isfinite(float(torch.nn.utils.clip_grad_norm_(parameters, 1.0))):

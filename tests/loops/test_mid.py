@@ -545,6 +545,34 @@ def test_a_job_without_time_for_a_step_stages_nothing(brain: Brain) -> None:
     assert nothing_staged(root)
 
 
+def test_gates_are_looked_at_while_episodes_are_read_and_samples_built(
+    brain: Brain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = brain()
+    trainer = loop(root, SimulatedHost())
+    looked: list[str] = []
+    built = learning.build_samples
+
+    def look(*_: Any) -> float:
+        looked.append(trainer.status.phase)
+        return 0.0
+
+    def build(*args: Any, **options: Any) -> Any:
+        looked.append("build")
+        out = built(*args, **options)
+        looked.append("built")
+        return out
+
+    monkeypatch.setattr(trainer, "wait_until_allowed", look)
+    monkeypatch.setattr(learning, "build_samples", build)
+    monkeypatch.setattr(learning, "TorchEngine", lambda *_: (_ for _ in ()).throw(BrainError("far enough")))
+    with pytest.raises(BrainError, match="far enough"):
+        trainer.round()
+    assert looked.index("build") >= 6  # before every episode
+    first = looked[looked.index("build") + 1 : looked.index("built")]
+    assert first  # and after every one that samples are made of
+
+
 def test_phases_and_gates_are_events(refused: Refused, brain: Brain) -> None:
     events = EventLog(refused[0].layout.events_dir).after(0)
     phases = [e.data["phase"] for e in events if e.kind == "training"]

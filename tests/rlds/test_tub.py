@@ -128,6 +128,19 @@ def test_records_driven_by_the_pilot_say_so(tmp_path: Path) -> None:
     assert (step.source, step.command, step.proposed) == ("autopilot", (0.5, 0.3), (0.5, 0.3))
 
 
+@pytest.mark.parametrize("mode", ["pilot", "ai_launch", "", "User", 7])
+@pytest.mark.parametrize("noted", [{}, {"pilot/angle": -0.5, "pilot/throttle": 0.3}])
+def test_a_mode_of_which_nothing_is_known_is_no_persons(
+    tmp_path: Path, mode: object, noted: dict[str, float]
+) -> None:
+    tub = _make_tub(tmp_path / "tub", record={5: {"user/mode": mode} | noted})
+    import_tub(tub, tmp_path / "memory")
+    steps = list(open_episode(list_episodes(tmp_path / "memory")[0]))
+    assert [s.source == "autopilot" for s in steps] == [i == 5 for i in range(len(steps))]
+    if noted:
+        assert steps[5].command == (0.5, 0.3)
+
+
 def test_importing_again_adds_nothing_and_a_killed_import_is_completed(tmp_path: Path) -> None:
     tub, memory = _make_tub(tmp_path / "tub"), tmp_path / "memory"
     import_tub(tub, memory, max_steps_per_episode=10)

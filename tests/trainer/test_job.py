@@ -452,6 +452,25 @@ def test_a_last_step_that_leaves_no_numbers_is_taken_back(
     assert all_finite(result)
 
 
+@pytest.mark.parametrize(
+    ("losses", "at"),
+    [
+        ([1.0] * 5 + [30.0] * 20, 5),  # at once, and among the first ten
+        ([1.35, 1.71, 2.82, 5.79, 6.14, 6.0, 6.0, 6.0], 4),
+        ([1.0] * 14 + [3.0], 14),
+        ([9.0, 7.0, 8.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.3, 0.2, 0.1, 0.3], None),  # learns by heart
+        (
+            [1.0, 1.6, 0.7, 1.9, 1.1, 0.8, 1.5, 1.2, 0.9, 1.4, 1.7, 1.8, 0.6],
+            None,
+        ),  # hard batches and easy ones
+        ([2.0], None),
+    ],
+)
+def test_an_explosion_is_seen_whenever_it_comes(losses: list[float], at: int | None) -> None:
+    seen = next((i for i, value in enumerate(losses) if steps.exploded(losses[:i], value)), None)
+    assert seen == at
+
+
 def test_the_last_good_adapter_is_the_one_of_the_last_snapshot(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,6 +127,28 @@ def test_the_tower_sees_each_frame_once_and_nothing_is_left_behind(
     assert not list(cache.glob(".seen-*"))
 
 
+def test_gates_are_asked_before_every_frame(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    real = Vision.soft_tokens
+
+    def look(self: Vision, images: Any) -> Any:
+        order.append("look")
+        return real(self, images)
+
+    def asked(_save: Any) -> float:
+        order.append("asked")
+        return 0.0
+
+    monkeypatch.setattr(Vision, "soft_tokens", look)
+    run = {"base_sha256": BASE, "cache": tmp_path / "cache", "wait_until_allowed": asked}
+    train_language(folder, SAMPLES, replace(SETTINGS, max_steps=1), **run)
+    looks = [i for i, what in enumerate(order) if what == "look"]
+    assert len(looks) == 2
+    assert all(order[i - 1] == "asked" for i in looks)
+
+
 def test_what_was_seen_at_another_size_is_seen_again(folder: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     train_language(folder, SAMPLES[:1], SETTINGS, base_sha256=BASE, cache=cache)
