@@ -256,6 +256,16 @@ def judge(evidence: Evidence, rules: Rules) -> Verdict:
                 "gain", _gain(e), rules.min_gain, "better than what drives now: held-out error or completion"
             )
         )
+    if e.held_out_steps > 0 and closed is None and e.closed_current is None:
+        # Recordings are all there is: who steers worse than a constant has learned nothing that drives.
+        checks.append(
+            _at_most(
+                "mean_command",
+                e.candidate.steering if e.candidate else None,
+                e.mean.steering if e.mean else math.nan,
+                "steers better than always giving the mean command",
+            )
+        )
     if closed is None and e.closed_current is not None:
         checks.append(_at_least("completion", None, e.closed_current.completion, "was driven on the course"))
     if closed is not None:

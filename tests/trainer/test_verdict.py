@@ -66,6 +66,33 @@ def test_good_evidence_passes_every_check() -> None:
     assert len({c.name for c in verdict.checks}) == len(verdict.checks)
 
 
+RECORDED = replace(
+    GOOD,
+    closed_candidate=None,
+    closed_current=None,
+    unshifted_candidate=None,
+    unshifted_base=None,
+    slow_candidate=None,
+    slow_current=None,
+    slow_path=None,
+)
+"""Of a robot without a simulator."""
+
+
+@pytest.mark.parametrize(
+    ("mean", "passed"), [(Imitation(0.25, 0.2), True), (Imitation(0.049, 0.2), False), (None, False)]
+)
+def test_where_recordings_are_all_there_is_a_constant_must_be_beaten(
+    mean: Imitation | None, passed: bool
+) -> None:
+    verdict = judge(replace(RECORDED, mean=mean), Rules())
+    assert verdict.passed is passed, verdict.reason
+    if not passed:
+        assert verdict.reason.startswith("mean_command")
+    # Where it was driven, driving decides.
+    assert judge(replace(GOOD, mean=Imitation(0.049, 0.2)), Rules()).passed
+
+
 REFUSALS: list[tuple[str, dict[str, object]]] = [
     ("differs_from_base", {"difference": 0.0}),
     ("held_out_steps", {"held_out_steps": 49}),
