@@ -49,7 +49,8 @@ def doctor(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None
     checks.append(config_check)
     if config_check.ok:
         base = check_base(root)
-        checks += [base, *([check_engine(root), check_words(root)] if base.ok else []), check_trainer(root)]
+        checks += [base, *([check_engine(root), check_words(root), check_adapter(root)] if base.ok else [])]
+        checks.append(check_trainer(root))
     healthy = all(check.ok for check in checks if check.needed)
 
     if as_json:
@@ -177,6 +178,31 @@ def check_engine(root: Path) -> Check:
     if importlib.util.find_spec("ai_edge_litert") is None:
         return Check("engine", False, "LiteRT is not installed", "pip install 'continuonbrain[litert]'")
     return Check("engine", True, f"litert, {policy.precision}, adapters up to rank {spec.lora.rank}")
+
+
+def check_adapter(root: Path) -> Check:
+    """The adapter in use is whole, and of this base."""
+    from continuonbrain.brain_root import open_brain
+    from continuonbrain.model.base_identity import base_sha256
+    from continuonbrain.model.serving.adapter_inputs import BASE_PREFIX
+    from continuonbrain.storage.adapters import AdapterStore
+
+    layout = open_brain(root).layout
+    back = f"continuonbrain adapters rollback --root {root}"
+    try:
+        current = AdapterStore(layout).current()
+        if current is None:
+            return Check("adapter", True, "none: the base drives alone")
+        if not current.compute_sha256().startswith(current.sha8):
+            return Check("adapter", False, f"{current.path} is damaged", back)
+        named = json.loads((current.path / "adapter_config.json").read_bytes())["base_model_name_or_path"]
+    except BrainError as error:
+        return Check("adapter", False, error.message, error.remedy)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Check("adapter", False, f"{layout.current} cannot be read: {error!r}", back)
+    if named != BASE_PREFIX + base_sha256(layout.base_model_dir):
+        return Check("adapter", False, f"{current.version_id} was trained on another base", back)
+    return Check("adapter", True, f"{current.version_id} is whole and of this base")
 
 
 def check_words(root: Path) -> Check:

@@ -125,7 +125,7 @@ def export_command(
 ) -> None:
     """Export a base to LiteRT graphs that take adapters as inputs, and compare them with torch (x86-64, a minute).
 
-    Needs an environment of its own: pip install -c constraints-export.txt -e '.[train,export]'.
+    Needs an environment of its own: pip install -c constraints-export.txt -e '.\\[train,export]'.
     """
     drives = (base / "connector.json").exists()
     console = Console(stderr=True, highlight=False)
@@ -181,7 +181,7 @@ def export_app_command(
 ) -> None:
     """Export a bundle for flutter_gemma (.litertlm), plain or with an adapter merged, compared with torch (x86-64).
 
-    Needs an environment of its own: pip install -c constraints-export.txt -e '.[train,export]'.
+    Needs an environment of its own: pip install -c constraints-export.txt -e '.\\[train,export]'.
     """
     from continuonbrain.model.serving.export_app import export_app
     from continuonbrain.storage.manifest import APP_BUNDLES

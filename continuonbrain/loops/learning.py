@@ -167,6 +167,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         detail="",
         left_out=[],
     )
+    mid.check_current()
     course = Course(world(config.robot.shift)) if config.robot.kind == "sim-donkey" else None
     drives, left_out = _read(mid, episodes)
     left_out += _unreadable(layout.episodes_dir)

@@ -175,6 +175,15 @@ class MidLoop:
             )
         return [f"not counted: {', '.join(driven)}"] if driven else []
 
+    def check_current(self) -> None:
+        """`BrainError` when what drives now is damaged: a candidate is judged against it, after the whole training."""
+        current = self.store.current()
+        if current is not None and not current.compute_sha256().startswith(current.sha8):
+            raise BrainError(
+                f"{current.path} is damaged: nothing can be judged against it",
+                remedy=f"continuonbrain adapters rollback --root {self.layout.root}",
+            )
+
     def _standing_candidate(self) -> Promotion | None:
         """Promote a candidate whose passing verdict stands but whose promotion never came (a crash, --hold)."""
         candidate = self.store.candidate()

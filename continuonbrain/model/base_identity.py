@@ -52,7 +52,7 @@ def check_base_files(folder: Path) -> None:
         except (OSError, SafetensorError) as error:
             raise BaseModelError(
                 f"base model file {folder / name} is damaged: {error}",
-                remedy="copy the base again, whole; `continuonbrain init` brings the tiny one",
+                remedy=f"copy the base again, whole; for the tiny one remove {folder}, then: continuonbrain init",
             ) from error
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from continuonbrain.cli.doctor import check_engine, check_words
-from continuonbrain.model.base_identity import tiny_base_folder
+from continuonbrain.brain_root import open_brain
+from continuonbrain.cli.doctor import check_adapter, check_engine, check_words
+from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
+from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 from continuonbrain.storage.layout import init_brain_root
 
 TALKING_BASE = Path(__file__).parents[1] / "talking_base" / "base"
@@ -56,6 +58,33 @@ def test_a_bundle_that_does_not_fit_is_told_before_the_robot_starts(
     assert found.needed
     assert words in found.value
     assert "export" in found.remedy
+
+
+def test_the_adapter_in_use_is_looked_at(root: Path) -> None:
+    assert check_adapter(root).value == "none: the base drives alone"
+    base = base_sha256(root / "model" / "base_model")
+    store = AdapterStore(open_brain(root).layout)
+
+    def promote(named: str) -> AdapterVersion:
+        config = json.dumps({"base_model_name_or_path": f"continuonbrain:{named}"}).encode()
+        files = {
+            "adapter_model.safetensors": named.encode(),
+            "adapter_config.json": config,
+            "calibration.json": b"{}",
+        }
+        version = store.stage(files)
+        verdict = {"passed": True, "candidate_sha256": version.compute_sha256(), "base_sha256": base}
+        return store.promote(version.version_id, verdict, base_sha256=base)
+
+    assert promote("f" * 64).version_id in check_adapter(root).value
+    assert not check_adapter(root).ok
+    good = promote(base)
+    assert check_adapter(root).ok
+    (good.path / "adapter_model.safetensors").write_bytes(b"cut")
+    found = check_adapter(root)
+    assert not found.ok
+    assert "damaged" in found.value
+    assert "rollback" in found.remedy
 
 
 def test_words_are_told_and_not_needed(root: Path, tmp_path: Path) -> None:

@@ -573,6 +573,22 @@ def test_gates_are_looked_at_while_episodes_are_read_and_samples_built(
     assert first  # and after every one that samples are made of
 
 
+def test_a_damaged_adapter_in_use_is_told_before_anything_is_trained(brain: Brain) -> None:
+    root = brain()
+    store = AdapterStore(root.layout)
+    names = ("adapter_model.safetensors", "adapter_config.json", "calibration.json")
+    version = store.stage(dict.fromkeys(names, b"{}"))
+    base = base_sha256(root.layout.base_model_dir)
+    verdict = {"passed": True, "candidate_sha256": version.compute_sha256(), "base_sha256": base}
+    store.promote(version.version_id, verdict, base_sha256=base)
+    (version.path / "adapter_model.safetensors").write_bytes(b"cut")
+    trainer = loop(root)
+    with pytest.raises(BrainError, match="is damaged") as caught:
+        trainer.round()
+    assert "rollback" in caught.value.remedy
+    assert trainer.status.losses == []
+
+
 def test_phases_and_gates_are_events(refused: Refused, brain: Brain) -> None:
     events = EventLog(refused[0].layout.events_dir).after(0)
     phases = [e.data["phase"] for e in events if e.kind == "training"]
