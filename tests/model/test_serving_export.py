@@ -130,7 +130,7 @@ def make_adapter(folder: Path) -> Path:
 def test_an_app_bundle_answers_as_torch_does(tmp_path: Path, precision: Any, merged: bool) -> None:
     adapter = make_adapter(tmp_path / "adapter") if merged else None
     made = export_app.export_app(TALKING_BASE, tmp_path / "x.litertlm", adapter=adapter, precision=precision)
-    assert made.check.agreement == 1.0
+    assert made.check.agreement >= {"fp32": 1.0, "int8": 0.9}[precision]
     assert made.check.max_logit_diff < {"fp32": 1e-4, "int8": 2.0}[precision]
     assert {p.name for p in tmp_path.iterdir()} <= {"x.litertlm", "adapter"}
 
