@@ -59,7 +59,8 @@ def write_base(folder: Path) -> None:
     model = Gemma3nForCausalLM(config)
     with torch.no_grad():
         for parameter in model.parameters():
-            if not bool(parameter.any()):  # as they are made, some scales are zero and what is behind them dead
+            # As they are made, some scales are zero, and what is behind them dead.
+            if not bool(parameter.any()):
                 parameter.normal_(0.0, 0.3)
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):

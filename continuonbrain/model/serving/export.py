@@ -13,14 +13,13 @@ from torch import Tensor
 from continuonbrain.model.base import load_base
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.model.driving import DrivingModel
-from continuonbrain.model.serving.adapter_inputs import no_adapter
 from continuonbrain.model.serving.convert import (
     ADAPTERS,
-    REPORT,
     Precision,
     Tools,
     accept,
     answering_with,
+    check_live,
     graph_sha256,
     lora_spec,
     lora_zeros,
@@ -40,7 +39,7 @@ from continuonbrain.model.serving.signatures import (
     take_lora,
     write_down_sparsity,
 )
-from continuonbrain.model.serving.spec import BundleError, CheckSpec, DrivingSpec, LoraSpec, PromptSpec
+from continuonbrain.model.serving.spec import CheckSpec, DrivingSpec, LoraSpec, PromptSpec
 
 Prompt = tuple[NDArray[np.int64], NDArray[np.uint8]]
 """Token ids `[T]` and a frame `[120, 160, 3]`."""
@@ -123,20 +122,13 @@ def compare(
 
 
 def _check_live(graphs: Graphs, ids: NDArray[np.int64], frame: NDArray[np.uint8]) -> None:
-    """Every module's LoRA inputs must reach the answer: a converter once left those of a whole signature without
-    a consumer."""
-    graphs.use(None)
     graphs.read(ids, frame)
-    alone = graphs.answer()
-    nothing, whole = no_adapter(graphs.spec.lora), known_adapter(graphs.spec.lora)
-    for site in graphs.spec.lora.sites:
-        key = site.replace(".", "_")
-        graphs.use(graphs.adapter(nothing | {f"{key}_{part}": whole[f"{key}_{part}"] for part in "ab"}))
-        if np.array_equal(graphs.answer(), alone):
-            raise BundleError(
-                f"the LoRA inputs of {site} change nothing; nothing was kept",
-                remedy=REPORT,
-            )
+
+    def answer(inputs: Mapping[str, NDArray[np.float32]] | None) -> NDArray[np.float32]:
+        graphs.use(None if inputs is None else graphs.adapter(inputs))
+        return graphs.answer()
+
+    check_live(graphs.spec.lora, known_adapter(graphs.spec.lora), answer)
 
 
 @torch.inference_mode()
