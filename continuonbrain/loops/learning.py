@@ -48,6 +48,7 @@ from continuonbrain.trainer.dataset import (
 )
 from continuonbrain.trainer.evaluate import Contender, gather_evidence
 from continuonbrain.trainer.job import JobSettings, train_adapter
+from continuonbrain.trainer.pausing import Look, unwatched
 from continuonbrain.trainer.pool import Recall, mix
 from continuonbrain.trainer.reflex_job import ReflexSettings, teach_reflex
 from continuonbrain.trainer.states import REPLAY_SOURCE, replay_samples
@@ -81,7 +82,7 @@ def _read(mid: MidLoop, episodes: list[Path]) -> tuple[list[Drive], list[str]]:
     for i, path in enumerate(episodes):
         mid.wait_until_allowed()
         try:
-            drive = read_drive(path)
+            drive = read_drive(path, mid.look)
             said = sorted(
                 {s for s, labelled in zip(drive.instructions, drive.labelled, strict=True) if labelled}
             )
@@ -123,9 +124,6 @@ def _samples(
         left_out.append(str(error))
         damaged.add(drive.episode.path.name)
 
-    def go_on(*_: int) -> None:
-        mid.wait_until_allowed()
-
     def pick(chosen: list[Path], limit: int, stride: int = 3) -> Samples:
         wanted = [by_name[p.name] for p in chosen]
         return build_samples(
@@ -133,7 +131,7 @@ def _samples(
             calibration,
             stride=stride,
             max_samples=limit,
-            on_drive=go_on,
+            look=mid.look,
             on_damage=leave_out,
         )
 
@@ -180,7 +178,9 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     calibration = calibrate(drives)
     train, held, trained_on, held_out = _samples(mid, drives, calibration, left_out)
     mid.say(left_out=left_out)
+    mid.look()
     engine = TorchEngine(layout.base_model_dir)
+    mid.look()
     teaches_reflex = engine.reflex is not None and config.training.reflex_steps > 0
     settings = JobSettings(
         rank=config.training.rank,
@@ -202,7 +202,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         "prompt_layout": LAYOUT_VERSION,
         "episodes": trained_on,
         "held_out": held_out,
-        "samples_sha256": train.sha256(),
+        "samples_sha256": train.sha256(mid.look),
         "calibration": asdict(calibration),
         "settings": asdict(settings),
         "reflex_steps": config.training.reflex_steps,
@@ -225,7 +225,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
             force=False, phase=p.phase, step=p.step, steps=p.steps, loss=p.loss, losses=thinned, detail=""
         )
 
-    replay = replay_for(layout.base_model_dir, settings.seed)
+    replay = replay_for(layout.base_model_dir, settings.seed, mid.look)
     result = train_adapter(
         engine.model,
         engine.layout,
@@ -265,7 +265,9 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         "trained_unix_s": round(time.time(), 3),
     }
     mid.store.attach(staged, CARD_FILE, (json.dumps(card, indent=2) + "\n").encode())
+    mid.look()
     _log_losses(layout.log_dir, staged.version_id, result)
+    mid.look()
     verdict = judge_candidate(mid, staged, train, held, engine=_serving(mid, engine), course=course)
     forget_state(
         layout.training_state_path
@@ -309,6 +311,9 @@ def _teach_reflex(
     intents = Intents(engine, reflex=engine.reflex)
 
     def meant(instructions: Sequence[str]) -> Any:
+        for instruction in instructions:
+            mid.look()
+            intents.of(instruction)
         return intents.of_all(instructions)
 
     def progress(p: Progress) -> None:
@@ -358,14 +363,14 @@ def _recall(mid: MidLoop, engine: TorchEngine) -> Recall | None:
     return recall if len(cache) else None
 
 
-def replay_for(base: Path, seed: int) -> Samples | None:
+def replay_for(base: Path, seed: int, look: Look = unwatched) -> Samples | None:
     """Replay of what the base was made from, where that can be drawn again: the simulator, for the tiny base."""
     try:
         card = json.loads((base / CARD_FILE).read_bytes())
         source = str(card["data"]["source"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return replay_samples(_REPLAY_STATES, seed=seed) if REPLAY_SOURCE in source else None
+    return replay_samples(_REPLAY_STATES, seed=seed, look=look) if REPLAY_SOURCE in source else None
 
 
 def _figures(result: JobResult, wall_s: float) -> dict[str, Any]:

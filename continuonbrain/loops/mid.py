@@ -227,6 +227,7 @@ class MidLoop:
         # Imported here: a sidecar that only waits must not hold torch in memory.
         from continuonbrain.loops.learning import learn
 
+        self.look()  # importing takes seconds
         learned = learn(self, episodes)
         self.say(
             phase="judged",
@@ -273,6 +274,10 @@ class MidLoop:
             report = self.poll_gates()
         self.status.detail = ""
         return self._clock() - started
+
+    def look(self) -> None:
+        """`wait_until_allowed` with nothing to save."""
+        self.wait_until_allowed()
 
     @property
     def max_samples(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,16 @@ class CheckpointError(BrainError):
 
 
 class Checkpoint:
-    """One checkpoint folder. Opening reads headers only.
+    """One checkpoint folder. Opening reads headers only. before_read: called before every tensor, and every block of a
+    large one; loading holds still as long as it does.
 
     Raises:
         CheckpointError: a file is missing, cut short or damaged, or the layout is unknown; names the file.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, before_read: Callable[[], None] = lambda: None) -> None:
         self.folder = folder
+        self._before_read = before_read
         self.raw_config = self._read_json(folder / "config.json")
         self._shards = self._index()
         self.prefix = self._find_prefix()
@@ -135,6 +137,7 @@ class Checkpoint:
 
     def tensor(self, name: str) -> Tensor:
         """A tensor, copied into memory."""
+        self._before_read()
         with self._open(self._shard(name)) as file:
             found: Tensor = file.get_tensor(name).clone()
         return found
@@ -164,6 +167,7 @@ class Checkpoint:
             with shard.open("rb", buffering=0) as file:
                 file.seek(begin)
                 for start in range(0, shape[0], rows):
+                    self._before_read()
                     block = buffer[: (min(start + rows, shape[0]) - start) * width]
                     if file.readinto(block.data) != len(block):
                         raise CheckpointError(f"{shard} is cut short: {name}", remedy=_AGAIN)

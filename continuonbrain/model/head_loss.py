@@ -8,6 +8,7 @@ one a running maximum is kept (online softmax; Milakov & Gimelshein 2018, arXiv:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -71,7 +72,13 @@ class _OnePass(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: RowSource, labels: Tensor, cap: float | None, chunk: int
+        ctx: Any,
+        hidden: Tensor,
+        head: RowSource,
+        labels: Tensor,
+        cap: float | None,
+        chunk: int,
+        before_chunk: Callable[[], None],
     ) -> Tensor:
         count, wide = hidden.shape[0], torch.promote_types(hidden.dtype, torch.float32)
         total = torch.zeros(count, dtype=wide)
@@ -81,6 +88,7 @@ class _OnePass(torch.autograd.Function):
         safe = cap is not None and cap <= _SAFE_CAP
         highest = torch.full((count,), 0.0 if safe else -torch.inf, dtype=wide)
         for start in range(0, head.shape[0], chunk):
+            before_chunk()
             stop = min(start + chunk, head.shape[0])
             packed = head.packed(start, stop, hidden.dtype)
             scale = None
@@ -121,19 +129,25 @@ class _OnePass(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grads[0].to(gradient.dtype), None, None, None, None
+        return gradient * grads[0].to(gradient.dtype), None, None, None, None, None
 
 
 def head_loss(
-    hidden: Tensor, labels: Tensor, head: RowSource, *, soft_cap: float | None, chunk: int | None = None
+    hidden: Tensor,
+    labels: Tensor,
+    head: RowSource,
+    *,
+    soft_cap: float | None,
+    chunk: int | None = None,
+    before_chunk: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Mean cross-entropy of the supervised positions, a scalar.
 
     hidden `[B, P, H]` from `run_suffix`; labels int64 `[B, P]`, `IGNORED` where there is none; soft_cap bounds the
-    logits as `soft_cap * tanh(logit / soft_cap)`; chunk: rows of the projection at a time. Sums are kept in fp32
-    (fp64 for fp64 inputs).
+    logits as `soft_cap * tanh(logit / soft_cap)`; chunk: rows of the projection at a time, before each of
+    which `before_chunk` is called. Sums are kept in fp32 (fp64 for fp64 inputs).
 
     Raises:
         ValueError: no position is supervised.
@@ -141,5 +155,7 @@ def head_loss(
     wanted = labels != IGNORED
     if not bool(wanted.any()):
         raise ValueError("no position is supervised")
-    loss: Tensor = _OnePass.apply(hidden[wanted], head, labels[wanted], soft_cap, chunk or head.chunk)  # type: ignore[no-untyped-call]
+    loss: Tensor = _OnePass.apply(  # type: ignore[no-untyped-call]
+        hidden[wanted], head, labels[wanted], soft_cap, chunk or head.chunk, before_chunk
+    )
     return loss

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 KeyValue = tuple[Tensor, Tensor]
+_HASHED_AT_ONCE = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +110,15 @@ class Streams:
         for name, tensor in mine.items():
             tensor[(slice(None), rows) if name == "hidden" else rows] = given[name]
 
-    def sha256(self) -> str:
-        """Identity of what is in it."""
+    def sha256(self, between: Callable[[], None] = lambda: None) -> str:
+        """Identity of what is in it. between: called between parts of 64 MiB."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.tensors().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+            data = tensor.contiguous().flatten().view(torch.uint8).numpy().data
+            for start in range(0, len(data), _HASHED_AT_ONCE):
+                between()
+                digest.update(data[start : start + _HASHED_AT_ONCE])
         return digest.hexdigest()
 
     def nbytes(self) -> int:

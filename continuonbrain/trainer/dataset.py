@@ -26,12 +26,14 @@ from continuonbrain.policy.calibration import Calibration, MotionLog, fit_calibr
 from continuonbrain.policy.codec import CURVATURE_BINS, CURVATURE_KNOTS_M, QUERIES, SPEED_KNOTS_S
 from continuonbrain.rlds.reader import Episode, open_episode
 from continuonbrain.robot.protocol import CONTROL_DT_S, FRAME_SHAPE
+from continuonbrain.trainer.pausing import Look, unwatched
 
 HUMAN = "human"
 """Sources of labels start with this: "human_teleop_xr", "human_teleop"."""
 _ACCELERATION, _DRAG = 3.0, 1.2
 _MOVING_MPS = 0.1
 _MAX_SPEED_MPS, _MAX_YAW_RATE_RPS = 10.0, 35.0
+_HASHED_AT_ONCE = 512
 _TAKEN_FROM_M = 0.7
 """From here on a label is the path taken, before it the path commanded."""
 _SMOOTHING_M = 0.4
@@ -109,11 +111,13 @@ class Samples:
             self.stamps[rows],
         )
 
-    def sha256(self) -> str:
+    def sha256(self, look: Look = unwatched) -> str:
         """Identity of what is asked and answered (an evaluation set's name in a verdict)."""
         digest = hashlib.sha256()
         for array in (self.frames, self.curvature, self.speed_ahead, self.weights, self.command):
-            digest.update(np.ascontiguousarray(array).tobytes())
+            for start in range(0, len(array), _HASHED_AT_ONCE):
+                look()
+                digest.update(np.ascontiguousarray(array[start : start + _HASHED_AT_ONCE]).data)
         digest.update("\0".join(self.instructions).encode())
         digest.update(repr(self.speeds).encode())
         return digest.hexdigest()
@@ -130,10 +134,13 @@ def _commanded_speed(throttle: F64) -> F64:
     return out
 
 
-def read_drive(path: Path) -> Drive:
-    """One episode's steps (frames stay on disk). `EpisodeError` names what is damaged."""
+def read_drive(path: Path, look: Look = unwatched) -> Drive:
+    """One episode's steps (frames stay on disk). `EpisodeError` names what is damaged. look: at every step."""
     episode = open_episode(path)
-    steps = list(episode)
+    steps = []
+    for step in episode:
+        look()
+        steps.append(step)
     command = np.array([s.command for s in steps], float).reshape(-1, 2)
     measured = bool(steps) and all(s.speed_mps is not None and s.yaw_rate_rps is not None for s in steps)
     if measured:
@@ -234,11 +241,11 @@ def build_samples(
     *,
     stride: int = 3,
     max_samples: int | None = None,
-    on_drive: Callable[[int, int], None] | None = None,
+    look: Look = unwatched,
     on_damage: Callable[[Drive, BrainError], None] | None = None,
 ) -> Samples:
     """Samples from every `stride`-th human-driven step; a larger stride when there would be more than
-    `max_samples`. Raises `NoLabelsError` when no step was driven by a human.
+    `max_samples`. Raises `NoLabelsError` when no step was driven by a human. look: at every frame.
 
     on_damage is told of a drive whose frames cannot be read, which is then left out; without it the error is raised.
     """
@@ -258,11 +265,14 @@ def build_samples(
             rows = rows[weights[rows].sum(1) > 0]
         frames: list[NDArray[np.uint8]] = []
         try:
-            frames = [frame_at(drive.episode, int(i)) for i in rows]
+            for i in rows:
+                look()
+                frames.append(frame_at(drive.episode, int(i)))
         except BrainError as error:
             if on_damage is None:
                 raise
             on_damage(drive, error)
+            continue
         if frames:
             command = np.stack([drive.steering, drive.throttle], 1)
             parts.append(
@@ -279,8 +289,6 @@ def build_samples(
                     drive.stamps[rows],
                 )
             )
-        if on_drive is not None:
-            on_drive(number + 1, len(drives))
     if not parts:
         raise NoLabelsError(
             "the episodes are too short to say what came next", remedy="record longer episodes"

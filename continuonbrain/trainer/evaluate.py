@@ -19,7 +19,12 @@ from continuonbrain.trainer.course import Course, CourseDriver, OnPart
 from continuonbrain.trainer.dataset import Samples
 from continuonbrain.trainer.verdict import Closed, Evidence, Imitation, Slow
 
-_BATCH = 64
+_BATCH = 16
+"""A closing gate waits for one of these."""
+
+
+def _quiet(_part: str, _done: int, _total: int) -> None:
+    """Nobody is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +36,13 @@ class Contender:
     calibration: Calibration
 
 
-def answers(engine: Engine, samples: Samples) -> Decisions:
-    """The engine's decisions on all samples."""
-    parts = [
-        engine.decide(
-            samples.frames[i : i + _BATCH],
-            samples.instructions[i : i + _BATCH],
-            samples.speeds[i : i + _BATCH],
-        )
-        for i in range(0, len(samples), _BATCH)
-    ]
+def answers(engine: Engine, samples: Samples, part: str = "", on_part: OnPart = _quiet) -> Decisions:
+    """The engine's decisions on all samples. part: what on_part is told."""
+    parts = []
+    for i in range(0, len(samples), _BATCH):
+        on_part(part, i, len(samples))
+        batch = slice(i, i + _BATCH)
+        parts.append(engine.decide(samples.frames[batch], samples.instructions[batch], samples.speeds[batch]))
     return Decisions(np.concatenate([p.curvature for p in parts]), np.concatenate([p.speed for p in parts]))
 
 
@@ -71,17 +73,19 @@ def reflex_imitation(
     calibration: Calibration,
     *,
     intents: Intents | None = None,
+    part: str = "",
+    on_part: OnPart = _quiet,
 ) -> Imitation:
     """Mean absolute steering error of a reflex head against the driver; speeds are the model's."""
-    meant = (intents or Intents(engine, reflex=head)).of_all(samples.instructions)
-    assert meant is not None
-    bends = np.concatenate(
-        [
-            head.curvatures(samples.frames[i : i + _BATCH], meant[i : i + _BATCH])
-            for i in range(0, len(samples), _BATCH)
-        ]
-    )
-    steering = steering_of(Decisions(bends, samples.speed_ahead), samples, calibration)
+    asked = intents or Intents(engine, reflex=head)
+    bends = []
+    for i in range(0, len(samples), _BATCH):
+        on_part(part, i, len(samples))
+        batch = slice(i, i + _BATCH)
+        meant = asked.of_all(samples.instructions[batch])
+        assert meant is not None
+        bends.append(head.curvatures(samples.frames[batch], meant))
+    steering = steering_of(Decisions(np.concatenate(bends), samples.speed_ahead), samples, calibration)
     return Imitation(float(np.abs(steering - samples.command[:, 0]).mean()), None)
 
 
@@ -116,7 +120,7 @@ def gather_evidence(
     limits: Limits,
     course: Course | None,
     decision_time_s: float = 0.0,
-    on_part: OnPart = lambda _name, _done, _total: None,
+    on_part: OnPart = _quiet,
 ) -> Evidence:
     """Measure candidate, current and base. The engine ends with the candidate in use.
 
@@ -125,8 +129,9 @@ def gather_evidence(
     base = Contender(None, "", current.calibration)
     driver = None if course is None else CourseDriver(engine, course, limits, decision_time_s, on_part)
     name = hashlib.sha256()
+    steps = 0 if held is None else len(held)
     if held is not None:
-        name.update(held.sha256().encode())
+        name.update(held.sha256(lambda: on_part("recorded steps", 0, steps)).encode())
     if course is not None:
         name.update(repr(course).encode())
     figures: dict[str, Imitation] = {}
@@ -143,7 +148,7 @@ def gather_evidence(
         runs.insert(1, ("current", current))
     for label, contender in runs:
         engine.use_adapter(contender.folder, sha256=contender.sha256)
-        decisions = answers(engine, probe)
+        decisions = answers(engine, probe, f"{label}: recorded steps", on_part)
         # In the same servo coordinates, so that a difference is the adapter's and not the calibration's.
         steering[label] = steering_of(decisions, probe, candidate.calibration)
         if held is not None:
@@ -154,7 +159,14 @@ def gather_evidence(
             distance = float((gap.mean() + speed_gap.mean()) / 2) if held is not None else None
         drives_now = label == ("current" if current.folder is not None else "base")
         if held is not None and engine.reflex is not None:
-            heads[label] = reflex_imitation(engine, engine.reflex, held, contender.calibration)
+            heads[label] = reflex_imitation(
+                engine,
+                engine.reflex,
+                held,
+                contender.calibration,
+                part=f"{label}: the reflex head",
+                on_part=on_part,
+            )
         if label == "candidate":
             has_reflex = engine.reflex is not None
         if driver is None:
@@ -172,7 +184,7 @@ def gather_evidence(
         candidate_sha256=candidate.sha256,
         base_sha256=engine.base_sha256,
         evaluation_sha256=name.hexdigest(),
-        held_out_steps=0 if held is None else len(held),
+        held_out_steps=steps,
         candidate=figures.get("candidate"),
         current=figures.get("current", figures.get("base")),
         base=figures.get("base"),

@@ -29,7 +29,7 @@ from continuonbrain.model.lora import adapter_files, attach_lora
 from continuonbrain.policy.prompt import PromptLayout
 from continuonbrain.trainer.dataset import Samples
 from continuonbrain.trainer.objective import action_loss, query_weights, soft_targets
-from continuonbrain.trainer.pool import Pool, Recall, encode, mix
+from continuonbrain.trainer.pool import Recall, encode, mix
 from continuonbrain.trainer.steps import JobResult, Progress, Save, StepLoop, above_memory, peak_rss_mib
 from continuonbrain.trainer.training_state import TrainingState, saved_samples
 
@@ -81,29 +81,34 @@ def train_adapter(
 
     recall: finds what the policy computed while it was acting, so that it is not computed again.
 
-    wait_until_allowed is called before every step and after every batch that is cached, with a function that puts
-    the job on disk: it blocks while a gate is closed and returns the seconds that it did, which do not count
-    against the wall time. An exception from it ends the job; what is on disk stays. When the time is up before the
-    first step, the result has no files and no losses.
+    wait_until_allowed is called before every step, after every batch that is cached, and between the parts of all else
+    that takes long, with a function that puts the job on disk: it blocks while a gate is closed and returns the seconds
+    that it did, which do not count against the wall time. An exception from it ends the job; what is on disk stays.
+    When the time is up before the first step, the result has no files and no losses.
     """
     started = time.monotonic()
     torch.manual_seed(settings.seed)
     sampler = np.random.default_rng(settings.seed)
-    pool, chances = mix(samples, replay, settings, sampler)
-    fingerprint = _fingerprint(settings, base_sha256, pool)
-    begun = None if state_path is None else saved_samples(state_path, fingerprint)
     paused = 0.0
 
-    def go_on(done: int, total: int) -> bool:
+    def look() -> None:
         nonlocal paused
-        on_progress(Progress("cache", done, total))
         paused += wait_until_allowed(_nothing_to_save)
+
+    pool, chances = mix(samples, replay, settings, sampler)
+    fingerprint = _fingerprint(settings, base_sha256, pool.sha256(look))
+    begun = None if state_path is None else saved_samples(state_path, fingerprint)
+
+    def go_on(done: int, total: int) -> bool:
+        on_progress(Progress("cache", done, total))
+        look()
         if begun is not None:
             return done < begun
         in_time = time.monotonic() - started - paused < _CACHE_SHARE * settings.max_wall_time_s
         return in_time and not above_memory(settings.max_memory_mib, share=_CACHE_MEMORY_SHARE)
 
     streams, recalled = encode(model, layout, pool, go_on, recall)
+    streams_sha256 = streams.sha256(look)
     n = len(streams)
     chances = chances[:n] / chances[:n].sum()
     weights = torch.from_numpy(pool.weights[:n]) * query_weights()
@@ -126,7 +131,7 @@ def train_adapter(
         losses=[],
         good=[p.detach().clone() for p in parameters],
         samples=n,
-        streams_sha256=streams.sha256(),
+        streams_sha256=streams_sha256,
         budget_s=settings.max_wall_time_s - (cache_s - paused),
     )
     if state_path is not None and state.load(state_path):
@@ -153,6 +158,6 @@ def _nothing_to_save() -> None:
     """While samples are cached there is nothing yet that a new start would not find again."""
 
 
-def _fingerprint(settings: JobSettings, base_sha256: str, pool: Pool) -> str:
+def _fingerprint(settings: JobSettings, base_sha256: str, pool_sha256: str) -> str:
     asked = json.dumps(asdict(settings), sort_keys=True)
-    return hashlib.sha256(f"{asked}\n{base_sha256}\n{pool.sha256()}".encode()).hexdigest()
+    return hashlib.sha256(f"{asked}\n{base_sha256}\n{pool_sha256}".encode()).hexdigest()

@@ -49,15 +49,18 @@ def train_language(
     started = time.monotonic()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    route = route_for(folder, settings, base_sha256=base_sha256, cache=cache)
     paused = 0.0
+    loop: StepLoop | None = None
 
-    def prepared(done: int, total: int) -> None:
+    def look() -> None:
         nonlocal paused
-        on_progress(Progress("cache", done, total))
-        paused += wait_until_allowed(lambda: None)
+        if loop is None:  # until then there is nothing that a new start would not find again
+            paused += wait_until_allowed(lambda: None)
+        else:
+            loop.pause()
 
-    recalled = route.prepare(samples, prepared)
+    route = route_for(folder, settings, base_sha256=base_sha256, cache=cache, look=look)
+    recalled = route.prepare(samples, lambda done, total: on_progress(Progress("cache", done, total)))
     gc.collect()
     cache_s = time.monotonic() - started
     torch.manual_seed(settings.seed)
@@ -72,7 +75,7 @@ def train_language(
         good=[p.detach().clone() for p in parameters.values()],
         samples=len(samples),
         streams_sha256="",  # from one store, always computed one by one: what is lost comes back the same
-        budget_s=settings.max_wall_time_s - (cache_s - paused),
+        budget_s=settings.max_wall_time_s - (time.monotonic() - started - paused),
     )
     result = JobResult(
         {},
@@ -85,7 +88,7 @@ def train_language(
     if state_path is not None and state.load(state_path):
         result.resumed_at = state.step
 
-    def backward_of_batch(pause: Callable[[], None]) -> float:
+    def backward_of_batch(_pause: Callable[[], None]) -> float:
         size = min(settings.batch_size, len(samples))
         rows = state.sampler.choice(len(samples), size=size, replace=False)
         answers = sum(samples[int(i)].answer for i in rows)
@@ -93,7 +96,7 @@ def train_language(
         for start in range(0, size, settings.part):
             part = [samples[int(i)] for i in rows[start : start + settings.part]]
             # The mean over the batch's answer tokens, whatever parts it comes in.
-            loss = route.loss(part, pause) * (sum(s.answer for s in part) / answers)
+            loss = route.loss(part) * (sum(s.answer for s in part) / answers)
             loss.backward()
             total += float(loss.detach())
         return total

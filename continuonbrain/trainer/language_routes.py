@@ -8,8 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +27,7 @@ from continuonbrain.model.record_cache import identity
 from continuonbrain.model.stream_store import StreamStore
 from continuonbrain.model.streams import Streams, collate
 from continuonbrain.model.suffix import capture, keep, run_suffix
+from continuonbrain.trainer.pausing import Look, blocks_of, looking, unwatched
 from continuonbrain.trainer.seen import Seen, forget_looks
 from continuonbrain.trainer.token_samples import LanguageSettings, TokenSample, padded_labels
 
@@ -47,14 +47,16 @@ class Route(Protocol):
     def open(self) -> Any:
         """The model with a fresh adapter, wrapped by PEFT."""
 
-    def loss(self, part: Sequence[TokenSample], pause: Callable[[], None]) -> Tensor:
-        """Mean cross-entropy of the answers' tokens, a scalar. pause: called as often as the layers allow, forward
-        and backward; it returns when the job may go on."""
+    def loss(self, part: Sequence[TokenSample]) -> Tensor:
+        """Mean cross-entropy of the answers' tokens, a scalar."""
 
 
-def route_for(folder: Path, settings: LanguageSettings, *, base_sha256: str, cache: Path) -> Route:
-    """The fastest way that a checkpoint folder allows. Raises `CheckpointError`."""
-    checkpoint = Checkpoint(folder)
+def route_for(
+    folder: Path, settings: LanguageSettings, *, base_sha256: str, cache: Path, look: Look = unwatched
+) -> Route:
+    """The fastest way that a checkpoint folder allows. look: the gates', at every tensor that is read and at every
+    layer that runs, forward and backward. Raises `CheckpointError`."""
+    checkpoint = Checkpoint(folder, before_read=look)
     text = checkpoint.raw_config.get("text_config", checkpoint.raw_config)
     if not isinstance(text, dict) or not isinstance(text.get("model_type"), str):
         raise CheckpointError(
@@ -62,8 +64,8 @@ def route_for(folder: Path, settings: LanguageSettings, *, base_sha256: str, cac
             remedy="use the config.json that came with the weights",
         )
     if text["model_type"] in FAMILIES and text.get("num_kv_shared_layers"):
-        return SuffixRoute(checkpoint, settings, base_sha256=base_sha256, cache=cache)
-    return PlainRoute(checkpoint, settings)
+        return SuffixRoute(checkpoint, settings, base_sha256=base_sha256, cache=cache, look=look)
+    return PlainRoute(checkpoint, settings, look)
 
 
 def check_vocabulary(checkpoint: Checkpoint, samples: Sequence[TokenSample]) -> None:
@@ -94,10 +96,16 @@ class SuffixRoute:
     """See the module. base_sha256 names the base in the cache's identity."""
 
     def __init__(
-        self, checkpoint: Checkpoint, settings: LanguageSettings, *, base_sha256: str, cache: Path
+        self,
+        checkpoint: Checkpoint,
+        settings: LanguageSettings,
+        *,
+        base_sha256: str,
+        cache: Path,
+        look: Look,
     ) -> None:
         self.name = "cached suffix"
-        self._checkpoint, self._settings = checkpoint, settings
+        self._checkpoint, self._settings, self._look = checkpoint, settings, look
         self._precision = Precision.of_this_machine(int8=settings.int8)
         kind = identity(
             base_sha256, "tokens", str(self._precision), str(settings.plus_one), str(settings.frame_px)
@@ -138,12 +146,13 @@ class SuffixRoute:
             self._precision,
             self._settings.frame_px,
             self._store.folder,
-            on_frame=lambda: on_sample(0, len(missing)),
+            self._look,
         ) as seen:
+            on_sample(0, len(missing))
             decoder = load_bottom(self._checkpoint, self._precision, plus_one=self._settings.plus_one)
             for done, sample in enumerate(missing, start=1):
                 inputs = seen.inputs(decoder.text, sample)
-                with torch.no_grad():
+                with torch.no_grad(), looking(decoder.text.layers, self._look):
                     try:
                         bottom = capture(
                             decoder,
@@ -169,12 +178,18 @@ class SuffixRoute:
         self._decoder = decoder_of(wrapped, plus_one=s.plus_one)
         return wrapped
 
-    def loss(self, part: Sequence[TokenSample], pause: Callable[[], None]) -> Tensor:
+    def loss(self, part: Sequence[TokenSample]) -> Tensor:
         assert self._decoder is not None
         assert self._head is not None
-        with pausing(self._decoder, pause):
+        with looking([self._decoder.text.layers[i] for i in self._decoder.layers], self._look):
             hidden = run_suffix(self._decoder, collate([self._streams(s) for s in part]))
-        return head_loss(hidden, padded_labels(part), self._head, soft_cap=self._decoder.soft_cap)
+        return head_loss(
+            hidden,
+            padded_labels(part),
+            self._head,
+            soft_cap=self._decoder.soft_cap,
+            before_chunk=self._look,
+        )
 
     def _streams(self, sample: TokenSample) -> Streams:
         found = self._store.get(sample.key())
@@ -186,28 +201,11 @@ class SuffixRoute:
         return found
 
 
-@contextmanager
-def pausing(decoder: Decoder, pause: Callable[[], None]) -> Iterator[None]:
-    """While this lasts every trained layer asks `pause` before it runs, and again in the backward pass of what ran.
-    A step of a slow machine takes longer than a closed gate may wait."""
-
-    def before(_module: Any, args: tuple[Any, ...]) -> None:
-        pause()
-        if isinstance(args[0], Tensor) and args[0].requires_grad:
-            args[0].register_hook(lambda _gradient: pause())
-
-    handles = [decoder.text.layers[i].register_forward_pre_hook(before) for i in decoder.layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 class PlainRoute:
     """See the module."""
 
-    def __init__(self, checkpoint: Checkpoint, settings: LanguageSettings) -> None:
+    def __init__(self, checkpoint: Checkpoint, settings: LanguageSettings, look: Look) -> None:
+        self._look = look
         self._kind = str(checkpoint.raw_config.get("model_type"))
         self.name = f"plain PEFT: {self._kind} has no KV-shared layers, every step runs the whole model"
         if settings.plus_one:
@@ -266,7 +264,7 @@ class PlainRoute:
             ) from error
         return self._model
 
-    def loss(self, part: Sequence[TokenSample], pause: Callable[[], None]) -> Tensor:
+    def loss(self, part: Sequence[TokenSample]) -> Tensor:
         longest = max(len(s.ids) for s in part)
         ids = torch.zeros(len(part), longest, dtype=torch.int64)
         attention, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
@@ -275,7 +273,7 @@ class PlainRoute:
             ids[row, :length] = torch.tensor(sample.ids)
             attention[row, :length] = 1
             labels[row, sample.positions] = sample.labels
-        pause()
-        logits = self._model(input_ids=ids, attention_mask=attention, use_cache=False).logits
-        pause()
+        with looking(blocks_of(self._model), self._look):
+            logits = self._model(input_ids=ids, attention_mask=attention, use_cache=False).logits
+        self._look()
         return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)

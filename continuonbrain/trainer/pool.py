@@ -14,6 +14,7 @@ from continuonbrain.model.driving import DrivingModel
 from continuonbrain.model.streams import Streams, collate
 from continuonbrain.policy.prompt import PromptLayout
 from continuonbrain.trainer.dataset import Samples, mirrored, sampling_weights
+from continuonbrain.trainer.pausing import Look, unwatched
 
 _ENCODE_BATCH = 16
 """A closing gate waits for one of these: about a second of a small computer."""
@@ -53,11 +54,11 @@ class Pool:
             ]
         )
 
-    def sha256(self) -> str:
+    def sha256(self, look: Look = unwatched) -> str:
         """Identity of the samples and their order."""
         digest = hashlib.sha256(self._order.tobytes())
         for part in self._parts:
-            digest.update(part.sha256().encode())
+            digest.update(part.sha256(look).encode())
         return digest.hexdigest()
 
 

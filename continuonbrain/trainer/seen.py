@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from continuonbrain.errors import BrainError
 from continuonbrain.model.checkpoint import Checkpoint
 from continuonbrain.model.phases import Precision
 from continuonbrain.model.vision import embed, load_vision, pixels
+from continuonbrain.trainer.pausing import Look, blocks_of, looking, unwatched
 from continuonbrain.trainer.token_samples import TokenSample, frame_key
 
 _SCRATCH = ".seen-"
@@ -32,7 +33,7 @@ def forget_looks(folder: Path) -> None:
 
 class Seen:
     """Soft tokens of the frames of some samples, while it is entered. folder: where they may be kept meanwhile;
-    on_frame: called before each look (it may wait).
+    look: at the gates, from inside the tower.
 
     Raises:
         CheckpointError: there are frames and no vision tower.
@@ -46,12 +47,12 @@ class Seen:
         precision: Precision,
         frame_px: int,
         folder: Path,
-        on_frame: Callable[[], None] = lambda: None,
+        look: Look = unwatched,
     ) -> None:
         self._checkpoint, self._precision, self._px, self._folder = checkpoint, precision, frame_px, folder
         self._frames: dict[str, NDArray[np.uint8]] = {frame_key(f): f for s in samples for f in s.frames}
         self._ids = [i for s in samples if s.frames for i in s.ids]
-        self._on_frame, self._placeholder = on_frame, -1
+        self._look_at_gates, self._placeholder = look, -1
         self._hard: dict[int, Tensor] = {}
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
@@ -81,9 +82,11 @@ class Seen:
         vision = load_vision(self._checkpoint, self._precision.compute)
         self._placeholder = vision.placeholder
         self._hard = vision.hard_tokens(self._ids)
+        blocks = blocks_of(vision)
         for name, frame in self._frames.items():
-            self._on_frame()
-            soft = vision.soft_tokens(pixels([frame], self._px))[0]
+            self._look_at_gates()
+            with looking(blocks, self._look_at_gates):
+                soft = vision.soft_tokens(pixels([frame], self._px))[0]
             save_file({"soft": soft.contiguous()}, scratch / name)
 
     def inputs(self, text: Any, sample: TokenSample) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from continuonbrain.robot.sim.instructions import BY_NAME, NAMES
 from continuonbrain.robot.sim.shifts import BASE
 from continuonbrain.robot.sim.track import TrackSet
 from continuonbrain.trainer.dataset import Samples
+from continuonbrain.trainer.pausing import Look, unwatched
 
 _SHARES = (0.2, 0.12, 0.12, 0.14, 0.14, 0.1, 0.1, 0.08)
 _UNKNOWN_SPEED = 0.1
@@ -42,13 +43,16 @@ REPLAY_SOURCE = "continuonbrain/DonkeyTrack simulator"
 _REPLAY_TRACKS = range(300_000, 300_024)
 
 
-def replay_samples(count: int, *, seed: int) -> Samples:
+def replay_samples(count: int, *, seed: int, look: Look = unwatched) -> Samples:
     """Base-family states with ideal answers as training samples: what the tiny base must not forget.
 
     Drawn anew from the simulator (a millisecond each) rather than stored, on tracks of their own.
     """
     source = StateSource(_REPLAY_TRACKS, seed=seed, chunk=128)
-    chunks = [source.draw() for _ in range(-(-count // 128))]
+    chunks = []
+    for _ in range(-(-count // 128)):
+        look()
+        chunks.append(source.draw())
     frames = np.concatenate([c.frames for c in chunks])[:count]
     nothing = np.zeros((count, 2), np.float32)
     return Samples(

@@ -568,9 +568,28 @@ def test_gates_are_looked_at_while_episodes_are_read_and_samples_built(
     monkeypatch.setattr(learning, "TorchEngine", lambda *_: (_ for _ in ()).throw(BrainError("far enough")))
     with pytest.raises(BrainError, match="far enough"):
         trainer.round()
-    assert looked.index("build") >= 6  # before every episode
-    first = looked[looked.index("build") + 1 : looked.index("built")]
-    assert first  # and after every one that samples are made of
+    assert looked.index("build") >= 6 * 100  # at every step that is read
+    frames = looked[looked.index("build") + 1 : looked.index("built")]
+    assert len(frames) >= 30  # and at every frame
+
+
+def test_judging_looks_at_the_gates_in_every_batch_of_recorded_steps(
+    brain: Brain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = loop(brain(), SimulatedHost())
+    looked: list[str] = []
+
+    def look(*_: Any) -> float:
+        if "slow decisions" in trainer.status.detail:
+            raise BrainError("far enough")
+        looked.append(trainer.status.detail)
+        return 0.0
+
+    monkeypatch.setattr(trainer, "wait_until_allowed", look)
+    with pytest.raises(BrainError, match="far enough"):
+        trainer.round(hold=True)
+    steps = [s for s in looked if s.endswith(": recorded steps")]
+    assert len(steps) >= 100 // 16  # of the base: at least a hundred held-out steps, sixteen at a time
 
 
 def test_a_damaged_adapter_in_use_is_told_before_anything_is_trained(brain: Brain) -> None:

@@ -233,19 +233,30 @@ def test_the_tower_sees_red_as_red_and_all_of_the_picture() -> None:
     assert 0.0 < float(edge[3:5].min()) < float(edge[3:5].max()) < 1.0  # smoothed, not picked
 
 
-def test_a_closed_gate_is_asked_before_every_look(folder: Path, tmp_path: Path) -> None:
+def test_a_gate_that_closes_while_the_tower_looks_ends_the_look_and_leaves_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from continuonbrain.model.vision import Vision
+
     class Closed(Exception):
         pass
 
-    asked = 0
+    inside, asked = False, 0
+    look = Vision.soft_tokens
+
+    def looking(self: Vision, images: torch.Tensor) -> torch.Tensor:
+        nonlocal inside
+        inside = True
+        return look(self, images)
 
     def close(_save: Any) -> float:
         nonlocal asked
-        asked += 1
-        if asked == 2:
+        asked += inside
+        if asked == 2:  # blocks of the tower
             raise Closed
         return 0.0
 
+    monkeypatch.setattr(Vision, "soft_tokens", looking)
     cache = tmp_path / "cache"
     with pytest.raises(Closed):
         train_language(folder, SAMPLES, SETTINGS, base_sha256=BASE, cache=cache, wait_until_allowed=close)
