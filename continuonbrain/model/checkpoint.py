@@ -67,7 +67,10 @@ class Checkpoint:
         listed = self._read_json(index).get("weight_map")
         if not isinstance(listed, dict) or not listed:
             raise CheckpointError(f"{index}: weight_map is missing or empty", remedy=_AGAIN)
-        shards = {name: self.folder / str(file) for name, file in listed.items()}
+        for text in (*listed, *listed.values()):
+            if not isinstance(text, str) or not _is_name(text):
+                raise CheckpointError(f"{index}: weight_map holds {text!a}, which is no name", remedy=_AGAIN)
+        shards = {name: self.folder / file for name, file in listed.items()}
         for shard in sorted(set(shards.values())):
             if shard.parent != self.folder:
                 raise CheckpointError(f"{index}: weight_map names {shard}, outside the folder", remedy=_AGAIN)
@@ -204,6 +207,13 @@ class Checkpoint:
         if kind not in _DTYPES:
             raise CheckpointError(f"{shard}: {name} is of type {kind}", remedy="use a bf16, fp16 or fp32 one")
         return shard, _DTYPES[kind], shape, begin
+
+
+def _is_name(text: str) -> bool:
+    try:
+        return "\0" not in text and bool(text.encode())
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
 
 
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}

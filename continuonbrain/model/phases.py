@@ -27,6 +27,8 @@ from continuonbrain.model.packed_weight import PackedWeight, can_pack
 _QUANTISED_AT_ONCE = 1 << 20
 """Numbers: 4 MiB in fp32."""
 _FINITE = "use a bf16, fp16 or fp32 checkpoint, copied whole"
+_OF_THE_TOP = ("norm", "altup_unembed_projections")
+"""Beside the trained layers."""
 _LEAST_QUANTISED = 64
 """Projections narrower than this (AltUp's mixing coefficients) stay as they are: rounding costs, memory does not."""
 
@@ -189,6 +191,12 @@ class _Loader:
             if stored in self._checkpoint:
                 setattr(module, own, self._checkpoint.tensor(stored).to(buffer.dtype))
 
+    def check(self, module: nn.Module, name: str) -> None:
+        """That everything `fill` would read is there, in its shape, from the headers."""
+        for own, parameter in module.named_parameters():
+            stored = f"{self._checkpoint.prefix}{name}.{own}"
+            self._check_shape(f"{name}.{own}", self._checkpoint.shape(stored), parameter)
+
     def _check_shape(self, name: str, shape: Sequence[int], wanted: Tensor) -> None:
         if tuple(shape) != tuple(wanted.shape):
             raise CheckpointError(
@@ -238,7 +246,7 @@ def load_bottom(checkpoint: Checkpoint, precision: Precision, *, plus_one: bool 
             text.layers[i] = Absent(f"layer {i}")
         else:
             load.fill(text.layers[i], f"layers.{i}")
-    for name in ("norm", "altup_unembed_projections"):
+    for name in _OF_THE_TOP:
         if hasattr(text, name):
             setattr(text, name, Absent(name))
     load.embeddings(text)
@@ -251,6 +259,19 @@ def load_bottom(checkpoint: Checkpoint, precision: Precision, *, plus_one: bool 
         )
     model.eval()
     return decoder
+
+
+def check_top(checkpoint: Checkpoint, *, plus_one: bool = False) -> None:
+    """What `load_top` would refuse, as far as headers tell it: nobody waits for a caching pass to hear of it."""
+    model, text = _skeleton(checkpoint)
+    decoder = decoder_of(model, plus_one=plus_one)
+    load = _Loader(checkpoint, Precision())
+    for i in decoder.layers:
+        load.check(text.layers[i], f"layers.{i}")
+    for name in _OF_THE_TOP:
+        if hasattr(text, name):
+            load.check(getattr(text, name), name)
+    _check_head(checkpoint, head_shape(checkpoint), text.config)
 
 
 def load_top(
@@ -270,19 +291,23 @@ def load_top(
         else:
             text.layers[i] = Absent(f"layer {i}")
     for name, child in list(text.named_children()):
-        if name in ("norm", "altup_unembed_projections"):
+        if name in _OF_THE_TOP:
             load.fill(child, name)
         elif name not in ("layers", "rotary_emb"):
             setattr(text, name, Absent(name))
     model.eval()
     head = load_head(checkpoint, precision, packed=packed)
-    if head.shape != (text.config.vocab_size, text.config.hidden_size):
+    _check_head(checkpoint, head.shape, text.config)
+    return model, head
+
+
+def _check_head(checkpoint: Checkpoint, shape: tuple[int, int], config: Any) -> None:
+    if shape != (config.vocab_size, config.hidden_size):
         raise CheckpointError(
-            f"{checkpoint.folder}: the output projection is {head.shape}, config.json asks for "
-            f"{(text.config.vocab_size, text.config.hidden_size)}",
+            f"{checkpoint.folder}: the output projection is {shape}, config.json asks for "
+            f"{(config.vocab_size, config.hidden_size)}",
             remedy="use the config.json that came with the weights",
         )
-    return model, head
 
 
 def load_plain(checkpoint: Checkpoint, *, tables: bool = True) -> LanguageModel:
@@ -307,17 +332,26 @@ def load_plain(checkpoint: Checkpoint, *, tables: bool = True) -> LanguageModel:
     return model
 
 
-def load_head(checkpoint: Checkpoint, precision: Precision, *, packed: bool = False) -> RowSource:
-    """The output projection: `lm_head.weight`, or the embedding table that it is tied to; by blocks of rows."""
+def _head_name(checkpoint: Checkpoint) -> str:
     name = "lm_head.weight"
-    if name not in checkpoint:
-        name = f"{checkpoint.prefix}embed_tokens.weight"
+    return name if name in checkpoint else f"{checkpoint.prefix}embed_tokens.weight"
+
+
+def head_shape(checkpoint: Checkpoint) -> tuple[int, int]:
+    """(rows, columns) of the output projection, from the header."""
+    name = _head_name(checkpoint)
     shape = checkpoint.shape(name)
     if len(shape) != 2 or 0 in shape:
         raise CheckpointError(
             f"{checkpoint.folder}: {name} is {shape}, a matrix is needed",
             remedy="copy the checkpoint again, whole",
         )
+    return shape[0], shape[1]
+
+
+def load_head(checkpoint: Checkpoint, precision: Precision, *, packed: bool = False) -> RowSource:
+    """The output projection: `lm_head.weight`, or the embedding table that it is tied to; by blocks of rows."""
+    name, shape = _head_name(checkpoint), head_shape(checkpoint)
     if not precision.int8:
         for _, block in checkpoint.row_blocks(name, max(1, _QUANTISED_AT_ONCE // shape[1])):
             if not bool(torch.isfinite(block).all()):

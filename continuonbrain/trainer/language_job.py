@@ -5,6 +5,7 @@ A batch goes through in small parts, so that a closing gate waits for a part and
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import json
@@ -19,6 +20,7 @@ import torch
 
 from continuonbrain.errors import BrainError
 from continuonbrain.model.lora import peft_files
+from continuonbrain.storage.lock import ProcessLock
 from continuonbrain.trainer.language_routes import route_for
 from continuonbrain.trainer.steps import JobResult, Progress, Save, StepLoop, peak_rss_mib
 from continuonbrain.trainer.token_samples import LanguageSettings, TokenSample
@@ -38,14 +40,46 @@ def train_language(
 ) -> JobResult:
     """Train one adapter on a checkpoint folder. See `job.train_adapter` for the callbacks and the state.
 
-    cache: folder for what is computed once a sample.
+    cache: folder for what is computed once a sample. It belongs to one job at a time, and so does the state.
 
     Raises:
         CheckpointError, LoraError, RecordCacheError: named, with a remedy; no adapter is written.
+        LockHeldError, LockFileError: another job works with this cache or state; they cannot be written.
         BrainError: no samples.
     """
     if not samples:
         raise BrainError("there are no samples to learn from", remedy="record teleoperation first")
+    locks = {cache / "job.lock"}
+    if state_path is not None:
+        locks.add(state_path.with_name(f"{state_path.name}.lock"))
+    with contextlib.ExitStack() as alone:
+        for lock in sorted(locks):
+            with contextlib.suppress(OSError):  # the lock says what is wrong
+                lock.parent.mkdir(parents=True, exist_ok=True)
+            alone.enter_context(ProcessLock(lock, purpose=f"train on {folder}"))
+        return _train(
+            folder,
+            samples,
+            settings,
+            base_sha256=base_sha256,
+            cache=cache,
+            state_path=state_path,
+            on_progress=on_progress,
+            wait_until_allowed=wait_until_allowed,
+        )
+
+
+def _train(
+    folder: Path,
+    samples: Sequence[TokenSample],
+    settings: LanguageSettings,
+    *,
+    base_sha256: str,
+    cache: Path,
+    state_path: Path | None,
+    on_progress: Callable[[Progress], None],
+    wait_until_allowed: Callable[[Save], float],
+) -> JobResult:
     started = time.monotonic()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)

@@ -22,7 +22,7 @@ from continuonbrain.model.checkpoint import Checkpoint, CheckpointError
 from continuonbrain.model.decoder import FAMILIES, Decoder, decoder_of
 from continuonbrain.model.head_loss import IGNORED, RowSource, head_loss
 from continuonbrain.model.lora import LoraError, add_lora, lora_config
-from continuonbrain.model.phases import Precision, load_bottom, load_top
+from continuonbrain.model.phases import Precision, check_top, load_bottom, load_top
 from continuonbrain.model.record_cache import identity
 from continuonbrain.model.stream_store import StreamStore
 from continuonbrain.model.streams import Streams, collate
@@ -117,6 +117,7 @@ class SuffixRoute:
     def prepare(self, samples: Sequence[TokenSample], on_sample: OnSample) -> int:
         forget_looks(self._store.folder)
         check_vocabulary(self._checkpoint, samples)
+        check_top(self._checkpoint, plus_one=self._settings.plus_one)
         missing = [s for s in samples if self._store.get(s.key()) is None]
         recalled = len(samples) - len(missing)
         for _ in range(_PASSES):

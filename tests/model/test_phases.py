@@ -333,6 +333,20 @@ def test_a_cut_shard_a_missing_tensor_and_a_foreign_model_are_named(folder: Path
         load_top(Checkpoint(tmp_path), EXACT)
 
 
+@pytest.mark.parametrize(
+    "listed", [{"\ud800": "model.safetensors"}, {"a": "\ud800"}, {"a": "x\0y"}, {"a": 3}, {"a": ""}]
+)
+def test_an_index_of_what_are_no_names_is_refused_in_words_that_can_be_printed(
+    folder: Path, tmp_path: Path, listed: dict[str, object]
+) -> None:
+    bad = tmp_path / "bad"
+    shutil.copytree(folder, bad)
+    (bad / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
+    with pytest.raises(CheckpointError, match="no name") as error:
+        Checkpoint(bad)
+    str(error.value).encode()
+
+
 def test_the_one_pass_head_is_cross_entropy_with_and_without_a_cap() -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(1000, 32, generator=generator, dtype=torch.float64) * 3

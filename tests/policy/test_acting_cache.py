@@ -78,6 +78,8 @@ def test_another_moment_prompt_base_or_scene_is_not_found(
     # The clock began anew with a boot, and by chance it is the same nanosecond: the scene is another.
     assert cache.get(1000, ids[0], np.full_like(frames[0], 30)) is None
     assert all(cache.get(1000, ids[0], 255 - frame) is None for frame in frames)
+    darker = (frames[0].astype(int) - 15).clip(0, 255).astype(np.uint8)
+    assert cache.get(1000, ids[0], darker) is None
 
 
 def test_a_cache_that_cannot_be_written_does_not_stop_the_driving(

@@ -22,6 +22,7 @@ from continuonbrain.errors import BrainError  # noqa: E402
 from continuonbrain.model.checkpoint import CheckpointError  # noqa: E402
 from continuonbrain.model.lora import LoraError  # noqa: E402
 from continuonbrain.model.phases import load_top  # noqa: E402
+from continuonbrain.storage.lock import LockHeldError  # noqa: E402
 from continuonbrain.trainer.language_job import train_language  # noqa: E402
 from continuonbrain.trainer.steps import JobResult, Progress, Save  # noqa: E402
 from continuonbrain.trainer.token_samples import LanguageSettings, TokenSample  # noqa: E402
@@ -262,6 +263,65 @@ def test_one_target_that_cannot_be_trained_is_refused_with_those_that_can(
     assert ("'k_proj'" in error.value.message) == ("k_proj" in targets)
     assert "down_proj" in error.value.remedy
     assert "k_proj" not in error.value.remedy
+
+
+def test_two_jobs_on_one_cache_or_one_state_are_refused(
+    train: Callable[..., JobResult], folder: Path, tmp_path: Path
+) -> None:
+    other: list[str] = []
+
+    def while_it_runs(_save: Save) -> float:
+        for name, state in (("cache", "mine"), ("elsewhere", "job.state")):
+            with pytest.raises(LockHeldError) as error:
+                train_language(
+                    folder,
+                    SAMPLES,
+                    QUICK,
+                    base_sha256=BASE,
+                    cache=tmp_path / name,
+                    state_path=tmp_path / state,
+                )
+            other.append(error.value.message)
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(wait_until_allowed=while_it_runs, state_path=tmp_path / "job.state")
+    assert len(other) == 2
+    train(max_steps=1, state_path=tmp_path / "job.state")  # and afterwards it goes on
+
+
+def test_a_tensor_that_only_the_steps_need_is_missed_before_anything_is_cached(
+    folder: Path, tmp_path: Path
+) -> None:
+    lame = tmp_path / "lame"
+    shutil.copytree(folder, lame)
+    for weights in lame.glob("*.safetensors"):
+        tensors = load_tensors(weights.read_bytes())
+        lost = [n for n in tensors if n.endswith("layers.14.mlp.up_proj.weight")]
+        kept = {n: t for n, t in tensors.items() if n not in lost}
+        if lost:
+            weights.write_bytes(save_tensors(kept, metadata={"format": "pt"}))
+            index = lame / "model.safetensors.index.json"
+            if index.exists():
+                listed = json.loads(index.read_text())
+                del listed["weight_map"][lost[0]]
+                index.write_text(json.dumps(listed))
+            break
+    seen: list[Progress] = []
+    run = {"base_sha256": BASE, "cache": tmp_path / "cache", "on_progress": seen.append}
+    with pytest.raises(CheckpointError, match=r"layers\.14\.mlp\.up_proj"):
+        train_language(lame, SAMPLES, QUICK, **run)
+    assert not seen
+
+
+def test_the_state_of_other_settings_is_not_gone_on_with(
+    train: Callable[..., JobResult], tmp_path: Path
+) -> None:
+    path = tmp_path / "job.state"
+    train(state_path=path, max_steps=3)
+    assert train(state_path=path, max_steps=3).resumed_at == 3
+    for change in ({"learning_rate": 2e-2}, {"seed": 4}, {"weight_decay": 0.1}):
+        assert train(state_path=path, max_steps=3, **change).resumed_at == 0
 
 
 def test_a_rank_that_would_fill_the_memory_is_refused() -> None:
