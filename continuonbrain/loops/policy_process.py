@@ -226,8 +226,13 @@ class PolicyServer:
         started = time.perf_counter()
         try:
             changed = self.use_current_adapter()
-        except (BrainError, OSError) as error:
-            log.error("%s refused, the adapter in use stays: %s", kind, error)
+        except Exception as error:  # whatever a stranger's bytes make a library raise: the robot drives on
+            log.error(
+                "%s refused, the adapter in use stays: %s",
+                kind,
+                error,
+                exc_info=not isinstance(error, BrainError | OSError),
+            )
             self._server.acknowledge(message.peer, ok=False, detail=str(error))
             self._board.publish({"kind": "swap_refused", "reason": str(error)})
             return

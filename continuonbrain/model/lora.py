@@ -23,6 +23,7 @@ from continuonbrain.config import LORA_TARGETS, LORA_TARGETS_NOT_IN_SHARED_LAYER
 from continuonbrain.errors import BrainError
 from continuonbrain.model.decoder import Decoder, decoder_of, first_shared_layer, unwrapped
 from continuonbrain.model.driving import DrivingModel
+from continuonbrain.model.peft_patterns import fault_of
 
 SHARED_LAYER_TARGETS = LORA_TARGETS
 """Modules that exist in a KV-shared layer and get a gradient there. k_proj and v_proj do not exist there."""
@@ -153,17 +154,24 @@ def _check_config(model: Any, decoder: Decoder, config: LoraConfig) -> None:
         raise LoraError(
             f"{where}: target_modules = {config.target_modules!r} names layers below it", remedy=again
         )
-    try:
-        names = [n for n, _ in model.named_modules() if n]
-        wanted = [name for name in names if check_target_module_exists(config, name)]
-        for pattern in (*(config.rank_pattern or {}), *(config.alpha_pattern or {})):
-            re.compile(pattern)
-    except re.error as error:
-        raise LoraError(f"{where}: {error} in a pattern of it", remedy=again) from error
+    if fault := next(filter(None, map(fault_of, _patterns_of(config))), ""):
+        raise LoraError(f"{where}: {fault}", remedy=again)
+    names = [n for n, _ in model.named_modules() if n]
+    wanted = [name for name in names if check_target_module_exists(config, name)]
     wrong = sorted(set(wanted) - allowed)
     if wrong or not wanted:
         what = f"{wrong[0]} cannot be trained" if wrong else f"nothing is named {config.target_modules}"
         raise LoraError(f"{where}: {what}", remedy=again)
+
+
+def _patterns_of(config: LoraConfig) -> list[Any]:
+    """All of a configuration that PEFT matches the names of modules with."""
+    found: list[Any] = [*(config.rank_pattern or {}), *(config.alpha_pattern or {})]
+    for name in ("target_modules", "exclude_modules", "layers_pattern"):
+        value = getattr(config, name, None)
+        if value is not None:
+            found += [value] if isinstance(value, str) else list(value)
+    return found
 
 
 def _linears(decoder: Decoder) -> list[torch.nn.Linear]:
@@ -325,6 +333,11 @@ def _config_of(folder: Path) -> LoraConfig:
         raise LoraError(f"{path} cannot be used: {error}", remedy="train again") from error
     if not isinstance(config, LoraConfig):
         raise LoraError(f"{path}: peft_type is {config.peft_type}, not LORA", remedy="use a LoRA adapter")
+    for name in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(getattr(config, name) or {}, dict):
+            raise LoraError(f"{path}: {name} is no object of patterns", remedy="train again")
+    if fault := next(filter(None, map(fault_of, _patterns_of(config))), ""):
+        raise LoraError(f"{path}: {fault}", remedy="name the modules as they are")
     for alpha in (config.lora_alpha, *(config.alpha_pattern or {}).values()):
         if not isinstance(alpha, int | float) or not abs(alpha) <= _LARGEST_ALPHA:  # NaN is none
             raise LoraError(f"{path}: lora_alpha = {alpha!r} is no scale", remedy="train again")

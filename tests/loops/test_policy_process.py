@@ -195,12 +195,14 @@ def test_a_rollback_notice_brings_the_base_back(layout: BrainLayout) -> None:
     assert answer.calibration == Calibration()
 
 
-@pytest.mark.parametrize("fault", ["other base", "servo", "bytes"])
+@pytest.mark.parametrize("fault", ["other base", "servo", "bytes", "what no check of ours knows"])
 def test_an_adapter_that_cannot_be_used_is_refused_and_the_old_one_goes_on(
-    layout: BrainLayout, fault: str
+    layout: BrainLayout, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = promote(layout, "good")
     with serving(layout) as rig:
+        if fault.startswith("what"):
+            monkeypatch.setattr(stub.StubEngine, "use_adapter", lambda *_, **__: 1 / 0)
         promote(
             layout,
             "bad",

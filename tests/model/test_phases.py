@@ -256,6 +256,12 @@ REFUSED: dict[str, dict[str, object]] = {
         "target_modules": ["layers.12.self_attn.q_proj"],
         "alora_invocation_tokens": [5, 6],
     },
+    "a pattern that matches for ever": {"target_modules": r".*(a|a|b|.)*.*(.*)*(.+)+x"},
+    "a rank by such a pattern": {
+        "target_modules": ["layers.12.self_attn.q_proj"],
+        "rank_pattern": {"(.*)*(.*)*x": 4},
+    },
+    "a broken pattern": {"target_modules": "("},
     "not plain: blocks": {"target_modules": ["layers.12.self_attn.q_proj"], "use_bdlora": BdLoraConfig()},
 }
 

@@ -214,6 +214,22 @@ def _first(tensors: dict[str, NDArray[np.float32]], part: str) -> str:
         (lambda f: (f / "adapter_model.safetensors").write_bytes(b"torn"), "cannot be read"),
         (lambda f: (f / "adapter_model.safetensors").unlink(), "cannot be read"),
         (lambda f: _tensors(f, lambda t: t[_first(t, "A")].fill(np.nan)), "not finite"),
+        (
+            lambda f: _tensors(f, lambda t: t.update({_first(t, "A"): np.full((4, 7), 1e300)})),
+            "not finite in fp32",
+        ),
+        (lambda f: _tensors(f, lambda t: t.update({_first(t, "A"): np.ones((4, 7), np.int8)})), "holds I8"),
+        (lambda f: _tensors(f, lambda t: [v.fill(1e30) for v in t.values()]), "change a weight"),
+        (
+            lambda f: _tensors(
+                f, lambda t: t.update({n: v[:0] if "lora_A" in n else v[:, :0] for n, v in t.items()})
+            ),
+            "rank 0",
+        ),
+        (lambda f: _edit(f, alpha_pattern={"(": 1}), "alpha_pattern"),
+        (lambda f: _edit(f, alpha_pattern=["q_proj"]), "alpha_pattern"),
+        (lambda f: _edit(f, alpha_pattern={"(a|a|b|.)*.*(.*)*(.+)+x": 1}), "repeats too much"),
+        (lambda f: _edit(f, alpha_pattern={"q_proj": "x"}), "no scale"),
         (lambda f: _tensors(f, lambda t: t.pop(_first(t, "B"))), "has only lora_A"),
         (lambda f: _tensors(f, lambda t: t.clear()), "no LoRA factors"),
         (lambda f: _tensors(f, lambda t: t.update(x=np.zeros(3, np.float32))), "x is no LoRA factor"),
@@ -263,6 +279,21 @@ def test_a_rank_above_the_graphs_is_refused_with_both_numbers(write_adapter: Wri
     folder = write_adapter("a", rank=17, base=SHA256)
     with pytest.raises(AdapterInputError, match=r"rank 17; this bundle takes 16"):
         adapter_inputs(folder, DrivingSpec.read(FP32).lora, base_sha256=SHA256)
+
+
+def test_factors_stored_in_half_precision_are_read(write_adapter: WriteAdapter) -> None:
+    import safetensors.torch as stored
+
+    folder = write_adapter("a", base=SHA256)
+    lora = DrivingSpec.read(FP32).lora
+    wanted = adapter_inputs(folder, lora, base_sha256=SHA256)
+    path = folder / "adapter_model.safetensors"
+    tensors = stored.load_file(path)
+    for kind in (torch.bfloat16, torch.float16):
+        stored.save_file({n: t.to(kind) for n, t in tensors.items()}, path)
+        found = adapter_inputs(folder, lora, base_sha256=SHA256)
+        assert all(np.allclose(found[n], wanted[n], rtol=0.01, atol=1e-6) for n in wanted)
+        assert any(found[n].any() for n in found)
 
 
 @pytest.mark.parametrize("rslora", [False, True])

@@ -11,15 +11,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, deserialize, safe_open
+from safetensors.numpy import save
 
 from continuonbrain.errors import BrainError
+from continuonbrain.model.peft_patterns import fault_of
 from continuonbrain.model.serving.spec import LoraSpec
 from continuonbrain.storage.durable import write_bytes_durably
 
 F32 = NDArray[np.float32]
 _LARGEST_ALPHA = 1e6
+_LARGEST_CHANGE = 1e4
+"""Of a weight by one row of an adapter: a weight is below ten, and what is far beyond overflows in the graph."""
+_FLOATS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
 _FORMAT = "continuonbrain adapter inputs 1"
 BASE_PREFIX = "continuonbrain:"
 _TENSOR = re.compile(r"^base_model\.model\.(?:.*?\.)?(layers\.\d+\..+)\.lora_([AB])(?:\.default)?\.weight$")
@@ -54,13 +58,13 @@ def adapter_inputs(adapter: Path, lora: LoraSpec, *, base_sha256: str) -> dict[s
     config = _config(folder / "adapter_config.json", base_sha256)
     path = folder / "adapter_model.safetensors"
     try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+        tensors = dict(deserialize(path.read_bytes()))  # type: ignore[no-untyped-call]
+    except (OSError, SafetensorError) as error:
         raise AdapterInputError(
             f"{path} cannot be read: {error}", remedy="train again, or copy it whole"
         ) from error
     found: dict[str, dict[str, F32]] = {}
-    for name, value in tensors.items():
+    for name, stored in tensors.items():
         match = _TENSOR.match(name)
         if match is None:
             raise AdapterInputError(
@@ -73,9 +77,13 @@ def adapter_inputs(adapter: Path, lora: LoraSpec, *, base_sha256: str) -> dict[s
                 f"{path}: {site} takes no adapter in this bundle",
                 remedy=f"train LoRA on modules of its layers: {', '.join(_leaves(lora))}",
             )
-        if not np.isfinite(value).all():
-            raise AdapterInputError(f"{path}: {name} holds numbers that are not finite", remedy="train again")
-        found.setdefault(site, {})[part] = value.astype(np.float32)
+        factor = _factor(stored)
+        if factor is None:
+            raise AdapterInputError(
+                f"{path}: {name} holds {stored['dtype']}, or numbers that are not finite in fp32",
+                remedy="train again",
+            )
+        found.setdefault(site, {})[part] = factor
     if not found:
         raise AdapterInputError(f"{path} holds no LoRA factors", remedy="train again")
     out: dict[str, F32] = {}
@@ -84,10 +92,28 @@ def adapter_inputs(adapter: Path, lora: LoraSpec, *, base_sha256: str) -> dict[s
         if site in found:
             down, up = _pair(path, site, found[site], lora, (inputs, outputs))
             rank = len(down)
-            a[:, :rank], b[:rank] = down.T * np.float32(_scale(config, site, rank)), up.T
+            a[:, :rank], b[:rank] = down.T * np.float32(_scale(folder, config, site, rank)), up.T
+            if not float(np.abs(a).max(initial=0.0)) * float(np.abs(b).max(initial=0.0)) <= _LARGEST_CHANGE:
+                raise AdapterInputError(
+                    f"{path}: {site} would change a weight by more than {_LARGEST_CHANGE:g}",
+                    remedy="train again",
+                )
         key = site.replace(".", "_")
         out[f"{key}_a"], out[f"{key}_b"] = a, b
     return out
+
+
+def _factor(stored: Mapping[str, Any]) -> F32 | None:
+    """A stored tensor in fp32; None when it holds no such numbers."""
+    kind = _FLOATS.get(stored["dtype"])
+    if kind is None:
+        return None
+    value = np.frombuffer(stored["data"], kind).reshape(stored["shape"])
+    if stored["dtype"] == "BF16":  # the upper half of an fp32 number
+        value = (value.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore"):
+        factor = value.astype(np.float32)
+    return factor if np.isfinite(factor).all() else None
 
 
 def write_inputs(path: Path, inputs: Mapping[str, F32], lora: LoraSpec, *, base_sha256: str) -> None:
@@ -156,6 +182,8 @@ def _pair(
             f"{path}: {site} is {list(down.shape)} and {list(up.shape)}; the base has {sizes[0]} in and {sizes[1]} out",
             remedy="use an adapter that was trained on this base",
         )
+    if not len(down):
+        raise AdapterInputError(f"{path}: {site} has rank 0", remedy="train again, or leave the module out")
     if len(down) > lora.rank:
         raise AdapterInputError(
             f"{path}: {site} has rank {len(down)}; this bundle takes {lora.rank}",
@@ -194,10 +222,16 @@ def _config(path: Path, base_sha256: str) -> dict[str, Any]:
             f"{path}: init_lora_weights = {config['init_lora_weights']!r} was made for changed base weights",
             remedy="train a plain LoRA adapter",
         )
+    patterns = config.get("alpha_pattern") or {}
+    faults = [fault_of(p) for p in patterns] if isinstance(patterns, dict) else ["no object of patterns"]
+    if any(faults):
+        raise AdapterInputError(
+            f"{path}: alpha_pattern: {next(filter(None, faults))}", remedy="name the modules as they are"
+        )
     return config
 
 
-def _scale(config: Mapping[str, Any], site: str, rank: int) -> float:
+def _scale(folder: Path, config: Mapping[str, Any], site: str, rank: int) -> float:
     """alpha / r as PEFT takes it: patterns name modules by the end of their path, as regular expressions."""
     alpha = config.get("lora_alpha", 8)
     for pattern, value in (config.get("alpha_pattern") or {}).items():
@@ -206,6 +240,6 @@ def _scale(config: Mapping[str, Any], site: str, rank: int) -> float:
             break
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= _LARGEST_ALPHA:
         raise AdapterInputError(
-            f"adapter_config.json: lora_alpha = {alpha!r} is no scale", remedy="train again"
+            f"{folder}/adapter_config.json: lora_alpha = {alpha!r} is no scale", remedy="train again"
         )
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
