@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 
 import numpy as np
 import torch
@@ -14,7 +15,19 @@ from torch import Tensor
 from continuonbrain.errors import BrainError
 from continuonbrain.model.head_loss import IGNORED
 
-_MOST_RANK = 256
+_WHOLE = {
+    "rank": (1, 256),
+    "batch_size": (1, 4096),
+    "part": (1, 4096),
+    "max_steps": (1, 10_000_000),
+    "seed": (0, 2**63 - 1),
+    "frame_px": (1, 4096),
+    "cache_mib": (0, 1 << 30),
+    "threads": (1, 1024),
+    "max_memory_mib": (1, 1 << 30),
+}
+_REAL = {"alpha": True, "learning_rate": True, "weight_decay": False, "max_wall_time_s": True}
+"""Whether it must be above 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +105,26 @@ class LanguageSettings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("rank", "batch_size", "part", "max_steps", "frame_px"):
-            if getattr(self, name) < 1:
-                raise BrainError(f"{name} is {getattr(self, name)}", remedy=f"set {name} to 1 or more")
-        if self.rank > _MOST_RANK:
-            raise BrainError(
-                f"rank is {self.rank}: no longer low, and it may fill the memory",
-                remedy=f"set rank to {_MOST_RANK} or less",
-            )
+        for name, (least, most) in _WHOLE.items():
+            value = getattr(self, name)
+            if value is None and name in ("threads", "max_memory_mib"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                why = ": no longer low, and it may fill the memory" if name == "rank" and value else ""
+                raise BrainError(
+                    f"{name} is {value!r}{why}", remedy=f"set {name} to a whole number from {least} to {most}"
+                )
+        for name, positive in _REAL.items():
+            value = getattr(self, name)
+            known = isinstance(value, int | float) and isfinite(value)
+            if not known or value < 0 or (positive and value == 0):
+                raise BrainError(
+                    f"{name} is {value!r}",
+                    remedy=f"set {name} to a number {'above 0' if positive else 'from 0'}",
+                )
+        targets: object = self.targets
+        if not isinstance(targets, tuple) or not targets or not all(isinstance(t, str) for t in targets):
+            raise BrainError(f"targets is {self.targets!r}", remedy="name the modules to train, as a tuple")
 
 
 def padded_labels(samples: Sequence[TokenSample]) -> Tensor:

@@ -339,6 +339,22 @@ def test_a_cut_shard_a_missing_tensor_and_a_foreign_model_are_named(folder: Path
         load_top(Checkpoint(tmp_path), EXACT)
 
 
+def test_every_read_of_a_checkpoint_is_told_before(folder: Path) -> None:
+    told = 0
+
+    def before() -> None:
+        nonlocal told
+        told += 1
+
+    checkpoint = Checkpoint(folder, before_read=before)
+    (name,) = checkpoint.names(f"{checkpoint.prefix}norm.")
+    checkpoint.tensor(name)
+    assert told == 1
+    table = f"{checkpoint.prefix}embed_tokens.weight"
+    blocks = len(list(checkpoint.row_blocks(table, 1000)))
+    assert told == 1 + blocks > 2
+
+
 @pytest.mark.parametrize(
     "listed", [{"\ud800": "model.safetensors"}, {"a": "\ud800"}, {"a": "x\0y"}, {"a": 3}, {"a": ""}]
 )

@@ -338,10 +338,25 @@ def test_a_job_takes_the_threads_that_it_is_given(train: Callable[..., JobResult
     assert set(seen) == {before + 1}
 
 
-@pytest.mark.parametrize("name", ["batch_size", "part", "max_steps", "rank"])
-def test_settings_that_train_nothing_are_refused(name: str) -> None:
-    with pytest.raises(BrainError, match=f"{name} is 0"):
-        replace(QUICK, **{name: 0})
+@pytest.mark.parametrize("name", ["batch_size", "part", "max_steps", "rank", "threads", "max_memory_mib"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, 2**80])
+def test_settings_that_train_nothing_are_refused(name: str, value: object) -> None:
+    with pytest.raises(BrainError, match=f"{name} is ") as error:
+        replace(QUICK, **{name: value})
+    assert name in error.value.remedy
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "alpha", "max_wall_time_s", "weight_decay"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, "1"])
+def test_settings_that_are_no_numbers_are_refused(name: str, value: object) -> None:
+    with pytest.raises(BrainError, match=f"{name} is "):
+        replace(QUICK, **{name: value})
+
+
+@pytest.mark.parametrize("targets", [(), "q_proj", (3,)])
+def test_targets_that_name_nothing_are_refused(targets: Any) -> None:
+    with pytest.raises(BrainError, match="targets is "):
+        replace(QUICK, targets=targets)
 
 
 def test_the_state_of_other_samples_is_not_gone_on_with(folder: Path, tmp_path: Path) -> None:
