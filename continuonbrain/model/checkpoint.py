@@ -148,13 +148,13 @@ class Checkpoint:
     def numbers(self, name: str) -> Tensor:
         """A tensor of finite floating-point numbers, copied into memory."""
         value = self.tensor(name)
-        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+        if value.dtype not in (*_DTYPES.values(), torch.float64) or not bool(torch.isfinite(value).all()):
             raise self.not_finite(name, value.dtype)
         return value
 
     def not_finite(self, name: str, dtype: torch.dtype | None = None) -> CheckpointError:
         """The error for a tensor that cannot be calculated with."""
-        kind = "" if dtype is None or dtype.is_floating_point else f"{dtype} or "
+        kind = "" if dtype is None or dtype in _DTYPES.values() else f"{dtype} or "
         return CheckpointError(
             f"{self._shard(name)}: {name} holds {kind}numbers that are not finite",
             remedy="use a bf16, fp16 or fp32 checkpoint, copied whole",
@@ -186,6 +186,11 @@ class Checkpoint:
         """A tensor that stays on disk: the rows that are read come into memory, and may leave it again."""
         shard, dtype, shape, begin = self._place(name)
         end = begin + math.prod(shape) * dtype.itemsize
+        if begin % dtype.itemsize:
+            raise CheckpointError(
+                f"{shard}: {name} begins at byte {begin}, which no {dtype} can be mapped from",
+                remedy="write the file anew with safetensors' save_file, which aligns its data",
+            )
         # safetensors itself hands out copies of slices only; its data section is a plain array (its format page).
         try:
             whole = torch.from_file(str(shard), shared=False, size=shard.stat().st_size, dtype=torch.uint8)

@@ -92,7 +92,7 @@ def add_lora(model: Any, config: LoraConfig, *, plus_one: bool = False) -> Any:
     _check_config(model, decoder, config)
     try:
         wrapped = get_peft_model(model, config)
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # PEFT raises what its parts raise
         _take_out_layers(model)
         raise LoraError(
             f"the LoRA configuration does not fit: {error}", remedy=f"choose from {targets_text(decoder)}"
@@ -118,13 +118,16 @@ _NOT_PLAIN = (
 )
 """Kinds of PEFT's LoRA layers whose result or gradient depends on more than what comes into them, or on chance."""
 _LARGEST_ALPHA = 1e6
+_MOST_RANK = 1024
 _PLAIN_STARTS = (True, False, "gaussian")
 
 
-def _check_config(model: Any, decoder: Decoder, config: LoraConfig) -> None:
+def _check_config(
+    model: Any, decoder: Decoder, config: LoraConfig, *, name: str = "the LoRA configuration"
+) -> None:
     """Before anything is touched: whatever this configuration would train must lie in the cut."""
     again = f"choose from {targets_text(decoder)}"
-    where = f"the LoRA configuration does not fit a cut at layer {decoder.first}"
+    where = f"{name} does not fit a cut at layer {decoder.first}"
     more = [name for name in _TRAINS_MORE if getattr(config, name, None)]
     if more or config.bias != "none":
         raise LoraError(f"{where}: {', '.join(more) or 'bias'} would train more than LoRA", remedy=again)
@@ -132,6 +135,21 @@ def _check_config(model: Any, decoder: Decoder, config: LoraConfig) -> None:
         raise LoraError(
             f"{where}: init_lora_weights = {config.init_lora_weights!r} changes the frozen weights",
             remedy="use true, false or gaussian",
+        )
+    if config.task_type not in (None, "CAUSAL_LM"):
+        raise LoraError(
+            f"{where}: task_type = {config.task_type} trains a head of its own", remedy="use CAUSAL_LM"
+        )
+    if config.inference_mode:
+        raise LoraError(f"{where}: inference_mode trains nothing", remedy="leave it out")
+    if not 0.0 <= config.lora_dropout < 1.0:
+        raise LoraError(f"{where}: lora_dropout = {config.lora_dropout!r} is no share", remedy="use 0 to 0.5")
+    for rank in (config.r, *(config.rank_pattern or {}).values()):
+        if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= _MOST_RANK:
+            raise LoraError(f"{where}: a rank of {rank!r}", remedy=f"use 1 to {_MOST_RANK}")
+    if (odd := _odd_alpha(config)) is not None:
+        raise LoraError(
+            f"{where}: lora_alpha = {odd[0]!r} is no scale", remedy="use a number, twice the rank"
         )
     other = [name for name in _NOT_PLAIN if getattr(config, name, None)]
     if other:
@@ -292,7 +310,8 @@ def with_adapter(
     """
     inner = unwrapped(language_model)
     tensors = read_adapter(folder, base_sha256=base_sha256, config=inner.config, plus_one=plus_one)
-    _check_config(inner, decoder_of(inner, plus_one=plus_one), _config_of(folder))
+    named = str(folder / "adapter_config.json")
+    _check_config(inner, decoder_of(inner, plus_one=plus_one), _config_of(folder), name=named)
     wrapped = language_model
     previous = list(wrapped.peft_config) if isinstance(wrapped, PeftModel) else []
     if isinstance(wrapped, PeftModel) and name in previous:
@@ -303,7 +322,12 @@ def with_adapter(
             fresh = wrapped
         else:
             fresh = PeftModel.from_pretrained(inner, str(folder), adapter_name=name, local_files_only=True)
-        attached = {k.replace(f".{name}.", ".") for k, _ in fresh.named_parameters() if f".{name}." in k}
+        attached = {
+            # PEFT saves DoRA's magnitudes without the name of what they are in.
+            k.replace(f".{name}.", ".").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+            for k, _ in fresh.named_parameters()
+            if f".{name}." in k
+        }
         # A tensor too few would leave PEFT's random start in its place, one too many would be dropped.
         if attached != tensors.keys():
             odd = sorted(attached ^ tensors.keys())
@@ -338,10 +362,18 @@ def _config_of(folder: Path) -> LoraConfig:
             raise LoraError(f"{path}: {name} is no object of patterns", remedy="train again")
     if fault := next(filter(None, map(fault_of, _patterns_of(config))), ""):
         raise LoraError(f"{path}: {fault}", remedy="name the modules as they are")
-    for alpha in (config.lora_alpha, *(config.alpha_pattern or {}).values()):
-        if not isinstance(alpha, int | float) or not abs(alpha) <= _LARGEST_ALPHA:  # NaN is none
-            raise LoraError(f"{path}: lora_alpha = {alpha!r} is no scale", remedy="train again")
+    if (odd := _odd_alpha(config)) is not None:
+        raise LoraError(f"{path}: lora_alpha = {odd[0]!r} is no scale", remedy="train again")
+    config.inference_mode = False  # as PEFT saves what is to be loaded for use
     return config
+
+
+def _odd_alpha(config: LoraConfig) -> tuple[Any] | None:
+    """The first alpha of a configuration that is no scale; NaN is none."""
+    alphas = (config.lora_alpha, *(config.alpha_pattern or {}).values())
+    return next(
+        ((a,) for a in alphas if not isinstance(a, int | float) or not abs(a) <= _LARGEST_ALPHA), None
+    )
 
 
 def detach_lora(model: DrivingModel) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -111,6 +112,10 @@ class LanguageModel(nn.Module):
             self.model = text
         self.lm_head: Any = Absent("the output projection")
 
+    def prepare_inputs_for_generation(self, *_: object, **__: object) -> Any:
+        """PEFT wants to know of it where a configuration says CAUSAL_LM; no phase generates."""
+        raise AbsentError("a half of a model does not generate")
+
     def forward(self, **inputs: Any) -> Any:
         text = self.model.language_model if hasattr(self.model, "language_model") else self.model
         return text(**inputs)
@@ -118,14 +123,12 @@ class LanguageModel(nn.Module):
 
 def text_config_of(checkpoint: Checkpoint) -> Any:
     """The checkpoint's text configuration. `CheckpointError` when it has no KV-shared layers."""
-    from transformers import Gemma3nTextConfig, Gemma4TextConfig
-
     raw = checkpoint.raw_config.get("text_config", checkpoint.raw_config)
     if not isinstance(raw, dict):
         raise CheckpointError(
             f"{checkpoint.folder}/config.json: text_config is no object", remedy="copy the checkpoint again"
         )
-    kinds: dict[str, Any] = {"gemma3n_text": Gemma3nTextConfig, "gemma4_text": Gemma4TextConfig}
+    kinds = _config_kinds()
     kind = raw.get("model_type")
     if kind not in kinds:
         raise CheckpointError(
@@ -141,11 +144,40 @@ def text_config_of(checkpoint: Checkpoint) -> Any:
         ) from error
     if not is_kv_shared(config):
         raise CheckpointError(
-            f"{checkpoint.folder}/config.json: num_kv_shared_layers is 0",
+            f"{config_path}: num_kv_shared_layers is {config.num_kv_shared_layers}",
             remedy="use a model with KV-shared layers",
+        )
+    if checkpoint.raw_config.get("quantization_config") or raw.get("quantization_config"):
+        raise CheckpointError(
+            f"{config_path}: quantization_config: these weights are coded",
+            remedy="use the bf16 checkpoint; this trainer makes its own int8 of it",
+        )
+    window, eps = config.sliding_window, config.rms_norm_eps
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+        raise CheckpointError(
+            f"{config_path}: sliding_window is {window!r}",
+            remedy="use the config.json that came with the weights",
+        )
+    if not isinstance(eps, int | float) or not isfinite(eps) or eps < 0:
+        raise CheckpointError(
+            f"{config_path}: rms_norm_eps is {eps!r}", remedy="use the config.json that came with the weights"
         )
     config._attn_implementation = "sdpa"
     return config
+
+
+def has_two_halves(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint is of a family with KV-shared layers, and has some."""
+    raw = checkpoint.raw_config.get("text_config", checkpoint.raw_config)
+    kind = _config_kinds().get(str(raw.get("model_type"))) if isinstance(raw, dict) else None
+    # Where it does not say, the family's own number counts.
+    return kind is not None and bool(raw.get("num_kv_shared_layers", kind().num_kv_shared_layers))
+
+
+def _config_kinds() -> dict[str, Any]:
+    from transformers import Gemma3nTextConfig, Gemma4TextConfig
+
+    return {"gemma3n_text": Gemma3nTextConfig, "gemma4_text": Gemma4TextConfig}
 
 
 def _skeleton(checkpoint: Checkpoint) -> tuple[LanguageModel, Any]:

@@ -170,5 +170,13 @@ class RecordCache:
 
     def _new_segment(self) -> Path:
         # One for every writer, named by when it was begun: behind the torn end of an old one nothing would be
-        # found, and a name that came again would lead a reader of the old file to a record of the new one.
-        return self.folder / f"{self.identity}-{time.time_ns():020d}-{os.getpid()}.tfrecord"
+        # found, and a name that came again would lead a reader of the old file to a record of the new one. Behind
+        # all that there are, whatever the clock says: the oldest go first, and a clock may have been set back.
+        newest = max((_number(p) for p in self._segments()), default=0)
+        number = max(time.time_ns(), newest + 1)
+        return self.folder / f"{self.identity}-{number:020d}-{os.getpid()}.tfrecord"
+
+
+def _number(segment: Path) -> int:
+    parts = segment.name.split("-")
+    return int(parts[1]) if len(parts) > 1 and parts[1].isdecimal() else 0

@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from continuonbrain.errors import BrainError
 from continuonbrain.model.checkpoint import Checkpoint, CheckpointError
-from continuonbrain.model.decoder import FAMILIES, Decoder, decoder_of
+from continuonbrain.model.decoder import Decoder, decoder_of
 from continuonbrain.model.head_loss import IGNORED, RowSource, head_loss
 from continuonbrain.model.lora import LoraError, add_lora, lora_config
-from continuonbrain.model.phases import Precision, check_top, load_bottom, load_top
+from continuonbrain.model.phases import Precision, check_top, has_two_halves, load_bottom, load_top
 from continuonbrain.model.record_cache import identity
 from continuonbrain.model.stream_store import StreamStore
 from continuonbrain.model.streams import Streams, collate
@@ -63,7 +63,7 @@ def route_for(
             f"{folder}/config.json: no model_type of a language model",
             remedy="use the config.json that came with the weights",
         )
-    if text["model_type"] in FAMILIES and text.get("num_kv_shared_layers"):
+    if has_two_halves(checkpoint):
         return SuffixRoute(checkpoint, settings, base_sha256=base_sha256, cache=cache, look=look)
     return PlainRoute(checkpoint, settings, look)
 

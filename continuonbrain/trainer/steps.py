@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Protocol
 
 import psutil
@@ -29,9 +30,6 @@ Save = Callable[[], None]
 _WARM_UP = 0.1
 _SNAPSHOT_EVERY = 20
 _SAVE_EVERY_S = 30.0
-_EXPLODED = 2.0
-_EXPLODED_EARLY = 3.0
-"""Times the mean of the first losses: the loss of a sound run falls, and no batch is that much harder."""
 
 
 class StepSettings(Protocol):
@@ -101,19 +99,29 @@ def one_cycle(progress: float) -> float:
 
 
 def exploded(losses: Sequence[float], value: float) -> bool:
-    """Whether a step's loss says that the run blew up.
+    """Whether a step's loss says that the run blew up. Batches differ, small ones by several times: what counts is
+    the spread of the first ten losses.
 
-    After ten steps: more than twice their mean. From the fourth on: the mean of the last three is more than three times
-    that of the lower half of the first ten, which an explosion among these does not raise.
+    Behind them: a loss above three times their mean and ten standard deviations above it; or the last eight, on
+    average, above twice their mean and three standard deviations above it. Among them: a loss of ten times the highest
+    before; or three in a row above all of the first three and far above the lower half, which an explosion there does
+    not raise.
     """
     first = losses[:10]
-    if len(first) == 10 and value > _EXPLODED * sum(first) / 10:
-        return True
-    if len(losses) < 3:
+    if len(first) < 3:
         return False
-    sound = sorted(first)[: max(1, len(first) // 2)]
-    recent = [*losses[-2:], value]
-    return sum(recent) / 3 > _EXPLODED_EARLY * sum(sound) / len(sound)
+    if value > 10 * max(first):
+        return True
+    if len(first) < 10:
+        lower = fmean(sorted(first)[: len(first) // 2])
+        recent = [*losses[-2:], value]
+        sustained = min(recent) > max(2.5 * lower, *first[:3])
+        return sustained and fmean(recent) > 3 * lower
+    mean, spread = fmean(first), pstdev(first)
+    if value > max(3 * mean, mean + 10 * spread):
+        return True
+    recent = [*losses[-7:], value]
+    return len(losses) >= 17 and fmean(recent) > max(2 * mean, mean + 3 * spread)
 
 
 @dataclass(slots=True)

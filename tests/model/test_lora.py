@@ -284,7 +284,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "cannot be read",
     ),
     "an unknown method": (lambda f: edit_settings(f, peft_type="MAGIC"), "cannot be used"),
-    "a rank of zero": (lambda f: edit_settings(f, r=0), "does not fit this base"),
+    "a rank of zero": (lambda f: edit_settings(f, r=0), "a rank of 0"),
 }
 
 

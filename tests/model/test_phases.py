@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from continuonbrain.model.checkpoint import Checkpoint, CheckpointError  # noqa:
 from continuonbrain.model.decoder import decoder_of  # noqa: E402
 from continuonbrain.model.frozen_linear import FrozenLinear  # noqa: E402
 from continuonbrain.model.head_loss import IGNORED, PlainRows, head_loss  # noqa: E402
-from continuonbrain.model.lora import LoraError, add_lora, lora_config  # noqa: E402
+from continuonbrain.model.lora import LoraError, add_lora, lora_config, peft_files, with_adapter  # noqa: E402
 from continuonbrain.model.packed_weight import can_pack  # noqa: E402
 from continuonbrain.model.phases import AbsentError, Precision, load_bottom, load_top  # noqa: E402
 from continuonbrain.model.streams import Streams, collate  # noqa: E402
@@ -49,6 +50,15 @@ def whole_model(folder: Path) -> Gemma3nForCausalLM:
     named["lm_head.weight"] = named["model.embed_tokens.weight"]
     model.load_state_dict(named)
     return model.eval()
+
+
+def as_text_only(model: Gemma3nForCausalLM, folder: Path) -> Path:
+    """The checkpoint of a text model."""
+    folder.mkdir()
+    weights = {n: p.detach().clone() for n, p in model.state_dict().items() if n != "lm_head.weight"}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(model.config.to_dict()))
+    return folder
 
 
 def prompts() -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor]:
@@ -215,12 +225,8 @@ def test_weights_that_cannot_be_calculated_with_are_named(
 
 
 def test_our_adapter_opens_in_peft_on_the_whole_model(folder: Path, tmp_path: Path) -> None:
-    text_only = tmp_path / "text"
-    text_only.mkdir()
     model = whole_model(folder)
-    weights = {n: p.detach().clone() for n, p in model.state_dict().items() if n != "lm_head.weight"}
-    save_file(weights, text_only / "model.safetensors", metadata={"format": "pt"})
-    (text_only / "config.json").write_text(json.dumps(model.config.to_dict()))
+    text_only = as_text_only(model, tmp_path / "text")
     top, _ = load_top(Checkpoint(text_only), EXACT)
     ours = add_lora(top, lora_config(top, TARGETS, rank=4, alpha=8))
     ours.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
@@ -262,6 +268,16 @@ REFUSED: dict[str, dict[str, object]] = {
         "rank_pattern": {"(.*)*(.*)*x": 4},
     },
     "a broken pattern": {"target_modules": "("},
+    "nothing: only for use": {"target_modules": ["layers.12.self_attn.q_proj"], "inference_mode": True},
+    "nothing: all dropped": {"target_modules": ["layers.12.self_attn.q_proj"], "lora_dropout": 1.0},
+    "a scale: of no number": {"target_modules": ["layers.12.self_attn.q_proj"], "lora_alpha": float("nan")},
+    "a scale: of a module": {
+        "target_modules": ["layers.12.self_attn.q_proj"],
+        "alpha_pattern": {"q_proj": float("inf")},
+    },
+    "a rank: that fills the memory": {"target_modules": ["layers.12.self_attn.q_proj"], "r": 10**6},
+    "a rank: of a module": {"target_modules": ["layers.12.self_attn.q_proj"], "rank_pattern": {"q_proj": 0}},
+    "a head: of another task": {"target_modules": ["layers.12.self_attn.q_proj"], "task_type": "SEQ_CLS"},
     "not plain: blocks": {"target_modules": ["layers.12.self_attn.q_proj"], "use_bdlora": BdLoraConfig()},
 }
 
@@ -276,13 +292,40 @@ def test_what_the_cut_does_not_allow_is_refused_with_what_it_does_and_leaves_the
     with pytest.raises(LoraError) as error:
         add_lora(model, LoraConfig(**REFUSED[kind]))
     assert error.value.remedy
-    if "start" not in kind and "singular" not in kind and "not plain" not in kind:
+    if "start" not in kind and "singular" not in kind and ":" not in kind:
         assert "q_proj" in error.value.remedy
         assert "layers 10 to 14" in error.value.remedy
     assert [n for n, _ in model.named_modules()] == modules
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == before[name][0]
         assert torch.equal(parameter, before[name][1])
+
+
+@pytest.mark.parametrize("more", [{"use_dora": True}, {"task_type": "CAUSAL_LM"}, {"lora_dropout": 0.1}])
+def test_adapters_of_every_kind_that_is_trained_open_again(
+    folder: Path, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    """Trained on a half, opened on a half, and on the whole by PEFT."""
+    model = whole_model(folder)
+    text_only = Checkpoint(as_text_only(model, tmp_path / "text"))
+    top = load_top(text_only, EXACT)[0]
+    config = LoraConfig(r=2, target_modules=r".*layers\.1[0-4]\.self_attn\.q_proj", **more)
+    wrapped = add_lora(top, config)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    out, scratch = tmp_path / "a", tmp_path / "s"
+    out.mkdir()
+    scratch.mkdir()
+    for name, data in peft_files(wrapped, scratch, base_sha256="ba5e" * 16).items():
+        (out / name).write_bytes(data)
+    half = with_adapter(load_top(text_only, EXACT)[0], out, base_sha256="ba5e" * 16, name="a")
+    trained = {n.replace(".default", ""): p for n, p in wrapped.named_parameters() if "lora_" in n}
+    opened = {n.replace(".a.", "."): p for n, p in half.named_parameters() if "lora_" in n}
+    assert trained.keys() == opened.keys()
+    assert all(torch.equal(trained[n], opened[n]) for n in trained)
+    whole = PeftModel.from_pretrained(model, str(out))
+    assert {n.replace(".default", "") for n, _ in whole.named_parameters() if "lora_" in n} == trained.keys()
 
 
 def test_dora_is_refused_where_the_weights_are_int8(folder: Path) -> None:
@@ -300,6 +343,9 @@ WRONG: dict[str, dict[str, object]] = {
     "no layers": {"num_hidden_layers": 0},
     "more shared layers than layers": {"num_kv_shared_layers": 99},
     "an unknown activation": {"hidden_activation": "no such thing"},
+    "a window of nothing": {"sliding_window": -4},
+    "a norm of no number": {"rms_norm_eps": float("nan")},
+    "coded weights": {"quantization_config": {"bits": 4}},
 }
 
 

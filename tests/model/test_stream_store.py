@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from continuonbrain.model import record_cache  # noqa: E402
-from continuonbrain.model.record_cache import RecordCacheError, identity  # noqa: E402
+from continuonbrain.model.record_cache import RecordCache, RecordCacheError, identity  # noqa: E402
 from continuonbrain.model.stream_store import StreamStore  # noqa: E402
 from continuonbrain.model.streams import Streams, collate  # noqa: E402
 
@@ -219,3 +219,20 @@ def test_two_writers_do_not_write_over_each_other(tmp_path: Path) -> None:
         found = reader.get(str(i))
         assert found is not None
         assert same(found, streams(i))
+
+
+def test_after_a_clock_was_set_back_the_oldest_still_go_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_cache, "_SEGMENT_BYTES", 4096)
+    now = 2_000_000_000_000_000_000
+    monkeypatch.setattr(record_cache.time, "time_ns", lambda: now)
+    ahead = RecordCache(tmp_path, "id", max_bytes=16_000)
+    for i in range(12):
+        ahead.put(f"old {i}", bytes(1000))
+    now = 1_000_000_000_000_000_000
+    later = RecordCache(tmp_path, "id", max_bytes=16_000)
+    for i in range(10):
+        later.put(f"new {i}", bytes(1000))
+    assert all(f"new {i}" in later for i in range(10))
+    assert "old 0" not in later
