@@ -21,8 +21,7 @@ from continuonbrain.trainer import job, steps  # noqa: E402
 from continuonbrain.trainer.dataset import Samples  # noqa: E402
 from continuonbrain.trainer.job import JobSettings, train_adapter  # noqa: E402
 from continuonbrain.trainer.objective import action_loss, query_weights, soft_targets  # noqa: E402
-from continuonbrain.trainer.pool import Recall  # noqa: E402
-from continuonbrain.trainer.pool import Pool  # noqa: E402
+from continuonbrain.trainer.pool import Pool, Recall  # noqa: E402
 from continuonbrain.trainer.steps import JobResult, Progress, Save  # noqa: E402
 from continuonbrain.trainer.training_state import TrainingState, forget_state  # noqa: E402
 
