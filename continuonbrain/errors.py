@@ -46,3 +46,38 @@ def told_from(error: OSError) -> BrainError | None:
     else:
         remedy = "check that path and its disk"
     return BrainError(f"{where}{error.strerror or error}", remedy=remedy)
+
+
+_EXTRA_OF_MODULE = {
+    "torch": "train",
+    "transformers": "train",
+    "peft": "train",
+    "accelerate": "train",
+    "matplotlib": "train",
+    "ai_edge_litert": "litert",
+    "tokenizers": "litert",
+    "jinja2": "litert",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "timm": "frames",
+    "torchvision": "frames",
+    "smbus2": "pi",
+    "gpiozero": "pi",
+    "simplejpeg": "pi",
+}
+
+
+def installing(extra: str) -> str:
+    """What a person does to get an optional part."""
+    return f"in the folder of continuonbrain's source: pip install -c constraints.txt -e '.[{extra}]'"
+
+
+def told_from_import(error: ModuleNotFoundError) -> BrainError | None:
+    """A module that belongs to an optional part which is not installed; None for a defect of ours."""
+    missing = (error.name or "").partition(".")[0]
+    extra = _EXTRA_OF_MODULE.get(missing)
+    if extra is None:
+        return None
+    return BrainError(
+        f"this needs the Python module {missing}, which is not installed", remedy=installing(extra)
+    )

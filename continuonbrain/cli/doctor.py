@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
-from continuonbrain.errors import BrainError
+from continuonbrain.errors import BrainError, installing
 
 if TYPE_CHECKING:
     from continuonbrain.trainer.gates import GateReport
@@ -87,7 +87,7 @@ def check_module(name: str) -> Check:
         value = importlib.metadata.version(name) if found else "not installed"
     except importlib.metadata.PackageNotFoundError:
         value = "installed, version unknown"
-    remedy = "pip install 'continuonbrain[train]' (to train, and to run the torch engine)"
+    remedy = f"{installing('train')} (to train, and to run the torch engine)"
     return Check(name, found, value, remedy, needed=False)
 
 
@@ -165,7 +165,7 @@ def check_engine(root: Path) -> Check:
     folder, policy = brain.layout.base_model_dir, brain.config.policy
     if engine_name(folder, policy) == "torch":
         there = importlib.util.find_spec("torch") is not None
-        return Check("engine", there, "torch", "pip install 'continuonbrain[train]', or export a bundle")
+        return Check("engine", there, "torch", f"{installing('train')}, or export a bundle")
     bundle = folder / BUNDLES / policy.precision
     try:
         spec = DrivingSpec.read(bundle)
@@ -176,7 +176,7 @@ def check_engine(root: Path) -> Check:
             "engine", False, f"{bundle} is of another base", "export it again: continuonbrain model export"
         )
     if importlib.util.find_spec("ai_edge_litert") is None:
-        return Check("engine", False, "LiteRT is not installed", "pip install 'continuonbrain[litert]'")
+        return Check("engine", False, "LiteRT is not installed", installing("litert"))
     return Check("engine", True, f"litert, {policy.precision}, adapters up to rank {spec.lora.rank}")
 
 

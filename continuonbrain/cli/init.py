@@ -11,26 +11,41 @@ from rich.console import Console
 
 from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.root_option import DEFAULT_ROOT, RootOption
+from continuonbrain.config import load_preset
 from continuonbrain.configs import PRESET_NAMES
+from continuonbrain.errors import BrainError
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
 
 
 def init(
     root: RootOption = DEFAULT_ROOT,
     preset: Annotated[
-        str, typer.Option("--preset", help=f"Which robot: {', '.join(PRESET_NAMES)}.")
-    ] = "sim-donkey",
+        str | None,
+        typer.Option("--preset", help=f"Which robot: {', '.join(PRESET_NAMES)}; sim-donkey unless told."),
+    ] = None,
 ) -> None:
     """Create a brain root from a preset. Running it again changes nothing that is there."""
     console = Console(soft_wrap=True, highlight=False)
-    existed = BrainLayout(root).config_path.exists()
-    layout = init_brain_root(root, preset, base_model=shipped_base_model())
+    wanted = BrainLayout(root)
+    existed = wanted.config_path.exists()
+    _ = (
+        wanted.policy_socket,
+        wanted.notice_socket,
+        wanted.service_socket,
+    )  # a path too long for one is said now
+    layout = init_brain_root(root, preset or "sim-donkey", base_model=shipped_base_model())
     opened = open_brain(layout.root)  # an existing config that is broken is said now, not at the first drive
+    if existed and preset is not None and load_preset(preset).robot.kind != opened.config.robot.kind:
+        raise BrainError(
+            f"{layout.root} is the root of another robot: robot.kind is {opened.config.robot.kind!r}, "
+            f"--preset {preset} is for {load_preset(preset).robot.kind!r}",
+            remedy="make a new root for it with --root, or leave --preset out",
+        )
     if existed:
         kind = opened.config.robot.kind
         console.print(f"kept the brain root {layout.root}: config.json is as it was (robot.kind {kind})")
     else:
-        console.print(f"created the brain root {layout.root} from preset {preset}")
+        console.print(f"created the brain root {layout.root} from preset {preset or 'sim-donkey'}")
     if not any(layout.base_model_dir.iterdir()):
         console.print(f"[yellow]no base model yet[/yellow]: put Gemma 3n into {layout.base_model_dir}")
     if opened.config.robot.kind == "sim-donkey":

@@ -21,7 +21,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from continuonbrain import __version__
-from continuonbrain.errors import BrainError, told_from
+from continuonbrain.errors import BrainError, told_from, told_from_import
 
 EXIT_NEEDS_A_PERSON = 2
 EXIT_INTERRUPTED = 130
@@ -48,7 +48,9 @@ COMMANDS: tuple[LazyCommand, ...] = (
         "train", "continuonbrain.cli.train:train", "Train a candidate adapter from the episodes now."
     ),
     LazyCommand(
-        "adapters", "continuonbrain.cli.adapters:app", "List, show and roll back what the robot has learned."
+        "adapters",
+        "continuonbrain.cli.adapters:app",
+        "List, show, roll back and convert what it has learned.",
     ),
     LazyCommand(
         "episodes", "continuonbrain.cli.episodes:app", "Import, show, check and export recorded episodes."
@@ -56,7 +58,7 @@ COMMANDS: tuple[LazyCommand, ...] = (
     LazyCommand(
         "model",
         "continuonbrain.cli.model:app",
-        "Base models: build the tiny one from the simulator, show one.",
+        "Base models: show, export for the robot or an app, build the tiny one.",
     ),
     LazyCommand(
         "chat",
@@ -71,21 +73,6 @@ COMMANDS: tuple[LazyCommand, ...] = (
     ),
     LazyCommand("doctor", "continuonbrain.cli.doctor:doctor", "Check this machine and a brain root."),
 )
-
-_EXTRA_OF_MODULE = {
-    "torch": "train",
-    "transformers": "train",
-    "peft": "train",
-    "safetensors": "train",
-    "tokenizers": "litert",
-    "jinja2": "litert",
-    "matplotlib": "train",
-    "fastapi": "serve",
-    "uvicorn": "serve",
-    "smbus2": "pi",
-    "gpiozero": "pi",
-    "simplejpeg": "pi",
-}
 
 
 class CommandUnavailableError(BrainError):
@@ -120,9 +107,9 @@ def _load(row: LazyCommand) -> Any:
         if missing == module_name:
             problem, remedy = "is not part of this installation", "install a newer continuonbrain"
         else:
+            told = told_from_import(error)
             problem = f"needs the Python module {missing}, which is not installed"
-            extra = _EXTRA_OF_MODULE.get(missing.partition(".")[0])
-            remedy = f"pip install 'continuonbrain[{extra}]'" if extra else f"pip install {missing}"
+            remedy = f"pip install {missing}" if told is None else told.remedy
         raise CommandUnavailableError(f"the command {row.name!r} {problem}", remedy=remedy) from error
     if isinstance(target, typer.Typer):
         group = target
@@ -177,6 +164,12 @@ def run() -> None:
         if told is None:
             raise
         _print_error(told)
+        sys.exit(EXIT_NEEDS_A_PERSON)
+    except ModuleNotFoundError as error:
+        missing = told_from_import(error)
+        if missing is None:
+            raise
+        _print_error(missing)
         sys.exit(EXIT_NEEDS_A_PERSON)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)

@@ -251,6 +251,8 @@ class Demo:
     # The acts' parts.
 
     def _fresh_root(self) -> BrainRoot:
+        if (self.out / "config.json").exists():
+            raise BrainError(f"{self.out} is a brain root", remedy="choose another folder with --out")
         root = self.out.resolve() / "brain"
         try:
             BrainLayout(root).policy_socket  # noqa: B018  (asks whether the path fits a socket)

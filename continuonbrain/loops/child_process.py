@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from continuonbrain.errors import BrainError, told_from
+from continuonbrain.errors import BrainError, told_from, told_from_import
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _TAIL_BYTES = 4000
@@ -46,6 +46,12 @@ def exit_code(body: Callable[[], object]) -> int:
         if told is None:
             raise
         print(f"error: {told}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        missing = told_from_import(error)
+        if missing is None:
+            raise
+        print(f"error: {missing}", file=sys.stderr)
         return 2
     return 0
 

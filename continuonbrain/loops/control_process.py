@@ -66,6 +66,7 @@ TRACK_SEED = 9001
 _TEACH_TRACKS = 30_000
 _LESSONS = 16
 _PARK_S = 150.0
+_LONGEST_PARK_S = 900.0
 _DRIVE_S = 60.0
 _RETRY_S = 15.0
 _TEACH_BYTES = 32 * 2**20
@@ -269,7 +270,7 @@ class ControlProcess:
             self._enter("park")
             learned = self._something_learned()
             parked = time.monotonic()
-            self._tick_until(lambda: over() or learned() or time.monotonic() - parked >= _PARK_S)  # noqa: B023
+            self._tick_until(lambda: over() or learned() or self._parked_enough(time.monotonic() - parked))  # noqa: B023
             self._enter("drive")
             began = time.monotonic()
             self._tick_until(lambda: over() or time.monotonic() - began >= _DRIVE_S)  # noqa: B023
@@ -299,6 +300,14 @@ class ControlProcess:
             environment=f"sim/{self.shift}",
             on_progress=progress,
         )
+
+    def _parked_enough(self, parked_s: float) -> bool:
+        """Whether the robot drives on although nothing was learned. Not while something is: leaving then would only
+        close the gate, and the road is not known yet."""
+        if parked_s < _PARK_S:
+            return False
+        working = self._sidecar_status().get("phase") in ("read", "cache", "train", "reflex", "judge")
+        return not working or parked_s >= _LONGEST_PARK_S
 
     def _something_learned(self) -> Callable[[], bool]:
         """A question for every tick: was an adapter promoted, or a candidate refused, since now?"""

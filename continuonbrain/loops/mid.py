@@ -24,7 +24,7 @@ from typing import Any
 
 from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot
-from continuonbrain.errors import BrainError, told_from
+from continuonbrain.errors import BrainError, told_from, told_from_import
 from continuonbrain.loops.promotion import Promotion, promote_candidate
 from continuonbrain.rlds.reader import list_episodes, read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
@@ -225,7 +225,13 @@ class MidLoop:
         if not report.open:
             return self._end("gates", "; ".join(f"{s.name}: {s.reason}" for s in report.closed))
         # Imported here: a sidecar that only waits must not hold torch in memory.
-        from continuonbrain.loops.learning import learn
+        try:
+            from continuonbrain.loops.learning import learn
+        except ModuleNotFoundError as error:
+            told = told_from_import(error)
+            if told is None:
+                raise
+            raise told from error
 
         self.look()  # importing takes seconds
         learned = learn(self, episodes)

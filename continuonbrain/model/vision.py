@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from continuonbrain.errors import installing
 from continuonbrain.model.checkpoint import Checkpoint, CheckpointError
 
 _GEMMA = "gemma3n_vision"
@@ -126,7 +127,7 @@ def load_vision(checkpoint: Checkpoint, compute: torch.dtype) -> Vision:
     except ImportError as error:
         raise CheckpointError(
             f"the vision tower of {checkpoint.folder} needs a library: {error}",
-            remedy="pip install 'continuonbrain[frames]', from the index that torch came from",
+            remedy=f"{installing('frames')}, from the index that torch came from",
         ) from error
     except Exception as error:  # whatever a value that makes no model raises
         raise CheckpointError(

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
-from fastapi import FastAPI, Header, Query
+from fastapi import FastAPI, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent, format_sse_event
 from pydantic import BaseModel
@@ -42,6 +42,7 @@ from continuonbrain.trainer.gates import gates_from_config
 
 _WAITING = 4
 """Requests that may wait for the model; more are told to come back."""
+_STILL_THERE_S = 0.5
 _SSE = "text/event-stream"
 T = TypeVar("T")
 
@@ -71,14 +72,14 @@ class _Model:
         self._turn, self._waiting = asyncio.Lock(), 0
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def turn(self, request: Request) -> AsyncIterator[None]:
         if self._waiting >= _WAITING:
             raise ServiceError(
                 429, f"{self._waiting} requests wait for the model already", remedy="try again soon"
             )
         self._waiting += 1
         try:
-            await self._turn.acquire()
+            await self._take(request)
         finally:
             self._waiting -= 1
         try:
@@ -86,8 +87,23 @@ class _Model:
         finally:
             self._turn.release()
 
+    async def _take(self, request: Request) -> None:
+        """Wait for the turn, unless whoever asked has left meanwhile: others wait behind."""
+        while True:
+            try:
+                await asyncio.wait_for(self._turn.acquire(), _STILL_THERE_S)
+                return
+            except TimeoutError:
+                await still_there(request)
+
     async def run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+async def still_there(request: Request) -> None:
+    """`ServiceError` when the client has gone: nobody reads the answer."""
+    if await request.is_disconnected():
+        raise ServiceError(499, "the client has left", remedy="ask again")
 
 
 def create_app(brain: BrainRoot) -> FastAPI:
@@ -192,9 +208,9 @@ def create_app(brain: BrainRoot) -> FastAPI:
             yield ServerSentEvent(event=event.kind, id=str(event.sequence), data=out)
 
     @app.post("/v1/act", responses=_errors(409, 413, 422, 429))
-    async def act(asked: ActIn) -> ActOut:
+    async def act(asked: ActIn, request: Request) -> ActOut:
         """Decide on a frame with the current adapter. It moves nothing."""
-        async with model.turn():
+        async with model.turn(request):
             return await model.run(lambda: minds.act(asked))
 
     @app.post(
@@ -205,16 +221,18 @@ def create_app(brain: BrainRoot) -> FastAPI:
             **_errors(409, 413, 422, 429),
         },
     )
-    async def chat(asked: ChatIn) -> Response:
+    async def chat(asked: ChatIn, request: Request) -> Response:
         """Answer in words with the current adapter: events "piece" (`ChatPiece`), then one "done" (`ChatOut`); with
         `stream: false` the `ChatOut` alone."""
 
         async def told() -> AsyncIterator[ChatPiece | ChatOut | None]:
-            async with model.turn():
+            async with model.turn(request):
                 pieces = await model.run(lambda: minds.answer(asked))
                 yield None  # it will be answered
                 while (item := await model.run(lambda: next(pieces, None))) is not None:
                     yield item
+                    if not asked.stream:  # a stream ends with its client by itself
+                        await still_there(request)
 
         answer = told()
         await anext(answer)  # what it is refused for comes before the first byte

@@ -143,7 +143,7 @@ def decoded(frame: str) -> NDArray[np.uint8]:
                 )
             rgb = image.convert("RGB")
     except (binascii.Error, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ServiceError(422, f"the frame is no picture: {error}", remedy=remedy) from error
+        raise ServiceError(422, "the frame is no picture that can be read", remedy=remedy) from error
     if rgb.size != (_WIDTH, _HEIGHT):
         rgb = rgb.resize((_WIDTH, _HEIGHT), Image.Resampling.BILINEAR)
     return np.asarray(rgb, np.uint8)

@@ -75,20 +75,23 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(BrainError)
     def _brain(_request: Request, error: BrainError) -> JSONResponse:
         status = error.status if isinstance(error, ServiceError) else 409
-        title = (
-            "this adapter cannot be used" if isinstance(error, AdapterError) else "this cannot be done now"
-        )
+        title = "this cannot be done now" if status != 422 else "the request is not valid"
+        title = "this adapter cannot be used" if isinstance(error, AdapterError) else title
         return problem(status, title, error.message, error.remedy or "")
 
     @app.exception_handler(RequestValidationError)
-    def _invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+    def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return problem(422, "the request is not valid", f"{where}: {first['msg']}", "see /openapi.json")
+        remedy = "see /openapi.json"
+        if "json" not in request.headers.get("content-type", "") and where.startswith("body"):
+            remedy = "send JSON, with the header content-type: application/json; see /openapi.json"
+        return problem(422, "the request is not valid", f"{where}: {first['msg']}", remedy)
 
     @app.exception_handler(HTTPException)
     def _http(_request: Request, error: HTTPException) -> JSONResponse:
-        answer = problem(error.status_code, "the request cannot be answered", str(error.detail))
+        remedy = "the routes are in /openapi.json" if error.status_code in (404, 405) else ""
+        answer = problem(error.status_code, "the request cannot be answered", str(error.detail), remedy)
         answer.headers.update(error.headers or {})
         return answer
 

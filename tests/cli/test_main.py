@@ -164,12 +164,13 @@ def test_what_the_disk_refuses_is_told_in_two_lines_and_a_defect_keeps_its_trace
 def test_a_command_whose_extra_is_not_installed_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from continuonbrain import errors
     from continuonbrain.cli import main
 
     (tmp_path / "needs_torch.py").write_text("import torch_that_is_not_there\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(main._EXTRA_OF_MODULE, "torch_that_is_not_there", "train")
+    monkeypatch.setitem(errors._EXTRA_OF_MODULE, "torch_that_is_not_there", "train")
     row = main.LazyCommand("train", "needs_torch:train", "")
     with pytest.raises(main.CommandUnavailableError) as caught:
         main._load(row)
-    assert caught.value.remedy == "pip install 'continuonbrain[train]'"
+    assert caught.value.remedy.endswith("pip install -c constraints.txt -e '.[train]'")

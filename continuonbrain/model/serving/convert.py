@@ -49,8 +49,8 @@ class Tools:
         except ImportError as error:
             raise BundleError(
                 f"the converter cannot be loaded: {error}",
-                remedy="on x86-64, in an environment of its own: "
-                "pip install -c constraints-export.txt 'continuonbrain[export]'",
+                remedy="on x86-64, in an environment of its own and the folder of continuonbrain's source: "
+                "pip install -c constraints-export.txt -e '.[train,export]'",
             ) from error
         self.converter: Any = litert_torch
         self._quantizer: Any = quantizer

@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from continuonbrain.errors import installing
 from continuonbrain.model.serving.adapter_inputs import no_adapter
 from continuonbrain.model.serving.spec import BundleError, LoraSpec
 
@@ -119,9 +120,7 @@ def _compiled(file: Path, threads: int, said: IO[bytes]) -> Any:
     try:
         from ai_edge_litert.compiled_model import CompiledModel, CpuOptions, Options
     except ImportError as error:
-        raise BundleError(
-            f"LiteRT cannot be loaded: {error}", remedy="pip install 'continuonbrain[litert]'"
-        ) from error
+        raise BundleError(f"LiteRT cannot be loaded: {error}", remedy=installing("litert")) from error
     atexit.unregister(_end_unheard)
     atexit.register(_end_unheard)
     with file.open("rb") as raw:
