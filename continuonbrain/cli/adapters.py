@@ -97,13 +97,13 @@ def show(
 @app.command()
 def rollback(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
     """Go back to the adapter that drove before. Once more returns. Exit 1: the running brain did not follow."""
-    from continuonbrain.loops.promotion import announce
+    from continuonbrain.loops.promotion import roll_back
 
     brain = open_brain(root)
     store = AdapterStore(brain.layout)
     left = store.current()
-    now = store.rollback()
-    told = announce(brain, "rollback", now.version_id if now else "", now.compute_sha256() if now else "")
+    told = roll_back(brain)
+    now = store.current()
     if as_json:
         _print_json(
             {

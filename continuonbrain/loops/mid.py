@@ -25,7 +25,7 @@ from typing import Any
 from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError, told_from, told_from_import
-from continuonbrain.loops.promotion import Promotion, promote_candidate
+from continuonbrain.loops.promotion import Promotion, announce_unfinished, promote_candidate
 from continuonbrain.rlds.reader import list_episodes, read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.robot.host import HOST_FILE_NAME, Host, host_for
@@ -211,6 +211,7 @@ class MidLoop:
                 raise
 
     def _round(self, *, hold: bool, again: bool) -> Outcome:
+        announce_unfinished(self.brain)
         if not hold and not again and (standing := self._standing_candidate()) is not None:
             return self._end("promoted", standing.detail, version_id=standing.version_id)
         episodes, fresh = self.new_episodes()

@@ -42,7 +42,7 @@ from continuonbrain.policy.engine import Engine
 from continuonbrain.policy.intent import Intents
 from continuonbrain.policy.open_engine import open_engine
 from continuonbrain.robot.protocol import FRAME_SHAPE
-from continuonbrain.storage.adapters import AdapterError, AdapterStore
+from continuonbrain.storage.adapters import AdapterStore
 
 if TYPE_CHECKING:
     from continuonbrain.policy.acting_cache import Remember
@@ -109,13 +109,7 @@ class PolicyServer:
         adapter in use stays.
         """
         version = self._store.current()
-        sha256 = "" if version is None else version.compute_sha256()
-        if version is not None and not sha256.startswith(version.sha8):
-            raise AdapterError(
-                f"adapter {version.version_id} is damaged: its bytes hash to {sha256[:8]}",
-                remedy="go back to the one before: continuonbrain adapters rollback "
-                f"--root {self._store.layout.root}",
-            )
+        sha256 = "" if version is None else version.whole_sha256(root=self._store.layout.root)
         # Read first: an adapter without a usable calibration must not be attached at all.
         calibration = (
             Calibration() if version is None else Calibration.from_file(version.path / CALIBRATION_FILE)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from continuonbrain.brain_root import BrainRoot
@@ -12,9 +14,13 @@ from continuonbrain.loops.notices import NoticeAnswer, ask_notice
 from continuonbrain.loops.wire import WireError
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.storage.adapters import AdapterStore
+from continuonbrain.storage.durable import write_bytes_durably
 from continuonbrain.storage.event_log import EventLog
+from continuonbrain.storage.lock import LockHeldError, ProcessLock
 from continuonbrain.storage.manifest import manifest_from_settings, write_manifest
 from continuonbrain.storage.signal_listeners import signal_listeners
+
+_TELLING_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +53,54 @@ def promote_candidate(brain: BrainRoot) -> Promotion:
             f"there is no candidate in {brain.layout.candidate}",
             remedy="train one: continuonbrain train --root DIR",
         )
-    version = store.promote(
-        candidate.version_id, candidate.verdict(), base_sha256=base_sha256(brain.layout.base_model_dir)
-    )
-    return announce(brain, "promotion", version.version_id, version.compute_sha256())
+    with _telling(brain, timeout_s=_TELLING_S):
+        version = store.promote(
+            candidate.version_id, candidate.verdict(), base_sha256=base_sha256(brain.layout.base_model_dir)
+        )
+        return announce(brain, "promotion", version.version_id, version.compute_sha256())
+
+
+def roll_back(brain: BrainRoot) -> Promotion:
+    """Go back to the adapter that drove before, and tell the running brain. Raises as `AdapterStore.rollback`."""
+    with _telling(brain, timeout_s=_TELLING_S):
+        now = AdapterStore(brain.layout).rollback()
+        return announce(brain, "rollback", now.version_id if now else "", now.compute_sha256() if now else "")
+
+
+def announce_unfinished(brain: BrainRoot) -> Promotion | None:
+    """Tell of the last change of the adapter when whoever made it was killed before everybody was told; None when all
+    are told, or somebody is at it now. Raises `AdapterError` for a damaged store."""
+    store = AdapterStore(brain.layout)
+    last = store.last_change()
+    if last is None or _told(brain.layout.announced_path) == last.hash:
+        return None
+    try:
+        with _telling(brain, timeout_s=0.0):
+            store.recover()
+            last = store.last_change()
+            if last is None or _told(brain.layout.announced_path) == last.hash:
+                return None
+            kind: Literal["promotion", "rollback"] = "promotion" if last.event == "promote" else "rollback"
+            return announce(brain, kind, last.to_version or "", last.sha256 or "")
+    except LockHeldError:
+        return None
 
 
 def announce(
     brain: BrainRoot, kind: Literal["promotion", "rollback"], version_id: str, sha256: str
 ) -> Promotion:
     """Tell everybody what drives now: apps by the manifest and, at once after it, by SIGUSR1 to those registered (an
-    app that takes both for one change must not wait in between); who follows events; the running policy process."""
+    app that takes both for one change must not wait in between); who follows events; the running policy process. Last
+    it is noted that all were told (`run/announced`)."""
     layout = brain.layout
-    write_manifest(layout, manifest_from_settings(layout, brain.config.model_dump(mode="json")))
-    signal_listeners(layout.listeners_dir)
-    EventLog(layout.events_dir).note(kind, {"version_id": version_id, "sha256": sha256})
+    last = AdapterStore(layout).last_change()
+    change = "" if last is None else last.hash
+    log = EventLog(layout.events_dir)
+    if not _is_noted(log, change):
+        write_manifest(layout, manifest_from_settings(layout, brain.config.model_dump(mode="json")))
+        signal_listeners(layout.listeners_dir)
+        named = {"change": change} if change else {}
+        log.note(kind, {"version_id": version_id, "sha256": sha256, **named})
     started = time.monotonic()
     event = {"kind": kind, "version_id": version_id, "sha256": sha256}
     # A policy process that starts later reads `current` by itself.
@@ -72,8 +111,30 @@ def announce(
         except WireError as error:
             answer = NoticeAnswer(True, False, False, error.message)
     took = (time.monotonic() - started) * 1000
+    with contextlib.suppress(OSError):  # a full disk: it is told once more
+        write_bytes_durably(layout.announced_path, f"{change}\n".encode())
     said = f"{kind} of {version_id or 'the base'}: {_in_words(answer)}"
     return Promotion(version_id, sha256, answer.ok, took, said, answer.listening)
+
+
+def _telling(brain: BrainRoot, *, timeout_s: float) -> ProcessLock:
+    """Held from before a change of the adapter until everybody has been told."""
+    brain.layout.run_dir.mkdir(parents=True, exist_ok=True)
+    path = brain.layout.announced_path
+    return ProcessLock(path.with_name(f"{path.name}.lock"), purpose="change the adapter", timeout_s=timeout_s)
+
+
+def _told(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _is_noted(log: EventLog, change: str) -> bool:
+    return bool(change) and any(
+        e.data.get("change") == change for e in log.after(0) if e.kind in ("promotion", "rollback")
+    )
 
 
 def _in_words(answer: NoticeAnswer) -> str:

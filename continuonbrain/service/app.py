@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
@@ -38,6 +37,7 @@ from continuonbrain.service.models import (
 )
 from continuonbrain.service.problems import MEDIA_TYPE, ServiceError
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
+from continuonbrain.storage.plain_json import load_plain, plain
 from continuonbrain.trainer.gates import gates_from_config
 
 _WAITING = 4
@@ -106,8 +106,11 @@ async def still_there(request: Request) -> None:
         raise ServiceError(499, "the client has left", remedy="ask again")
 
 
-def create_app(brain: BrainRoot) -> FastAPI:
-    """The service of one brain root. Reads its files, opens engines of its own when asked, moves nothing."""
+def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastAPI:
+    """The service of one brain root. Reads its files, opens engines of its own when asked, moves nothing.
+
+    hosts: names that a request may call this machine by; None for any. Over TCP a page in a browser may reach what its
+    own name was made to point at."""
     app = FastAPI(
         title="continuonbrain",
         version=__version__,
@@ -115,7 +118,7 @@ def create_app(brain: BrainRoot) -> FastAPI:
         docs_url=None,  # their pages load scripts from the network
         redoc_url=None,
     )
-    problems.install(app)
+    problems.install(app, hosts)
     layout, store, minds = brain.layout, AdapterStore(brain.layout), Minds(brain)
     feed, model = Feed(layout.events_dir), _Model()
     gates = gates_from_config(brain.config)
@@ -133,7 +136,7 @@ def create_app(brain: BrainRoot) -> FastAPI:
                 current="" if current is None else current.version_id,
                 candidate="" if candidate is None else candidate.version_id,
                 engines=minds.engines(),
-                control={k: v for k, v in read_status(layout).items() if k != "trail"},
+                control=plain({k: v for k, v in read_status(layout).items() if k != "trail"}),
                 training=_json_file(layout.status_path),
                 gates=gates.poll(host).as_dict(),
                 last_event=0,
@@ -254,8 +257,8 @@ async def _events(items: AsyncIterator[ChatPiece | ChatOut | None]) -> AsyncIter
 
 def _json_file(path: Any) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        value = load_plain(path.read_bytes())
+    except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -290,6 +293,7 @@ def _adapter(version: AdapterVersion, slots: dict[str, list[str]]) -> AdapterOut
 def _paper(read: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
     """A card or verdict; None when it is absent or damaged."""
     try:
-        return read()
-    except BrainError:
+        found: dict[str, Any] | None = plain(read())
+    except (BrainError, ValueError):
         return None
+    return found

@@ -21,7 +21,7 @@ class Feed:
     def __init__(self, folder: Path) -> None:
         self._log = EventLog(folder)
         self._events: list[Event] = []
-        self._mark: tuple[int, int] | None = None
+        self._mark: tuple[int, int, int] | None = None
         self._lock = asyncio.Lock()
 
     async def last(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ from continuonbrain.policy.prompt import InstructionError
 from continuonbrain.service.models import ActIn, ActOut, ChatIn, ChatOut, ChatPiece, EnginesOut
 from continuonbrain.service.problems import ServiceError
 from continuonbrain.storage.adapters import AdapterStore
+
+log = logging.getLogger(__name__)
 
 _WIDTH, _HEIGHT = 160, 120
 _MAX_PIXELS = 4096 * 4096
@@ -124,9 +127,12 @@ class Minds:
             if current is None:
                 engine.use_adapter(None)
             else:
-                engine.use_adapter(current.path, sha256=current.compute_sha256())
+                engine.use_adapter(current.path, sha256=current.whole_sha256(root=self._brain.layout.root))
         except BrainError as error:
             return error.message
+        except Exception as error:  # whatever a stranger's bytes make a library raise
+            log.error("adapter %s refused", wanted, exc_info=error)
+            return f"adapter {wanted} cannot be used: {error!r}"
         self._versions[id(engine)] = wanted
         return ""
 

@@ -18,6 +18,7 @@ from continuonbrain.service.app import create_app
 
 _MODE = 0o660
 _BACKLOG = 64
+_LOOPBACK_NAMES = ("127.0.0.1", "localhost")
 _END_S = 2
 """Listeners of events never leave by themselves."""
 
@@ -42,7 +43,7 @@ def serve(
             sockets.append(tcp)
             addresses.append(f"http://127.0.0.1:{tcp.getsockname()[1]}")
         config = uvicorn.Config(
-            create_app(brain),
+            create_app(brain, hosts=_LOOPBACK_NAMES if tcp_port is not None else None),
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=_END_S,

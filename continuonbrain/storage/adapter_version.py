@@ -58,6 +58,20 @@ class AdapterVersion:
         """Hash the behavioural files from the bytes on disk now. Raises AdapterError."""
         return adapter_sha256_on_disk(self.path)
 
+    def whole_sha256(self, *, root: Path | None = None) -> str:
+        """`compute_sha256`, and that it is what the version is named after. Raises AdapterError.
+
+        root: for the remedy.
+        """
+        sha256 = self.compute_sha256()
+        if not sha256.startswith(self.sha8):
+            raise AdapterError(
+                f"adapter {self.version_id} is damaged: its bytes hash to {sha256[:8]}",
+                remedy="go back to the one before: continuonbrain adapters rollback"
+                + ("" if root is None else f" --root {root}"),
+            )
+        return sha256
+
     def card(self) -> dict[str, Any] | None:
         """card.json, or None when there is none. Raises AdapterError."""
         return _read_json_object(self.path / CARD_FILE)
@@ -91,7 +105,7 @@ def _read_json_object(path: Path) -> dict[str, Any] | None:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path} cannot be read: {error}", remedy="remove it or train again") from error
     if not isinstance(value, dict):
         raise AdapterError(f"{path} must hold a JSON object", remedy="remove it or train again")

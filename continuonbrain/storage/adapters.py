@@ -242,6 +242,13 @@ class AdapterStore:
             self._change("rollback", to=previous_id, previous=current_id, sha256=sha256, verdict=None)
         return target
 
+    def last_change(self) -> HistoryEntry | None:
+        """The newest entry of the history, also one that a crash interrupted. Raises AdapterError."""
+        entries, check = self._read_history()
+        if not check.ok:
+            raise _damaged_history(self._layout.history_path, check)
+        return entries[-1] if entries else None
+
     def recover(self) -> bool:
         """Finish a change that a crash interrupted. Call it once when a process starts that serves.
 

@@ -15,13 +15,14 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from continuonbrain.errors import BrainError
 from continuonbrain.storage.durable import append_line_durably, sync_directory
 from continuonbrain.storage.lock import ProcessLock
+from continuonbrain.storage.plain_json import load_plain, plain
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ class EventLog:
         with ProcessLock(self._folder / _LOCK, purpose="note an event", timeout_s=2.0):
             now = self._folder / _NOW
             event = Event(self._last_sequence() + 1, kind, time.time(), dict(data))
+            json.dumps(event.data, allow_nan=False)  # a number that is none is a fault of the caller
+            event = replace(event, data=plain(event.data))
             line = json.dumps(_written(event), allow_nan=False)
             if len(line) > MAX_EVENT_BYTES:
                 raise ValueError(f"an event of {len(line)} bytes is longer than {MAX_EVENT_BYTES}")
@@ -91,13 +94,13 @@ class EventLog:
         """Number of the newest event, 0 before the first."""
         return self._last_sequence()
 
-    def mark(self) -> tuple[int, int]:
+    def mark(self) -> tuple[int, int, int]:
         """Changes whenever an event was added: cheap to ask often."""
         try:
             stat = (self._folder / _NOW).stat()
         except OSError:
-            return (0, 0)
-        return (stat.st_ino, stat.st_size)
+            return (0, 0, 0)
+        return (stat.st_ino, stat.st_size, stat.st_mtime_ns)  # a torn line may be replaced by one as long
 
     def _last_sequence(self) -> int:
         for name in (_NOW, _BEFORE):
@@ -128,10 +131,10 @@ def _events(data: bytes) -> Iterator[Event]:
 
 def _event(line: bytes) -> Event | None:
     try:
-        value = json.loads(line)
+        value = load_plain(line)
         sequence, kind = value["sequence"], value["kind"]
         at, data = float(value["at_unix_s"]), value["data"]
-    except (ValueError, TypeError, KeyError, RecursionError):  # text that is no UTF-8 among them
+    except (ValueError, TypeError, KeyError):  # text that is no UTF-8 among them
         return None
     sound = type(sequence) is int and sequence > 0 and kind in KINDS and isinstance(data, dict)
     return Event(sequence, kind, at, data) if sound else None

@@ -146,6 +146,11 @@ class BrainLayout:
         return _socket_path(self.run_dir / "notice.sock")
 
     @property
+    def announced_path(self) -> Path:
+        """Names the last change of the adapter that everybody was told of."""
+        return self.run_dir / "announced"
+
+    @property
     def service_socket(self) -> Path:
         """The HTTP service. Raises LayoutError when the path is too long for a socket."""
         return _socket_path(self.run_dir / "service.sock")

@@ -19,10 +19,17 @@ pytest.importorskip("torch")
 pytest.importorskip("inotify_simple")
 
 from continuonbrain.brain_root import BrainRoot
-from continuonbrain.loops.promotion import announce
+from continuonbrain.loops import promotion
+from continuonbrain.loops.mid import MidLoop
+from continuonbrain.loops.notices import NoticeAnswer
+from continuonbrain.loops.promotion import announce, announce_unfinished, promote_candidate, roll_back
+from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.event_log import EventLog
+from continuonbrain.storage.lock import ProcessLock
+from continuonbrain.storage.manifest import manifest_from_settings
 
+NOBODY = (False, False, False, "")
 CONSUMER = Path(__file__).with_name("reference_consumer.py")
 
 
@@ -99,3 +106,75 @@ def test_a_full_event_log_does_not_stop_a_promotion(helpers: Any, driving: Brain
     current = AdapterStore(driving.layout).current()
     assert current is not None
     assert current.version_id == promoted.version_id
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours runs after it."""
+
+
+@pytest.mark.parametrize(
+    "at", ["write_manifest", "signal_listeners", "EventLog", "ask_notice", "write_bytes_durably"]
+)
+@pytest.mark.parametrize("change", ["promotion", "rollback"])
+def test_a_change_whose_maker_was_killed_is_told_by_the_next_round_once(
+    helpers: Any, driving: BrainRoot, monkeypatch: pytest.MonkeyPatch, at: str, change: str
+) -> None:
+    layout = driving.layout
+    helpers.promote(driving, helpers.stage(driving, seed=0))
+    helpers.stage(driving, seed=1)
+    layout.policy_socket.touch()  # somebody would have to be asked
+    asked: list[dict[str, Any]] = []
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            promotion, "ask_notice", lambda _path, event: asked.append(event) or NoticeAnswer(*NOBODY)
+        )
+        patch.setattr(promotion, at, kill)
+        with pytest.raises(Killed):
+            (promote_candidate if change == "promotion" else roll_back)(driving)
+    monkeypatch.setattr(
+        promotion, "ask_notice", lambda _path, event: asked.append(event) or NoticeAnswer(*NOBODY)
+    )
+    told = announce_unfinished(driving)
+    current = AdapterStore(layout).current()
+    assert told is not None
+    assert told.version_id == ("" if current is None else current.version_id)
+    assert announce_unfinished(driving) is None
+    events = [e for e in EventLog(layout.events_dir).after(0) if e.kind in ("promotion", "rollback")]
+    assert [e.kind for e in events] == ["promotion", change]
+    assert asked[-1]["version_id"] == told.version_id
+    manifest = json.loads(layout.manifest_path.read_text())
+    assert manifest == manifest_from_settings(layout, driving.config.model_dump(mode="json"))
+
+
+def test_while_somebody_is_telling_nobody_else_does(helpers: Any, driving: BrainRoot) -> None:
+    helpers.promote(driving, helpers.stage(driving, seed=0))
+    driving.layout.announced_path.unlink()
+    with ProcessLock(driving.layout.announced_path.with_name("announced.lock"), purpose="test"):
+        assert announce_unfinished(driving) is None
+    assert announce_unfinished(driving) is not None
+    kinds = [e.kind for e in EventLog(driving.layout.events_dir).after(0)]
+    assert kinds == ["promotion"]  # it had been noted
+
+
+def test_a_round_of_the_sidecar_tells_what_was_left_untold(helpers: Any, driving: BrainRoot) -> None:
+    store = AdapterStore(driving.layout)
+    version = helpers.stage(driving, seed=0)
+    store.promote(
+        version.version_id, version.verdict(), base_sha256=base_sha256(driving.layout.base_model_dir)
+    )
+    MidLoop(driving).round()
+    (event,) = [e for e in EventLog(driving.layout.events_dir).after(0) if e.kind == "promotion"]
+    assert event.data["version_id"] == version.version_id
+
+
+def test_a_promotion_reaches_the_registered(
+    helpers: Any, driving: BrainRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Path] = []
+    monkeypatch.setattr(promotion, "signal_listeners", told.append)
+    helpers.promote(driving, helpers.stage(driving, seed=0))
+    assert told == [driving.layout.listeners_dir]

@@ -91,7 +91,14 @@ def test_a_socket_that_a_killed_service_left_is_taken_over(helpers: Any, driving
 def test_loopback_only_when_asked(helpers: Any, driving: BrainRoot) -> None:
     with helpers.serving(driving, "--tcp", "0") as running:
         assert running.addresses[1].startswith("http://127.0.0.1:")
-        assert httpx.get(f"{running.addresses[1]}/v1/status").status_code == 200
+        url = f"{running.addresses[1]}/v1/status"
+        assert httpx.get(url).status_code == 200
+        assert httpx.get(url, headers={"host": "localhost:1"}).status_code == 200
+        # A page in a browser may have made its own name point here.
+        for host in ("evil.example.com", "127.0.0.1.evil.example.com:80", ""):
+            is_problem(httpx.get(url, headers={"host": host}), 400)
+        with running.client() as client:  # over the Unix socket it may be called by any name
+            assert client.get("/v1/status").status_code == 200
         (listening,) = [
             c for c in psutil.Process(running.process.pid).net_connections("inet") if c.status == "LISTEN"
         ]
@@ -267,6 +274,57 @@ def test_who_leaves_in_the_middle_of_an_answer_does_not_keep_the_model(
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
             assert answer.json()["text"] == "Hello! I am a small robot."
+
+
+def test_who_leaves_without_a_stream_does_not_keep_the_model_either(helpers: Any, talking: BrainRoot) -> None:
+    with helpers.serving(talking) as running:
+        turns = [{"role": "user", "content": "hello"}]
+        long = {"messages": turns, "temperature": 2.0, "max_tokens": 4000, "stream": False}
+        asked = json.dumps(long).encode()
+        head = b"POST /v1/chat HTTP/1.1\r\nhost: b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        for _ in range(4):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(running.addresses[0])
+                sock.sendall(head % len(asked) + asked)
+                time.sleep(0.05)
+        with running.client() as client:
+            began = time.monotonic()
+            while client.post("/v1/chat", json={"messages": turns, "stream": False}).status_code == 429:
+                assert time.monotonic() - began < 10
+                time.sleep(0.1)
+
+
+def test_files_that_hold_what_nobody_can_pass_on_are_no_500(service: Any, helpers: Any) -> None:
+    layout = service.brain.layout
+    version = helpers.stage(service.brain, seed=0)
+    with service.client() as client:
+        for broken in (
+            r'{"detail": "\ud800"}',
+            '{"x": NaN}',
+            '{"x": ' + "[" * 600 + "]" * 600 + "}",
+            "[" * 100_000,
+        ):
+            for path in (layout.status_path, layout.manifest_path, version.path / "card.json"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(broken)
+            for route in ("status", "manifest", "adapters"):
+                assert client.get(f"/v1/{route}").status_code in (200, 404)
+
+
+def test_an_adapter_that_is_damaged_on_disk_is_not_used(service: Any, helpers: Any) -> None:
+    brain = service.brain
+    helpers.promote(brain, helpers.stage(brain, seed=0))
+    asked = {"instruction": "drive", "frame": picture(), "speed_mps": None}
+    with service.client() as client:
+        good = client.post("/v1/act", json=asked).json()
+        helpers.promote(brain, helpers.stage(brain, seed=1))
+        weights = brain.layout.current / "adapter_model.safetensors"
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+        damaged = client.post("/v1/act", json=asked).json()
+    assert "damaged" in damaged["note"]
+    assert damaged["adapter_sha256"] == good["adapter_sha256"]
 
 
 def test_too_many_that_wait_are_told_to_come_back(helpers: Any, talking: BrainRoot) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -18,7 +19,7 @@ from continuonbrain.storage.signal_listeners import signal_listeners
 
 def test_events_are_numbered_and_read_from_any_number_on(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events")
-    assert (log.last_sequence(), log.after(0), log.mark()) == (0, [], (0, 0))
+    assert (log.last_sequence(), log.after(0), log.mark()) == (0, [], (0, 0, 0))
     events = [log.append("training", {"phase": str(i)}) for i in range(5)]
     assert [e.sequence for e in events] == [1, 2, 3, 4, 5]
     assert log.after(0) == events
@@ -143,10 +144,78 @@ def test_registered_processes_get_the_signal_and_others_do_not(tmp_path: Path) -
         assert signal_listeners(folder) == ["app"]
         assert listener.stdout.readline() == "told\n"
         assert deaf.poll() is None
-        assert not stale.exists()
+        assert stale.exists()  # it may be the clock that was wrong: not told, and kept
         assert not (folder / "ended.pid").exists()
     finally:
         for process in (listener, deaf):
             process.kill()
             process.communicate(timeout=10)
     assert signal_listeners(folder) == []
+
+
+def test_a_pid_is_believed_with_its_start_time_whatever_the_clock_says(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as other:
+        started = int(Path(f"/proc/{other.pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
+        right, wrong, old = (tmp_path / f"{n}.pid" for n in ("right", "wrong", "old"))
+        right.write_text(f"{other.pid} {started}")
+        wrong.write_text(f"{other.pid} {started + 1}")
+        old.write_text(f"{other.pid}")
+        for file in (right, wrong, old):
+            os.utime(file, (1.0, 1.0))  # as if the clock had been put right since
+        (tmp_path / "arabic.pid").write_text("\u0663\u0664")
+        (tmp_path / "many.pid").write_text("1 2 3")
+        os.mkfifo(tmp_path / "pipe.pid")
+        (tmp_path / "gone.pid").write_text("4194304")
+        (tmp_path / "folder.pid").mkdir()
+        assert signal_listeners(tmp_path) == ["right"]
+        assert other.wait(5) == -signal.SIGUSR1
+    assert {p.stem for p in tmp_path.iterdir()} == {
+        "right",
+        "wrong",
+        "old",
+        "arabic",
+        "many",
+        "pipe",
+        "folder",
+    }
+
+
+def test_a_listener_whose_file_cannot_be_removed_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone.pid").write_text("4194304")
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    assert signal_listeners(tmp_path) == []
+
+
+def test_text_that_nobody_could_read_on_does_not_stop_the_events_behind_it(tmp_path: Path) -> None:
+    log = EventLog(tmp_path)
+    assert log.append("training", {"detail": "lesson \udcff.json"}).data == {"detail": "lesson ?.json"}
+    with (tmp_path / "events.jsonl").open("a") as file:
+        file.write(
+            r'{"sequence": 2, "kind": "gate", "at_unix_s": 1, "data": {"why": "\ud800", "x": NaN}}' + "\n"
+        )
+    log.append("promotion", {"version_id": "a"})
+    events = log.after(0)
+    assert [e.sequence for e in events] == [1, 2, 3]
+    assert events[1].data == {"why": "?", "x": None}
+    json.dumps([e.data for e in events], ensure_ascii=False, allow_nan=False).encode()
+
+
+def test_a_line_that_takes_the_place_of_a_torn_one_of_its_length_is_a_change(tmp_path: Path) -> None:
+    log = EventLog(tmp_path)
+    log.append("gate", {"open": True})
+    file = tmp_path / "events.jsonl"
+    whole = file.read_bytes()
+    log.append("gate", {"open": True})
+    after = file.read_bytes()
+    file.write_bytes(whole + b"x" * (len(after) - len(whole)))
+    marked = log.mark()
+    time.sleep(0.01)
+    with file.open("r+b") as opened:
+        opened.write(after)
+    assert log.mark() != marked
