@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -29,12 +31,12 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from benchmarks.engine_swaps import SWAPS
 from continuonbrain.model.base import load_base
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
 from continuonbrain.model.lora import SHARED_LAYER_TARGETS, adapter_files, attach_lora
@@ -49,7 +51,6 @@ RANKS = (4, 8, 16)
 PRECISIONS = ("fp32", "int8")
 GOALS = {"max_logit_diff_fp32": 1e-3, "action_agreement_int8": 0.99, "speedup": 2.0, "rss_growth_mib": 5.0}
 ROADS = range(970_000, 970_016)
-SWAPS, SETTLED = 1000, 100
 
 
 def write_adapters(folder: Path) -> list[Path]:
@@ -110,10 +111,6 @@ def timed(engine: Engine, states: States, i: int) -> float:
     started = time.perf_counter()
     engine.decide(states.frames[i : i + 1], [states.phrases[i]], [states.speeds[i]])
     return (time.perf_counter() - started) * 1000
-
-
-def rss_mib() -> float:
-    return float(psutil.Process().memory_info().rss) / 2**20
 
 
 def measure(prompts: int, progress: Progress) -> dict[str, Any]:
@@ -183,18 +180,12 @@ def _times(
         out[f"speedup_{precision}"] = round(median(ratios), 2)
     swaps: dict[str, float] = {}
     growth = 0.0
-    for precision, engine in engines.items():
-        took, settled = [], 0.0
-        for i in progress.track(range(SWAPS), description=f"swaps, {precision}"):
-            started = time.perf_counter()
-            engine.use_adapter(adapters[1 + i % len(RANKS)])
-            took.append((time.perf_counter() - started) * 1000)
-            timed(engine, states, i % count)
-            if i == SETTLED:
-                settled = rss_mib()
-        growth = max(growth, rss_mib() - settled)
-        swaps[precision] = round(median(took), 3)
-    return out | {"swap_ms": swaps, "rss_growth_mib": round(growth, 2), "swaps": SWAPS}
+    for precision in progress.track(engines, description="swaps"):
+        command = [sys.executable, "-m", "benchmarks.engine_swaps", precision, *map(str, adapters[1:])]
+        told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        growth = max(growth, told["rss_growth_mib"])
+        swaps[precision] = told["swap_ms"]
+    return out | {"swap_ms": swaps, "rss_growth_mib": growth, "swaps": SWAPS}
 
 
 def main() -> int:

@@ -10,8 +10,9 @@ Keys:
   swaps                    changes of adapter that the control loop followed (goal: every promotion)
   missed_ticks             control periods without a command in the whole drive (goal 0)
   max_ticks_to_first_new_action  most ticks from the last path of the old adapter to the first of the new one
-  wrongly_tagged_actions   recorded actions whose adapter is not the one that drove then, in the order of the promotions
-                           (goal 0)
+  wrongly_tagged_actions   recorded actions whose adapter cannot be the one that drove then: before its promotion began,
+                           or more than `SLACK_S` after the next one was confirmed (goal 0)
+  seen_if_late             actions that would count as wrong if every tag came `LATE` actions late: that the check sees
   actions                  recorded
   notice_ms                median from the promotion in the store to the policy process's yes
   late_us_p99              99 % of ticks began at most this long after their deadline
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -46,6 +48,9 @@ from continuonbrain.storage.layout import init_brain_root
 HZ = 50.0
 RANK = 8
 _BETWEEN_S = 0.15
+SLACK_S = 0.06
+"""Three ticks: a path is followed until the next one comes."""
+LATE = 8
 
 
 def new_root(folder: Path) -> BrainRoot:
@@ -89,46 +94,62 @@ def measure(promotions: int, *, quiet: bool) -> dict[str, Any]:
         brain = new_root(Path(name) / "b")
         adapters = Adapters(brain)
         order, notices = [""], []
+        begun, confirmed = [0.0], [0.0]
         with DriveSession(brain.layout) as session:
             for seed in track(range(promotions), "promoting", disable=quiet, transient=True):
                 order.append(adapters.stage(seed))
+                begun.append(time.monotonic())
                 promoted = promote_candidate(brain)
+                confirmed.append(time.monotonic())
                 assert promoted.noticed, promoted.detail
                 notices.append(promoted.notice_ms)
                 session.wait_for_adapter(order[-1], timeout_s=5.0)
                 time.sleep(_BETWEEN_S)
             report = session.stop()
         steps = [
-            s.adapter_sha256 for path in list_episodes(brain.layout.episodes_dir) for s in open_episode(path)
+            (s.monotonic_ns / 1e9, s.adapter_sha256)
+            for path in list_episodes(brain.layout.episodes_dir)
+            for s in open_episode(path)
         ]
-        place, wrong = 0, 0
-        for sha256 in steps:
-            if sha256 in order[place:]:
-                place = order.index(sha256, place)
-            else:
-                wrong += 1
+        until = [*confirmed[1:], float("inf")]
+        # (from, to) of each adapter: another one cannot have driven.
+        drove = {name: (begun[i], until[i] + SLACK_S) for i, name in enumerate(order)}
+
+        def wrong_of(tags: list[str]) -> int:
+            return sum(
+                not drove[tag][0] <= at <= drove[tag][1] if tag in drove else True
+                for (at, _), tag in zip(steps, tags, strict=True)
+            )
+
+        tags = [tag for _, tag in steps]
         return {
             "promotions": promotions,
             "swaps": len(report.swaps),
             "missed_ticks": report.missed_ticks,
             "ticks": report.ticks,
             "max_ticks_to_first_new_action": max((s.ticks_between for s in report.swaps), default=0),
-            "wrongly_tagged_actions": wrong,
+            "wrongly_tagged_actions": wrong_of(tags),
+            "seen_if_late": wrong_of([""] * LATE + tags[:-LATE]),
             "actions": len(steps),
             "notice_ms": round(median(notices), 2),
             "late_us_p99": report.lateness_us.get("p99", 0.0),
         }
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--promotions", type=int, default=200)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     found = measure(arguments.promotions, quiet=arguments.json)
+    good = (
+        found["swaps"] == found["promotions"]
+        and found["missed_ticks"] == found["wrongly_tagged_actions"] == 0
+        and found["seen_if_late"] > 0
+    )
     if arguments.json:
         print(json.dumps(found))
-        return
+        return 0 if good else 1
     Console(highlight=False).print(
         f"{found['swaps']} of {found['promotions']} promotions followed at {HZ:g} Hz, {found['missed_ticks']} of "
         f"{found['ticks']} ticks missed; at most {found['max_ticks_to_first_new_action']} ticks to the first "
@@ -137,7 +158,8 @@ def main() -> None:
         f"the policy process had swapped {found['notice_ms']} ms after the promotion (median)",
         soft_wrap=True,
     )
+    return 0 if good else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

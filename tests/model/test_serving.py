@@ -226,6 +226,19 @@ def _first(tensors: dict[str, NDArray[np.float32]], part: str) -> str:
             ),
             "rank 0",
         ),
+        (lambda f: _edit(f, use_qalora=True), "use_qalora"),
+        (lambda f: _edit(f, layer_replication=[[0, 4], [2, 8]]), "layer_replication"),
+        (lambda f: _edit(f, alora_invocation_tokens=[1]), "alora_invocation_tokens"),
+        (lambda f: _edit(f, lora_alpha=1e9), "no scale"),
+        (
+            lambda f: _tensors(
+                f,
+                lambda t: t.update(
+                    {_first(t, "A").replace("model.layers", "other.layers"): t[_first(t, "A")]}
+                ),
+            ),
+            "same layer",
+        ),
         (lambda f: _edit(f, alpha_pattern={"(": 1}), "alpha_pattern"),
         (lambda f: _edit(f, alpha_pattern=["q_proj"]), "alpha_pattern"),
         (lambda f: _edit(f, alpha_pattern={"(a|a|b|.)*.*(.*)*(.+)+x": 1}), "repeats too much"),
@@ -306,7 +319,7 @@ def test_scales_are_those_of_peft(write_adapter: WriteAdapter, tmp_path: Path, r
         lora_alpha=6,
         target_modules=["layers.5.self_attn.q_proj", "layers.6.self_attn.q_proj", "layers.5.mlp.up_proj"],
         rank_pattern={"layers.6.self_attn.q_proj": 2},
-        alpha_pattern={"up_proj": 3, r"layers\.6.*": 5},
+        alpha_pattern={"up_proj": 3, r"layers\.6.*": 5, "^model.layers.5.self_attn.q_proj": 2},
         use_rslora=rslora,
     )
     wrapped = get_peft_model(model.causal_lm, config)
@@ -378,6 +391,26 @@ def test_graphs_without_the_lora_inputs_that_are_promised_are_refused(bundle: Pa
     (bundle / SPEC_FILE).write_text(json.dumps(raw))
     with pytest.raises(BundleError, match="LoRA inputs"):
         Graphs(bundle, BASE)
+
+
+@pytest.mark.parametrize("module", ["mlp.down_proj", "altup.modality_router", "self_attn.q_proj"])
+def test_a_module_whose_inputs_reach_nothing_is_named_in_int8_too(
+    monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    """Alone it moves int8 logits by less than processors differ: the known answer does not see it."""
+    int8 = Graphs(FP32.with_name("int8"), BASE)
+    site = next(s for s in int8.spec.lora.sites if s.endswith(module))
+    real = Graphs.adapter
+
+    def dead(self: Graphs, inputs: dict[str, NDArray[np.float32]]) -> object:
+        key = site.replace(".", "_")
+        gone = {n: np.zeros_like(v) if n.startswith(f"{key}_") else v for n, v in inputs.items()}
+        return real(self, gone)
+
+    check_known_answer(FP32.with_name("int8"), int8)
+    monkeypatch.setattr(Graphs, "adapter", dead)
+    with pytest.raises(BundleError, match=rf"inputs of {site} change nothing|{site}|differ by"):
+        check_known_answer(FP32.with_name("int8"), int8)
 
 
 def test_the_known_answer_is_asked_again_and_another_one_is_an_error(graphs: Graphs, bundle: Path) -> None:

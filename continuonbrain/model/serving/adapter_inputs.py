@@ -26,7 +26,9 @@ _LARGEST_CHANGE = 1e4
 _FLOATS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
 _FORMAT = "continuonbrain adapter inputs 1"
 BASE_PREFIX = "continuonbrain:"
-_TENSOR = re.compile(r"^base_model\.model\.(?:.*?\.)?(layers\.\d+\..+)\.lora_([AB])(?:\.default)?\.weight$")
+_TENSOR = re.compile(
+    r"^base_model\.model\.(?P<module>(?:.*?\.)?(?P<site>layers\.\d+\..+))\.lora_(?P<part>[AB])(?:\.default)?\.weight$"
+)
 _PLAIN = (
     "use_dora",
     "lora_bias",
@@ -36,6 +38,13 @@ _PLAIN = (
     "target_parameters",
     "layer_replication",
     "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "megatron_config",
+    "monteclora_config",
+    "use_bdlora",
+    "use_qalora",
+    "velora_config",
 )
 
 
@@ -64,6 +73,7 @@ def adapter_inputs(adapter: Path, lora: LoraSpec, *, base_sha256: str) -> dict[s
             f"{path} cannot be read: {error}", remedy="train again, or copy it whole"
         ) from error
     found: dict[str, dict[str, F32]] = {}
+    modules: dict[str, str] = {}
     for name, stored in tensors.items():
         match = _TENSOR.match(name)
         if match is None:
@@ -71,7 +81,7 @@ def adapter_inputs(adapter: Path, lora: LoraSpec, *, base_sha256: str) -> dict[s
                 f"{path}: {name} is no LoRA factor of a layer",
                 remedy="use a plain LoRA adapter made for this base",
             )
-        site, part = match.groups()
+        site, part = match["site"], match["part"]
         if site not in lora.sites:
             raise AdapterInputError(
                 f"{path}: {site} takes no adapter in this bundle",
@@ -83,7 +93,12 @@ def adapter_inputs(adapter: Path, lora: LoraSpec, *, base_sha256: str) -> dict[s
                 f"{path}: {name} holds {stored['dtype']}, or numbers that are not finite in fp32",
                 remedy="train again",
             )
-        found.setdefault(site, {})[part] = factor
+        if part in found.setdefault(site, {}) or modules.setdefault(site, match["module"]) != match["module"]:
+            raise AdapterInputError(
+                f"{path}: {name} and another tensor are for the same layer",
+                remedy="train a plain LoRA adapter",
+            )
+        found[site][part] = factor
     if not found:
         raise AdapterInputError(f"{path} holds no LoRA factors", remedy="train again")
     out: dict[str, F32] = {}
@@ -92,7 +107,7 @@ def adapter_inputs(adapter: Path, lora: LoraSpec, *, base_sha256: str) -> dict[s
         if site in found:
             down, up = _pair(path, site, found[site], lora, (inputs, outputs))
             rank = len(down)
-            a[:, :rank], b[:rank] = down.T * np.float32(_scale(folder, config, site, rank)), up.T
+            a[:, :rank], b[:rank] = down.T * np.float32(_scale(folder, config, modules[site], rank)), up.T
             if not float(np.abs(a).max(initial=0.0)) * float(np.abs(b).max(initial=0.0)) <= _LARGEST_CHANGE:
                 raise AdapterInputError(
                     f"{path}: {site} would change a weight by more than {_LARGEST_CHANGE:g}",
@@ -231,11 +246,11 @@ def _config(path: Path, base_sha256: str) -> dict[str, Any]:
     return config
 
 
-def _scale(folder: Path, config: Mapping[str, Any], site: str, rank: int) -> float:
+def _scale(folder: Path, config: Mapping[str, Any], module: str, rank: int) -> float:
     """alpha / r as PEFT takes it: patterns name modules by the end of their path, as regular expressions."""
     alpha = config.get("lora_alpha", 8)
     for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", site):
+        if re.match(rf"(.*\.)?({pattern})$", module):
             alpha = value
             break
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= _LARGEST_ALPHA:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -162,23 +162,3 @@ def accept(check: CheckSpec, precision: Precision) -> None:
             f"{check.agreement:.1%} of {check.prompts} prompts; nothing was kept",
             remedy=REPORT,
         )
-
-
-def check_live(
-    lora: LoraSpec,
-    whole: Mapping[str, NDArray[np.float32]],
-    answer: Callable[[Mapping[str, NDArray[np.float32]] | None], NDArray[np.float32]],
-) -> None:
-    """Every module's LoRA inputs must reach the answer: a converter once left those of a whole signature without a
-    consumer. whole: an adapter that reaches every module; answer: what the graphs say with inputs, or without.
-
-    Raises:
-        BundleError: names a module whose inputs change nothing.
-    """
-    alone, nothing = answer(None), no_adapter(lora)
-    for site in lora.sites:
-        key = site_key(site)
-        if np.array_equal(
-            answer(nothing | {f"{key}_{part}": whole[f"{key}_{part}"] for part in "ab"}), alone
-        ):
-            raise BundleError(f"the LoRA inputs of {site} change nothing; nothing was kept", remedy=REPORT)

@@ -19,7 +19,6 @@ from continuonbrain.model.serving.convert import (
     Tools,
     accept,
     answering_with,
-    check_live,
     graph_sha256,
     lora_spec,
     lora_zeros,
@@ -28,7 +27,7 @@ from continuonbrain.model.serving.convert import (
     random_adapter,
     staged,
 )
-from continuonbrain.model.serving.known_answer import known_adapter, write_known_answer
+from continuonbrain.model.serving.known_answer import live_graphs, write_known_answer
 from continuonbrain.model.serving.runtime import Graphs
 from continuonbrain.model.serving.signatures import (
     Answer,
@@ -91,7 +90,8 @@ def export_bundle(
         spec.write(making)
         graphs = Graphs(making, base)
         write_known_answer(making, graphs, *samples[0])
-        _check_live(graphs, *samples[0])
+        graphs.read(*samples[0])
+        live_graphs(making, graphs)
     return spec
 
 
@@ -119,16 +119,6 @@ def compare(
     return CheckSpec(
         prompts=len(samples) * (1 + ADAPTERS), max_logit_diff=min(worst, 1e9), agreement=same / count
     )
-
-
-def _check_live(graphs: Graphs, ids: NDArray[np.int64], frame: NDArray[np.uint8]) -> None:
-    graphs.read(ids, frame)
-
-    def answer(inputs: Mapping[str, NDArray[np.float32]] | None) -> NDArray[np.float32]:
-        graphs.use(None if inputs is None else graphs.adapter(inputs))
-        return graphs.answer()
-
-    check_live(graphs.spec.lora, known_adapter(graphs.spec.lora), answer)
 
 
 @torch.inference_mode()

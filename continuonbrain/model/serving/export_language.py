@@ -26,7 +26,6 @@ from continuonbrain.model.serving.convert import (
     Tools,
     accept,
     answering_with,
-    check_live,
     graph_sha256,
     lora_spec,
     lora_zeros,
@@ -35,7 +34,7 @@ from continuonbrain.model.serving.convert import (
     random_adapter,
     staged,
 )
-from continuonbrain.model.serving.known_answer import known_adapter, write_known_words
+from continuonbrain.model.serving.known_answer import live_words, write_known_words
 from continuonbrain.model.serving.language import Next, Prefill, empty_cache
 from continuonbrain.model.serving.signatures import LoraLinear, take_lora, write_down_sparsity
 from continuonbrain.model.serving.spec import BundleError, CheckSpec, LanguageSpec, LoraSpec
@@ -110,7 +109,7 @@ def export_language(
         spec = spec.model_copy(update={"check": check})
         spec.write(making)
         write_known_words(making, words)
-        _check_live(words)
+        live_words(making, words)
     return spec
 
 
@@ -147,15 +146,6 @@ def _torch_logits(decoder: Decoder, tables: EmbeddingTables, ids: Sequence[int])
     cap = decoder.soft_cap
     found: NDArray[np.float32] = (logits if cap is None else torch.tanh(logits / cap) * cap).numpy()
     return found
-
-
-def _check_live(words: Words) -> None:
-    def answer(inputs: Mapping[str, NDArray[np.float32]] | None) -> NDArray[np.float32]:
-        words.use(None if inputs is None else words.adapter(inputs))
-        return words.logits([2, 3])
-
-    check_live(words.spec.lora, known_adapter(words.spec.lora), answer)
-    words.use(None)
 
 
 def _convert(

@@ -7,7 +7,7 @@ the answers must be those that stand in the bundle.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from continuonbrain.model.serving.adapter_inputs import no_adapter
 from continuonbrain.model.serving.runtime import Graphs
 from continuonbrain.model.serving.spec import BundleError, LoraSpec
 from continuonbrain.model.serving.words import Words
@@ -26,6 +27,7 @@ TOLERANCE = {"fp32": 1e-3, "int8": 0.1}
 """Logits. Between processors int8 products round apart by steps of their scales; a module left out, or one position
 further, is units."""
 _SIZE = 0.3
+_AGAIN = "install the version of LiteRT that the bundle was made for, or export it again for this one"
 F32 = NDArray[np.float32]
 
 
@@ -84,6 +86,7 @@ def write_known_words(folder: Path, words: Words) -> None:
 def check_known_words(folder: Path, words: Words) -> None:
     """Ask again. Raises `BundleError` as `check_known_answer` does."""
     _check(folder, words.spec.precision, lambda known: known_words(words, known["ids"]))
+    live_words(folder, words)
 
 
 def check_known_answer(folder: Path, graphs: Graphs) -> None:
@@ -93,6 +96,45 @@ def check_known_answer(folder: Path, graphs: Graphs) -> None:
         BundleError: there is no known answer, or this engine gives another one.
     """
     _check(folder, graphs.spec.precision, lambda known: known_answers(graphs, known["ids"], known["frame"]))
+    live_graphs(folder, graphs)  # of the prompt that was just read
+
+
+def live_graphs(folder: Path, graphs: Graphs) -> None:
+    """`check_live` on the prompt that the graphs have read."""
+
+    def answer(inputs: Mapping[str, F32] | None) -> F32:
+        graphs.use(None if inputs is None else graphs.adapter(inputs))
+        return graphs.answer()
+
+    check_live(folder, graphs.spec.lora, answer)
+    graphs.use(None)
+
+
+def live_words(folder: Path, words: Words) -> None:
+    """`check_live` on two tokens."""
+
+    def answer(inputs: Mapping[str, F32] | None) -> F32:
+        words.use(None if inputs is None else words.adapter(inputs))
+        return words.logits([2, 3])
+
+    check_live(folder, words.spec.lora, answer)
+    words.use(None)
+
+
+def check_live(folder: Path, lora: LoraSpec, answer: Callable[[Mapping[str, F32] | None], F32]) -> None:
+    """Every module's LoRA inputs must reach the answer: a converter once left those of a whole signature without a
+    consumer, and an engine may. The known answer alone does not see it in int8, where one module moves less than
+    processors differ. answer: what the graphs say with inputs, or without.
+
+    Raises:
+        BundleError: names a module whose inputs change nothing.
+    """
+    whole, alone, nothing = known_adapter(lora), answer(None), no_adapter(lora)
+    for site in lora.sites:
+        key = site.replace(".", "_")
+        one = nothing | {f"{key}_{part}": whole[f"{key}_{part}"] for part in "ab"}
+        if np.array_equal(answer(one), alone):
+            raise BundleError(f"{folder}: the LoRA inputs of {site} change nothing", remedy=_AGAIN)
 
 
 def _check(
@@ -101,18 +143,17 @@ def _check(
     ask: Callable[[dict[str, NDArray[Any]]], tuple[F32, F32]],
 ) -> None:
     path = folder / KNOWN_FILE
-    again = "install the version of LiteRT that the bundle was made for, or export it again for this one"
     try:
         known = load_file(path)
         found = ask(known)
         right = known["alone"], known["adapted"]
         differences = [float(np.abs(a - b).max()) for a, b in zip(found, right, strict=True)]
     except (OSError, SafetensorError, KeyError, ValueError, IndexError) as error:
-        raise BundleError(f"{path} cannot be used: {error}", remedy=again) from error
+        raise BundleError(f"{path} cannot be used: {error}", remedy=_AGAIN) from error
     for what, difference in zip(("the base alone", "an adapter"), differences, strict=True):
         if not difference <= TOLERANCE[precision]:  # NaN is none
             raise BundleError(
                 f"{folder}: this engine answers otherwise than at the export: logits of {what} differ by "
                 f"{difference:.3g}",
-                remedy=again,
+                remedy=_AGAIN,
             )
