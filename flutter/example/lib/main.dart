@@ -2,6 +2,7 @@ import 'dart:async';
 
 import 'package:continuonbrain/continuonbrain.dart';
 import 'package:flutter/material.dart';
+import 'package:flutter/services.dart';
 
 const String _manifest = String.fromEnvironment(
   'MANIFEST',
@@ -50,13 +51,17 @@ class _TalkPageState extends State<TalkPage> {
       await _listener.start();
       _listener.changes.listen((AdapterChange change) async {
         await _runtime?.reload(change);
-        await _channel.reloadAdapters(change);
         if (!mounted) return;
         setState(
           () => _happened = change.versionId.isEmpty
               ? 'the base answers alone'
               : 'adapter ${change.versionId} is in use',
         );
+        try {
+          await _channel.reloadAdapters(change);
+        } on MissingPluginException {
+          // This example has no native side.
+        }
       });
       final manifest = await BrainManifest.read(_manifest);
       final runtime = await openRuntime(manifest);
@@ -81,12 +86,21 @@ class _TalkPageState extends State<TalkPage> {
         if (!mounted) return;
         setState(() => _said += piece);
       }
+      if (!mounted) return;
+      if (_said.isEmpty) throw const BrainException('there was no answer');
       setState(() {
         _turns.add(ChatTurn.assistant(_said));
         _said = '';
+        if (runtime is ServiceRuntime) _trouble = runtime.note;
       });
     } on BrainException catch (error) {
-      if (mounted) setState(() => _trouble = '$error');
+      if (!mounted) return;
+      setState(() {
+        // Turns alternate: what was not answered is asked anew.
+        _turns.removeLast();
+        _said = '';
+        _trouble = '$error';
+      });
     }
   }
 

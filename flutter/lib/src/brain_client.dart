@@ -14,11 +14,16 @@ class BrainClient {
   BrainClient(this.socketPath) : _http = HttpClient() {
     _http
       ..connectionTimeout = const Duration(seconds: 5)
+      // An http_proxy of the environment is for other hosts.
+      ..findProxy = ((Uri _) => 'DIRECT')
       ..connectionFactory = (Uri _, String? _, int? _) => Socket.startConnect(
         InternetAddress(socketPath, type: InternetAddressType.unix),
         0,
       );
   }
+
+  /// One bad byte must not end a stream.
+  static const Utf8Decoder _text = Utf8Decoder(allowMalformed: true);
 
   final String socketPath;
   final HttpClient _http;
@@ -52,10 +57,13 @@ class BrainClient {
   );
 
   /// The answer to a conversation that ends with the user, piece by piece, with the current adapter.
+  ///
+  /// Behind it [onNote] is told why the current adapter could not be used; empty when it was.
   Stream<String> chat(
     List<ChatTurn> turns, {
     int maxTokens = 256,
     double temperature = 0,
+    void Function(String note)? onNote,
   }) async* {
     final HttpClientResponse answer = await _send('POST', '/v1/chat', {
       'messages': [for (final ChatTurn turn in turns) turn.toJson()],
@@ -64,11 +72,17 @@ class BrainClient {
       'stream': true,
     });
     var done = false;
-    await for (final ServerSentEvent event in _events(answer)) {
-      if (event.event == 'piece') {
-        yield field<String>(jsonObject(event.data, 'a piece'), 'text');
+    try {
+      await for (final ServerSentEvent event in _events(answer)) {
+        if (event.event == 'piece') {
+          yield field<String>(jsonObject(event.data, 'a piece'), 'text');
+        } else if (event.event == 'done') {
+          done = true;
+          onNote?.call(field<String>(jsonObject(event.data, 'the end'), 'note'));
+        }
       }
-      done = done || event.event == 'done';
+    } on IOException {
+      // Told below.
     }
     if (!done) throw const BrainException('the answer broke off', remedy: 'ask again');
   }
@@ -88,7 +102,14 @@ class BrainClient {
         onGap?.call();
         continue;
       }
-      yield BrainEvent.fromJson(jsonObject(event.data, 'an event'));
+      final BrainEvent told;
+      try {
+        told = BrainEvent.fromJson(jsonObject(event.data, 'an event'));
+      } on BrainException {
+        onGap?.call(); // it cannot be read: asking again would bring it again
+        continue;
+      }
+      yield told;
     }
   }
 
@@ -96,7 +117,7 @@ class BrainClient {
 
   Stream<ServerSentEvent> _events(HttpClientResponse answer) =>
       parseServerSentEvents(
-        answer.transform(utf8.decoder).transform(const LineSplitter()),
+        answer.transform(_text).transform(const LineSplitter()),
       );
 
   Future<Map<String, Object?>> _json(
@@ -105,7 +126,7 @@ class BrainClient {
     Map<String, Object?>? body,
   ]) async {
     final HttpClientResponse answer = await _send(method, path, body);
-    return jsonObject(await answer.transform(utf8.decoder).join(), path);
+    return jsonObject(await answer.transform(_text).join(), path);
   }
 
   Future<HttpClientResponse> _send(
@@ -128,7 +149,7 @@ class BrainClient {
       if (answer.statusCode == HttpStatus.ok) return answer;
       throw BrainException.ofAnswer(
         answer.statusCode,
-        await answer.transform(utf8.decoder).join(),
+        await answer.transform(_text).join(),
       );
     } on SocketException catch (error) {
       throw BrainException(

@@ -56,6 +56,7 @@ class BrainListener {
         .watch(events: FileSystemEvent.create | FileSystemEvent.modify)
         .where((FileSystemEvent e) => e.path.endsWith('manifest.json'))
         .listen((_) => _soon());
+    _soon(); // it may have changed before the watch began
     unawaited(_follow());
   }
 
@@ -77,7 +78,7 @@ class BrainListener {
         if (socket == null) return; // an older brain: the file is all there is
         final client = BrainClient(socket);
         _client = client;
-        _seen ??= (await client.status()).lastEvent;
+        _seen ??= await _lastEvent(client);
         await for (final BrainEvent event in client.events(
           after: _seen,
           onGap: _soon,
@@ -90,10 +91,8 @@ class BrainListener {
         }
       } on BrainException {
         // The service does not run; the file tells meanwhile.
-      } on HttpException {
+      } on IOException {
         // It has ended in the middle of an answer.
-      } on SocketException {
-        // The same.
       }
       _client?.close();
       await Future<void>.delayed(pause);
@@ -101,7 +100,18 @@ class BrainListener {
     }
   }
 
+  /// Null where the service cannot say it: then events begin now.
+  static Future<int?> _lastEvent(BrainClient client) async {
+    try {
+      return (await client.status()).lastEvent;
+    } on BrainException catch (error) {
+      if (error.status == null) rethrow;
+      return null;
+    }
+  }
+
   void _soon() {
+    if (_closed) return;
     _due?.cancel();
     _due = Timer(debounce, () => unawaited(_look()));
   }

@@ -61,8 +61,12 @@ class ServiceRuntime implements BrainRuntime {
   @override
   BrainCapability get capability => BrainCapability.liveAdapter;
 
+  /// Why the last answer came without the adapter in use; empty when it came with it.
+  String note = '';
+
   @override
-  Stream<String> answer(List<ChatTurn> turns) => _client.chat(turns);
+  Stream<String> answer(List<ChatTurn> turns) =>
+      _client.chat(turns, onNote: (String told) => note = told);
 
   /// The service follows by itself.
   @override
