@@ -127,6 +127,14 @@ def _where(root: Path, base: Path | None, adapter: str) -> tuple[Path, PolicyCon
     """The base's folder, what opens it, and the adapter's folder (None: the base alone)."""
     given = Path(adapter)
     if base is not None:
+        if not (base / "config.json").is_file():
+            below = sorted(p.parent for p in base.glob("*/config.json")) if base.is_dir() else []
+            raise BrainError(
+                f"--base {base} is no base: it has no config.json"
+                if base.is_dir()
+                else f"--base {base}: no such folder",
+                remedy=f"did you mean {below[0]}?" if below else "give the folder of a Gemma 3n checkpoint",
+            )
         if adapter in ("current", "none"):  # a folder has no current one
             return base, PolicyConfig(), None
         if not given.is_dir():
@@ -144,5 +152,8 @@ def _where(root: Path, base: Path | None, adapter: str) -> tuple[Path, PolicyCon
     store = AdapterStore(brain.layout)
     if adapter == "current":
         current = store.current()
-        return folder, policy, None if current is None else current.path
+        if current is None:
+            return folder, policy, None
+        current.whole_sha256(root=root)
+        return folder, policy, current.path
     return folder, policy, store.find(adapter).path

@@ -173,9 +173,11 @@ def export(
     ] = ExportFormat.TFDS,
     name: Annotated[str, typer.Option(help="Name of the dataset.")] = "continuonbrain",
     version: Annotated[str, typer.Option(help="Version of the dataset.")] = "1.0.0",
+    root: RootOption = DEFAULT_ROOT,
     as_json: JsonOption = False,
 ) -> None:
     """Export episodes for other tools."""
+    path = _found(path, root)
     episodes = list_episodes(path, finished_only=True) or [path]
     with _disk_errors(out), _progress("exporting episodes", hidden=as_json) as progress:
         if form is ExportFormat.TFDS:
@@ -203,7 +205,10 @@ def export(
 
 
 def _found(path: Path, root: Path) -> Path:
-    """The path; where there is none and it is a bare name, the episode of the root that has it."""
+    """The path; of a brain root its episodes; where there is none and it is a bare name, the root's episode of it."""
+    whole = BrainLayout(path)
+    if whole.config_path.exists() and whole.episodes_dir.is_dir():
+        return whole.episodes_dir
     named = BrainLayout(root).episodes_dir / path
     return named if not path.exists() and path.name == str(path) and named.exists() else path
 

@@ -198,9 +198,11 @@ def _print(console: Console, outcome: Outcome, root: str) -> None:
         phase = "not trained, gates are closed" if outcome.phase == "gates" else outcome.phase
         console.print(f"[{colour}]{phase}[/{colour}]{said}")
     advice = {
-        "waiting": f"learn from the same episodes once more: continuonbrain train --root {root} --again"
+        "waiting": "teach something new; to learn from the same episodes once more (the same result, unless "
+        f"config.json has changed): continuonbrain train --root {root} --again"
         if outcome.nothing_new
-        else "record or import more episodes, or pass --min-episodes",
+        else f"more episodes: continuonbrain run --root {root} teaches a simulated robot, continuonbrain episodes "
+        f"import-tub TUB --root {root} brings recordings; or fewer are enough: --min-episodes",
         "gates": "wait until the robot is idle, cool and charged; where no robot runs: --simulate-host",
         "refused": f"see it whole: continuonbrain adapters show candidate --root {root}",
         "judged": f"promote it: continuonbrain train --root {root} (without --hold; nothing is trained again)",

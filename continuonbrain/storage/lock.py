@@ -31,7 +31,8 @@ class LockHeldError(BrainError):
         holder = f"process {pid}" if pid is not None else "another process"
         super().__init__(
             f"{purpose}: {holder} is already doing this (lock {path})",
-            remedy="wait for it to finish" + (f", or stop it with: kill {pid}" if pid is not None else ""),
+            remedy="wait for it to finish, or end it (Ctrl-C) where it was started"
+            + ("" if pid is None else f": ps -f {pid} shows what it is"),
         )
         self.path = path
         self.pid = pid

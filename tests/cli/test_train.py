@@ -26,7 +26,7 @@ def test_too_few_episodes_is_a_no_with_what_to_do(tmp_path: Path) -> None:
     said = train("--root", str(layout.root))
     assert said.returncode == 1, said.stderr
     assert "min_episodes" in said.stdout
-    assert "next: record or import more episodes" in said.stdout
+    assert "next: more episodes: continuonbrain run" in said.stdout
     programs = train("--root", str(layout.root), "--json")
     assert programs.returncode == 1
     assert json.loads(programs.stdout)["phase"] == "waiting"

@@ -367,7 +367,7 @@ def test_the_command_answers_once_in_json_and_line_by_line(adapters: list[Path])
     [
         (["hello", "--base", "{tiny}"], "built to drive, not to talk"),
         (["hello", "--base", str(BASE), "--adapter", "nowhere"], "is no folder"),
-        (["hello", "--base", "nowhere"], "tokenizer.json cannot be used"),
+        (["hello", "--base", "nowhere"], "no such folder"),
         (["hello", "--base", str(BASE), "--engine", "magic"], "engine"),
         (["x" * 500, "--base", str(BASE)], "tokens long"),
     ],
