@@ -1,0 +1,76 @@
+"""The language graphs of the talking base: what is read once is not read again, and nothing half read is believed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ai_edge_litert")
+
+from continuonbrain.model.serving.words import Words
+
+BASE = Path(__file__).parents[1] / "talking_base" / "base"
+BUNDLE = BASE / "language" / "fp32"
+
+
+@pytest.fixture
+def words() -> Words:
+    return Words(BUNDLE, BASE)
+
+
+def ids(count: int, seed: int = 0) -> list[int]:
+    return [int(i) for i in np.random.default_rng(seed).integers(3, 60, count)]
+
+
+def steps_of(words: Words, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """(graph, first place) of every step from now on."""
+    seen: list[tuple[str, int]] = []
+    real = Words._step
+
+    def step(self: Words, graph: str, tokens: Any, start: int) -> None:
+        seen.append((graph, start))
+        real(self, graph, tokens, start)
+
+    monkeypatch.setattr(Words, "_step", step)
+    return seen
+
+
+def test_of_a_longer_conversation_only_what_is_new_is_read(
+    words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = ids(40)
+    words.logits(read)
+    seen = steps_of(words, monkeypatch)
+    words.logits([*read, 7])
+    assert seen == [("next", 40)]
+    seen.clear()
+    words.logits([*read, 7, 8, 9])  # two more to read, then one to answer
+    assert seen == [("prefill", 41), ("next", 42)]
+    seen.clear()
+    words.logits([*read[:10], 5, 6])  # they part at the eleventh
+    assert seen == [("prefill", 10), ("next", 11)]
+
+
+def test_what_broke_off_while_it_was_read_is_read_again(
+    words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = ids(40), ids(20, seed=1) + ids(20, seed=2)
+    right = Words(BUNDLE, BASE).logits(first)
+    words.logits(first)
+    runs = 0
+    real = words._run.run
+
+    def breaks(*arguments: Any) -> None:
+        nonlocal runs
+        runs += 1
+        real(*arguments)
+        if runs == 1:
+            raise RuntimeError("the engine broke off")
+
+    monkeypatch.setattr(words._run, "run", breaks)
+    with pytest.raises(RuntimeError, match="broke off"):
+        words.logits(second)
+    assert np.array_equal(words.logits(first), right)
