@@ -41,7 +41,7 @@ def test_a_second_process_is_refused_and_told_who_holds_the_lock(tmp_path: Path,
     assert caught.value.pid == holder.pid
     assert "train on /brain" in caught.value.message
     assert str(holder.pid) in caught.value.message
-    assert "kill" in caught.value.remedy
+    assert "Ctrl-C" in caught.value.remedy
 
 
 def test_sigkill_of_the_holder_frees_the_lock(tmp_path: Path, holder) -> None:
