@@ -1,4 +1,4 @@
-"""`continuonbrain adapters`: list, show and roll back what the robot has learned."""
+"""`continuonbrain adapters`: list, show, promote and roll back what the robot has learned."""
 
 from __future__ import annotations
 
@@ -92,6 +92,20 @@ def show(
     else:
         console.print(verdict_table(verdict))
         console.print(imitation_table(verdict))
+
+
+@app.command()
+def promote(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
+    """Promote the candidate on the verdict beside it, as the sidecar does. Exit 1: the running brain did not follow."""
+    from continuonbrain.loops.promotion import promote_candidate
+
+    told = promote_candidate(open_brain(root))
+    if as_json:
+        _print_json({"to": told.version_id, "noticed": told.noticed, "detail": told.detail})
+    else:
+        Console(highlight=False).print(told.detail, markup=False, soft_wrap=True)
+    if told.running and not told.noticed:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -111,7 +111,7 @@ def _converse(talk: Chat, sampling: Sampling, console: Console) -> None:
     while True:
         if sys.stdin.isatty():
             console.print("> ", end="")
-        line = sys.stdin.readline().strip()
+        line = sys.stdin.buffer.readline().decode(errors="replace").strip()
         if not line:
             return
         turns.append(Turn("user", line))
@@ -137,23 +137,24 @@ def _where(root: Path, base: Path | None, adapter: str) -> tuple[Path, PolicyCon
             )
         if adapter in ("current", "none"):  # a folder has no current one
             return base, PolicyConfig(), None
-        if not given.is_dir():
+        if not given.exists():
             raise BrainError(
                 f"--adapter {adapter} is no folder",
-                remedy="with --base give a PEFT folder, or talk to a brain root (--root) for its adapters",
+                remedy="with --base give a PEFT folder (or what it was converted to), or talk to a brain root (--root) "
+                "for its adapters",
             )
         return base, PolicyConfig(), given
     brain = open_brain(root)
     folder, policy = brain.layout.base_model_dir, brain.config.policy
     if adapter == "none":
         return folder, policy, None
-    if given.is_dir():
-        return folder, policy, given
     store = AdapterStore(brain.layout)
-    if adapter == "current":
+    if adapter == "current":  # never a folder of that name which happens to be here
         current = store.current()
         if current is None:
             return folder, policy, None
         current.whole_sha256(root=root)
         return folder, policy, current.path
+    if "/" in adapter or (given.exists() and adapter not in ("candidate", "previous")):
+        return folder, policy, given
     return folder, policy, store.find(adapter).path

@@ -49,7 +49,7 @@ def doctor(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None
     checks.append(config_check)
     if config_check.ok:
         base = check_base(root)
-        checks += [base, *([check_engine(root), check_words(root), check_adapter(root)] if base.ok else [])]
+        checks += [base, *([check_engine(root)] if base.ok else []), check_words(root), check_adapter(root)]
         checks.append(check_trainer(root))
     healthy = all(check.ok for check in checks if check.needed)
 
@@ -183,7 +183,7 @@ def check_engine(root: Path) -> Check:
 def check_adapter(root: Path) -> Check:
     """The adapter in use is whole, and of this base."""
     from continuonbrain.brain_root import open_brain
-    from continuonbrain.model.base_identity import base_sha256
+    from continuonbrain.model.base_identity import checkpoint_sha256
     from continuonbrain.model.serving.adapter_inputs import BASE_PREFIX
     from continuonbrain.storage.adapters import AdapterStore
 
@@ -200,7 +200,11 @@ def check_adapter(root: Path) -> Check:
         return Check("adapter", False, error.message, error.remedy)
     except (OSError, ValueError, KeyError, TypeError) as error:
         return Check("adapter", False, f"{layout.current} cannot be read: {error!r}", back)
-    if named != BASE_PREFIX + base_sha256(layout.base_model_dir):
+    try:
+        base = checkpoint_sha256(layout.base_model_dir)
+    except BrainError as error:
+        return Check("adapter", False, error.message, error.remedy)
+    if named != BASE_PREFIX + base:
         return Check("adapter", False, f"{current.version_id} was trained on another base", back)
     return Check("adapter", True, f"{current.version_id} is whole and of this base")
 

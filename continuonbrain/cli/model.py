@@ -127,7 +127,9 @@ def export_command(
 
     Needs an environment of its own: pip install -c constraints-export.txt -e '.\\[train,export]'.
     """
-    drives = (base / "connector.json").exists()
+    from continuonbrain.model.base_identity import is_driving_base
+
+    drives = is_driving_base(base)
     console = Console(stderr=True, highlight=False)
     with console.status("loading the converter") as status:
         if drives and context is None:

@@ -268,9 +268,8 @@ class ControlProcess:
                 continue
             self._fault, put_down = "", False
             self._enter("park")
-            learned = self._something_learned()
-            parked = time.monotonic()
-            self._tick_until(lambda: over() or learned() or self._parked_enough(time.monotonic() - parked))  # noqa: B023
+            learned, enough = self._something_learned(), self._parked_enough()
+            self._tick_until(lambda: over() or learned() or enough())  # noqa: B023
             self._enter("drive")
             began = time.monotonic()
             self._tick_until(lambda: over() or time.monotonic() - began >= _DRIVE_S)  # noqa: B023
@@ -301,13 +300,19 @@ class ControlProcess:
             on_progress=progress,
         )
 
-    def _parked_enough(self, parked_s: float) -> bool:
-        """Whether the robot drives on although nothing was learned. Not while something is: leaving then would only
-        close the gate, and the road is not known yet."""
-        if parked_s < _PARK_S:
-            return False
-        working = self._sidecar_status().get("phase") in ("read", "cache", "train", "reflex", "judge")
-        return not working or parked_s >= _LONGEST_PARK_S
+    def _parked_enough(self) -> Callable[[], bool]:
+        """A question for every tick: does the robot drive on although nothing was learned?"""
+        parked = asked_s = time.monotonic()
+
+        def enough() -> bool:
+            nonlocal asked_s
+            now = time.monotonic()
+            if now - parked < _PARK_S or now - asked_s < 1.0:
+                return False
+            asked_s = now
+            return drives_on(now - parked, str(self._sidecar_status().get("phase")))
+
+        return enough
 
     def _something_learned(self) -> Callable[[], bool]:
         """A question for every tick: was an adapter promoted, or a candidate refused, since now?"""
@@ -408,6 +413,13 @@ def _one_thread_for_products() -> None:
 def _rounded(pair: tuple[float, float]) -> list[float | None]:
     # NaN is not JSON; a proposal that is no number shows as null beside the guard's reason.
     return [round(v, 4) if abs(v) <= 1e9 else None for v in pair]
+
+
+def drives_on(parked_s: float, phase: str) -> bool:
+    """Whether a simulated robot that has been parked for so long drives on while the sidecar is in `phase`. Not while
+    something is learned: leaving then would only close the gate, and the road is not known yet."""
+    working = phase in ("read", "cache", "train", "reflex", "judge")
+    return parked_s >= (_LONGEST_PARK_S if working else _PARK_S)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -27,6 +27,7 @@ from continuonbrain.loops.wire import (
     load_json,
     receive,
     send,
+    shortened,
 )
 
 MAX_NOTICE_BYTES = 64 * 1024
@@ -87,7 +88,10 @@ class NoticeBoard(Closing):
             raise WireError('wire: an event of kind "hello" is the greeting', remedy="choose another kind")
         with self._lock:
             self._accept()
-            line = dump_json({**event, "sequence": self._sequence + 1}, "event", MAX_NOTICE_BYTES) + b"\n"
+            line = (
+                dump_json({**shortened(event), "sequence": self._sequence + 1}, "event", MAX_NOTICE_BYTES)
+                + b"\n"
+            )
             self._sequence += 1
             for subscriber in self._subscribers:
                 subscriber.pending += line

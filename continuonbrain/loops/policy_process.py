@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from continuonbrain.policy.engine import ShowingEngine
 
 log = logging.getLogger("continuonbrain.policy")
+_FASTEST_MPS = 100.0
 _LONGEST_UPTIME_S = 1e9
 
 CALIBRATION_FILE = "calibration.json"
@@ -256,6 +257,8 @@ def _checked_request(header: Mapping[str, object], body: bytes) -> tuple[float, 
         raise BrainError(f"decide: instruction = {instruction!r} is not text")
     if speed is not None and (isinstance(speed, bool) or not isinstance(speed, int | float)):
         raise BrainError(f"decide: speed_mps = {speed!r} is not a number or null")
+    if speed is not None and not abs(speed) <= _FASTEST_MPS:
+        raise BrainError(f"decide: speed_mps = {speed!r} is not a speed in m/s")
     if len(body) != _FRAME_BYTES:
         raise BrainError(
             f"decide: the frame is {len(body)} bytes; {_FRAME_BYTES} (uint8 {list(FRAME_SHAPE)}) are needed"

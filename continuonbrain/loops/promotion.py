@@ -21,6 +21,8 @@ from continuonbrain.storage.manifest import manifest_from_settings, write_manife
 from continuonbrain.storage.signal_listeners import signal_listeners
 
 _TELLING_S = 10.0
+_APART_S = 0.6
+"""Between two tellings: the app's 200 ms, and time for what it loads then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +48,16 @@ def promote_candidate(brain: BrainRoot) -> Promotion:
 
     Raises `PromotionRefused` or `AdapterError` with nothing changed.
     """
-    store = AdapterStore(brain.layout)
-    candidate = store.candidate()
-    if candidate is None:
-        raise BrainError(
-            f"there is no candidate in {brain.layout.candidate}",
-            remedy="train one: continuonbrain train --root DIR",
-        )
     with _telling(brain, timeout_s=_TELLING_S):
+        _tell_what_was_left(brain)
+        store = AdapterStore(brain.layout)
+        candidate = store.candidate()
+        if candidate is None:
+            raise BrainError(
+                f"there is no candidate in {brain.layout.candidate}",
+                remedy="train one: continuonbrain train --root DIR",
+            )
+        _apart(brain.layout.manifest_path)
         version = store.promote(
             candidate.version_id, candidate.verdict(), base_sha256=base_sha256(brain.layout.base_model_dir)
         )
@@ -63,6 +67,8 @@ def promote_candidate(brain: BrainRoot) -> Promotion:
 def roll_back(brain: BrainRoot) -> Promotion:
     """Go back to the adapter that drove before, and tell the running brain. Raises as `AdapterStore.rollback`."""
     with _telling(brain, timeout_s=_TELLING_S):
+        _tell_what_was_left(brain)
+        _apart(brain.layout.manifest_path)
         now = AdapterStore(brain.layout).rollback()
         return announce(brain, "rollback", now.version_id if now else "", now.compute_sha256() if now else "")
 
@@ -76,14 +82,22 @@ def announce_unfinished(brain: BrainRoot) -> Promotion | None:
         return None
     try:
         with _telling(brain, timeout_s=0.0):
-            store.recover()
-            last = store.last_change()
-            if last is None or _told(brain.layout.announced_path) == last.hash:
-                return None
-            kind: Literal["promotion", "rollback"] = "promotion" if last.event == "promote" else "rollback"
-            return announce(brain, kind, last.to_version or "", last.sha256 or "")
+            return _tell_what_was_left(brain)
     except LockHeldError:
         return None
+
+
+def _tell_what_was_left(brain: BrainRoot) -> Promotion | None:
+    store = AdapterStore(brain.layout)
+    store.recover()
+    last = store.last_change()
+    if last is None or _told(brain.layout.announced_path) == last.hash:
+        return None
+    if last.event == "abandon":  # what drove drives on
+        _mark(brain.layout.announced_path, last.hash)
+        return None
+    kind: Literal["promotion", "rollback"] = "promotion" if last.event == "promote" else "rollback"
+    return announce(brain, kind, last.to_version or "", last.sha256 or "")
 
 
 def announce(
@@ -91,16 +105,19 @@ def announce(
 ) -> Promotion:
     """Tell everybody what drives now: apps by the manifest and, at once after it, by SIGUSR1 to those registered (an
     app that takes both for one change must not wait in between); who follows events; the running policy process. Last
-    it is noted that all were told (`run/announced`)."""
+    it is noted that all were told (`run/announced`). An event that could not be noted is left for the next round."""
     layout = brain.layout
     last = AdapterStore(layout).last_change()
     change = "" if last is None else last.hash
     log = EventLog(layout.events_dir)
-    if not _is_noted(log, change):
+    noted = _is_noted(log, change)
+    if not noted and _told(layout.announced_path) != _apps(change):
+        _apart(layout.manifest_path)
         write_manifest(layout, manifest_from_settings(layout, brain.config.model_dump(mode="json")))
         signal_listeners(layout.listeners_dir)
-        named = {"change": change} if change else {}
-        log.note(kind, {"version_id": version_id, "sha256": sha256, **named})
+        _mark(layout.announced_path, _apps(change))
+    named = {"change": change} if change else {}
+    noted = noted or log.note(kind, {"version_id": version_id, "sha256": sha256, **named})
     started = time.monotonic()
     event = {"kind": kind, "version_id": version_id, "sha256": sha256}
     # A policy process that starts later reads `current` by itself.
@@ -111,10 +128,29 @@ def announce(
         except WireError as error:
             answer = NoticeAnswer(True, False, False, error.message)
     took = (time.monotonic() - started) * 1000
-    with contextlib.suppress(OSError):  # a full disk: it is told once more
-        write_bytes_durably(layout.announced_path, f"{change}\n".encode())
+    if noted:
+        _mark(layout.announced_path, change)
     said = f"{kind} of {version_id or 'the base'}: {_in_words(answer)}"
     return Promotion(version_id, sha256, answer.ok, took, said, answer.listening)
+
+
+def _apps(change: str) -> str:
+    """The mark of a change that apps were told of, and followers of events not yet."""
+    return f"{change} apps"
+
+
+def _mark(path: Path, text: str) -> None:
+    with contextlib.suppress(OSError):  # a full disk: it is told once more
+        write_bytes_durably(path, f"{text}\n".encode())
+
+
+def _apart(manifest: Path) -> None:
+    """Wait until the last telling is long enough ago: an app takes changes within 200 ms for one, and then loads what
+    is current."""
+    with contextlib.suppress(OSError):
+        since = time.time() - manifest.stat().st_mtime
+        if 0.0 <= since < _APART_S:
+            time.sleep(_APART_S - since)
 
 
 def _telling(brain: BrainRoot, *, timeout_s: float) -> ProcessLock:

@@ -38,6 +38,7 @@ _MAX_INTEGER = 2**63
 
 PREFIX = struct.Struct("!4sII")
 # sun_path holds 108 bytes including the closing zero.
+_LONGEST_TEXT = 2000
 _MAX_SOCKET_PATH_BYTES = 107
 _CONNECT_RETRY_S = 0.02
 _NOBODY_THERE = (FileNotFoundError, ConnectionRefusedError)
@@ -177,6 +178,14 @@ def dump_json(value: Mapping[str, object], what: str, limit: int) -> bytes:
     if len(raw) > limit:
         raise WireError(f"wire: {what} of {len(raw)} bytes is larger than {limit}")
     return raw
+
+
+def shortened(header: Mapping[str, object]) -> dict[str, object]:
+    """A header whose texts are short enough to send. Reasons quote what a stranger sent, whatever its length."""
+    return {
+        key: f"{value[:_LONGEST_TEXT]}..." if isinstance(value, str) and len(value) > _LONGEST_TEXT else value
+        for key, value in header.items()
+    }
 
 
 def _finite(text: str) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from continuonbrain.loops import wire
-from continuonbrain.loops.wire import Closing, WireError, encode, listen_unix
+from continuonbrain.loops.wire import Closing, WireError, encode, listen_unix, shortened
 
 RECEIVE_BYTES = 256 * 1024
 """One recv: a whole request with its frame (57,600 bytes) and some."""
@@ -109,9 +109,10 @@ class WireServer(Closing):
         return messages
 
     def reply(self, peer: Peer, header: Mapping[str, object], body: bytes = b"") -> None:
-        """Answer; what does not fit now is sent by a later `wait`. A peer that has gone is no error."""
+        """Answer; what does not fit now is sent by a later `wait`. A peer that has gone is no error, and a long text is
+        cut short."""
         if peer.open:
-            peer.pending += encode(header, body)
+            peer.pending += encode(shortened(header), body)
             self._flush(peer)
 
     def acknowledge(self, peer: Peer, *, ok: bool, detail: str = "") -> None:

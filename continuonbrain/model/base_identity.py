@@ -43,6 +43,11 @@ def tiny_base_folder() -> Path:
     return Path(str(resources.files("continuonbrain"))) / "model" / "tiny_base"
 
 
+def is_driving_base(folder: Path) -> bool:
+    """Whether the base was built to drive; any other Hugging Face folder at most talks."""
+    return (folder / "connector.json").exists()
+
+
 def check_base_files(folder: Path) -> None:
     """`BaseModelError` names a weights file of the base that is cut short or none. Its numbers are not read."""
     for name in (n for n in BEHAVIOUR_FILES if n.endswith(".safetensors")):
@@ -62,7 +67,7 @@ def checkpoint_sha256(folder: Path) -> str:
     Ten gigabytes take minutes to read, so a folder's identity is kept beside it (`IDENTITY_FILE`), with the sizes and
     times of the files that it was computed from. `BaseModelError` names a missing file.
     """
-    if (folder / "connector.json").exists():
+    if is_driving_base(folder):
         return base_sha256(folder)
     try:
         names = ["config.json", *sorted(p.name for p in folder.glob("*.safetensors"))]
@@ -103,6 +108,12 @@ def base_sha256(folder: Path) -> str:
             raise BaseModelError(
                 f"{folder} holds an adapter, not a base model",
                 remedy="to see an adapter: continuonbrain adapters show VERSION --root ROOT",
+            ) from error
+        if not is_driving_base(folder) and any(folder.glob("*.safetensors")):
+            raise BaseModelError(
+                f"the base in {folder} was not built to drive (it has no connector.json)",
+                remedy="it may answer in words: continuonbrain chat; to drive, set base_model_path in config.json to a "
+                "driving base",
             ) from error
         raise BaseModelError(
             f"base model file {error.filename} cannot be read: {error.strerror}",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from continuonbrain.errors import BrainError
 from continuonbrain.model.decoder import Decoder, decoder_of, first_shared_layer, unwrapped
 from continuonbrain.model.driving import DrivingModel
 from continuonbrain.model.peft_patterns import fault_of
+from continuonbrain.model.serving.adapter_inputs import LARGEST_FACTOR
 
 SHARED_LAYER_TARGETS = LORA_TARGETS
 """Modules that exist in a KV-shared layer and get a gradient there. k_proj and v_proj do not exist there."""
@@ -142,7 +143,8 @@ def _check_config(
         )
     if config.inference_mode:
         raise LoraError(f"{where}: inference_mode trains nothing", remedy="leave it out")
-    if not 0.0 <= config.lora_dropout < 1.0:
+    dropout: Any = config.lora_dropout
+    if not isinstance(dropout, int | float) or not 0.0 <= dropout < 1.0:
         raise LoraError(f"{where}: lora_dropout = {config.lora_dropout!r} is no share", remedy="use 0 to 0.5")
     for rank in (config.r, *(config.rank_pattern or {}).values()):
         if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= _MOST_RANK:
@@ -188,7 +190,7 @@ def _patterns_of(config: LoraConfig) -> list[Any]:
     for name in ("target_modules", "exclude_modules", "layers_pattern"):
         value = getattr(config, name, None)
         if value is not None:
-            found += [value] if isinstance(value, str) else list(value)
+            found += [*value] if isinstance(value, list | set | tuple) else [value]
     return found
 
 
@@ -290,23 +292,42 @@ def read_adapter(
             )
         if found is None or int(found[1]) < first:
             raise LoraError(f"{weights_path}: {name} is not in a KV-shared layer (>= {first})", remedy=again)
-        if not bool(torch.isfinite(tensor).all()):
-            raise LoraError(f"{weights_path}: {name} holds numbers that are not finite", remedy=again)
+        if not bool((tensor.abs() <= LARGEST_FACTOR).all()):  # NaN is none
+            raise LoraError(
+                f"{weights_path}: {name} holds numbers that are not finite, or beyond {LARGEST_FACTOR:g}",
+                remedy=again,
+            )
     return tensors
 
 
-def load_adapter(model: DrivingModel, folder: Path, *, base_sha256: str, name: str) -> None:
+def load_adapter(
+    model: DrivingModel,
+    folder: Path,
+    *,
+    base_sha256: str,
+    name: str,
+    trial: Callable[[], None] = lambda: None,
+) -> None:
     """`with_adapter` for the language model of a driving base."""
-    model.language_model = with_adapter(model.language_model, folder, base_sha256=base_sha256, name=name)
+    model.language_model = with_adapter(
+        model.language_model, folder, base_sha256=base_sha256, name=name, trial=trial
+    )
 
 
 def with_adapter(
-    language_model: Any, folder: Path, *, base_sha256: str, name: str, plus_one: bool = False
+    language_model: Any,
+    folder: Path,
+    *,
+    base_sha256: str,
+    name: str,
+    plus_one: bool = False,
+    trial: Callable[[], None] = lambda: None,
 ) -> PeftModel:
     """Attach the adapter in `folder` beside any other, make it the active one, then drop the others; the model with
     PEFT around it.
 
-    Its configuration and its tensors are checked before the model is touched; `LoraError` leaves it as it was.
+    Its configuration and its tensors are checked before the model is touched. trial: called while the adapter answers
+    and the others are still there; what it raises is raised. `LoraError`, as that, leaves the model as it was.
     """
     inner = unwrapped(language_model)
     tensors = read_adapter(folder, base_sha256=base_sha256, config=inner.config, plus_one=plus_one)
@@ -332,16 +353,19 @@ def with_adapter(
         if attached != tensors.keys():
             odd = sorted(attached ^ tensors.keys())
             raise ValueError(f"{len(odd)} tensors are missing or have no place in the model, e.g. {odd[0]}")
+        fresh.set_adapter(name)
+        trial()
     except Exception as error:  # PEFT raises what its parts raise
         if not isinstance(wrapped, PeftModel):
             _take_out_layers(wrapped)
         elif name in wrapped.peft_config:
             wrapped.set_adapter(previous[0])
             wrapped.delete_adapter(name)
+        if isinstance(error, BrainError):
+            raise
         raise LoraError(
             f"the adapter in {folder} does not fit this base: {error}", remedy="train again"
         ) from error
-    fresh.set_adapter(name)
     for old in previous:
         fresh.delete_adapter(old)
     fresh.requires_grad_(False)

@@ -7,9 +7,11 @@ lives, so only plain ones are taken: enough for every name of a layer, and for "
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-_REPEATS = set("*+{")
-_MOST_REPEATS = 3
+_REPEATS = "*+{?"
+_MOST_CHOICES = 4
 _MOST_CHARACTERS = 300
 
 
@@ -19,13 +21,35 @@ def fault_of(pattern: object) -> str:
         return f"{pattern!a} is no pattern"
     if len(pattern) > _MOST_CHARACTERS:
         return f"a pattern of {len(pattern)} characters"
-    repeats = sum(c in _REPEATS for c in pattern)
-    # Without repeated groups a match takes at most the name's length to the power of the repetitions.
-    grouped = any(f"){c}" in pattern for c in _REPEATS)
-    if repeats > _MOST_REPEATS or grouped:
-        return f"the pattern {pattern!a} repeats too much"
+    # A match tries every way to choose: for a repetition one for each character of the name, for a group one for each
+    # alternative. Where nothing that repeats contains another choice, that is at most a name's length to the power
+    # of their number.
+    plain = pattern.replace("(?:", "(")
+    choices = sum(c in _REPEATS for c in plain) + plain.count("(")
+    grouped = any(f"){c}" in plain for c in _REPEATS)
+    if choices > _MOST_CHOICES or grouped:
+        return f"the pattern {pattern!a} leaves too many choices"
     try:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         return f"{error} in the pattern {pattern!a}"
     return ""
+
+
+def by_pattern(patterns: Mapping[str, Any] | None, module: str, default: object) -> Any:
+    """What PEFT takes for a module from `rank_pattern` or `alpha_pattern`: the first pattern that the end of its name
+    matches. Patterns without a `fault_of`."""
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default
+
+
+def is_target(targets: str | Sequence[str] | None, module: str) -> bool:
+    """Whether PEFT's `target_modules` or `exclude_modules` name a module: a pattern for all of its name, or a list of
+    ends of names."""
+    if targets is None:
+        return False
+    if isinstance(targets, str):
+        return re.fullmatch(targets, module) is not None
+    return any(module == t or module.endswith(f".{t}") for t in targets)

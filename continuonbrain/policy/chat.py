@@ -84,6 +84,11 @@ class ChatPrompt:
                 f"the base's chat template refuses this conversation: {error}",
                 remedy="begin with the user, and let user and assistant take turns",
             ) from error
+        if any(text.count(mark) != 1 for mark in marks):
+            raise ChatError(
+                "the base's chat template changes what was said, or leaves it out",
+                remedy="begin with the user, and let user and assistant take turns; or copy the base again",
+            )
         out: list[int] = []
         said = dict(zip(marks, (t.text.strip() for t in turns), strict=True))
         for piece in re.split("(" + "|".join(marks) + ")", text):
@@ -123,7 +128,13 @@ class Chat:
             if token in self.engine.end:
                 return
             ids.append(token)
-            piece = stream.step(self._prompt.tokenizer, token)
+            try:
+                piece = stream.step(self._prompt.tokenizer, token)
+            except (
+                Exception
+            ):  # tokenizers' own, when bytes of a character that never came are followed by a word
+                stream = DecodeStream(skip_special_tokens=True)
+                piece = stream.step(self._prompt.tokenizer, token)
             if piece:
                 yield piece
 

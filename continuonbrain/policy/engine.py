@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +19,27 @@ from continuonbrain.policy.reflex import Reflex
 
 class AdapterError(BrainError):
     """An adapter is damaged, or not made for this base. The adapter in use stays."""
+
+
+@contextmanager
+def refusing(adapter: Path) -> Iterator[None]:
+    """What reading an adapter raises, as `AdapterError`."""
+    try:
+        yield
+    except AdapterError:
+        raise
+    except BrainError as error:
+        raise AdapterError(error.message, remedy=error.remedy) from error
+    except OSError as error:
+        raise AdapterError(f"adapter {adapter} cannot be read: {error}", remedy="train again") from error
+
+
+def must_be_finite(adapter: Path, answer: NDArray[np.float32]) -> None:
+    """`AdapterError` when an adapter answers with numbers that are none: of finite factors products may not be."""
+    if not np.isfinite(answer).all():
+        raise AdapterError(
+            f"adapter {adapter} answers with numbers that are not finite", remedy="train again"
+        )
 
 
 class Decisions(NamedTuple):

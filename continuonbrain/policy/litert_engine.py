@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from continuonbrain.model.base_identity import base_sha256
-from continuonbrain.model.serving.adapter_inputs import AdapterInputError, adapter_inputs
+from continuonbrain.model.serving.adapter_inputs import adapter_inputs
 from continuonbrain.model.serving.known_answer import check_known_answer
 from continuonbrain.model.serving.runtime import Graphs
 from continuonbrain.model.serving.spec import BundleError, LoraSpec, PromptSpec
 from continuonbrain.policy import codec
-from continuonbrain.policy.engine import AdapterError, Arrays, Decisions
+from continuonbrain.policy.engine import Arrays, Decisions, must_be_finite, refusing
 from continuonbrain.policy.prompt import IMAGE_SLOTS, LAYOUT_VERSION, TEXT_SLOTS, PromptLayout
-from continuonbrain.policy.reflex import Reflex, ReflexError
+from continuonbrain.policy.reflex import Reflex
 from continuonbrain.storage.content_hash import sha256_of_adapter
 
 F32 = NDArray[np.float32]
@@ -127,16 +127,13 @@ class LiteRTEngine:
             self._graphs.use(None)
             self._adapter_sha256, self._reflex = "", self._base_reflex
             return
-        try:
-            # All that can fail, before anything changes.
+        with refusing(folder):  # all that can fail, before anything changes
             reflex = Reflex.of_folder(folder)
             inputs = adapter_inputs(folder, self._graphs.spec.lora, base_sha256=self._base_sha256)
             name = sha256 or sha256_of_adapter(folder)
-        except (ReflexError, AdapterInputError) as error:
-            raise AdapterError(error.message, remedy=error.remedy) from error
-        except OSError as error:
-            raise AdapterError(f"adapter {folder} cannot be read: {error}", remedy="train again") from error
-        self._graphs.use(self._graphs.adapter(inputs))
+            adapter = self._graphs.adapter(inputs)
+            must_be_finite(folder, self._graphs.tried(adapter))
+        self._graphs.use(adapter)
         self._adapter_sha256, self._reflex = name, reflex
 
 

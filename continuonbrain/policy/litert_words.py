@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from continuonbrain.model.base_identity import checkpoint_sha256
-from continuonbrain.model.serving.adapter_inputs import AdapterInputError, adapter_inputs
+from continuonbrain.model.serving.adapter_inputs import adapter_inputs
 from continuonbrain.model.serving.known_answer import check_known_words
 from continuonbrain.model.serving.spec import BundleError
 from continuonbrain.model.serving.words import Words
-from continuonbrain.policy.engine import AdapterError
+from continuonbrain.policy.engine import must_be_finite, refusing
 from continuonbrain.storage.content_hash import sha256_of_adapter
 
 
@@ -60,12 +60,10 @@ class LiteRTWords:
             self._words.use(None)
             self._adapter_sha256 = ""
             return
-        try:
+        with refusing(folder):  # all that can fail, before anything changes
             inputs = adapter_inputs(folder, self._words.spec.lora, base_sha256=self._base_sha256)
             name = sha256 or sha256_of_adapter(folder)
-        except AdapterInputError as error:
-            raise AdapterError(error.message, remedy=error.remedy) from error
-        except OSError as error:
-            raise AdapterError(f"adapter {folder} cannot be read: {error}", remedy="train again") from error
-        self._words.use(self._words.adapter(inputs))
+            adapter = self._words.adapter(inputs)
+            must_be_finite(folder, self._words.tried(adapter))
+        self._words.use(adapter)
         self._adapter_sha256 = name

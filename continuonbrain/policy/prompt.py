@@ -102,4 +102,4 @@ class PromptLayout:
     def _state(self, speed: float | None) -> int:
         if speed is None or not np.isfinite(speed):
             return self.state_unknown
-        return self.state_first + int(np.clip(round(speed / STATE_STEP_MPS), 0, STATE_LEVELS - 1))
+        return self.state_first + round(min(max(speed / STATE_STEP_MPS, 0.0), STATE_LEVELS - 1.0))

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from continuonbrain.model.base import load_base
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.model.driving import DrivingModel
-from continuonbrain.model.lora import LoraError, detach_lora, load_adapter
+from continuonbrain.model.lora import detach_lora, load_adapter
 from continuonbrain.policy import codec
-from continuonbrain.policy.engine import AdapterError, Arrays, Decisions
+from continuonbrain.policy.engine import Arrays, Decisions, must_be_finite, refusing
 from continuonbrain.policy.prompt import PromptLayout
-from continuonbrain.policy.reflex import Reflex, ReflexError
+from continuonbrain.policy.reflex import Reflex
 from continuonbrain.storage.content_hash import sha256_of_adapter
 
 
@@ -73,18 +73,20 @@ class TorchEngine:
             detach_lora(self.model)
             self._adapter_sha256, self._reflex = "", self._base_reflex
             return
-        try:
+        with refusing(folder):
             # Before the adapter is attached: a damaged head must leave everything as it was.
             reflex = Reflex.of_folder(folder)
-        except ReflexError as error:
-            raise AdapterError(error.message, remedy=error.remedy) from error
-        try:
             name = sha256 or sha256_of_adapter(folder)
-        except OSError as error:
-            raise AdapterError(f"adapter {folder} cannot be read: {error}", remedy="train again") from error
-        try:
-            load_adapter(self.model, folder, base_sha256=self._base_sha256, name=f"sha_{name[:16]}")
-        except LoraError as error:
-            raise AdapterError(error.message, remedy=error.remedy) from error
+            load_adapter(
+                self.model,
+                folder,
+                base_sha256=self._base_sha256,
+                name=f"sha_{name[:16]}",
+                trial=lambda: must_be_finite(folder, self._tried()),
+            )
         # Not the base's: that one has never seen this adapter's roads.
         self._adapter_sha256, self._reflex = name, reflex
+
+    def _tried(self) -> NDArray[np.float32]:
+        frame = np.zeros((1, 120, 160, 3), np.uint8)
+        return np.concatenate([part.ravel() for part in self.decide(frame, ["drive"], [0.0])])

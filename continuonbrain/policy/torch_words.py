@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from continuonbrain.model.base_identity import checkpoint_sha256
 from continuonbrain.model.checkpoint import Checkpoint
 from continuonbrain.model.decoder import decoder_of, unwrapped
-from continuonbrain.model.lora import LoraError, with_adapter
+from continuonbrain.model.lora import with_adapter
 from continuonbrain.model.phases import load_plain
-from continuonbrain.policy.engine import AdapterError
+from continuonbrain.policy.engine import AdapterError, must_be_finite, refusing
 from continuonbrain.storage.content_hash import sha256_of_adapter
 
 _CONTEXT = 4096
@@ -68,13 +68,19 @@ class TorchWords:
             self._model = self._model.unload() if unwrapped(self._model) is not self._model else self._model
             self._adapter_sha256 = ""
             return
-        try:
+        if not folder.is_dir():
+            raise AdapterError(
+                f"{folder} is no PEFT folder",
+                remedy="what an adapter was converted to is for LiteRT: --engine litert",
+            )
+        with refusing(folder):
             name = sha256 or sha256_of_adapter(folder)
             self._model = with_adapter(
-                self._model, folder, base_sha256=self._base_sha256, name=f"sha_{name[:16]}", plus_one=True
+                self._model,
+                folder,
+                base_sha256=self._base_sha256,
+                name=f"sha_{name[:16]}",
+                plus_one=True,
+                trial=lambda: must_be_finite(folder, self.logits([0])),
             )
-        except OSError as error:
-            raise AdapterError(f"adapter {folder} cannot be read: {error}", remedy="train again") from error
-        except LoraError as error:
-            raise AdapterError(error.message, remedy=error.remedy) from error
         self._adapter_sha256 = name

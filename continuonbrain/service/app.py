@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -39,6 +40,8 @@ from continuonbrain.service.problems import MEDIA_TYPE, ServiceError
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 from continuonbrain.storage.plain_json import load_plain, plain
 from continuonbrain.trainer.gates import gates_from_config
+
+log = logging.getLogger(__name__)
 
 _WAITING = 4
 """Requests that may wait for the model; more are told to come back."""
@@ -121,6 +124,7 @@ def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastA
     problems.install(app, hosts)
     layout, store, minds = brain.layout, AdapterStore(brain.layout), Minds(brain)
     feed, model = Feed(layout.events_dir), _Model()
+    app.state.feed = feed
     gates = gates_from_config(brain.config)
     host = host_for(brain.config.robot.kind, host_file=layout.run_dir / HOST_FILE_NAME, disk_path=layout.root)
 
@@ -129,12 +133,13 @@ def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastA
         """What runs, what has been learned, and what the gates say."""
 
         def read() -> StatusOut:
-            current, candidate = store.current(), store.candidate()
+            (current, problem), (candidate, _) = _named(store.current), _named(store.candidate)
             return StatusOut(
                 version=__version__,
                 base_sha256=checkpoint_sha256(layout.base_model_dir),
-                current="" if current is None else current.version_id,
-                candidate="" if candidate is None else candidate.version_id,
+                current=current,
+                candidate=candidate,
+                problem=problem,
                 engines=minds.engines(),
                 control=plain({k: v for k, v in read_status(layout).items() if k != "trail"}),
                 training=_json_file(layout.status_path),
@@ -185,16 +190,16 @@ def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastA
         responses={200: {"content": _events_of(EventOut, Gap)}, **_errors(422)},
     )
     async def events(
-        last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,15}$")] = None,
+        last_event_id: Annotated[str | None, Header(pattern=r"^\d{0,15}$")] = None,
         after: Annotated[int | None, Query(ge=0, lt=10**15)] = None,
     ) -> AsyncIterator[ServerSentEvent]:
         """Events as they happen. With Last-Event-ID (or `after`) from that number on, without from now on.
 
-        `event:` is the kind, `id:` the number, `data:` an `EventOut`. A first event "gap" says that some are no longer
-        kept; one "reset" that the numbers began anew, and that all that is kept follows.
+        `event:` is the kind, `id:` the number, `data:` an `EventOut`. An event "gap" says that some are no longer kept;
+        one "reset" that the numbers began anew, and that all that is kept follows.
         """
         newest = await feed.last()
-        seen = int(last_event_id) if last_event_id is not None else after
+        seen = int(last_event_id) if last_event_id else after  # empty: a listener that has seen none yet
         if seen is None:
             seen = newest
         elif seen > newest:
@@ -202,6 +207,10 @@ def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastA
             seen = 0
         yield ServerSentEvent(comment=f"after {seen}")
         async for event in feed.follow(seen):
+            if event is None:
+                yield ServerSentEvent(event="reset", data=Gap(after=seen, next=1), id="0")
+                seen = 0
+                continue
             if event.sequence > seen + 1:
                 yield ServerSentEvent(event="gap", data=Gap(after=seen, next=event.sequence))
             seen = event.sequence
@@ -210,7 +219,7 @@ def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastA
             )
             yield ServerSentEvent(event=event.kind, id=str(event.sequence), data=out)
 
-    @app.post("/v1/act", responses=_errors(409, 413, 422, 429))
+    @app.post("/v1/act", responses=_errors(400, 409, 413, 422, 429))
     async def act(asked: ActIn, request: Request) -> ActOut:
         """Decide on a frame with the current adapter. It moves nothing."""
         async with model.turn(request):
@@ -221,38 +230,63 @@ def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastA
         response_model=ChatOut,
         responses={
             200: {"content": _events_of(ChatPiece, ChatOut)},
-            **_errors(409, 413, 422, 429),
+            **_errors(400, 409, 413, 422, 429),
         },
     )
     async def chat(asked: ChatIn, request: Request) -> Response:
         """Answer in words with the current adapter: events "piece" (`ChatPiece`), then one "done" (`ChatOut`); with
         `stream: false` the `ChatOut` alone."""
 
-        async def told() -> AsyncIterator[ChatPiece | ChatOut | None]:
-            async with model.turn(request):
-                pieces = await model.run(lambda: minds.answer(asked))
-                yield None  # it will be answered
-                while (item := await model.run(lambda: next(pieces, None))) is not None:
-                    yield item
-                    if not asked.stream:  # a stream ends with its client by itself
-                        await still_there(request)
+        told: asyncio.Queue[ChatPiece | ChatOut | Exception | None] = asyncio.Queue()
 
-        answer = told()
-        await anext(answer)  # what it is refused for comes before the first byte
-        if asked.stream:
-            return EventSourceResponse(_events(answer))
-        whole = [item async for item in answer if isinstance(item, ChatOut)]
-        return JSONResponse(whole[0].model_dump())
+        async def tell() -> None:
+            """Answer into `told`: whoever reads slowly, or not at all, keeps nobody else waiting. First None: it will
+            be answered."""
+            try:
+                async with model.turn(request):
+                    pieces = await model.run(lambda: minds.answer(asked))
+                    told.put_nowait(None)
+                    while (item := await model.run(lambda: next(pieces, None))) is not None:
+                        told.put_nowait(item)
+                        if not asked.stream:  # a stream ends with its client by itself
+                            await still_there(request)
+            except Exception as error:
+                told.put_nowait(error)
+
+        teller = asyncio.create_task(tell())
+        try:
+            first = await told.get()  # what it is refused for comes before the first byte
+            if isinstance(first, Exception):
+                raise first
+            if asked.stream:
+                return EventSourceResponse(_events(told, teller))
+            while not isinstance(item := await told.get(), ChatOut):
+                if isinstance(item, Exception):
+                    raise item
+            return JSONResponse(item.model_dump())
+        except BaseException:
+            teller.cancel()
+            raise
 
     return app
 
 
-async def _events(items: AsyncIterator[ChatPiece | ChatOut | None]) -> AsyncIterator[bytes]:
-    async for item in items:
-        if item is None:
-            continue
-        name = "done" if isinstance(item, ChatOut) else "piece"
-        yield format_sse_event(event=name, data_str=item.model_dump_json())
+async def _events(
+    told: asyncio.Queue[ChatPiece | ChatOut | Exception | None], teller: asyncio.Task[None]
+) -> AsyncIterator[bytes]:
+    try:
+        while True:
+            item = await told.get()
+            if isinstance(item, ChatOut):
+                yield format_sse_event(event="done", data_str=item.model_dump_json())
+                return
+            if isinstance(item, Exception):
+                log.error("an answer broke off", exc_info=item)
+                return
+            if item is not None:
+                yield format_sse_event(event="piece", data_str=item.model_dump_json())
+    finally:
+        teller.cancel()
 
 
 def _json_file(path: Any) -> dict[str, Any]:
@@ -271,18 +305,34 @@ def _slots(store: AdapterStore) -> dict[str, list[str]]:
         "previous": store.previous,
     }
     for slot, read in found.items():
-        version = read()
-        if version is not None:
-            slots.setdefault(version.version_id, []).append(slot)
+        version, _ = _named(read)
+        if version:
+            slots.setdefault(version, []).append(slot)
     return slots
+
+
+def _named(read: Callable[[], AdapterVersion | None]) -> tuple[str, str]:
+    """The id of what a slot holds, "" for nothing, and what is wrong with it."""
+    try:
+        version = read()
+    except BrainError as error:
+        return "", error.message
+    return ("" if version is None else version.version_id), ""
 
 
 def _adapter(version: AdapterVersion, slots: dict[str, list[str]]) -> AdapterOut:
     card, verdict = _paper(version.card), _paper(version.verdict)
+    try:
+        sha256, damaged = version.compute_sha256(), ""
+        if not sha256.startswith(version.sha8):
+            damaged = "its bytes are not those that were staged"
+    except (BrainError, OSError) as error:
+        sha256, damaged = "", str(error)
     passed = None if verdict is None else verdict.get("passed")
     return AdapterOut(
         id=version.version_id,
-        sha256=version.compute_sha256(),
+        sha256=sha256,
+        damaged=damaged,
         slots=slots.get(version.version_id, []),
         passed=passed if isinstance(passed, bool) else None,
         verdict=verdict,

@@ -23,26 +23,48 @@ class Feed:
         self._events: list[Event] = []
         self._mark: tuple[int, int, int] | None = None
         self._lock = asyncio.Lock()
+        self._begun = 0
+        self._closed = False
+
+    def close(self) -> None:
+        """Listeners are told no more: the service ends."""
+        self._closed = True
 
     async def last(self) -> int:
         """Number of the newest event, 0 before the first."""
         await self._refresh()
         return self._events[-1].sequence if self._events else 0
 
-    async def follow(self, after: int) -> AsyncIterator[Event]:
-        """Events behind a number, without end; what is not kept any more is left out (`Event.sequence` shows it)."""
-        while True:
+    async def follow(self, after: int) -> AsyncIterator[Event | None]:
+        """Events behind a number, until `close`; what is not kept is left out (`Event.sequence` shows it). None: the
+        numbers began anew (somebody emptied the folder), and all that is kept follows."""
+        await self._refresh()
+        begun = self._begun
+        while not self._closed:
             await self._refresh()
+            if begun != self._begun:
+                begun, after = self._begun, 0
+                yield None
             start = bisect_right(self._events, after, key=lambda e: e.sequence)
             for event in self._events[start:]:
+                if begun != self._begun:
+                    break
                 after = event.sequence
                 yield event
-            if start == len(self._events):
-                await asyncio.sleep(_POLL_S)
+            else:
+                if start == len(self._events):
+                    await asyncio.sleep(_POLL_S)
 
     async def _refresh(self) -> None:
         async with self._lock:
             mark = self._log.mark()
             if mark != self._mark:
-                self._events = await asyncio.to_thread(self._log.after, 0)
-                self._mark = mark
+                events = await asyncio.to_thread(self._log.after, 0)
+                known = {e.sequence: e for e in self._events}
+                if self._events and (
+                    not events
+                    or events[-1].sequence < self._events[-1].sequence
+                    or any(known.get(e.sequence, e) != e for e in events)
+                ):
+                    self._begun += 1
+                self._events, self._mark = events, mark

@@ -22,6 +22,7 @@ from PIL import Image
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
+from continuonbrain.model.base_identity import is_driving_base
 from continuonbrain.policy import codec
 from continuonbrain.policy.chat import Chat, ChatError, ChatPrompt, Sampling, Turn
 from continuonbrain.policy.engine import Engine
@@ -66,7 +67,8 @@ class Minds:
             except BrainError:
                 self._talks = False
         words = engine_name(self._base, policy, LANGUAGE_BUNDLES) if self._talks else None
-        return EnginesOut(driving=engine_name(self._base, policy), words=words)
+        drives = engine_name(self._base, policy) if is_driving_base(self._base) else None
+        return EnginesOut(driving=drives, words=words)
 
     def act(self, asked: ActIn) -> ActOut:
         """Decide on a frame. `ServiceError` for one that is no picture, `BrainError` when the base cannot decide."""

@@ -11,6 +11,8 @@ from continuonbrain.storage.event_log import EventKind
 
 Text = Annotated[str, Field(min_length=1, max_length=4000)]
 _FRAME_CHARACTERS = 6_000_000
+_SAID_CHARACTERS = 65_536
+"""An answer of the service's own must fit, too: it is sent back with the next question."""
 
 
 class _Model(BaseModel):
@@ -49,7 +51,8 @@ class Gap(_Model):
 
 
 class AdapterOut(_Model):
-    """An adapter on the robot. slots: among current, candidate, previous; passed: its verdict, null without one."""
+    """An adapter on the robot. slots: among current, candidate, previous; passed: its verdict, null without one;
+    damaged: what is wrong with its files, "" when nothing is (sha256 is "" when they cannot be read)."""
 
     id: str
     sha256: str
@@ -57,6 +60,7 @@ class AdapterOut(_Model):
     passed: bool | None
     verdict: dict[str, Any] | None
     card: dict[str, Any] | None
+    damaged: str = ""
 
 
 class AdaptersOut(_Model):
@@ -66,15 +70,16 @@ class AdaptersOut(_Model):
 
 
 class EnginesOut(_Model):
-    """What computes. driving, words: "litert" or "torch"; words is null when the base has no words."""
+    """What computes. driving, words: "litert" or "torch"; null when the base does not drive, or has no words."""
 
-    driving: str
+    driving: str | None
     words: str | None
 
 
 class StatusOut(_Model):
     """The brain now. control, training: what those processes last wrote ({} where none did); gates: open, and every
-    gate's reading and reason; last_event: number of the newest event."""
+    gate's reading and reason; last_event: number of the newest event; problem: why the current adapter cannot be used,
+    "" when nothing is wrong."""
 
     version: str
     base_sha256: str
@@ -85,6 +90,7 @@ class StatusOut(_Model):
     training: dict[str, Any]
     gates: dict[str, Any]
     last_event: int
+    problem: str = ""
 
 
 class ActIn(_Model):
@@ -115,7 +121,7 @@ class Message(_Model):
     """One thing that was said."""
 
     role: Literal["user", "assistant"]
-    content: Text
+    content: Annotated[str, Field(min_length=1, max_length=_SAID_CHARACTERS)]
 
 
 class ChatIn(_Model):

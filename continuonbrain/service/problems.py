@@ -112,6 +112,7 @@ def install(app: FastAPI, hosts: Sequence[str] | None = None) -> None:
     @app.exception_handler(HTTPException)
     def _http(_request: Request, error: HTTPException) -> JSONResponse:
         remedy = "the routes are in /openapi.json" if error.status_code in (404, 405) else ""
+        remedy = "send JSON in UTF-8, of numbers that JSON has" if error.status_code == 400 else remedy
         answer = problem(error.status_code, "the request cannot be answered", str(error.detail), remedy)
         answer.headers.update(error.headers or {})
         return answer

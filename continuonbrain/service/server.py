@@ -20,7 +20,7 @@ _MODE = 0o660
 _BACKLOG = 64
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost")
 _END_S = 2
-"""Listeners of events never leave by themselves."""
+"""For answers under way."""
 
 
 def serve(
@@ -42,8 +42,9 @@ def serve(
             tcp = _loopback(tcp_port)
             sockets.append(tcp)
             addresses.append(f"http://127.0.0.1:{tcp.getsockname()[1]}")
+        app = create_app(brain, hosts=_LOOPBACK_NAMES if tcp_port is not None else None)
         config = uvicorn.Config(
-            create_app(brain, hosts=_LOOPBACK_NAMES if tcp_port is not None else None),
+            app,
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=_END_S,
@@ -55,7 +56,7 @@ def serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _end)
         server = _Server(config)
-        server.on_ready = lambda: on_ready(addresses)
+        server.on_ready, server.on_end = lambda: on_ready(addresses), app.state.feed.close
         server.run(sockets=sockets)
     finally:
         with contextlib.suppress(OSError):
@@ -71,10 +72,15 @@ def _end(_number: int, _frame: object) -> None:
 
 class _Server(uvicorn.Server):
     on_ready: Callable[[], None]
+    on_end: Callable[[], None]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.on_end()  # listeners of events never leave by themselves
+        await super().shutdown(sockets)
 
 
 def _loopback(port: int) -> socket.socket:

@@ -1,6 +1,6 @@
 """What happened to a brain, numbered, on disk: any process adds to it, any number of readers follow it.
 
-    run/events/events.jsonl      one event a line; `sequence` counts on over restarts of everything
+    run/events/events.jsonl      one event a line, with its CRC; `sequence` counts on over restarts of everything
     run/events/events.1.jsonl    the segment before, so that who was away for a while has missed nothing
 
 An event is on disk before `append` returns. Readers hold no lock and wait for nobody: each remembers the last number
@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,9 @@ MAX_EVENT_BYTES = 16 * 1024
 _SEGMENT_BYTES = 1 << 20
 _NOW, _BEFORE, _LOCK = "events.jsonl", "events.1.jsonl", ".lock"
 _LAST_BYTES = 2 * MAX_EVENT_BYTES
+_CRC = b', "crc32": '
+_MOST = 10**15
+"""Numbers and times beyond it are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class EventLog:
             event = Event(self._last_sequence() + 1, kind, time.time(), dict(data))
             json.dumps(event.data, allow_nan=False)  # a number that is none is a fault of the caller
             event = replace(event, data=plain(event.data))
-            line = json.dumps(_written(event), allow_nan=False)
+            line = _line(event)
             if len(line) > MAX_EVENT_BYTES:
                 raise ValueError(f"an event of {len(line)} bytes is longer than {MAX_EVENT_BYTES}")
             with contextlib.suppress(FileNotFoundError):
@@ -75,12 +79,15 @@ class EventLog:
             append_line_durably(now, line)
         return event
 
-    def note(self, kind: EventKind, data: Mapping[str, object]) -> None:
-        """`append` for those whose work goes on without it: a full disk costs the event, and is logged."""
+    def note(self, kind: EventKind, data: Mapping[str, object]) -> bool:
+        """`append` for those whose work goes on without it: a full disk costs the event, and is logged. Whether it was
+        noted."""
         try:
             self.append(kind, data)
         except (OSError, BrainError) as error:
             log.error("the event %s could not be noted: %s", kind, error)
+            return False
+        return True
 
     def after(self, sequence: int) -> list[Event]:
         """All that is kept behind a number, in order. The first may be later than `sequence + 1`: what was before it
@@ -103,12 +110,14 @@ class EventLog:
         return (stat.st_ino, stat.st_size, stat.st_mtime_ns)  # a torn line may be replaced by one as long
 
     def _last_sequence(self) -> int:
-        for name in (_NOW, _BEFORE):
-            for line in reversed(_last_lines(self._folder / name)):
-                event = _event(line)
-                if event is not None:
-                    return event.sequence
-        return max((e.sequence for e in (*self._read(_BEFORE), *self._read(_NOW))), default=0)
+        return max(self._last_of(_NOW), self._last_of(_BEFORE))
+
+    def _last_of(self, name: str) -> int:
+        for line in reversed(_last_lines(self._folder / name)):
+            event = _event(line)
+            if event is not None:
+                return event.sequence
+        return max((e.sequence for e in self._read(name)), default=0)
 
     def _read(self, name: str) -> list[Event]:
         try:
@@ -118,8 +127,13 @@ class EventLog:
         return list(_events(data))
 
 
-def _written(event: Event) -> dict[str, object]:
-    return {"sequence": event.sequence, "kind": event.kind, "at_unix_s": event.at_unix_s, "data": event.data}
+def _line(event: Event) -> str:
+    """One line of JSON; its last key is the CRC-32 of all that stands before it."""
+    body = json.dumps(
+        {"sequence": event.sequence, "kind": event.kind, "at_unix_s": event.at_unix_s, "data": event.data},
+        allow_nan=False,
+    )[:-1]
+    return f"{body}{_CRC.decode()}{zlib.crc32(body.encode())}}}"
 
 
 def _events(data: bytes) -> Iterator[Event]:
@@ -130,14 +144,18 @@ def _events(data: bytes) -> Iterator[Event]:
 
 
 def _event(line: bytes) -> Event | None:
+    body, found, crc = line.rpartition(_CRC)
+    if not found or crc != b"%d}" % zlib.crc32(body):
+        return None
     try:
-        value = load_plain(line)
+        value = load_plain(body + b"}")
         sequence, kind = value["sequence"], value["kind"]
-        at, data = float(value["at_unix_s"]), value["data"]
+        at, data = value["at_unix_s"], value["data"]
     except (ValueError, TypeError, KeyError):  # text that is no UTF-8 among them
         return None
-    sound = type(sequence) is int and sequence > 0 and kind in KINDS and isinstance(data, dict)
-    return Event(sequence, kind, at, data) if sound else None
+    sound = type(sequence) is int and 0 < sequence < _MOST and kind in KINDS and isinstance(data, dict)
+    timed = type(at) in (int, float) and abs(at) < _MOST
+    return Event(sequence, kind, float(at), data) if sound and timed else None
 
 
 def _last_lines(path: Path) -> list[bytes]:

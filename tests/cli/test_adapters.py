@@ -109,3 +109,26 @@ def test_rollback_ends_with_1_when_the_running_brain_refuses(
 def test_a_slot_that_is_empty_is_told(layout: BrainLayout) -> None:
     with pytest.raises(BrainError, match="no candidate adapter"):
         call(layout, "show", "candidate")
+
+
+def test_promote_does_as_the_sidecar_does_and_refuses_without_a_verdict(
+    layout: BrainLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from continuonbrain.loops import promotion
+
+    monkeypatch.setattr(promotion, "base_sha256", lambda _folder: BASE)
+    with pytest.raises(BrainError, match="no candidate"):
+        call(layout, "promote")
+    store = AdapterStore(layout)
+    version = store.stage({"adapter_model.safetensors": b"a", "adapter_config.json": b"{}"})
+    with pytest.raises(BrainError, match="verdict"):
+        call(layout, "promote")
+    assert store.current() is None
+    verdict = {"passed": True, "candidate_sha256": version.compute_sha256(), "base_sha256": BASE}
+    store.attach(version, "verdict.json", json.dumps(verdict).encode())
+    told = json.loads(call(layout, "promote", "--json"))
+    assert (told["to"], told["noticed"]) == (version.version_id, False)
+    current = store.current()
+    assert current is not None
+    assert current.version_id == version.version_id
+    assert layout.announced_path.exists()

@@ -24,7 +24,7 @@ from continuonbrain.loops.notices import NoticeBoard, post_notice, subscribe
 from continuonbrain.loops.policy_client import Answer, PolicyClient
 from continuonbrain.loops.policy_process import PolicyServer, _request
 from continuonbrain.loops.promotion import announce
-from continuonbrain.loops.wire import encode, listen_unix
+from continuonbrain.loops.wire import encode, listen_unix, receive
 from continuonbrain.loops.wire_stream import MessageReader, WireServer
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.storage.adapters import AdapterStore
@@ -252,6 +252,41 @@ def test_a_number_beyond_every_float_is_an_error_of_ours_and_ends_nothing(layout
             stranger.sendall(encode({"type": "decide", "observed_s": huge, "instruction": "drive"}))
             stranger.settimeout(2.0)
             assert stranger.recv(10) == b""
+        ask(rig.client())
+
+
+def test_a_refusal_longer_than_a_message_is_cut_short_and_ends_nothing(
+    layout: BrainLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BrainError("\\" * 100_000)
+
+    with serving(layout) as rig:
+        with monkeypatch.context() as patch:
+            patch.setattr(stub.StubEngine, "use_adapter", refuse)
+            promote(layout, "bad")
+            answer = notices.ask_notice(layout.policy_socket, {"kind": "promotion"})
+        assert (answer.answered, answer.ok) == (True, False)
+        assert len(answer.detail) < 3000
+        for odd in ({"instruction": 5, "speed_mps": "\\" * 30_000}, {"instruction": ["\\" * 30_000]}):
+            with socket.socket(socket.AF_UNIX) as stranger:
+                stranger.connect(str(layout.policy_socket))
+                stranger.sendall(encode({"type": "decide", "observed_s": 1.0, **odd}))
+                refused, _ = receive(stranger, 2.0)
+                assert refused["type"] == "refused"
+        assert not post_notice(layout.policy_socket, {"kind": "\\" * 30_000})
+        ask(rig.client())
+
+
+@pytest.mark.parametrize("speed", [1e308, -1e308, 1e9])
+def test_a_speed_that_nothing_drives_is_refused_and_ends_nothing(layout: BrainLayout, speed: float) -> None:
+    with serving(layout) as rig:
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.connect(str(layout.policy_socket))
+            header = {"type": "decide", "observed_s": 1.0, "instruction": "drive", "speed_mps": speed}
+            stranger.sendall(encode(header, FRAME.tobytes()))
+            refused, _ = receive(stranger, 2.0)
+            assert "no speed" in str(refused["reason"]) or "not a speed" in str(refused["reason"])
         ask(rig.client())
 
 

@@ -356,7 +356,7 @@ class TestNoticeBoard:
             assert path.exists()
 
     @pytest.mark.parametrize(
-        "event", [{"a": float("nan")}, {"a": b"x"}, {"kind": "hello"}, {"a": "x" * 70_000}]
+        "event", [{"a": float("nan")}, {"a": b"x"}, {"kind": "hello"}, {"a": ["x" * 70_000]}]
     )
     def test_an_event_that_is_no_notice_is_refused_and_takes_no_number(
         self, tmp_path: Path, event: Any

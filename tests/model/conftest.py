@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,41 @@ if TYPE_CHECKING:
     from continuonbrain.policy.prompt import PromptLayout
 
 BASE_SHA256 = "ba5e" * 16
+
+
+Place = tuple[str | int, ...]
+_LORA_SITES = 3
+"""Of modules that are all alike."""
+
+
+@pytest.fixture
+def with_other_numbers() -> Callable[[Path, Callable[[float], float]], Iterator[Place]]:
+    """with_other_numbers(bundle_json, change): each time another number of the file is changed, and its place given;
+    those of the export's own comparison only inform."""
+
+    def rewrite(file: Path, change: Callable[[float], float]) -> Iterator[Place]:
+        text = file.read_text()
+        sites = list(json.loads(text)["lora"]["sites"])[_LORA_SITES:]
+        for place in _numbers(json.loads(text)):
+            if place[0] == "check" or (place[0] == "lora" and place[-2] in sites):
+                continue
+            raw = json.loads(text)
+            part = raw
+            for key in place[:-1]:
+                part = part[key]
+            part[place[-1]] = change(part[place[-1]])
+            file.write_text(json.dumps(raw))
+            yield place
+
+    return rewrite
+
+
+def _numbers(value: object, place: Place = ()) -> list[Place]:
+    if isinstance(value, dict):
+        return [found for key, inner in value.items() for found in _numbers(inner, (*place, key))]
+    if isinstance(value, list):
+        return [found for key, inner in enumerate(value) for found in _numbers(inner, (*place, key))]
+    return [place] if isinstance(value, int | float) else []
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,30 @@ pytest.importorskip("ai_edge_litert")
 
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
+from continuonbrain.errors import BrainError  # noqa: E402
 from continuonbrain.model.base import load_base  # noqa: E402
 from continuonbrain.model.base_identity import BaseModelError, base_sha256, tiny_base_folder  # noqa: E402
 from continuonbrain.model.lora import attach_lora, load_adapter  # noqa: E402
 from continuonbrain.model.serving import runtime  # noqa: E402
 from continuonbrain.model.serving.adapter_inputs import AdapterInputError, adapter_inputs, no_adapter  # noqa: E402
-from continuonbrain.model.serving.known_answer import KNOWN_FILE, check_known_answer, known_adapter  # noqa: E402
+from continuonbrain.model.serving.known_answer import (  # noqa: E402
+    KNOWN_FILE,
+    check_known_answer,
+    known_adapter,
+    live_graphs,
+)
 from continuonbrain.model.serving.runtime import Graphs  # noqa: E402
 from continuonbrain.model.serving.signatures import Answer, Prefix, Read, See, site_key, take_lora  # noqa: E402
 from continuonbrain.model.serving.spec import SPEC_FILE, BundleError, DrivingSpec, LoraSpec  # noqa: E402
 from continuonbrain.model.serving.tables import Table  # noqa: E402
+from continuonbrain.policy.litert_engine import LiteRTEngine  # noqa: E402
 from continuonbrain.policy.prompt import PromptLayout  # noqa: E402
 
 BASE = tiny_base_folder()
 SHA256 = base_sha256(BASE)
 FP32, INT8 = BASE / "serving" / "fp32", BASE / "serving" / "int8"
 WriteAdapter = Callable[..., Path]
+OtherNumbers = Callable[[Path, Callable[[float], float]], Iterator[tuple[str | int, ...]]]
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +227,8 @@ def _first(tensors: dict[str, NDArray[np.float32]], part: str) -> str:
             "not finite in fp32",
         ),
         (lambda f: _tensors(f, lambda t: t.update({_first(t, "A"): np.ones((4, 7), np.int8)})), "holds I8"),
-        (lambda f: _tensors(f, lambda t: [v.fill(1e30) for v in t.values()]), "change a weight"),
+        (lambda f: _tensors(f, lambda t: [v.fill(1e30) for v in t.values()]), "beyond 1000"),
+        (lambda f: _tensors(f, lambda t: [v.fill(500) for v in t.values()]), "change a weight"),
         (
             lambda f: _tensors(
                 f, lambda t: t.update({n: v[:0] if "lora_A" in n else v[:, :0] for n, v in t.items()})
@@ -241,7 +250,9 @@ def _first(tensors: dict[str, NDArray[np.float32]], part: str) -> str:
         ),
         (lambda f: _edit(f, alpha_pattern={"(": 1}), "alpha_pattern"),
         (lambda f: _edit(f, alpha_pattern=["q_proj"]), "alpha_pattern"),
-        (lambda f: _edit(f, alpha_pattern={"(a|a|b|.)*.*(.*)*(.+)+x": 1}), "repeats too much"),
+        (lambda f: _edit(f, alpha_pattern={"(a|a|b|.)*.*(.*)*(.+)+x": 1}), "too many choices"),
+        (lambda f: _edit(f, alpha_pattern={".?" * 60 + "X": 1}), "too many choices"),
+        (lambda f: _edit(f, alpha_pattern={"(.|.)" * 50 + "X": 1}), "too many choices"),
         (lambda f: _edit(f, alpha_pattern={"q_proj": "x"}), "no scale"),
         (lambda f: _tensors(f, lambda t: t.pop(_first(t, "B"))), "has only lora_A"),
         (lambda f: _tensors(f, lambda t: t.clear()), "no LoRA factors"),
@@ -411,6 +422,42 @@ def test_a_module_whose_inputs_reach_nothing_is_named_in_int8_too(
     monkeypatch.setattr(Graphs, "adapter", dead)
     with pytest.raises(BundleError, match=rf"inputs of {site} change nothing|{site}|differ by"):
         check_known_answer(FP32.with_name("int8"), int8)
+
+
+def test_a_row_of_the_rank_that_reaches_nothing_is_named_in_int8_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    int8 = Graphs(FP32.with_name("int8"), BASE)
+    real = Graphs.adapter
+
+    def half(self: Graphs, inputs: dict[str, NDArray[np.float32]]) -> object:
+        cut = {n: v.copy() for n, v in inputs.items()}
+        for name, value in cut.items():
+            if name.endswith("_a"):
+                value[:, 8:] = 0
+        return real(self, cut)
+
+    live_graphs(Path("b"), _having_read(int8))
+    monkeypatch.setattr(Graphs, "adapter", half)
+    with pytest.raises(BundleError, match="row 8 of the adapters' rank"):
+        live_graphs(Path("b"), int8)
+
+
+def _having_read(graphs: Graphs) -> Graphs:
+    known = load_file(FP32 / KNOWN_FILE)
+    graphs.read(known["ids"], known["frame"])
+    return graphs
+
+
+@pytest.mark.parametrize("change", [lambda n: 2 * n, lambda n: n + 1, lambda n: 2**31])
+def test_a_number_in_bundle_json_that_is_not_the_graphs_is_refused(
+    bundle: Path, with_other_numbers: OtherNumbers, change: Callable[[float], float]
+) -> None:
+    """The runtime writes a shorter array into a longer buffer, and ends the process for a longer one."""
+    for path in with_other_numbers(bundle / SPEC_FILE, change):
+        try:
+            LiteRTEngine(BASE, bundle)
+        except BrainError:
+            continue
+        pytest.fail(f"{path} was not looked at")
 
 
 def test_the_known_answer_is_asked_again_and_another_one_is_an_error(graphs: Graphs, bundle: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,10 @@ import pytest
 
 pytest.importorskip("ai_edge_litert")
 
+from continuonbrain.errors import BrainError
+from continuonbrain.model.serving.spec import SPEC_FILE
 from continuonbrain.model.serving.words import Words
+from continuonbrain.policy.litert_words import LiteRTWords
 
 BASE = Path(__file__).parents[1] / "talking_base" / "base"
 BUNDLE = BASE / "language" / "fp32"
@@ -74,3 +79,20 @@ def test_what_broke_off_while_it_was_read_is_read_again(
     with pytest.raises(RuntimeError, match="broke off"):
         words.logits(second)
     assert np.array_equal(words.logits(first), right)
+
+
+@pytest.mark.parametrize("change", [lambda n: 2 * n, lambda n: n + 1, lambda n: 2**31])
+def test_a_number_in_bundle_json_that_is_not_the_graphs_is_refused(
+    tmp_path: Path,
+    with_other_numbers: Callable[[Path, Callable[[float], float]], Iterator[tuple[str | int, ...]]],
+    change: Callable[[float], float],
+) -> None:
+    bundle = shutil.copytree(BUNDLE, tmp_path / "bundle")
+    for place in with_other_numbers(bundle / SPEC_FILE, change):
+        if place[0] == "end" and change(0) < 2**31:
+            continue  # another token that the base has ends answers elsewhere, and nothing else
+        try:
+            LiteRTWords(BASE, bundle)
+        except BrainError:
+            continue
+        pytest.fail(f"{place} was not looked at")

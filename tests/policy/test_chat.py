@@ -20,6 +20,7 @@ from safetensors import safe_open  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import Gemma3nForCausalLM  # noqa: E402
 
+from continuonbrain.errors import BrainError  # noqa: E402
 from continuonbrain.model.base_identity import checkpoint_sha256  # noqa: E402
 from continuonbrain.model.lora import add_lora, lora_config, peft_files  # noqa: E402
 from continuonbrain.model.serving.known_answer import KNOWN_FILE  # noqa: E402
@@ -130,7 +131,7 @@ def test_an_adapter_answers_as_with_peft_and_what_was_read_stays_read(
         assert np.abs(reference.logits(ids) - right).max() < 1e-4
         assert np.abs(right - alone).max() > 0.1
         assert litert.adapter_sha256 == reference.adapter_sha256 != ""
-    assert ran == ["next"] * 3  # nothing was read again
+    assert ran == ["next"] * 6  # a trial and an answer each; nothing was read again
     for engine in (litert, reference):
         engine.use_adapter(None)
         assert engine.adapter_sha256 == ""
@@ -490,3 +491,57 @@ def test_a_configuration_that_is_more_than_lora_never_touches_the_base(
     with pytest.raises(AdapterError):  # with no adapter in the way
         engine.use_adapter(odd)
     assert np.abs(engine.logits([2, 5, 9]) - alone).max() < 1e-5
+
+
+def test_the_default_adapter_is_never_a_folder_of_that_name_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapters: list[Path]
+) -> None:
+    from continuonbrain.cli.chat import _where
+    from continuonbrain.storage.layout import init_brain_root
+
+    layout = init_brain_root(tmp_path / "b", "sim-donkey")
+    shutil.copytree(adapters[0], tmp_path / "here" / "current")
+    shutil.copytree(adapters[0], tmp_path / "here" / "mine")
+    monkeypatch.chdir(tmp_path / "here")
+    assert _where(layout.root, None, "current")[2] is None
+    assert _where(layout.root, None, "./current")[2] == Path("current")
+    assert _where(layout.root, None, "mine")[2] == Path("mine")
+    with pytest.raises(BrainError, match="there is no candidate"):
+        _where(layout.root, None, "candidate")
+
+
+def test_bytes_of_a_character_that_never_came_do_not_end_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`DecodeStream` raises a plain Exception then."""
+    from continuonbrain.policy import chat as module
+
+    made = 0
+
+    class Stream:
+        def __init__(self, **_: object) -> None:
+            nonlocal made
+            made += 1
+            self.steps = 0
+
+        def step(self, _tokenizer: object, token: int) -> str:
+            self.steps += 1
+            if made == 1 and self.steps == 3:
+                raise Exception("Invalid prefix encountered")
+            return f"<{token}>"
+
+    monkeypatch.setattr(module, "DecodeStream", Stream)
+    talk = Chat(LiteRTWords(BASE, BUNDLE), ChatPrompt(BASE))
+    pieces = list(talk.answer([Turn("user", "hello")], Sampling(max_tokens=6)))
+    assert len(pieces) == 6
+    assert made == 2
+
+
+def test_a_template_that_changes_what_was_said_is_refused(tmp_path: Path) -> None:
+    base = shutil.copytree(BASE, tmp_path / "b", ignore=shutil.ignore_patterns("*.safetensors", "language"))
+    for template in (
+        "{% for m in messages %}{{ m['content'] | upper }}{% endfor %}",
+        "{{ messages[-1]['content'] }}",
+        "{% for m in messages %}{{ m['content'] }}{{ m['content'] }}{% endfor %}",
+    ):
+        (base / "chat_template.jinja").write_text(template)
+        with pytest.raises(ChatError, match="changes what was said"):
+            ChatPrompt(base).ids([Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c")])

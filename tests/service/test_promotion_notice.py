@@ -26,7 +26,7 @@ from continuonbrain.loops.promotion import announce, announce_unfinished, promot
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.event_log import EventLog
-from continuonbrain.storage.lock import ProcessLock
+from continuonbrain.storage.lock import LockHeldError, ProcessLock
 from continuonbrain.storage.manifest import manifest_from_settings
 
 NOBODY = (False, False, False, "")
@@ -86,15 +86,17 @@ def test_the_existing_app_loads_every_promotion_once(
         assert len(set(expected[:-1])) == 4
 
 
-def test_a_burst_ends_with_the_last_one_and_every_event_is_there(helpers: Any, driving: BrainRoot) -> None:
+def test_of_a_burst_the_app_loads_every_one_and_every_event_is_there(
+    helpers: Any, driving: BrainRoot
+) -> None:
     with consuming(driving, registered=True) as loaded:
-        told = []
-        for seed in range(8):
+        told, expected = [], []
+        for seed in range(5):
             version = helpers.stage(driving, seed=seed)
             told.append((version.version_id, helpers.promote(driving, version).sha256))
+            expected.append(adapter_file(driving))
         time.sleep(1.0)
-        assert loaded[-1] == adapter_file(driving)
-        assert len(set(loaded)) == len(loaded)
+        assert loaded == expected
     events = [e for e in EventLog(driving.layout.events_dir).after(0) if e.kind == "promotion"]
     assert [(e.data["version_id"], e.data["sha256"]) for e in events] == told
 
@@ -108,13 +110,59 @@ def test_a_full_event_log_does_not_stop_a_promotion(helpers: Any, driving: Brain
     assert current.version_id == promoted.version_id
 
 
+def test_an_event_that_could_not_be_noted_is_told_by_the_next_round_and_apps_hear_it_once(
+    helpers: Any, driving: BrainRoot
+) -> None:
+    layout = driving.layout
+    layout.events_dir.parent.mkdir(parents=True, exist_ok=True)
+    layout.events_dir.write_text("a file where a folder should be")
+    version = helpers.stage(driving, seed=0)
+    helpers.promote(driving, version)
+    written = layout.manifest_path.stat().st_mtime_ns
+    layout.events_dir.unlink()
+    assert announce_unfinished(driving) is not None
+    assert announce_unfinished(driving) is None
+    (event,) = EventLog(layout.events_dir).after(0)
+    assert (event.kind, event.data["version_id"]) == ("promotion", version.version_id)
+    assert layout.manifest_path.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("change", ["promotion", "rollback"])
+def test_the_next_change_first_tells_of_one_whose_maker_was_killed(
+    helpers: Any, driving: BrainRoot, change: str
+) -> None:
+    store = AdapterStore(driving.layout)
+    first = helpers.stage(driving, seed=0)
+    store.promote(first.version_id, first.verdict(), base_sha256=base_sha256(driving.layout.base_model_dir))
+    if change == "promotion":
+        helpers.stage(driving, seed=1)
+    (promote_candidate if change == "promotion" else roll_back)(driving)
+    events = EventLog(driving.layout.events_dir).after(0)
+    assert [e.kind for e in events] == ["promotion", change]
+    assert events[0].data["version_id"] == first.version_id
+
+
+@pytest.mark.parametrize("change", [promote_candidate, roll_back])
+def test_a_change_waits_for_the_one_that_is_being_told(
+    helpers: Any, driving: BrainRoot, monkeypatch: pytest.MonkeyPatch, change: Any
+) -> None:
+    helpers.promote(driving, helpers.stage(driving, seed=0))
+    helpers.stage(driving, seed=1)
+    monkeypatch.setattr(promotion, "_TELLING_S", 0.1)
+    current = AdapterStore(driving.layout).current()
+    with (
+        ProcessLock(driving.layout.announced_path.with_name("announced.lock"), purpose="test"),
+        pytest.raises(LockHeldError),
+    ):
+        change(driving)
+    assert AdapterStore(driving.layout).current() == current
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing of ours runs after it."""
 
 
-@pytest.mark.parametrize(
-    "at", ["write_manifest", "signal_listeners", "EventLog", "ask_notice", "write_bytes_durably"]
-)
+@pytest.mark.parametrize("at", ["write_manifest", "signal_listeners", "_mark", "_is_noted", "ask_notice"])
 @pytest.mark.parametrize("change", ["promotion", "rollback"])
 def test_a_change_whose_maker_was_killed_is_told_by_the_next_round_once(
     helpers: Any, driving: BrainRoot, monkeypatch: pytest.MonkeyPatch, at: str, change: str

@@ -294,6 +294,69 @@ def test_who_leaves_without_a_stream_does_not_keep_the_model_either(helpers: Any
                 time.sleep(0.1)
 
 
+def test_who_never_reads_its_answer_keeps_nobody_waiting_longer_than_the_answer_takes(
+    helpers: Any, talking: BrainRoot
+) -> None:
+    """Its buffers are full after some kilobytes; the model is free when it has said all."""
+    with helpers.serving(talking) as running:
+        turns = [{"role": "user", "content": "hello"}]
+        asked = json.dumps({"messages": turns, "temperature": 2.0, "max_tokens": 4000}).encode()
+        head = b"POST /v1/chat HTTP/1.1\r\nhost: b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        deaf = []
+        for _ in range(3):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            sock.connect(running.addresses[0])
+            sock.sendall(head % len(asked) + asked)
+            deaf.append(sock)
+        time.sleep(0.3)
+        with running.client() as client:
+            answer = client.post("/v1/chat", json={"messages": turns, "stream": False})
+            assert answer.json()["text"] == "Hello! I am a small robot."
+        for sock in deaf:
+            sock.close()
+
+
+def test_a_damaged_version_hides_no_other(service: Any, helpers: Any) -> None:
+    brain = service.brain
+    first = helpers.stage(brain, seed=0)
+    helpers.promote(brain, first)
+    second = helpers.stage(brain, seed=1)
+    (second.path / "adapter_config.json").unlink()
+    with service.client() as client:
+        rows = {row["id"]: row for row in client.get("/v1/adapters").json()["adapters"]}
+        assert (rows[first.version_id]["damaged"], rows[first.version_id]["slots"]) == ("", ["current"])
+        assert "adapter_config.json" in rows[second.version_id]["damaged"]
+        assert client.get("/v1/status").json()["problem"] == ""
+        shutil.rmtree(first.path)
+        status = client.get("/v1/status").json()
+        assert (status["current"], first.version_id in status["problem"]) == ("", True)
+        assert client.get("/v1/adapters").status_code == 200
+
+
+def test_a_picture_that_is_too_large_or_a_body_that_is_no_json_is_named(service: Any) -> None:
+    with service.client() as client:
+        blank = np.zeros((4097, 4097, 3), np.uint8)
+        asked = {"instruction": "drive", "frame": picture(blank)}
+        assert "too large" in is_problem(client.post("/v1/act", json=asked), 422)["detail"]
+        headers = {"content-type": "application/json"}
+        for body in (b'{"instruction": "\xff"}', b"[" * 100_000):
+            answer = client.post("/v1/act", content=body, headers=headers)
+            assert is_problem(answer, answer.status_code)["remedy"]
+            assert answer.status_code in (400, 422)
+
+
+def test_an_answer_of_any_length_can_be_sent_back(helpers: Any, talking: BrainRoot) -> None:
+    with helpers.serving(talking) as running, running.client() as client:
+        turns = [
+            {"role": "user", "content": "hello"},
+            {"role": "assistant", "content": "so " * 10_000},
+            {"role": "user", "content": "on"},
+        ]
+        told = is_problem(client.post("/v1/chat", json={"messages": turns}), 422)
+        assert "tokens long" in told["detail"]  # its base's context, not a count of characters
+
+
 def test_files_that_hold_what_nobody_can_pass_on_are_no_500(service: Any, helpers: Any) -> None:
     layout = service.brain.layout
     version = helpers.stage(service.brain, seed=0)
@@ -399,6 +462,8 @@ def test_without_a_number_events_begin_now_and_with_a_wrong_one_they_say_so(
         with client.stream("GET", "/v1/events", headers={"last-event-id": "77"}) as answer:
             told = list(islice(helpers.events(answer.iter_lines()), 5))
             assert [e["event"] for e in told] == ["reset", "gate", "gate", "gate", "rollback"]
+        with client.stream("GET", "/v1/events", headers={"last-event-id": ""}) as answer:
+            assert next(answer.iter_lines()) == ": after 4"  # it has seen none yet: from now on
         for wrong in ("-1", "x", "9" * 40, "1.5"):
             is_problem(client.get("/v1/events", headers={"last-event-id": wrong}), 422)
 
@@ -418,6 +483,41 @@ def test_events_that_are_gone_are_a_gap(service: Any, helpers: Any) -> None:
     log.append("gate", {"open": True})
     with service.client() as client, client.stream("GET", "/v1/events", params={"after": 60}) as answer:
         assert [e["event"] for e in islice(helpers.events(answer.iter_lines()), 2)] == ["reset", "gate"]
+
+
+def test_whoever_listens_hears_that_the_numbers_began_anew(service: Any, helpers: Any) -> None:
+    folder = service.brain.layout.events_dir
+    log = EventLog(folder)
+    for _ in range(3):
+        log.append("gate", {"open": True})
+    with service.client() as client, client.stream("GET", "/v1/events") as answer:
+        lines = answer.iter_lines()
+        assert next(lines) == ": after 3"
+        shutil.rmtree(folder)
+        # More than there were before, all within a look: they are others all the same.
+        for i in range(5):
+            log.append("training", {"i": i})
+        told = list(islice(helpers.events(lines), 6))
+        assert [(e["event"], e["id"]) for e in told] == [
+            ("reset", "0"),
+            *(("training", str(n)) for n in range(1, 6)),
+        ]
+
+
+def test_listeners_are_let_go_at_the_end_without_a_word_in_the_log(
+    helpers: Any, driving: BrainRoot, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        helpers.serving(driving) as running,
+        running.client() as client,
+        client.stream("GET", "/v1/events") as answer,
+    ):
+        assert next(answer.iter_lines()) == ": after 0"
+        running.process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert running.process.wait(10) == 0
+        assert time.monotonic() - began < 1.9
+    assert capfd.readouterr().err.count("\n") <= 2  # where it served, and what to try
 
 
 def test_a_listener_that_never_reads_slows_nobody(service: Any, helpers: Any) -> None:

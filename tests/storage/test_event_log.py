@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -196,15 +197,47 @@ def test_a_listener_whose_file_cannot_be_removed_is_no_obstacle(
 def test_text_that_nobody_could_read_on_does_not_stop_the_events_behind_it(tmp_path: Path) -> None:
     log = EventLog(tmp_path)
     assert log.append("training", {"detail": "lesson \udcff.json"}).data == {"detail": "lesson ?.json"}
+    body = r'{"sequence": 2, "kind": "gate", "at_unix_s": 1, "data": {"why": "\ud800", "x": NaN}'
     with (tmp_path / "events.jsonl").open("a") as file:
-        file.write(
-            r'{"sequence": 2, "kind": "gate", "at_unix_s": 1, "data": {"why": "\ud800", "x": NaN}}' + "\n"
-        )
+        file.write(f'{body}, "crc32": {zlib.crc32(body.encode())}}}\n')
     log.append("promotion", {"version_id": "a"})
     events = log.after(0)
     assert [e.sequence for e in events] == [1, 2, 3]
     assert events[1].data == {"why": "?", "x": None}
     json.dumps([e.data for e in events], ensure_ascii=False, allow_nan=False).encode()
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_a_flipped_bit_costs_its_own_event_and_no_other(tmp_path: Path, bit: int) -> None:
+    log = EventLog(tmp_path)
+    for number in range(3):
+        log.append("gate", {"open": True, "closed": {"n": str(number)}})
+    file = tmp_path / "events.jsonl"
+    whole = file.read_bytes()
+    first = whole.index(b"\n") + 1
+    for place in range(first, whole.index(b"\n", first)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << bit
+        file.write_bytes(flipped)
+        assert [e.sequence for e in log.after(0)] == [1, 3]
+        assert log.last_sequence() == 3
+
+
+@pytest.mark.parametrize("at", ["1" * 400, '"nan"', "NaN", "true", "1e999", "[]"])
+def test_a_time_that_is_none_costs_its_own_event(tmp_path: Path, at: str) -> None:
+    log = EventLog(tmp_path)
+    body = f'{{"sequence": 1, "kind": "gate", "at_unix_s": {at}, "data": {{}}'
+    (tmp_path / "events.jsonl").write_text(f'{body}, "crc32": {zlib.crc32(body.encode())}}}\n')
+    assert log.after(0) == []
+    assert log.append("gate", {}).sequence == 1
+
+
+def test_zeros_behind_the_newest_segment_do_not_bring_numbers_back(tmp_path: Path) -> None:
+    log = EventLog(tmp_path, segment_bytes=1500)
+    last = max(log.append("gate", {"open": True}).sequence for _ in range(40))
+    with (tmp_path / "events.jsonl").open("ab") as file:
+        file.write(b"\0" * 40_000 + b"\n")
+    assert log.append("gate", {"open": True}).sequence == last + 1
 
 
 def test_a_line_that_takes_the_place_of_a_torn_one_of_its_length_is_a_change(tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save
 
 from continuonbrain.errors import BrainError
-from continuonbrain.model.peft_patterns import fault_of
+from continuonbrain.model.peft_patterns import by_pattern, fault_of, is_target
 from continuonbrain.model.serving.spec import LoraSpec
 from continuonbrain.storage.durable import write_bytes_durably
 
 F32 = NDArray[np.float32]
 _LARGEST_ALPHA = 1e6
+LARGEST_FACTOR = 1e3
+"""Of a number in an adapter: trained ones are below ten."""
 _LARGEST_CHANGE = 1e4
 """Of a weight by one row of an adapter: a weight is below ten, and what is far beyond overflows in the graph."""
 _FLOATS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
@@ -90,7 +92,8 @@ def adapter_inputs(adapter: Path, lora: LoraSpec, *, base_sha256: str) -> dict[s
         factor = _factor(stored)
         if factor is None:
             raise AdapterInputError(
-                f"{path}: {name} holds {stored['dtype']}, or numbers that are not finite in fp32",
+                f"{path}: {name} holds {stored['dtype']}, or numbers that are not finite in fp32, or beyond "
+                f"{LARGEST_FACTOR:g}",
                 remedy="train again",
             )
         if part in found.setdefault(site, {}) or modules.setdefault(site, match["module"]) != match["module"]:
@@ -101,6 +104,13 @@ def adapter_inputs(adapter: Path, lora: LoraSpec, *, base_sha256: str) -> dict[s
         found[site][part] = factor
     if not found:
         raise AdapterInputError(f"{path} holds no LoRA factors", remedy="train again")
+    _check_named(
+        folder / "adapter_config.json",
+        config,
+        lora,
+        modules,
+        {s: f["A"] for s, f in found.items() if "A" in f},
+    )
     out: dict[str, F32] = {}
     for site, (inputs, outputs) in lora.sites.items():
         a, b = np.zeros((inputs, lora.rank), np.float32), np.zeros((lora.rank, outputs), np.float32)
@@ -108,14 +118,17 @@ def adapter_inputs(adapter: Path, lora: LoraSpec, *, base_sha256: str) -> dict[s
             down, up = _pair(path, site, found[site], lora, (inputs, outputs))
             rank = len(down)
             a[:, :rank], b[:rank] = down.T * np.float32(_scale(folder, config, modules[site], rank)), up.T
-            if not float(np.abs(a).max(initial=0.0)) * float(np.abs(b).max(initial=0.0)) <= _LARGEST_CHANGE:
-                raise AdapterInputError(
-                    f"{path}: {site} would change a weight by more than {_LARGEST_CHANGE:g}",
-                    remedy="train again",
-                )
+            _check_change(path, site, a, b)
         key = site.replace(".", "_")
         out[f"{key}_a"], out[f"{key}_b"] = a, b
     return out
+
+
+def _check_change(path: Path, site: str, a: F32, b: F32) -> None:
+    if not float(np.abs(a).max(initial=0.0)) * float(np.abs(b).max(initial=0.0)) <= _LARGEST_CHANGE:
+        raise AdapterInputError(
+            f"{path}: {site} would change a weight by more than {_LARGEST_CHANGE:g}", remedy="train again"
+        )
 
 
 def _factor(stored: Mapping[str, Any]) -> F32 | None:
@@ -128,7 +141,7 @@ def _factor(stored: Mapping[str, Any]) -> F32 | None:
         value = (value.astype(np.uint32) << 16).view(np.float32)
     with np.errstate(over="ignore"):
         factor = value.astype(np.float32)
-    return factor if np.isfinite(factor).all() else None
+    return factor if (np.abs(factor) <= LARGEST_FACTOR).all() else None  # NaN is not
 
 
 def write_inputs(path: Path, inputs: Mapping[str, F32], lora: LoraSpec, *, base_sha256: str) -> None:
@@ -152,7 +165,7 @@ def _read_inputs(path: Path, lora: LoraSpec, base_sha256: str) -> dict[str, F32]
             f"{path}: base_sha256 is {said.get('base_sha256')!r}, this base is {base_sha256}",
             remedy="use an adapter that was trained on this base",
         )
-    wanted = {n: (v.shape, v.dtype) for n, v in no_adapter(lora).items()}
+    wanted = {n: (shape, np.dtype(np.float32)) for n, shape in input_shapes(lora).items()}
     if {n: (v.shape, v.dtype) for n, v in tensors.items()} != wanted:
         raise AdapterInputError(
             f"{path} was made for a bundle of rank {said.get('rank')} with other modules; this one takes rank "
@@ -162,17 +175,24 @@ def _read_inputs(path: Path, lora: LoraSpec, base_sha256: str) -> dict[str, F32]
     for name, value in tensors.items():
         if not np.isfinite(value).all():
             raise AdapterInputError(f"{path}: {name} holds numbers that are not finite", remedy=again)
+    for site in lora.sites:
+        key = site.replace(".", "_")
+        _check_change(path, site, tensors[f"{key}_a"], tensors[f"{key}_b"])
     return tensors
+
+
+def input_shapes(lora: LoraSpec) -> dict[str, tuple[int, int]]:
+    """Names and shapes of the LoRA inputs: a `[in, rank]` and b `[rank, out]` of every site."""
+    out: dict[str, tuple[int, int]] = {}
+    for site, (inputs, outputs) in lora.sites.items():
+        key = site.replace(".", "_")
+        out[f"{key}_a"], out[f"{key}_b"] = (inputs, lora.rank), (lora.rank, outputs)
+    return out
 
 
 def no_adapter(lora: LoraSpec) -> dict[str, F32]:
     """The inputs of the base alone. Always given: a graph must never see what another adapter left behind."""
-    out: dict[str, F32] = {}
-    for site, (inputs, outputs) in lora.sites.items():
-        key = site.replace(".", "_")
-        out[f"{key}_a"] = np.zeros((inputs, lora.rank), np.float32)
-        out[f"{key}_b"] = np.zeros((lora.rank, outputs), np.float32)
-    return out
+    return {name: np.zeros(shape, np.float32) for name, shape in input_shapes(lora).items()}
 
 
 def _leaves(lora: LoraSpec) -> list[str]:
@@ -237,22 +257,59 @@ def _config(path: Path, base_sha256: str) -> dict[str, Any]:
             f"{path}: init_lora_weights = {config['init_lora_weights']!r} was made for changed base weights",
             remedy="train a plain LoRA adapter",
         )
-    patterns = config.get("alpha_pattern") or {}
-    faults = [fault_of(p) for p in patterns] if isinstance(patterns, dict) else ["no object of patterns"]
-    if any(faults):
+    for name in ("alpha_pattern", "rank_pattern"):
+        patterns = config.get(name) or {}
+        faults = [fault_of(p) for p in patterns] if isinstance(patterns, dict) else ["no object of patterns"]
+        if any(faults):
+            raise AdapterInputError(
+                f"{path}: {name}: {next(filter(None, faults))}", remedy="name the modules as they are"
+            )
+    if config.get("task_type") not in (None, "CAUSAL_LM"):
         raise AdapterInputError(
-            f"{path}: alpha_pattern: {next(filter(None, faults))}", remedy="name the modules as they are"
+            f"{path}: task_type is {config['task_type']!r}: it has a head of its own", remedy="use CAUSAL_LM"
         )
     return config
 
 
+def _check_named(
+    path: Path,
+    config: Mapping[str, Any],
+    lora: LoraSpec,
+    modules: Mapping[str, str],
+    down: Mapping[str, F32],
+) -> None:
+    """The tensors must be those that the configuration speaks of: what PEFT would open with random numbers in their
+    place, or not at all, is no adapter here either. modules: full names by site; down: the A factors by site."""
+    again = "train again, or copy it whole"
+    prefixes = {module.removesuffix(site) for site, module in modules.items()}
+    if len(prefixes) != 1:
+        raise AdapterInputError(f"{path.parent}: its tensors are of more than one model", remedy=again)
+    (prefix,) = prefixes
+    targets, excluded = config.get("target_modules"), config.get("exclude_modules")
+    for field, value in (("target_modules", targets), ("exclude_modules", excluded)):
+        named = value if isinstance(value, list) else [] if value is None else [value]
+        if fault := next(filter(None, map(fault_of, named)), ""):
+            raise AdapterInputError(f"{path}: {field}: {fault}", remedy="name the modules")
+    layers = config.get("layers_to_transform")
+    for site in lora.sites:
+        module = prefix + site
+        wanted = is_target(targets, module) and not is_target(excluded, module)
+        if wanted and site not in modules and layers is None:
+            raise AdapterInputError(f"{path.parent}: the factors of {site} are missing", remedy=again)
+        if site in modules and not wanted:
+            raise AdapterInputError(f"{path}: target_modules does not name {site}", remedy=again)
+    for site, factor in down.items():
+        rank = by_pattern(config.get("rank_pattern"), modules[site], config.get("r", 8))
+        if isinstance(rank, bool) or not isinstance(rank, int) or (factor.ndim == 2 and rank != len(factor)):
+            raise AdapterInputError(
+                f"{path}: r = {rank!r}, and {site} has rank {len(factor) if factor.ndim == 2 else 'none'}",
+                remedy=again,
+            )
+
+
 def _scale(folder: Path, config: Mapping[str, Any], module: str, rank: int) -> float:
     """alpha / r as PEFT takes it: patterns name modules by the end of their path, as regular expressions."""
-    alpha = config.get("lora_alpha", 8)
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            alpha = value
-            break
+    alpha = by_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= _LARGEST_ALPHA:
         raise AdapterInputError(
             f"{folder}/adapter_config.json: lora_alpha = {alpha!r} is no scale", remedy="train again"

@@ -102,7 +102,7 @@ def compare(
     of random numbers, each of which must change the answers."""
     graphs = Graphs(bundle, base)
     generator = np.random.default_rng(0)
-    worst, same, count = 0.0, 0, 0
+    worst, largest, same, count = 0.0, 0.0, 0, 0
     for adapter in range(1 + ADAPTERS):
         factors = random_adapter(graphs.spec.lora, generator) if adapter else None
         graphs.use(None if factors is None else graphs.adapter(factors))
@@ -112,12 +112,16 @@ def compare(
             with answering_with(sites, factors):
                 right = _torch_answer(model, graphs.spec.prompt, ids, frame)
             worst = max(worst, float(np.abs(found - right).max()))
+            largest = max(largest, float(np.abs(right).max()))
             same += int((found.argmax(-1) == right.argmax(-1)).sum())
             count += len(right)
             if not np.isfinite(found).all():
                 worst = float("inf")
     return CheckSpec(
-        prompts=len(samples) * (1 + ADAPTERS), max_logit_diff=min(worst, 1e9), agreement=same / count
+        prompts=len(samples) * (1 + ADAPTERS),
+        max_logit_diff=min(worst, 1e9),
+        agreement=same / count,
+        largest_logit=largest,
     )
 
 

@@ -120,23 +120,28 @@ def compare(words: Words, folder: Path, decoder: Decoder, sites: Mapping[str, Lo
     spec = words.spec
     tables = EmbeddingTables(folder, spec.model)
     generator = np.random.default_rng(0)
-    worst, same, count = 0.0, 0, 0
+    worst, largest, same, count = 0.0, 0.0, 0, 0
+    full = spec.context - _NEXT
     for adapter in range(1 + ADAPTERS):
         factors = random_adapter(spec.lora, generator) if adapter else None
         words.use(None if factors is None else words.adapter(factors))
-        for length in _LENGTHS:
-            ids = generator.integers(3, spec.vocabulary, min(length, spec.context - _NEXT)).tolist()
+        # The whole context once, by the base and one adapter: torch needs its time for it.
+        for length in (*_LENGTHS, *([full] if adapter < 2 and full > max(_LENGTHS) else [])):
+            ids = generator.integers(3, spec.vocabulary, min(length, full)).tolist()
             for _ in range(1 + _NEXT):
                 found = words.logits(ids)
                 with answering_with(sites, factors):
                     right = _torch_logits(decoder, tables, ids)
                 worst = max(worst, float(np.abs(found - right).max()))
+                largest = max(largest, float(np.abs(right).max()))
                 if not np.isfinite(found).all():
                     worst = float("inf")
                 same += bool(right[int(found.argmax())] >= right.max() - _NEARLY)
                 count += 1
                 ids.append(int(right.argmax()))
-    return CheckSpec(prompts=count, max_logit_diff=min(worst, 1e9), agreement=same / count)
+    return CheckSpec(
+        prompts=count, max_logit_diff=min(worst, 1e9), agreement=same / count, largest_logit=largest
+    )
 
 
 def _torch_logits(decoder: Decoder, tables: EmbeddingTables, ids: Sequence[int]) -> NDArray[np.float32]:

@@ -122,12 +122,12 @@ def live_words(folder: Path, words: Words) -> None:
 
 
 def check_live(folder: Path, lora: LoraSpec, answer: Callable[[Mapping[str, F32] | None], F32]) -> None:
-    """Every module's LoRA inputs must reach the answer: a converter once left those of a whole signature without a
-    consumer, and an engine may. The known answer alone does not see it in int8, where one module moves less than
-    processors differ. answer: what the graphs say with inputs, or without.
+    """Every module's LoRA inputs must reach the answer, and every row of their rank: a converter once left those of a
+    whole signature without a consumer, and an engine may. The known answer alone does not see it in int8, where one
+    module moves less than processors differ. answer: what the graphs say with inputs, or without.
 
     Raises:
-        BundleError: names a module whose inputs change nothing.
+        BundleError: names a module or a row whose inputs change nothing.
     """
     whole, alone, nothing = known_adapter(lora), answer(None), no_adapter(lora)
     for site in lora.sites:
@@ -135,6 +135,13 @@ def check_live(folder: Path, lora: LoraSpec, answer: Callable[[Mapping[str, F32]
         one = nothing | {f"{key}_{part}": whole[f"{key}_{part}"] for part in "ab"}
         if np.array_equal(answer(one), alone):
             raise BundleError(f"{folder}: the LoRA inputs of {site} change nothing", remedy=_AGAIN)
+    for row in range(lora.rank):  # a kernel that works through the rank in tiles may leave some of them out
+        one = {n: np.zeros_like(value) for n, value in whole.items()}
+        for name, value in whole.items():
+            at: Any = (slice(None), row) if name.endswith("_a") else row
+            one[name][at] = value[at]
+        if np.array_equal(answer(one), alone):
+            raise BundleError(f"{folder}: row {row} of the adapters' rank changes nothing", remedy=_AGAIN)
 
 
 def _check(

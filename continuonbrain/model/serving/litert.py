@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from continuonbrain.errors import installing
-from continuonbrain.model.serving.adapter_inputs import no_adapter
-from continuonbrain.model.serving.spec import BundleError, LoraSpec
+from continuonbrain.model.serving.adapter_inputs import input_shapes, no_adapter
+from continuonbrain.model.serving.spec import SPEC_FILE, BundleError, LoraSpec
 
 F32 = NDArray[np.float32]
 Buffers = dict[str, Any]
 """Buffers of the runtime by the names of a signature's inputs or outputs."""
+Shapes = Mapping[str, tuple[int, ...]]
 _LORA = "lora_"
 
 
@@ -69,6 +70,15 @@ class Compiled:
         details = self._run.get_output_tensor_details(signature)
         return {name: tuple(int(n) for n in detail["shape"]) for name, detail in details.items()}
 
+    def must_take(self, signature: str, shapes: Shapes) -> None:
+        """Raises `BundleError` unless a signature takes inputs of these names in these shapes: the runtime itself
+        writes a shorter array into a longer buffer, and a longer one beyond it."""
+        _must_be(signature, self._run.get_input_tensor_details(signature), shapes)
+
+    def must_give(self, signature: str, shapes: Shapes) -> None:
+        """The same of its outputs."""
+        _must_be(signature, self._run.get_output_tensor_details(signature), shapes)
+
     def run(self, signature: str, inputs: Buffers, outputs: Buffers) -> None:
         """Run a signature from buffers to buffers."""
         self._run.run_by_name(signature, inputs, outputs)
@@ -83,7 +93,7 @@ class LoraInputs:
 
     def __init__(self, run: Compiled, signature: str, lora: LoraSpec) -> None:
         self._run, self._signature = run, signature
-        self._shapes = {n: v.shape for n, v in no_adapter(lora).items()}
+        self._shapes = input_shapes(lora)
         names = run.signatures[signature]["inputs"]
         found = sorted(n.removeprefix(_LORA) for n in names if n.startswith(_LORA))
         if found != sorted(self._shapes):
@@ -91,6 +101,7 @@ class LoraInputs:
                 f"the graphs take {len(found)} LoRA inputs, bundle.json names {len(self._shapes)}",
                 remedy="export the base again (a graph without LoRA inputs would ignore every adapter)",
             )
+        run.must_take(signature, {_LORA + name: shape for name, shape in self._shapes.items()})
         self._nothing = self.adapter(no_adapter(lora))
         self.in_use = self._nothing
 
@@ -114,6 +125,16 @@ def read_buffer(buffer: Any, shape: tuple[int, ...]) -> F32:
     """What a buffer of fp32 numbers holds, copied out."""
     found: F32 = buffer.read(int(np.prod(shape)), np.float32)
     return found.reshape(shape)
+
+
+def _must_be(signature: str, found: Mapping[str, Any], shapes: Shapes) -> None:
+    for name, shape in shapes.items():
+        there = list(found[name]["shape"]) if name in found else None
+        if there != list(shape):
+            raise BundleError(
+                f"the graph {signature} has {name} as {there}, {SPEC_FILE} says {list(shape)}",
+                remedy="export the base again, and copy the folder whole",
+            )
 
 
 def _compiled(file: Path, threads: int, said: IO[bytes]) -> Any:

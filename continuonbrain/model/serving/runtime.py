@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from continuonbrain.model.serving.litert import Buffers, Compiled, LoraInputs, Quiet, read_buffer, unheard
-from continuonbrain.model.serving.spec import DrivingSpec
+from continuonbrain.model.serving.spec import BundleError, DrivingSpec
 from continuonbrain.model.serving.tables import EmbeddingTables
 
 F32 = NDArray[np.float32]
@@ -38,6 +38,7 @@ class Graphs(Quiet):
         self._tables = EmbeddingTables(base, self.spec.model)
         with unheard():
             self._run = run = Compiled(bundle / DrivingSpec.graph_file, SIGNATURES, threads=threads)
+            _check_sizes(run, self.spec)
             self._lora = LoraInputs(run, "answer", self.spec.lora)
             self._outputs = {name: run.output_buffers(name) for name in SIGNATURES}
             # What one graph gives is what the next one takes: the same buffer.
@@ -86,6 +87,15 @@ class Graphs(Quiet):
         self._run.run("answer", self._inputs["answer"] | self._lora.in_use, self._outputs["answer"])
         return read_buffer(self._outputs["answer"]["logits"], (prompt.queries, prompt.answers))
 
+    def tried(self, adapter: Buffers) -> F32:
+        """`answer` with an adapter that is not in use, and is not afterwards."""
+        before = self._lora.in_use
+        self._lora.use(adapter)
+        try:
+            return self.answer()
+        finally:
+            self._lora.use(before)
+
     def streams(self) -> dict[str, NDArray[Any]]:
         """What was read last, by the names of `Streams.tensors`: what `answer` reads, and a trainer may learn from."""
         prompt = self.spec.prompt
@@ -117,3 +127,23 @@ class Graphs(Quiet):
 
     def _write(self, graph: str, name: str, value: NDArray[Any]) -> None:
         self._inputs[graph][name].write(np.ascontiguousarray(value))
+
+
+def _check_sizes(run: Compiled, spec: DrivingSpec) -> None:
+    """`BundleError` unless the graphs have the sizes that `bundle.json` says."""
+    prompt, model = spec.prompt, spec.model
+    for signature, tokens in (("prefix", prompt.prefix), ("read", prompt.length - prompt.prefix)):
+        run.must_take(
+            signature,
+            {"embeds": (1, tokens, model.hidden), "per_layer": (1, tokens, model.layers, model.per_layer)},
+        )
+    run.must_take("see", {"frame": (1, 120, 160, 3)})
+    run.must_give("see", {"soft": (1, prompt.image, model.hidden)})
+    run.must_give("read", {"per_layer": (1, prompt.queries, model.layers - model.below, model.per_layer)})
+    run.must_give("answer", {"logits": (1, prompt.queries, prompt.answers)})
+    keys = sorted(n.removeprefix("keys_") for n in run.output_shapes("read") if n.startswith("keys_"))
+    if keys != sorted(model.kinds):
+        raise BundleError(
+            f"the graphs have attention of the kinds {', '.join(keys)}, bundle.json says {', '.join(model.kinds)}",
+            remedy="export the base again, and copy the folder whole",
+        )

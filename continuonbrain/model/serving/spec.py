@@ -72,11 +72,13 @@ class LoraSpec(_Part):
 
 class CheckSpec(_Part):
     """What the export's comparison with torch gave over prompts with and without adapters: the largest difference of a
-    logit, and the share of answers whose likeliest token is the same (in words: is likely within a tenth of a nat)."""
+    logit, the share of answers whose likeliest token is the same (in words: is likely within a tenth of a nat), and
+    torch's largest logit."""
 
     prompts: Count
     max_logit_diff: float
     agreement: float
+    largest_logit: float = 0.0
 
 
 class _Bundle(_Part):

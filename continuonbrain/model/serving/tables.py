@@ -30,6 +30,12 @@ class EmbeddingTables:
         self._per_layer = Table(
             _shard(base, model.per_layer_tensor), model.per_layer_tensor, scale=model.per_layer_scale
         )
+        for table, width in ((self._embed, model.hidden), (self._per_layer, model.layers * model.per_layer)):
+            if table.width != width:
+                raise BaseModelError(
+                    f"{table.name} is {table.width} wide; its bundle was made for {width}",
+                    remedy="export this base again: continuonbrain model export",
+                )
 
     def rows(self, ids: NDArray[np.int64]) -> tuple[F32, F32]:
         """Scaled rows of ids `[T]`: `[1, T, hidden]` and `[1, T, layers, per_layer]`."""
@@ -73,11 +79,11 @@ class Table:
             begin = 8 + header + int(entry["data_offsets"][0])
             kind = _TYPES[self._type]
             self._rows = np.memmap(file, dtype=kind, mode="r", offset=begin, shape=(rows, width))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
             raise BaseModelError(
                 f"{file}: {tensor} cannot be read: {error!r}", remedy="copy the base again, whole"
             ) from error
-        self.length, self.width = rows, width
+        self.name, self.length, self.width = f"{file}: {tensor}", rows, width
         self._scale = np.float32(scale)
 
     def rows(self, ids: NDArray[np.int64]) -> F32:

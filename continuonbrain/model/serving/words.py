@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from continuonbrain.model.serving.litert import Buffers, Compiled, LoraInputs, Quiet, read_buffer, unheard
-from continuonbrain.model.serving.spec import LanguageSpec
+from continuonbrain.model.serving.spec import BundleError, LanguageSpec
 from continuonbrain.model.serving.tables import EmbeddingTables
 
 F32 = NDArray[np.float32]
@@ -36,6 +36,7 @@ class Words(Quiet):
         self._tables = EmbeddingTables(base, self.spec.model)
         with unheard():
             self._run = run = Compiled(bundle / LanguageSpec.graph_file, SIGNATURES, threads=threads)
+            _check_sizes(run, self.spec)
             self._lora = LoraInputs(run, "next", self.spec.lora)
             self._inputs = {s: {n: run.input_buffer(s, n) for n in _WORKING} for s in SIGNATURES}
             kept = run.signatures["prefill"]["outputs"]
@@ -76,6 +77,16 @@ class Words(Quiet):
         self._read = tuple(ids)
         return read_buffer(self._logits, (spec.vocabulary,)).copy()
 
+    def tried(self, adapter: Buffers) -> F32:
+        """Logits after what was read last (one token where nothing was), with an adapter that is not in use, and is
+        not afterwards. What has been read stays read."""
+        before = self._lora.in_use
+        self._lora.use(adapter)
+        try:
+            return self.logits(self._read or (0,))
+        finally:
+            self._lora.use(before)
+
     def _step(self, graph: str, tokens: Sequence[int], start: int) -> None:
         embeds, per_layer = self._tables.rows(np.asarray(tokens, np.int64))
         given = self._inputs[graph]
@@ -90,6 +101,34 @@ class Words(Quiet):
         out = self._then | ({"logits": self._logits} if graph == "next" else {})
         self._run.run(graph, given | {_CACHE + n: b for n, b in self._now.items()} | more, out)
         self._now, self._then = self._then, self._now
+
+
+def _check_sizes(run: Compiled, spec: LanguageSpec) -> None:
+    """`BundleError` unless the graphs have the sizes that `bundle.json` says."""
+    model = spec.model
+    kept = {
+        n: (*shape[:2], spec.context, shape[3])
+        for n, shape in run.output_shapes("prefill").items()
+        if n.startswith(("keys_", "values_")) and len(shape) == 4
+    }
+    if len(kept) != 2 * model.below or max(spec.end, default=0) >= spec.vocabulary:
+        raise BundleError(
+            f"the graphs keep {len(kept)} keys and values, bundle.json says {model.below} layers below; "
+            f"an answer ends with {list(spec.end)} of {spec.vocabulary} tokens",
+            remedy="export the base again, and copy the folder whole",
+        )
+    for signature, tokens in (("prefill", spec.chunk), ("next", 1)):
+        run.must_take(
+            signature,
+            {
+                "embeds": (1, tokens, model.hidden),
+                "per_layer": (1, tokens, model.layers, model.per_layer),
+                "start": (1,),
+                **{_CACHE + n: shape for n, shape in kept.items()},
+            },
+        )
+        run.must_give(signature, kept)
+    run.must_give("next", {"logits": (1, spec.vocabulary)})
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
