@@ -9,7 +9,8 @@ Keys:
   max_logit_diff_fp32   largest difference of a logit, base alone and every adapter (goal 1e-3)
   action_agreement_int8 share of the numbers of all decisions within half a bin of torch's: 0.041 1/m of a curvature,
                         0.05 m/s of a speed (goal 0.99)
-  zero_adapter_diff     largest difference between an adapter of zeros and the base alone, both precisions (goal 0)
+  zero_adapter_diff     largest difference between a PEFT folder whose B is zero and the base alone, both precisions
+                        (goal 0)
   leak_diff             the same between an adapter before and after others were in use (goal 0)
   decision_ms           median by engine: torch, litert_fp32, litert_int8; speedup_fp32, speedup_int8 of the medians of
                         pairs (goal 2)
@@ -39,8 +40,7 @@ from rich.progress import Progress
 from benchmarks.engine_swaps import SWAPS
 from continuonbrain.model.base import load_base
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
-from continuonbrain.model.lora import SHARED_LAYER_TARGETS, adapter_files, attach_lora
-from continuonbrain.model.serving.adapter_inputs import no_adapter
+from continuonbrain.model.lora import SHARED_LAYER_TARGETS, adapter_files, attach_lora, zero_like
 from continuonbrain.policy import codec
 from continuonbrain.policy.engine import Decisions, Engine
 from continuonbrain.policy.litert_engine import LiteRTEngine
@@ -121,6 +121,8 @@ def measure(prompts: int, progress: Progress) -> dict[str, Any]:
     out: dict[str, Any] = {"prompts": prompts, "adapters": len(RANKS), "goals": GOALS}
     with tempfile.TemporaryDirectory() as name:
         adapters: list[Path | None] = [None, *write_adapters(Path(name))]
+        nothing = Path(name) / "nothing"
+        zero_like(Path(name) / f"rank-{RANKS[-1]}", nothing)
         task = progress.add_task("answers", total=len(adapters))
         logit_diff, near, zero, leak, changed = 0.0, [], 0.0, 0.0, []
         before: dict[tuple[str, Path | None], NDArray[np.float32]] = {}
@@ -143,7 +145,8 @@ def measure(prompts: int, progress: Progress) -> dict[str, Any]:
                 engine.use_adapter(adapter)
                 difference = float(np.abs(litert_logits(engine, states) - before[precision, adapter]).max())
                 leak = max(leak, difference)
-            engine.use_inputs(no_adapter(engine.lora))
+            engine.use_adapter(adapters[-1])
+            engine.use_adapter(nothing)
             difference = float(np.abs(litert_logits(engine, states) - before[precision, None]).max())
             zero = max(zero, difference)
         out |= {

@@ -80,8 +80,10 @@ def export_once(layers: int, context: int, precision: Any) -> dict[str, Any]:
         }
 
 
-def estimate(sizes: list[dict[str, Any]]) -> dict[str, Any]:
-    """What E2B's layers would need, by a straight line."""
+def estimate(sizes: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What E2B's layers would need, by a straight line; None of a single size."""
+    if len(sizes) < 2:
+        return None
     layers = [s["layers"] for s in sizes]
     lines = {name: np.polyfit(layers, [s[name] for s in sizes], 1) for name in _MEASURED}
     return {"estimate": True, "layers": E2B_LAYERS} | {
@@ -113,7 +115,11 @@ def main() -> None:
             raise SystemExit(f"the export of {layers} layers ended with {done.returncode}")
         sizes.append(json.loads(lines[0].removeprefix("RESULT ")))
         console.print(sizes[-1])
-    found = {"precision": arguments.precision, "sizes": sizes, "e2b_estimate": estimate(sizes)}
+    found: dict[str, Any] = {
+        "precision": arguments.precision,
+        "sizes": sizes,
+        "e2b_estimate": estimate(sizes),
+    }
     if arguments.json:
         print(json.dumps(found))
         return
@@ -122,8 +128,8 @@ def main() -> None:
     )
     for size in sizes:
         table.add_row(*(str(size[name]) for name in ("layers", *_MEASURED)))
-    whole = found["e2b_estimate"]
-    table.add_row(f"{E2B_LAYERS} (estimate)", *(str(whole[name]) for name in _MEASURED))
+    if (whole := found["e2b_estimate"]) is not None:
+        table.add_row(f"{E2B_LAYERS} (estimate)", *(str(whole[name]) for name in _MEASURED))
     Console().print(table)
 
 

@@ -91,3 +91,19 @@ def test_words_are_told_and_not_needed(root: Path, tmp_path: Path) -> None:
     assert (check_words(root).ok, check_words(root).needed) == (False, False)
     talks = init_brain_root(tmp_path / "t", "sim-donkey", base_model=TALKING_BASE).root
     assert (check_words(talks).ok, check_words(talks).value) == (True, "litert")
+
+
+def test_a_base_that_only_talks_is_told_to_be_one_and_its_words_are_shown(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from continuonbrain.cli.main import app
+
+    root = init_brain_root(tmp_path / "b", "sim-donkey", base_model=TALKING_BASE).root
+    result = CliRunner().invoke(app, ["doctor", "--root", str(root), "--json"])
+    assert result.exit_code == 1  # it cannot drive
+    checks = {check["name"]: check for check in json.loads(result.output)["checks"]}
+    assert "not built to drive" in checks["base model"]["value"]
+    assert "chat" in checks["base model"]["remedy"]
+    assert checks["words"]["ok"]
+    assert checks["adapter"]["value"] == "none: the base drives alone"
+    assert "engine" not in checks
