@@ -1,8 +1,9 @@
 """Closing what a crash left open, truthfully.
 
-A crash can tear the end of the two files and nothing else: lines and frames are appended in order. So only
-the tail is cut, back to the last step that is whole with its frame; a damaged step in the middle (a disk that
-reordered writes at a power cut) is left for the doctor to name. No line is rewritten: that the last one
+A crash of the process can tear the end of the two files and nothing else: lines and frames are appended in order. A
+power cut may also leave holes in what was not synced, as drives reorder. So the tail is cut, back to the step before
+the first one that is not whole with its frame, when that lies within the longest time that may be unsynced; a damaged
+step further up is another kind of damage, and left for the doctor to name. No line is rewritten: that the last one
 does not say is_last is what happened, and the reader knows it from `closed_by: "recovery"`.
 """
 
@@ -21,6 +22,9 @@ from continuonbrain.rlds.tfrecord import read_record
 from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE, metadata_bytes
 from continuonbrain.storage.durable import write_bytes_durably
 
+_UNSYNCED_NS = 60_000_000_000
+"""The longest `recorder.sync_interval_s` that a config may say."""
+
 
 @dataclass(frozen=True)
 class Recovered:
@@ -30,7 +34,7 @@ class Recovered:
         path: its folder.
         steps: whole steps that it has.
         cut_step_bytes, cut_blob_bytes: torn bytes that were cut off its two files.
-        cut_lines: whole lines among them, whose frame had not reached the disk.
+        cut_lines: lines among them: their frame, or one before them, had not reached the disk.
         problem: why it was left alone, "" when it was closed.
     """
 
@@ -89,13 +93,26 @@ def _whole_step(path: Path, line: bytes, index: int) -> Step | None:
         return None
 
 
+def _whole_steps(path: Path, lines: list[bytes]) -> tuple[int, Step | None]:
+    """How many lines stay, and the step of the last of them."""
+    steps = [_whole_step(path, line, index) for index, line in enumerate(lines)]
+    whole = len(steps)
+    while whole and steps[whole - 1] is None:
+        whole -= 1
+    newest = steps[whole - 1] if whole else None
+    for index in range(whole - 1, -1, -1):
+        step = steps[index]
+        if step is None:
+            whole = index
+        elif newest is not None and newest.monotonic_ns - step.monotonic_ns > _UNSYNCED_NS:
+            break
+    return whole, steps[whole - 1] if whole else None
+
+
 def _close(path: Path, steps_fd: int) -> Recovered:
     data = (path / STEPS_FILE).read_bytes()
     lines, _ = split_lines(data)
-    whole = len(lines)
-    last: Step | None = None
-    while whole and (last := _whole_step(path, lines[whole - 1], whole - 1)) is None:
-        whole -= 1
+    whole, last = _whole_steps(path, lines)
     kept_bytes = sum(len(line) + 1 for line in lines[:whole])
 
     blobs = sorted((path / "blobs").glob("*.tfrecord"))
