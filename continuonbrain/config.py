@@ -151,6 +151,11 @@ class RecorderConfig(_Group):
     sync_interval_s: Annotated[float, Field(gt=0, le=60)] = 1.0
     """A power cut loses at most this much, seconds."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 90
+    quota_mib: Annotated[int, Field(ge=16)] | None = 4096
+    """What episodes may take of the disk; null for no limit. `max_episodes` bounds their number."""
+    keep: Literal["promoted", "current", "nothing"] = "promoted"
+    """Episodes that stay whatever the limits say: those that a promoted adapter's card names, those of the adapters
+    that drive now, drove before or wait, or none."""
 
 
 class PromotionConfig(_Group):

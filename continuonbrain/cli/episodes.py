@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from continuonbrain.brain_root import open_brain
+from continuonbrain.cli.episodes_prune import prune
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.errors import BrainError
 from continuonbrain.rlds.doctor import ERROR, examine
@@ -27,6 +28,8 @@ from continuonbrain.rlds.tub import import_tub as import_tub_folder
 from continuonbrain.storage.layout import BrainLayout
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="What the robot remembers.")
+
+app.command()(prune)
 
 EpisodePath = Annotated[
     Path, typer.Argument(help="An episode's folder, a flat JSON episode, or a name that `list` prints.")

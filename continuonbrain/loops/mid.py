@@ -25,6 +25,7 @@ from typing import Any
 from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError, told_from, told_from_import
+from continuonbrain.loops.memory import keep_within_limits
 from continuonbrain.loops.promotion import Promotion, announce_unfinished, promote_candidate
 from continuonbrain.rlds.reader import list_episodes, read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
@@ -212,6 +213,7 @@ class MidLoop:
 
     def _round(self, *, hold: bool, again: bool) -> Outcome:
         announce_unfinished(self.brain)
+        keep_within_limits(self.brain)
         if not hold and not again and (standing := self._standing_candidate()) is not None:
             return self._end("promoted", standing.detail, version_id=standing.version_id)
         episodes, fresh = self.new_episodes()

@@ -1,0 +1,120 @@
+"""Which episodes go when a memory is larger than it may be. Rules first, then the disk.
+
+What this robot recorded itself goes, oldest first, and what the policy drove before what a person drove: only that is a
+lesson, and a robot that is left on would otherwise drive its lessons out of its memory. Never: what is being recorded
+or unfinished, what was imported (its original may be gone), and what is protected.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.reader import list_episodes, read_metadata
+from continuonbrain.rlds.schema import RecordingState
+from continuonbrain.rlds.writer import METADATA_FILE
+from continuonbrain.storage.durable import sync_directory
+
+_GOING = ".deleting-"
+
+
+@dataclass(frozen=True)
+class Held:
+    """One finished episode of a memory.
+
+    Attributes:
+        bytes: on disk.
+        since_ns: when it was closed here, by the file system.
+        own: recorded by this robot, not imported or written by others.
+        taught: a person drove.
+    """
+
+    path: Path
+    bytes: int
+    since_ns: int
+    own: bool
+    taught: bool
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What goes, and by how much the memory is still too large afterwards (0: it is not)."""
+
+    going: tuple[Held, ...]
+    episodes_over: int
+    bytes_over: int
+
+
+def what_goes(
+    held: Collection[Held],
+    *,
+    max_episodes: int,
+    max_bytes: int | None,
+    protected: Collection[str] = (),
+) -> Retention:
+    """The episodes that have to go. Pure.
+
+    Args:
+        held: all finished episodes.
+        max_episodes: of those that this robot recorded.
+        max_bytes: of all; None for no limit.
+        protected: names of episodes that stay whatever the limits say.
+    """
+    own = sum(e.own for e in held)
+    size = sum(e.bytes for e in held)
+    candidates = sorted(
+        (e for e in held if e.own and e.path.name not in protected),
+        key=lambda e: (e.taught, e.since_ns, e.path.name),
+    )
+    going = []
+    for episode in candidates:
+        if own <= max_episodes and (max_bytes is None or size <= max_bytes):
+            break
+        going.append(episode)
+        own -= 1
+        size -= episode.bytes
+    over = 0 if max_bytes is None else max(0, size - max_bytes)
+    return Retention(tuple(going), max(0, own - max_episodes), over)
+
+
+def finished_episodes(episodes_dir: Path) -> list[Held]:
+    """What a memory holds; an episode that cannot be read is left out, and so stays."""
+    found = []
+    for path in list_episodes(episodes_dir, finished_only=True):
+        try:
+            metadata = read_metadata(path / METADATA_FILE)
+            state = RecordingState.of(metadata)
+            since_ns = (path / METADATA_FILE).stat().st_mtime_ns
+            size = sum(f.lstat().st_size for f in path.rglob("*") if f.is_file())
+        except (EpisodeError, OSError):
+            continue
+        own = state is not None and state.closed_by in ("recorder", "recovery")
+        found.append(Held(path, size, since_ns, own, metadata.control_role.startswith("human")))
+    return found
+
+
+def forget(episodes: Iterable[Held]) -> int:
+    """Delete episodes, each whole or not at all whatever interrupts; bytes that are free again.
+
+    Raises:
+        OSError: the disk refused; those before are gone.
+    """
+    freed = 0
+    for episode in episodes:
+        hidden = episode.path.with_name(f"{_GOING}{episode.path.name}")
+        os.rename(episode.path, hidden)  # from here on it is no episode any more
+        sync_directory(hidden.parent)
+        shutil.rmtree(hidden)
+        freed += episode.bytes
+    return freed
+
+
+def sweep(episodes_dir: Path) -> None:
+    """Finish deletions that were interrupted."""
+    if episodes_dir.is_dir():
+        for left in episodes_dir.glob(f"{_GOING}*"):
+            shutil.rmtree(left, ignore_errors=True)

@@ -1,0 +1,87 @@
+"""What is forgotten when the memory is too large, and what never is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from continuonbrain.rlds import retention
+from continuonbrain.rlds.examples import make_metadata_example, make_step_example
+from continuonbrain.rlds.reader import list_episodes
+from continuonbrain.rlds.recorder import EpisodeRecorder
+from continuonbrain.rlds.retention import Held, finished_episodes, forget, sweep, what_goes
+
+RecordEpisode = Callable[..., Path]
+
+
+@st.composite
+def memories(draw: st.DrawFn) -> list[Held]:
+    numbers = draw(st.lists(st.integers(0, 50), unique=True, max_size=20))
+    return [
+        Held(
+            Path(f"e{n}"),
+            draw(st.integers(0, 100)),
+            draw(st.integers(0, 9)),
+            draw(st.booleans()),
+            draw(st.booleans()),
+        )
+        for n in numbers
+    ]
+
+
+@given(
+    memories(),
+    st.integers(1, 10),
+    st.none() | st.integers(0, 500),
+    st.sets(st.integers(0, 50).map(lambda n: f"e{n}")),
+)
+def test_limits_are_met_or_the_rest_is_protected(
+    held: list[Held], most: int, quota: int | None, protected: set[str]
+) -> None:
+    plan = what_goes(held, max_episodes=most, max_bytes=quota, protected=protected)
+    left = [e for e in held if e not in plan.going]
+    assert all(e.own and e.path.name not in protected for e in plan.going)
+    own, size = sum(e.own for e in left), sum(e.bytes for e in left)
+    assert plan.episodes_over == max(0, own - most)
+    assert plan.bytes_over == (0 if quota is None else max(0, size - quota))
+    if plan.episodes_over or plan.bytes_over:  # then nothing is left that could go
+        assert not [e for e in left if e.own and e.path.name not in protected]
+    if plan.going:  # no more than is needed: without the last one to go it would still be too much
+        own, size = own + 1, size + plan.going[-1].bytes
+        assert own > most or (quota is not None and size > quota)
+    order = [(e.taught, e.since_ns) for e in plan.going]
+    assert order == sorted(order)
+
+
+def test_what_the_policy_drove_goes_before_older_lessons() -> None:
+    lesson = Held(Path("lesson"), 10, 1, own=True, taught=True)
+    drives = [Held(Path(f"drive{i}"), 10, 5 + i, own=True, taught=False) for i in range(3)]
+    plan = what_goes([*drives, lesson], max_episodes=2, max_bytes=None)
+    assert [e.path.name for e in plan.going] == ["drive0", "drive1"]
+
+
+def test_an_episode_goes_whole_or_not_at_all(
+    record: RecordEpisode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        record(3, episode_id=name)
+    folder = tmp_path / "episodes"
+    live = EpisodeRecorder(folder, metadata=make_metadata_example("live"))
+    live.append(make_step_example(0))
+    held = finished_episodes(folder)
+    assert [e.path.name for e in held] == ["a", "b"]
+    assert held[0].bytes == sum(f.stat().st_size for f in (folder / "a").rglob("*") if f.is_file())
+    with monkeypatch.context() as patch:
+        patch.setattr(retention.shutil, "rmtree", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            forget(held[:1])
+    assert [p.name for p in list_episodes(folder)] == ["b", "live"]
+    assert any(p.name.startswith(".deleting-") for p in folder.iterdir())
+    sweep(folder)
+    assert sorted(os.listdir(folder)) == ["b", "live"]
+    live.close()
