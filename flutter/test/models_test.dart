@@ -11,6 +11,40 @@ void main() {
     expect((status.mode, status.trainingPhase), ('park', ''));
     expect(status.gatesOpen, isFalse);
     expect(status.lastEvent, 11);
+    expect(status.problem, isEmpty);
+  });
+
+  test('what an older or newer service leaves out or writes otherwise is no error', () {
+    final json = goldenJson('status.json')
+      ..remove('problem')
+      ..['control'] = {'mode': 7};
+    expect(BrainStatus.fromJson(json).problem, isEmpty);
+    expect(BrainStatus.fromJson(json).mode, isEmpty);
+    final event = BrainEvent.fromJson({
+      'sequence': 1,
+      'kind': 'safety',
+      'at_unix_s': 1,
+      'data': {'stopped': 'yes', 'reasons': 'none', 'closed': []},
+    });
+    expect(event.stopped, isFalse);
+    expect(event.reasons, isEmpty);
+    expect(event.closed, isEmpty);
+    expect(
+      () => BrainStatus.fromJson({'engines': []}),
+      throwsA(isA<BrainException>()),
+    );
+  });
+
+  test('a conversation is one question for flutter_gemma', () {
+    expect(conversation([const ChatTurn.user('hello')]), 'hello');
+    expect(
+      conversation([
+        const ChatTurn.user('hello'),
+        const ChatTurn.assistant('yes?'),
+        const ChatTurn.user('who are you'),
+      ]),
+      'User: hello\nAssistant: yes?\nUser: who are you',
+    );
   });
 
   test('adapters', () {
@@ -21,6 +55,8 @@ void main() {
     ];
     expect(adapters.first.slots, ['current']);
     expect([for (final a in adapters) a.passed], [true, null]);
+    expect(adapters.first.damaged, isEmpty);
+    expect(adapters.last.damaged, contains('staged'));
   });
 
   test('a decision', () {

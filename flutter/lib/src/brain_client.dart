@@ -89,8 +89,12 @@ class BrainClient {
 
   /// Events behind number [after], or from now on, until the connection ends.
   ///
-  /// A gap or a reset is told by [onGap]: what went missing must be read anew.
-  Stream<BrainEvent> events({int? after, void Function()? onGap}) async* {
+  /// A gap is told by [onGap]: what went missing must be read anew. [onReset]: so it must, and the numbers began anew.
+  Stream<BrainEvent> events({
+    int? after,
+    void Function()? onGap,
+    void Function()? onReset,
+  }) async* {
     final HttpClientResponse answer = await _send(
       'GET',
       '/v1/events',
@@ -98,7 +102,11 @@ class BrainClient {
       after == null ? const {} : {'last-event-id': '$after'},
     );
     await for (final ServerSentEvent event in _events(answer)) {
-      if (event.event == 'gap' || event.event == 'reset') {
+      if (event.event == 'reset') {
+        (onReset ?? onGap)?.call();
+        continue;
+      }
+      if (event.event == 'gap') {
         onGap?.call();
         continue;
       }

@@ -36,29 +36,31 @@ class BrainEvent {
       kind == EventKind.promotion || kind == EventKind.rollback;
 
   /// Of a promotion or rollback: the adapter's id, empty for the base alone.
-  String get versionId => data['version_id'] as String? ?? '';
+  String get versionId => optional<String>(data, 'version_id') ?? '';
 
   /// Of a promotion or rollback: sha256 of the adapter, empty for the base alone.
-  String get sha256 => data['sha256'] as String? ?? '';
+  String get sha256 => optional<String>(data, 'sha256') ?? '';
 
   /// Of a gate event: the robot may learn.
-  bool get open => data['open'] as bool? ?? false;
+  bool get open => optional<bool>(data, 'open') ?? false;
 
   /// Of a gate event: closed gates and why.
   Map<String, String> get closed => {
     for (final MapEntry<String, Object?> e
-        in (data['closed'] as Map<String, Object?>? ?? const {}).entries)
+        in (optional<Map<String, Object?>>(data, 'closed') ?? const {}).entries)
       e.key: '${e.value}',
   };
 
   /// Of a training event: waiting, read, train, judge, promoted, ...
-  String get phase => data['phase'] as String? ?? '';
+  String get phase => optional<String>(data, 'phase') ?? '';
 
   /// Of a safety event: the guards hold the robot.
-  bool get stopped => data['stopped'] as bool? ?? false;
+  bool get stopped => optional<bool>(data, 'stopped') ?? false;
 
   /// Of a safety event: why.
   List<String> get reasons => [
-    for (final Object? r in data['reasons'] as List<Object?>? ?? const []) '$r',
+    for (final Object? r
+        in optional<List<Object?>>(data, 'reasons') ?? const [])
+      '$r',
   ];
 }

@@ -10,15 +10,13 @@ class BrainException implements Exception {
       final Object? value = jsonDecode(body);
       if (value is Map<String, Object?>) {
         return BrainException(
-          value['detail'] as String? ?? 'the service answered $status',
-          remedy: value['remedy'] as String? ?? '',
+          optional<String>(value, 'detail') ?? 'the service answered $status',
+          remedy: optional<String>(value, 'remedy') ?? '',
           status: status,
         );
       }
     } on FormatException {
       // No JSON: told below.
-    } on TypeError {
-      // Another kind of JSON.
     }
     return BrainException('the service answered $status', status: status);
   }
@@ -42,6 +40,12 @@ T field<T>(Map<String, Object?> json, String key) {
   // JSON has one kind of number.
   if (0.0 is T && value is int) return value.toDouble() as T;
   throw BrainException('$key is ${jsonEncode(value)}, not a $T');
+}
+
+/// The value of [key] where it is there and a [T], else null.
+T? optional<T extends Object>(Map<String, Object?> json, String key) {
+  final Object? value = json[key];
+  return value is T ? value : null;
 }
 
 /// A JSON object, or a [BrainException] that says what it is of.

@@ -55,7 +55,7 @@ class BrainListener {
     _files = File(manifestPath).parent
         .watch(events: FileSystemEvent.create | FileSystemEvent.modify)
         .where((FileSystemEvent e) => e.path.endsWith('manifest.json'))
-        .listen((_) => _soon());
+        .listen((_) => _soon(), onError: (Object _) => _soon());
     _soon(); // it may have changed before the watch began
     unawaited(_follow());
   }
@@ -76,16 +76,22 @@ class BrainListener {
         final BrainManifest manifest = await BrainManifest.read(manifestPath);
         final String? socket = manifest.serviceSocket;
         if (socket == null) return; // an older brain: the file is all there is
+        if (_closed) return;
         final client = BrainClient(socket);
         _client = client;
         _seen ??= await _lastEvent(client);
+        if (_closed) return; // close() has closed the client
         await for (final BrainEvent event in client.events(
           after: _seen,
           onGap: _soon,
+          onReset: () {
+            _seen = 0;
+            _soon();
+          },
         )) {
+          if (_closed) return;
           pause = const Duration(milliseconds: 250);
           _seen = event.sequence;
-          if (_closed) return;
           _events.add(event);
           if (event.changesAdapter) _soon();
         }
@@ -95,6 +101,7 @@ class BrainListener {
         // It has ended in the middle of an answer.
       }
       _client?.close();
+      if (_closed) return;
       await Future<void>.delayed(pause);
       pause = pause * 2 < longestPause ? pause * 2 : longestPause;
     }

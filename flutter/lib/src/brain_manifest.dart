@@ -63,10 +63,11 @@ class BrainManifest {
     final runtime = field<Map<String, Object?>>(json, 'runtime');
     final paths = field<Map<String, Object?>>(json, 'paths');
     final adapter = field<Map<String, Object?>>(json, 'adapter_meta');
-    final safety = json['safety'] as Map<String, Object?>? ?? const {};
-    final bounds = safety['clamp_bounds'] as Map<String, Object?>? ?? const {};
+    final safety = optional<Map<String, Object?>>(json, 'safety') ?? const {};
+    final bounds =
+        optional<Map<String, Object?>>(safety, 'clamp_bounds') ?? const {};
     final capabilities =
-        json['capabilities'] as Map<String, Object?>? ?? const {};
+        optional<Map<String, Object?>>(json, 'capabilities') ?? const {};
     return BrainManifest(
       modelName: field<String>(json, 'model_name'),
       engine: field<String>(runtime, 'engine'),
@@ -87,8 +88,8 @@ class BrainManifest {
         for (final String name in bounds.keys)
           name: _bounds(field<List<Object?>>(bounds, name)),
       },
-      warnThreshold: (safety['warn_threshold'] as num? ?? 0.25).toDouble(),
-      blockThreshold: (safety['block_threshold'] as num? ?? 0.6).toDouble(),
+      warnThreshold: (optional<num>(safety, 'warn_threshold') ?? 0.25).toDouble(),
+      blockThreshold: (optional<num>(safety, 'block_threshold') ?? 0.6).toDouble(),
     );
   }
 

@@ -7,6 +7,7 @@ class BrainAdapter {
     required this.sha256,
     required this.slots,
     required this.passed,
+    this.damaged = '',
   });
 
   factory BrainAdapter.fromJson(Map<String, Object?> json) => BrainAdapter(
@@ -14,6 +15,7 @@ class BrainAdapter {
     sha256: field<String>(json, 'sha256'),
     slots: [for (final Object? s in field<List<Object?>>(json, 'slots')) '$s'],
     passed: field<bool?>(json, 'passed'),
+    damaged: optional<String>(json, 'damaged') ?? '',
   );
 
   final String id;
@@ -24,6 +26,9 @@ class BrainAdapter {
 
   /// Its verdict; null while there is none.
   final bool? passed;
+
+  /// What is wrong with its files; empty when nothing is.
+  final String damaged;
 }
 
 /// The brain now.
@@ -39,6 +44,7 @@ class BrainStatus {
     required this.trainingPhase,
     required this.gatesOpen,
     required this.lastEvent,
+    this.problem = '',
   });
 
   factory BrainStatus.fromJson(Map<String, Object?> json) {
@@ -50,12 +56,13 @@ class BrainStatus {
       baseSha256: field<String>(json, 'base_sha256'),
       current: field<String>(json, 'current'),
       candidate: field<String>(json, 'candidate'),
-      drivingEngine: field<String>(engines, 'driving'),
+      drivingEngine: field<String?>(engines, 'driving'),
       wordsEngine: field<String?>(engines, 'words'),
-      mode: control['mode'] as String? ?? '',
-      trainingPhase: training['phase'] as String? ?? '',
+      mode: optional<String>(control, 'mode') ?? '',
+      trainingPhase: optional<String>(training, 'phase') ?? '',
       gatesOpen: field<Map<String, Object?>>(json, 'gates')['open'] == true,
       lastEvent: field<int>(json, 'last_event'),
+      problem: optional<String>(json, 'problem') ?? '',
     );
   }
 
@@ -65,7 +72,9 @@ class BrainStatus {
   /// Id of the adapter in use, empty for the base alone.
   final String current;
   final String candidate;
-  final String drivingEngine;
+
+  /// null: this base does not drive.
+  final String? drivingEngine;
 
   /// null: this base has no words.
   final String? wordsEngine;
@@ -75,6 +84,9 @@ class BrainStatus {
   final String trainingPhase;
   final bool gatesOpen;
   final int lastEvent;
+
+  /// Why the current adapter cannot be used; empty when nothing is wrong.
+  final String problem;
 }
 
 /// A decision on a frame. It moves nothing.

@@ -1,4 +1,5 @@
 import 'dart:async';
+import 'dart:io';
 
 import 'package:flutter_gemma/flutter_gemma.dart';
 import 'package:flutter_gemma_litertlm/flutter_gemma_litertlm.dart';
@@ -46,11 +47,21 @@ Future<BrainRuntime> openRuntime(BrainManifest manifest) async {
       }
     } on BrainException {
       // It does not run.
+    } on IOException {
+      // It has ended in the middle of an answer.
     }
     client.close();
   }
   return GemmaRuntime.open(manifest);
 }
+
+/// A conversation as one question: a session of flutter_gemma joins the chunks that it is given, without a mark between.
+String conversation(List<ChatTurn> turns) => turns.length == 1
+    ? turns.single.content
+    : [
+        for (final ChatTurn turn in turns)
+          '${turn.role == 'user' ? 'User' : 'Assistant'}: ${turn.content}',
+      ].join('\n');
 
 /// Answers of the brain's own service.
 class ServiceRuntime implements BrainRuntime {
@@ -137,11 +148,9 @@ class GemmaRuntime implements BrainRuntime {
   Stream<String> answer(List<ChatTurn> turns) async* {
     final InferenceModelSession session = await _session();
     try {
-      for (final ChatTurn turn in turns) {
-        await session.addQueryChunk(
-          Message.text(text: turn.content, isUser: turn.role == 'user'),
-        );
-      }
+      await session.addQueryChunk(
+        Message.text(text: conversation(turns), isUser: true),
+      );
       yield* session.getResponseAsync();
     } finally {
       await session.close();
