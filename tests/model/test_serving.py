@@ -441,6 +441,39 @@ def test_a_row_of_the_rank_that_reaches_nothing_is_named_in_int8_too(monkeypatch
         live_graphs(Path("b"), int8)
 
 
+def test_looking_whether_inputs_are_alive_leaves_the_base_alone_in_use(
+    graphs: Graphs, asked: tuple[NDArray[np.int64], NDArray[np.uint8]]
+) -> None:
+    graphs.use(None)
+    graphs.read(asked[0][0], asked[1][0])
+    alone = graphs.answer()
+    live_graphs(FP32, graphs)
+    assert np.array_equal(graphs.answer(), alone)
+
+
+def test_int8_answers_may_differ_by_a_tenth_and_no_more(tmp_path: Path) -> None:
+    bundle = shutil.copytree(INT8, tmp_path / "b")
+    graphs = Graphs(INT8, BASE)
+    known = load_file(INT8 / KNOWN_FILE)
+    save_file({**known, "adapted": known["adapted"] + np.float32(0.05)}, bundle / KNOWN_FILE)
+    check_known_answer(bundle, graphs)
+    save_file({**known, "adapted": known["adapted"] + np.float32(0.2)}, bundle / KNOWN_FILE)
+    with pytest.raises(BundleError, match="an adapter differ"):
+        check_known_answer(bundle, graphs)
+
+
+def test_without_an_alpha_it_is_pefts(write_adapter: WriteAdapter) -> None:
+    folder = write_adapter("a", base=SHA256)
+    lora = DrivingSpec.read(FP32).lora
+    path = folder / "adapter_config.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps({**told, "lora_alpha": 8}))
+    eight = adapter_inputs(folder, lora, base_sha256=SHA256)
+    path.write_text(json.dumps({k: v for k, v in told.items() if k != "lora_alpha"}))
+    default = adapter_inputs(folder, lora, base_sha256=SHA256)
+    assert all(np.array_equal(eight[name], default[name]) for name in eight)
+
+
 def _having_read(graphs: Graphs) -> Graphs:
     known = load_file(FP32 / KNOWN_FILE)
     graphs.read(known["ids"], known["frame"])

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("ai_edge_litert")
 
 from continuonbrain.errors import BrainError
+from continuonbrain.model.serving.known_answer import check_known_words, live_words
 from continuonbrain.model.serving.spec import SPEC_FILE
 from continuonbrain.model.serving.words import Words
 from continuonbrain.policy.litert_words import LiteRTWords
@@ -96,3 +97,27 @@ def test_a_number_in_bundle_json_that_is_not_the_graphs_is_refused(
         except BrainError:
             continue
         pytest.fail(f"{place} was not looked at")
+
+
+def test_a_module_of_words_whose_inputs_reach_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    int8 = Words(BUNDLE.with_name("int8"), BASE)
+    site = next(s for s in int8.spec.lora.sites if s.endswith("q_proj"))
+    real = Words.adapter
+
+    def dead(self: Words, inputs: dict[str, Any]) -> object:
+        key = site.replace(".", "_")
+        gone = {n: np.zeros_like(v) if n.startswith(f"{key}_") else v for n, v in inputs.items()}
+        return real(self, gone)
+
+    check_known_words(BUNDLE.with_name("int8"), int8)
+    monkeypatch.setattr(Words, "adapter", dead)
+    with pytest.raises(BrainError, match=rf"inputs of {site} change nothing"):
+        live_words(BUNDLE.with_name("int8"), int8)
+
+
+def test_the_whole_context_can_be_asked_and_not_a_token_more(words: Words) -> None:
+    assert words.logits(ids(words.spec.context)).shape == (words.spec.vocabulary,)
+    with pytest.raises(ValueError, match="holds 1 to"):
+        words.logits(ids(words.spec.context + 1))
+    with pytest.raises(ValueError, match="token ids"):
+        words.logits([1, words.spec.vocabulary])

@@ -222,7 +222,9 @@ def test_a_round_of_the_sidecar_tells_what_was_left_untold(helpers: Any, driving
 def test_a_promotion_reaches_the_registered(
     helpers: Any, driving: BrainRoot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Path] = []
+    told: list[Path | str] = []
+    real = promotion.write_manifest
     monkeypatch.setattr(promotion, "signal_listeners", told.append)
+    monkeypatch.setattr(promotion, "write_manifest", lambda *a: (told.append("manifest"), real(*a)))
     helpers.promote(driving, helpers.stage(driving, seed=0))
-    assert told == [driving.layout.listeners_dir]
+    assert told == ["manifest", driving.layout.listeners_dir]  # whoever is woken reads the new one
