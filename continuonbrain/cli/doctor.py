@@ -49,7 +49,9 @@ def doctor(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None
     checks.append(config_check)
     if config_check.ok:
         base = check_base(root)
-        checks += [base, *([check_engine(root)] if base.ok else []), check_words(root), check_adapter(root)]
+        checks += [base, *([check_engine(root)] if base.ok else [])]
+        if has_base(root):  # one that cannot drive may talk
+            checks += [check_words(root), check_adapter(root)]
         checks.append(check_trainer(root))
     healthy = all(check.ok for check in checks if check.needed)
 
@@ -152,6 +154,13 @@ def check_base(root: Path) -> Check:
     except BrainError as error:
         return Check("base model", False, error.message, error.remedy)
     return Check("base model", True, f"{folder} {sha256[:12]}")
+
+
+def has_base(root: Path) -> bool:
+    """Whether there is a base at all, of whatever kind."""
+    from continuonbrain.brain_root import open_brain
+
+    return (open_brain(root).layout.base_model_dir / "config.json").is_file()
 
 
 def check_engine(root: Path) -> Check:
