@@ -30,6 +30,7 @@ from continuonbrain.loops.wire import (
     shortened,
 )
 
+_CONNECT_S = 0.5
 MAX_NOTICE_BYTES = 64 * 1024
 
 
@@ -272,7 +273,8 @@ def ask_notice(path: Path, event: Mapping[str, object], *, timeout_s: float = 5.
     encode(data)  # a mistake of the caller's is an error, not a "no"
     deadline = time.monotonic() + timeout_s
     try:
-        sock = connect_unix(path, timeout_s)
+        # Whoever is still coming up reads what drives by itself.
+        sock = connect_unix(path, min(timeout_s, _CONNECT_S))
     except WireTimeout as error:
         # A full backlog is somebody who does not accept, not nobody.
         return NoticeAnswer(isinstance(error.__cause__, BlockingIOError), False, False, error.message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -228,3 +229,15 @@ def test_a_promotion_reaches_the_registered(
     monkeypatch.setattr(promotion, "write_manifest", lambda *a: (told.append("manifest"), real(*a)))
     helpers.promote(driving, helpers.stage(driving, seed=0))
     assert told == ["manifest", driving.layout.listeners_dir]  # whoever is woken reads the new one
+
+
+def test_a_socket_that_a_killed_policy_process_left_keeps_nobody_waiting(
+    helpers: Any, driving: BrainRoot
+) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(driving.layout.policy_socket))
+    version = helpers.stage(driving, seed=0)
+    began = time.monotonic()
+    told = helpers.promote(driving, version)
+    assert time.monotonic() - began < 3.0
+    assert (told.running, told.noticed) == (False, False)
