@@ -9,8 +9,11 @@ does not say is_last is what happened, and the reader knows it from `closed_by: 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import shutil
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,10 +23,11 @@ from continuonbrain.rlds.schema import RecordingState, Step
 from continuonbrain.rlds.stepline import decode_step_line
 from continuonbrain.rlds.tfrecord import read_record
 from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE, metadata_bytes
-from continuonbrain.storage.durable import write_bytes_durably
+from continuonbrain.storage.durable import STAGING_PREFIX, write_bytes_durably
 
 _UNSYNCED_NS = 60_000_000_000
 """The longest `recorder.sync_interval_s` that a config may say."""
+_LEFT_S = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ def recover_unfinished(episodes_dir: Path) -> list[Recovered]:
     Returns:
         One entry for each unfinished episode of a dead recorder, those that could not be closed included.
     """
+    _sweep(episodes_dir)
     done = []
     for path in list_episodes(episodes_dir):
         try:
@@ -77,6 +82,14 @@ def recover_unfinished(episodes_dir: Path) -> list[Recovered]:
         finally:
             os.close(fd)
     return done
+
+
+def _sweep(episodes_dir: Path) -> None:
+    """Remove what an opening or an import left half made that was killed long ago: no episode was ever in it."""
+    for left in episodes_dir.glob(f"{STAGING_PREFIX}*") if episodes_dir.is_dir() else ():
+        with contextlib.suppress(OSError):
+            if left.is_dir() and time.time() - left.stat().st_mtime > _LEFT_S:
+                shutil.rmtree(left)
 
 
 def _whole_step(path: Path, line: bytes, index: int) -> Step | None:

@@ -268,3 +268,12 @@ def test_append_after_close_is_counted_and_refused(tmp_path: Path, metadata: Epi
     recorder.close()
     assert not recorder.append(make_step_example())
     assert recorder.close() == recorder.path
+
+
+def test_what_a_killed_opening_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    old, young = tmp_path / ".staging-aa-e", tmp_path / ".staging-bb-f"
+    for folder in (old, young):
+        (folder / "steps").mkdir(parents=True)
+    os.utime(old, (1, 1))
+    assert recover_unfinished(tmp_path) == []
+    assert (old.exists(), young.exists()) == (False, True)
