@@ -55,7 +55,7 @@ def promote_candidate(brain: BrainRoot) -> Promotion:
         if candidate is None:
             raise BrainError(
                 f"there is no candidate in {brain.layout.candidate}",
-                remedy="train one: continuonbrain train --root DIR",
+                remedy=f"train one: continuonbrain train --root {brain.layout.root}",
             )
         _apart(brain.layout.manifest_path)
         version = store.promote(
