@@ -47,6 +47,42 @@ void main() {
     );
   });
 
+  test('a chat goes on only with what it has answered itself', () {
+    const said = [ChatTurn.user('hello'), ChatTurn.assistant('yes?')];
+    expect(follows(said, [...said, const ChatTurn.user('go')]), isTrue);
+    expect(follows(const [], [const ChatTurn.user('go')]), isTrue);
+    for (final turns in [
+      said,
+      [...said, ...said, const ChatTurn.user('go')],
+      [said.first, const ChatTurn.assistant('no?'), const ChatTurn.user('go')],
+      [said.first, const ChatTurn.user('yes?'), const ChatTurn.user('go')],
+      const <ChatTurn>[],
+    ]) {
+      expect(follows(said, turns), isFalse);
+    }
+  });
+
+  test('numbers that are none in Dart are named, and no Error', () {
+    for (final (String at, String words) in [
+      ('"sequence": 1e999, "at_unix_s": 1', 'sequence'),
+      ('"sequence": 1, "at_unix_s": 1e999', 'at_unix_s'),
+      ('"sequence": 1, "at_unix_s": 1e300', 'at_unix_s'),
+    ]) {
+      expect(
+        () => BrainEvent.fromJson(
+          jsonObject('{$at, "kind": "gate", "data": {}}', 'an event'),
+        ),
+        throwsA(
+          isA<BrainException>().having(
+            (BrainException e) => e.message,
+            'message',
+            contains(words),
+          ),
+        ),
+      );
+    }
+  });
+
   test('adapters', () {
     final adapters = [
       for (final Object? a
@@ -57,6 +93,13 @@ void main() {
     expect([for (final a in adapters) a.passed], [true, null]);
     expect(adapters.first.damaged, isEmpty);
     expect(adapters.last.damaged, contains('staged'));
+    final older = BrainAdapter.fromJson(const {
+      'id': '000001-aa',
+      'sha256': 'aa',
+      'slots': <Object?>[],
+      'passed': null,
+    });
+    expect(older.damaged, isEmpty);
   });
 
   test('a decision', () {

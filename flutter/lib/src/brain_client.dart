@@ -27,6 +27,7 @@ class BrainClient {
 
   final String socketPath;
   final HttpClient _http;
+  bool _closed = false;
 
   Future<BrainStatus> status() async =>
       BrainStatus.fromJson(await _json('GET', '/v1/status'));
@@ -121,7 +122,10 @@ class BrainClient {
     }
   }
 
-  void close() => _http.close(force: true);
+  void close() {
+    _closed = true;
+    _http.close(force: true);
+  }
 
   Stream<ServerSentEvent> _events(HttpClientResponse answer) =>
       parseServerSentEvents(
@@ -134,7 +138,11 @@ class BrainClient {
     Map<String, Object?>? body,
   ]) async {
     final HttpClientResponse answer = await _send(method, path, body);
-    return jsonObject(await answer.transform(_text).join(), path);
+    try {
+      return jsonObject(await answer.transform(_text).join(), path);
+    } on IOException catch (error) {
+      throw BrainException('the service broke off: $error');
+    }
   }
 
   Future<HttpClientResponse> _send(
@@ -143,6 +151,8 @@ class BrainClient {
     Map<String, Object?>? body,
     Map<String, String> headers = const {},
   ]) async {
+    // HttpClient throws a StateError, which is no exception.
+    if (_closed) throw const BrainException('the client is closed');
     try {
       final HttpClientRequest request = await _http.openUrl(
         method,

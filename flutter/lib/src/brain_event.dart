@@ -18,10 +18,7 @@ class BrainEvent {
       (EventKind k) => k.name == json['kind'],
       orElse: () => EventKind.unknown,
     ),
-    at: DateTime.fromMicrosecondsSinceEpoch(
-      (field<num>(json, 'at_unix_s') * 1e6).round(),
-      isUtc: true,
-    ),
+    at: _time(field<num>(json, 'at_unix_s')),
     data: field<Map<String, Object?>>(json, 'data'),
   );
 
@@ -63,4 +60,13 @@ class BrainEvent {
         in optional<List<Object?>>(data, 'reasons') ?? const [])
       '$r',
   ];
+}
+
+/// Numbers that are no time throw an Error in Dart: 1e999 is JSON.
+DateTime _time(num seconds) {
+  if (seconds.abs() > 8.64e12) throw BrainException('at_unix_s: $seconds is no time');
+  return DateTime.fromMicrosecondsSinceEpoch(
+    (seconds * 1e6).round(),
+    isUtc: true,
+  );
 }

@@ -39,7 +39,9 @@ T field<T>(Map<String, Object?> json, String key) {
   if (value is T) return value;
   // JSON has one kind of number.
   if (0.0 is T && value is int) return value.toDouble() as T;
-  throw BrainException('$key is ${jsonEncode(value)}, not a $T');
+  throw BrainException(
+    '$key is ${value is String ? jsonEncode(value) : value}, not a $T',
+  );
 }
 
 /// The value of [key] where it is there and a [T], else null.

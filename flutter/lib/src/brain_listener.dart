@@ -37,6 +37,7 @@ class BrainListener {
   StreamSubscription<FileSystemEvent>? _files;
   BrainClient? _client;
   Timer? _due;
+  Timer? _rewatch;
   String? _told;
   int? _seen;
   bool _closed = false;
@@ -50,12 +51,10 @@ class BrainListener {
   /// Begins. What is in use now is no change.
   Future<void> start() async {
     final BrainManifest manifest = await BrainManifest.read(manifestPath);
-    _told = await _inUse(manifest);
-    // The folder: the file itself is replaced. A move into it is not always told, the touch after it is.
-    _files = File(manifestPath).parent
-        .watch(events: FileSystemEvent.create | FileSystemEvent.modify)
-        .where((FileSystemEvent e) => e.path.endsWith('manifest.json'))
-        .listen((_) => _soon(), onError: (Object _) => _soon());
+    final String now = await _inUse(manifest);
+    if (_closed) return;
+    _told = now;
+    _watch();
     _soon(); // it may have changed before the watch began
     unawaited(_follow());
   }
@@ -63,10 +62,36 @@ class BrainListener {
   Future<void> close() async {
     _closed = true;
     _due?.cancel();
+    _rewatch?.cancel();
     _client?.close();
     await _files?.cancel();
     await _changes.close();
     await _events.close();
+  }
+
+  /// The folder: the file itself is replaced. A move into it is not always told, the touch after it is.
+  void _watch() {
+    try {
+      _files = File(manifestPath).parent
+          .watch(events: FileSystemEvent.create | FileSystemEvent.modify)
+          .where((FileSystemEvent e) => e.path.endsWith('manifest.json'))
+          .listen(
+            (_) => _soon(),
+            onError: (Object _) => _soon(),
+            onDone: _watchAgain,
+          );
+    } on FileSystemException {
+      _watchAgain();
+    }
+  }
+
+  /// The folder went away, or cannot be watched: looked at now and then instead.
+  void _watchAgain() {
+    if (_closed) return;
+    _rewatch = Timer(longestPause, () {
+      _watch();
+      _soon();
+    });
   }
 
   Future<void> _follow() async {
@@ -85,7 +110,7 @@ class BrainListener {
           after: _seen,
           onGap: _soon,
           onReset: () {
-            _seen = 0;
+            _seen = 0; // all that is kept follows, also to the next connection
             _soon();
           },
         )) {

@@ -55,7 +55,19 @@ Future<BrainRuntime> openRuntime(BrainManifest manifest) async {
   return GemmaRuntime.open(manifest);
 }
 
-/// A conversation as one question: a session of flutter_gemma joins the chunks that it is given, without a mark between.
+/// [turns] are what was [said], and one more.
+bool follows(List<ChatTurn> said, List<ChatTurn> turns) {
+  if (turns.length != said.length + 1) return false;
+  for (var i = 0; i < said.length; i++) {
+    if (turns[i].role != said[i].role || turns[i].content != said[i].content) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/// A conversation as one question. flutter_gemma takes no turns of others: its chats and sessions alike join what is
+/// added before an answer, without a mark between and without a look at who said it.
 String conversation(List<ChatTurn> turns) => turns.length == 1
     ? turns.single.content
     : [
@@ -92,16 +104,26 @@ class ServiceRuntime implements BrainRuntime {
 /// The adapter is given to it only when the manifest says that the bundle takes one: others ignore it without a word.
 /// flutter_gemma 1.6 throws [UnsupportedError] for an adapter of a `.litertlm` bundle; then, and for all other bundles,
 /// this is the merged adapter or the base alone. [capability] says which.
+///
+/// A chat records its own answers: while a conversation goes on as it was answered here, only its new question is
+/// added, as a turn of its own. Any other is given to a new chat as one question ([conversation]).
 class GemmaRuntime implements BrainRuntime {
   GemmaRuntime._(this._manifest, this._bundle, this._support);
 
   static const int _contextTokens = 1024;
   static const int _answerTokens = 256;
 
+  /// What a chat template adds to a turn, generously.
+  static const int _turnTokens = 8;
+
   BrainManifest _manifest;
   final String _bundle;
   AdapterSupport _support;
   InferenceModel? _model;
+
+  /// Has answered [_said], and nothing else. Null: the next conversation begins a new one.
+  InferenceChat? _chat;
+  List<ChatTurn> _said = const [];
 
   /// Throws [BrainException] when the manifest names no bundle for flutter_gemma.
   static Future<GemmaRuntime> open(BrainManifest manifest) async {
@@ -121,7 +143,14 @@ class GemmaRuntime implements BrainRuntime {
       bundle,
       manifest.capabilities[name]?.adapter ?? AdapterSupport.none,
     );
-    await runtime._load();
+    try {
+      await runtime._load();
+    } on Exception catch (error) {
+      throw BrainException(
+        'flutter_gemma cannot load $bundle: $error',
+        remedy: 'export it again: continuonbrain model export-app',
+      );
+    }
     return runtime;
   }
 
@@ -146,43 +175,93 @@ class GemmaRuntime implements BrainRuntime {
 
   @override
   Stream<String> answer(List<ChatTurn> turns) async* {
-    final InferenceModelSession session = await _session();
+    if (turns.isEmpty) throw const BrainException('nothing was said');
+    final asked = List<ChatTurn>.of(turns); // the caller may add to its own
+    final BrainManifest manifest = _manifest;
+    final InferenceChat? last = _chat;
+    _chat = null; // until the answer is whole: one that broke off is not the conversation
+    final String all = conversation(asked);
+    final InferenceChat chat;
+    final String question;
+    if (last != null && follows(_said, asked)) {
+      chat = last;
+      question = asked.last.content;
+    } else {
+      await last?.close();
+      chat = await _newChat();
+      question = all;
+    }
+    var whole = false;
     try {
-      await session.addQueryChunk(
-        Message.text(text: conversation(turns), isUser: true),
-      );
-      yield* session.getResponseAsync();
+      final int tokens =
+          await chat.session.sizeInTokens(all) + _turnTokens * asked.length;
+      if (tokens > _contextTokens - _answerTokens) {
+        throw const BrainException(
+          'the conversation fills the context',
+          remedy: 'begin a new one',
+        );
+      }
+      await chat.addQueryChunk(Message.text(text: question, isUser: true));
+      final answered = StringBuffer();
+      await for (final ModelResponse piece
+          in chat.generateChatResponseAsync()) {
+        if (piece is! TextResponse) continue;
+        answered.write(piece.token);
+        yield piece.token;
+      }
+      _said = [...asked, ChatTurn.assistant('$answered')];
+      whole =
+          answered.isNotEmpty &&
+          _model != null &&
+          identical(manifest, _manifest);
     } finally {
-      await session.close();
+      if (whole) {
+        _chat = chat;
+      } else {
+        await chat.close();
+      }
     }
   }
 
-  Future<InferenceModelSession> _session() async {
+  Future<InferenceChat> _newChat() async {
     final InferenceModel? model = _model;
     if (model == null) throw const BrainException('the runtime is closed');
     if (_support == AdapterSupport.live) {
       try {
-        return await model.createSession(
-          topK: 1,
-          loraPath: _manifest.adapter,
-          maxOutputTokens: _answerTokens,
-        );
+        return await _chatOf(model, loraPath: _manifest.adapter);
       } on UnsupportedError {
         _support = AdapterSupport.none;
       }
     }
-    return model.createSession(topK: 1, maxOutputTokens: _answerTokens);
+    return _chatOf(model);
   }
+
+  /// tokenBuffer 0: a full chat would begin anew with its turns joined. [answer] looks before.
+  static Future<InferenceChat> _chatOf(
+    InferenceModel model, {
+    String? loraPath,
+  }) => model.createChat(
+    topK: 1,
+    tokenBuffer: 0,
+    loraPath: loraPath,
+    maxOutputTokens: _answerTokens,
+  );
 
   /// A merged bundle does not change with the adapter: [capability] goes on saying so.
   @override
   Future<void> reload(AdapterChange change) async {
     _manifest = change.manifest;
+    if (_support != AdapterSupport.live) return;
+    final InferenceChat? chat = _chat;
+    _chat = null;
+    await chat?.close();
   }
 
   @override
   Future<void> close() async {
-    await _model?.close();
+    final InferenceModel? model = _model;
     _model = null;
+    _chat = null;
+    await model?.close(); // and its chats
   }
 }
