@@ -5,7 +5,6 @@ Kept apart from `mid.py` so that a sidecar that only waits does not hold torch i
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from continuonbrain import __version__
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.training_log import LIVE_LOG_FILE, LiveLog, log_losses
 from continuonbrain.model.streams import Streams
 from continuonbrain.policy.acting_cache import ActingCache
 from continuonbrain.policy.calibration import Calibration
@@ -34,7 +34,6 @@ from continuonbrain.robot.sim.shifts import world
 from continuonbrain.safety.guards import Limits
 from continuonbrain.storage.adapter_version import CARD_FILE, VERDICT_FILE, AdapterError
 from continuonbrain.storage.adapters import AdapterVersion
-from continuonbrain.storage.durable import replace_file
 from continuonbrain.trainer.course import Course
 from continuonbrain.trainer.dataset import (
     Drive,
@@ -59,7 +58,6 @@ from continuonbrain.trainer.verdict import Rules, judge
 if TYPE_CHECKING:
     from continuonbrain.loops.mid import MidLoop
 
-LIVE_LOG_FILE = "training.jsonl"
 _REPLAY_STATES = 768
 _REFLEX_SHARE = 0.2
 """Of the wall time: the reflex head's; the rest is the adapter's."""
@@ -213,7 +211,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         forget_state(layout.training_state_path)
         return Learned(staged.version_id, verdict, training, left_out)
     losses: list[float] = []
-    live_log = _LiveLog(layout.log_dir / LIVE_LOG_FILE)
+    live_log = LiveLog(layout.log_dir / LIVE_LOG_FILE)
 
     def progress(p: Progress) -> None:
         if p.loss is not None:
@@ -266,7 +264,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     }
     mid.store.attach(staged, CARD_FILE, (json.dumps(card, indent=2) + "\n").encode())
     mid.look()
-    _log_losses(layout.log_dir, staged.version_id, result)
+    log_losses(layout.log_dir, staged.version_id, result)
     mid.look()
     verdict = judge_candidate(mid, staged, train, held, engine=_serving(mid, engine), course=course)
     forget_state(
@@ -390,46 +388,6 @@ def _figures(result: JobResult, wall_s: float) -> dict[str, Any]:
         "peak_rss_mib": round(result.peak_rss_mib, 1),
         "threads": torch.get_num_threads(),
     }
-
-
-class _LiveLog:
-    """The training that runs now (or ran last), a line every `log_every_steps`; one that goes on appends to it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._begun = path, False
-
-    def write(self, p: Progress) -> None:
-        line = {
-            "unix_s": round(time.time(), 2),
-            "step": p.step,
-            "steps": p.steps,
-            "loss": round(p.loss or 0.0, 5),
-        }
-        with contextlib.suppress(OSError):  # a full disk costs the line, not the job
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = not self._begun and p.step <= self._last_step()
-            with self._path.open("w" if fresh else "a") as file:
-                file.write(json.dumps(line) + "\n")
-            self._begun = True
-
-    def _last_step(self) -> int:
-        try:
-            return int(json.loads(self._path.read_text().splitlines()[-1])["step"])
-        except (OSError, ValueError, IndexError, KeyError, TypeError):
-            return 0
-
-
-def _log_losses(log_dir: Path, version_id: str, result: JobResult) -> None:
-    lines = "".join(
-        json.dumps({"step": i + 1, "loss": round(x, 5)}) + "\n" for i, x in enumerate(result.losses)
-    )
-    log_dir.mkdir(parents=True, exist_ok=True)
-    replace_file(log_dir / f"{version_id}.jsonl", lines.encode())
-    from continuonbrain.trainer.loss_picture import (
-        loss_svg,  # matplotlib only when there is something to draw
-    )
-
-    replace_file(log_dir / f"{version_id}.svg", loss_svg(result.losses, version_id))
 
 
 def judge_candidate(

@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 
 from continuonbrain.brain_root import BrainRoot, open_brain  # noqa: E402
 from continuonbrain.errors import BrainError  # noqa: E402
-from continuonbrain.loops import learning, mid  # noqa: E402
+from continuonbrain.loops import learning, mid, training_log  # noqa: E402
 from continuonbrain.loops.mid import MidLoop, Status, watch  # noqa: E402
 from continuonbrain.loops.promotion import promote_candidate  # noqa: E402
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder  # noqa: E402
@@ -269,18 +269,18 @@ def test_damaged_episodes_are_named_and_the_others_are_learned_from(refused: Ref
 
 
 def test_the_log_grows_while_it_trains_and_goes_on_with_a_job_that_was_put_down(tmp_path: Path) -> None:
-    path = tmp_path / "logs" / learning.LIVE_LOG_FILE
+    path = tmp_path / "logs" / training_log.LIVE_LOG_FILE
 
     def steps() -> list[int]:
         return [json.loads(line)["step"] for line in path.read_text().splitlines()]
 
-    first = learning._LiveLog(path)
+    first = training_log.LiveLog(path)
     first.write(Progress("train", 10, 40, 0.5))
     first.write(Progress("train", 20, 40, 0.4))
     assert steps() == [10, 20]
-    learning._LiveLog(path).write(Progress("train", 30, 40, 0.3))  # gone on with
+    training_log.LiveLog(path).write(Progress("train", 30, 40, 0.3))  # gone on with
     assert steps() == [10, 20, 30]
-    other = learning._LiveLog(path)  # another job
+    other = training_log.LiveLog(path)  # another job
     other.write(Progress("train", 10, 40, 0.5))
     other.write(Progress("train", 20, 40, 0.4))
     assert steps() == [10, 20]
