@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from continuonbrain.brain_root import open_brain
+from continuonbrain.cli.episodes_render import render
 from continuonbrain.cli.episodes_stats import stats
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.errors import BrainError
@@ -46,6 +47,7 @@ class ExportFormat(StrEnum):
 _SHOWN = 5
 """Episodes listed by name after an import."""
 
+app.command()(render)
 app.command()(stats)
 
 

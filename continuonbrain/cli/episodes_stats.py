@@ -134,7 +134,7 @@ def _quantile_cells(quantiles: Quantiles) -> list[str]:
         return ["", "", "", "", "not measured", "", ""]
     values = quantiles.to_json()
     low, high, counts = quantiles.shape(_WIDTH)
-    cells = [f"{values[name]:.2f}" for name in ("mean", "p50", "p99", "max")]
+    cells = ["" if values[name] is None else f"{values[name]:.2f}" for name in ("mean", "p50", "p99", "max")]
     return [*cells, bars(counts), f"{low:.3g}", f"{high:.3g}"]
 
 

@@ -196,7 +196,7 @@ def _common_rate(surveys: Sequence[_Survey]) -> int:
     known = sorted(s.interval_ns for s in surveys if s.interval_ns is not None and s.interval_ns > 0)
     if not known:
         return _USUAL_FPS
-    middle = known[len(known) // 2]
+    middle = known[(len(known) - 1) // 2]
     for survey in surveys:
         own = survey.interval_ns
         if own is not None and abs(own - middle) > _RATE_APART * middle:
@@ -271,7 +271,9 @@ class _Writer:
         for jpeg, frame in self._frames(episode):
             jpegs.append(jpeg)
             pictures.add(frame)
-        columns = self._columns(steps)
+        with np.errstate(over="ignore"):  # what does not fit is refused in the next line
+            columns = self._columns(steps)
+        _check_finite(columns, path)
         self._write_data(columns, jpegs)
         stats: dict[str, FeatureStats] = {CAMERA: pictures.stats()}
         for name, totals in self._totals.items():
@@ -426,6 +428,21 @@ class _Writer:
             "features": features_json(*self._size),
         }
         write_json_durably(meta / "info.json", info)
+
+
+def _check_finite(columns: dict[str, Any], path: Path) -> None:
+    # A step's numbers are finite in 64 bits; one beyond 32 would become an infinity here.
+    for name, (dtype, _) in _FEATURES.items():
+        if dtype == "float32":
+            wrong = np.flatnonzero(~np.isfinite(columns[name]).reshape(len(columns[name]), -1).all(1))
+            if len(wrong):
+                raise EpisodeError(
+                    "a number too large for 32 bits",
+                    file=path,
+                    step=int(wrong[0]),
+                    field=name,
+                    remedy=f"continuonbrain episodes show {path}",
+                )
 
 
 def _write_tasks(pa: Any, path: Path, tasks: dict[str, int]) -> None:

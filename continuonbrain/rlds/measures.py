@@ -21,6 +21,11 @@ def bars(counts: Sequence[float]) -> str:
     return "".join(" " if count <= 0 else BLOCKS[max(0, math.ceil(count / top * 8) - 1)] for count in counts)
 
 
+def _finite(value: float) -> float | None:
+    """The sum of finite numbers may be none: JSON has no infinity."""
+    return value if math.isfinite(value) else None
+
+
 class Histogram:
     """Counts of numbers in `size` equal bins from `low` to `high`, and those beyond either end."""
 
@@ -59,7 +64,10 @@ class Histogram:
     @property
     def deviation(self) -> float:
         """Standard deviation of all that was counted; 0 when that was nothing."""
-        return math.sqrt(max(0.0, self._squares / self.total - self.mean**2)) if self.total else 0.0
+        if not self.total:
+            return 0.0
+        spread = self._squares / self.total - self.mean * self.mean
+        return math.sqrt(max(0.0, spread)) if math.isfinite(spread) else math.inf
 
     def to_json(self) -> dict[str, Any]:
         """A plain object; None stands for a number that nothing was counted for."""
@@ -67,8 +75,8 @@ class Histogram:
         return {
             "count": self.total,
             "min": self.minimum if some else None,
-            "mean": self.mean if some else None,
-            "std": self.deviation if some else None,
+            "mean": _finite(self.mean) if some else None,
+            "std": _finite(self.deviation) if some else None,
             "max": self.maximum if some else None,
             "low": self.low,
             "high": self.high,
@@ -164,7 +172,7 @@ class Quantiles:
         return {
             "count": self.total,
             "min": self.minimum if some else None,
-            "mean": self._sum / self.total if some else None,
+            "mean": _finite(self._sum / self.total) if some else None,
             "p50": self.at(0.5),
             "p90": self.at(0.9),
             "p99": self.at(0.99),
