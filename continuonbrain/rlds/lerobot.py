@@ -8,10 +8,12 @@
 
 Source of the format: github.com/huggingface/lerobot at commit 7427f31, `docs/source/lerobot-dataset-v3.mdx` and
 `src/lerobot/datasets/` (`utils.py` DatasetInfo and paths, `feature_utils.py` features, `dataset_metadata.py` episode
-rows, `dataset_writer.py` data files, `io_utils.py` reading), and `utils/constants.py` DEFAULT_FEATURES.
+rows, `dataset_writer.py` data files, `io_utils.py` reading), and `utils/constants.py` DEFAULTFEATURES.
 
 A camera of dtype "image" is a Parquet column of `struct<bytes, path>`: **the recorded JPEGs are copied, not encoded
 again**. Video would be smaller and lossy; lerobot turns one into the other (`convert_image_to_video_dataset`).
+What this writes was loaded by lerobot 0.4.4 and 0.6.1 and compared value by value (tests/rlds/test_lerobot.py does so
+where lerobot is installed; elsewhere it reads the files with pyarrow).
 
 What LeRobot sees differently:
 
@@ -40,8 +42,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from continuonbrain.errors import installing
 from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.lerobot_schema import (
+    CAMERA,
+    FEATURES,
+    data_schema,
+    features_json,
+    load_pyarrow,
+    write_tasks,
+)
 from continuonbrain.rlds.lerobot_stats import FeatureStats, ImageTotals, VectorTotals, vector_stats
 from continuonbrain.rlds.reader import Episode, decode_image, open_episode
 from continuonbrain.rlds.schema import Step
@@ -49,7 +58,6 @@ from continuonbrain.rlds.statistics import dropped_before
 from continuonbrain.storage.durable import sync_directory, write_json_durably
 
 VERSION: Final = "v3.0"
-CAMERA: Final = "observation.images.front"
 FILES_PER_CHUNK: Final = 1000
 DATA_FILE_MB: Final = 100
 VIDEO_FILE_MB: Final = 200
@@ -62,27 +70,6 @@ _USUAL_FPS: Final = 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FILE: Final = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 Progress = Callable[[int, int], None]
-
-# name -> (dtype, names of the components, or None for one value)
-_FEATURES: Final[dict[str, tuple[str, list[str] | None]]] = {
-    "observation.state": ("float32", ["speed_mps", "yaw_rate_rps"]),
-    "action": ("float32", ["steering", "throttle"]),
-    "proposed_action": ("float32", ["steering", "throttle"]),
-    "has_proposed_action": ("bool", None),
-    "state_measured": ("bool", ["speed_mps", "yaw_rate_rps"]),
-    "source": ("string", None),
-    "safety_violations": ("string", None),
-    "adapter_sha256": ("string", None),
-    "dropped_before": ("int64", None),
-    "monotonic_ns": ("int64", None),
-    "is_terminal": ("bool", None),
-    # LeRobot's own, which every dataset has.
-    "timestamp": ("float32", None),
-    "frame_index": ("int64", None),
-    "episode_index": ("int64", None),
-    "index": ("int64", None),
-    "task_index": ("int64", None),
-}
 
 
 @dataclass(frozen=True)
@@ -99,16 +86,6 @@ class LeRobotExport:
     def to_json(self) -> dict[str, Any]:
         """A plain object."""
         return {**vars(self), "path": str(self.path), "left_out": list(self.left_out)}
-
-
-def features_json(height: int, width: int) -> dict[str, Any]:
-    """`features` of `info.json`."""
-    out: dict[str, Any] = {
-        CAMERA: {"dtype": "image", "shape": [height, width, 3], "names": ["height", "width", "channels"]}
-    }
-    for name, (dtype, names) in _FEATURES.items():
-        out[name] = {"dtype": dtype, "shape": [len(names) if names else 1], "names": names}
-    return out
 
 
 def export_lerobot(
@@ -138,7 +115,7 @@ def export_lerobot(
     target = out_dir / name
     if target.exists():
         raise EpisodeError("this dataset exists already", file=target, remedy="give another name or folder")
-    _pyarrow()
+    load_pyarrow()
     surveys = [_survey(path) for path in episodes]
     kept = [survey for survey in surveys if survey.steps]
     if not kept:
@@ -212,42 +189,14 @@ def _common_rate(surveys: Sequence[_Survey]) -> int:
 # ---------------------------------------------------------------------------------------------- writing
 
 
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise EpisodeError(
-            "a LeRobot dataset needs the Python module pyarrow, which is not installed",
-            remedy=installing("lerobot"),
-        ) from error
-    return pyarrow
-
-
-def _data_schema(pa: Any) -> Any:
-    types = {"float32": pa.float32(), "int64": pa.int64(), "bool": pa.bool_(), "string": pa.string()}
-    fields = [pa.field(CAMERA, pa.struct({"bytes": pa.binary(), "path": pa.string()}))]
-    features: dict[str, Any] = {CAMERA: {"_type": "Image"}}
-    for name, (dtype, names) in _FEATURES.items():
-        value = {"dtype": dtype, "_type": "Value"}
-        if names:
-            fields.append(pa.field(name, pa.list_(types[dtype], len(names))))
-            features[name] = {"feature": value, "length": len(names), "_type": "Sequence"}
-        else:
-            fields.append(pa.field(name, types[dtype]))
-            features[name] = value
-    # Hugging Face's `datasets` reads the types from here when nobody tells them, as its dataset viewer does.
-    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
-
-
 class _Writer:
     """Writes a dataset episode by episode."""
 
     def __init__(self, root: Path, fps: int) -> None:
-        self._pa = _pyarrow()
+        self._pa = load_pyarrow()
         self._root = root
         self._fps = fps
-        self._schema = _data_schema(self._pa)
+        self._schema = data_schema(self._pa)
         self._data: Any = None
         self._data_file = -1
         self._data_bytes = 0
@@ -256,7 +205,7 @@ class _Writer:
         self._meta_schema: Any = None
         self._tasks: dict[str, int] = {}
         self._robots: set[str] = set()
-        self._totals = {name: VectorTotals() for name, (dtype, _) in _FEATURES.items() if dtype != "string"}
+        self._totals = {name: VectorTotals() for name, (dtype, _) in FEATURES.items() if dtype != "string"}
         self._pictures = ImageTotals()
         self._size: tuple[int, int] | None = None
         self.episodes = 0
@@ -366,7 +315,7 @@ class _Writer:
         self._data_bytes += size
         pictures = [{"bytes": jpeg, "path": f"frame-{at:06d}.jpg"} for at, jpeg in enumerate(jpegs)]
         arrays = [self._pa.array(pictures, self._schema.field(CAMERA).type)]
-        for name in _FEATURES:
+        for name in FEATURES:
             values = columns[name]
             kind = self._schema.field(name).type
             if isinstance(values, np.ndarray) and values.ndim == 2:
@@ -407,7 +356,7 @@ class _Writer:
     def finish(self) -> None:
         """Write tasks, statistics and info, which need all of it."""
         meta = self._root / "meta"
-        _write_tasks(self._pa, meta / "tasks.parquet", self._tasks)
+        write_tasks(self._pa, meta / "tasks.parquet", self._tasks)
         stats = {CAMERA: self._pictures.stats()} | {name: t.stats() for name, t in self._totals.items()}
         write_json_durably(meta / "stats.json", stats)
         assert self._size is not None  # there is an episode with a step, and every step has a frame
@@ -430,9 +379,15 @@ class _Writer:
         write_json_durably(meta / "info.json", info)
 
 
+def _sync(path: Path) -> int:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        return os.fstat(file.fileno()).st_size
+
+
 def _check_finite(columns: dict[str, Any], path: Path) -> None:
     # A step's numbers are finite in 64 bits; one beyond 32 would become an infinity here.
-    for name, (dtype, _) in _FEATURES.items():
+    for name, (dtype, _) in FEATURES.items():
         if dtype == "float32":
             wrong = np.flatnonzero(~np.isfinite(columns[name]).reshape(len(columns[name]), -1).all(1))
             if len(wrong):
@@ -443,36 +398,3 @@ def _check_finite(columns: dict[str, Any], path: Path) -> None:
                     field=name,
                     remedy=f"continuonbrain episodes show {path}",
                 )
-
-
-def _write_tasks(pa: Any, path: Path, tasks: dict[str, int]) -> None:
-    # LeRobot looks tasks up in a pandas table whose index is the text; this is how pandas finds its index again.
-    def column(name: str, kind: str, stored: str) -> dict[str, Any]:
-        return {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": stored, "metadata": None}
-
-    pandas = {
-        "index_columns": ["task"],
-        "column_indexes": [
-            {
-                "name": None,
-                "field_name": None,
-                "pandas_type": "unicode",
-                "numpy_type": "object",
-                "metadata": {"encoding": "UTF-8"},
-            }
-        ],
-        "columns": [column("task_index", "int64", "int64"), column("task", "unicode", "object")],
-        "creator": {"library": "pyarrow", "version": pa.__version__},
-        "pandas_version": "2.0.0",
-    }
-    schema = pa.schema(
-        [("task_index", pa.int64()), ("task", pa.string())], metadata={"pandas": json.dumps(pandas)}
-    )
-    table = pa.Table.from_pydict({"task_index": list(tasks.values()), "task": list(tasks)}, schema=schema)
-    pa.parquet.write_table(table, path, compression="snappy")
-
-
-def _sync(path: Path) -> int:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-        return os.fstat(file.fileno()).st_size

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from continuonbrain.rlds import canvas
@@ -27,6 +28,8 @@ _REASONS: Final = 12
 _FURTHEST: Final = 3.0
 """A proposal beyond this is drawn at the edge: one wild number must not flatten the rest."""
 
+_CHANGED_TINT: Final[Colour] = (255, 243, 214)
+_STOPPED_TINT: Final[Colour] = (255, 227, 227)
 _FASTEST: Final = 1000.0
 """In m/s: no sensor of a robot means more."""
 
@@ -121,9 +124,10 @@ def _draw_panel(
 
     def paint(large: ImageDraw.ImageDraw, scale: int) -> None:
         width, height = _SPAN * scale, panel.height * scale
-        for index in np.flatnonzero(story.flagged).tolist():
-            start, end = _step_span(story, index)
-            large.rectangle((start * scale, 0, end * scale, height), fill=_tint(story, index))
+        for tint, flags in ((_CHANGED_TINT, story.flagged & ~story.stopped), (_STOPPED_TINT, story.stopped)):
+            for start, end, share in _marked_spans(story, np.flatnonzero(flags)):
+                shade = _mixed(canvas.WHITE, tint, share)
+                large.rectangle((start * scale, 0, end * scale, height), fill=shade)
         for mark in marks:
             line = float(place(mark)) * scale
             large.line((0, line, width, line), fill=canvas.FAINT if mark == 0 else canvas.GRID, width=scale)
@@ -146,10 +150,6 @@ def _draw_panel(
             write(draw, (_LEFT - 40, y), end, size=12, colour=canvas.FAINT, anchor="rm")
 
 
-def _tint(story: Story, index: int) -> Colour:
-    return (255, 227, 227) if story.stopped[index] else (255, 243, 214)
-
-
 def _step_span(story: Story, index: int) -> tuple[float, float]:
     """From a step to the next one, at least a pixel wide."""
     start = float(_x(story, float(story.seconds[index])))
@@ -167,14 +167,16 @@ def _draw_lanes(draw: ImageDraw.ImageDraw, story: Story, y: int) -> int:
     codes = list(story.reasons.items())
     for code, steps in codes[:_REASONS]:
         _lane(draw, f"{code}: {len(steps)}", y)
-        for index in steps.tolist():
-            _block(draw, story, index, y, canvas.STOPPED if story.stopped[index] else canvas.CHANGED)
+        for colour, part in (
+            (canvas.CHANGED, steps[~story.stopped[steps]]),
+            (canvas.STOPPED, steps[story.stopped[steps]]),
+        ):
+            _blocks(draw, story, part, y, colour)
         y += _LANE
     if len(codes) > _REASONS:
         _lane(draw, f"{len(codes) - _REASONS} more reasons", y)
         for _, steps in codes[_REASONS:]:
-            for index in steps.tolist():
-                _block(draw, story, index, y, canvas.OTHER)
+            _blocks(draw, story, steps, y, canvas.OTHER)
         y += _LANE
     if story.dropped:
         _lane(draw, f"dropped: {sum(n for _, n in story.dropped)} steps", y)
@@ -195,9 +197,28 @@ def _lane(draw: ImageDraw.ImageDraw, title: str, y: int) -> None:
     write(draw, (MARGIN, y + 11), title, size=13, width=_LEFT - MARGIN - 8)
 
 
-def _block(draw: ImageDraw.ImageDraw, story: Story, index: int, y: int, colour: Colour) -> None:
-    start, end = _step_span(story, index)
-    draw.rectangle((_LEFT + start, y, _LEFT + max(end - 1, start), y + _LANE - 5), fill=colour)
+def _blocks(
+    draw: ImageDraw.ImageDraw, story: Story, steps: NDArray[np.int64], y: int, colour: Colour
+) -> None:
+    """Mark steps in a lane. Where many steps share a pixel, its shade says how many of them are marked."""
+    for start, end, share in _marked_spans(story, steps):
+        shade = _mixed(canvas.PAPER, colour, 0.3 + 0.7 * share)
+        draw.rectangle((_LEFT + start, y, _LEFT + max(end - 1, start), y + _LANE - 5), fill=shade)
+
+
+def _mixed(ground: Colour, colour: Colour, share: float) -> Colour:
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(ground, colour, strict=True))
+    return red, green, blue
+
+
+def _marked_spans(story: Story, steps: NDArray[np.int64]) -> list[tuple[float, float, float]]:
+    """(from, to, share) in pixels: of each step by itself, or of each pixel when steps are narrower than one."""
+    if len(story) <= _SPAN:
+        return [(*_step_span(story, index), 1.0) for index in steps.tolist()]
+    column = np.floor(_x(story, story.seconds)).astype(np.int64)
+    every = np.bincount(column, minlength=_SPAN)
+    marked = np.bincount(column[steps], minlength=_SPAN)
+    return [(float(at), at + 1.0, marked[at] / every[at]) for at in np.flatnonzero(marked).tolist()]
 
 
 def _runs(

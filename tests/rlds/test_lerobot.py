@@ -18,7 +18,8 @@ from continuonbrain.cli.episodes import app
 from continuonbrain.rlds import lerobot
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
-from continuonbrain.rlds.lerobot import CAMERA, export_lerobot, features_json
+from continuonbrain.rlds.lerobot import export_lerobot
+from continuonbrain.rlds.lerobot_schema import CAMERA, features_json
 from continuonbrain.rlds.lerobot_stats import ImageTotals, VectorTotals, vector_stats
 from continuonbrain.rlds.reader import Episode, open_episode
 from continuonbrain.rlds.writer import EpisodeWriter

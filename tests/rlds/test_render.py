@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from continuonbrain.cli.episodes import app
-from continuonbrain.rlds import canvas
+from continuonbrain.rlds import canvas, render_plot
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
 from continuonbrain.rlds.reader import Episode, open_episode
 from continuonbrain.rlds.render import (
@@ -202,6 +202,17 @@ def test_whatever_the_numbers_and_texts_are_there_is_a_picture(steps: list[Step]
     for picture in (contact_sheet(episode, story), plot(episode, story), overview_row(episode, story)):
         assert picture.width == WIDTH
         assert picture.height < 4000
+
+
+def test_in_a_long_episode_a_shade_says_how_many_steps_are_meant() -> None:
+    steps = [replace(s, frame=None) for s in steady(12)]
+    long = [replace(steps[0], monotonic_ns=i, reasons=("slew",) if i % 4 == 0 else ()) for i in range(8000)]
+    story = tell(long)
+    spans = render_plot._marked_spans(story, story.reasons["slew"])
+    shares = np.array([share for _, _, share in spans])
+    assert len(spans) > 1000
+    assert shares.mean() == pytest.approx(0.25, abs=0.01)
+    assert render_plot._marked_spans(tell(long[:8]), np.array([4]))[0][2] == 1.0
 
 
 def test_many_points_in_a_column_keep_their_extremes() -> None:
