@@ -64,6 +64,7 @@ _EXTRA_OF_MODULE = {
     "smbus2": "pi",
     "gpiozero": "pi",
     "simplejpeg": "pi",
+    "pyarrow": "lerobot",
 }
 
 

@@ -17,10 +17,13 @@ from rich.text import Text
 
 from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.episodes_prune import prune
+from continuonbrain.cli.episodes_render import render
+from continuonbrain.cli.episodes_stats import stats
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.errors import BrainError
 from continuonbrain.rlds.doctor import ERROR, examine
 from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.lerobot import export_lerobot
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.rlds.summary import EpisodeSummary, summarise
 from continuonbrain.rlds.tfds import export_step_records, export_tfds
@@ -41,10 +44,14 @@ class ExportFormat(StrEnum):
 
     TFDS = "tfds"
     STEPS = "steps"
+    LEROBOT = "lerobot"
 
 
 _SHOWN = 5
 """Episodes listed by name after an import."""
+
+app.command()(render)
+app.command()(stats)
 
 
 @app.command("import-tub")
@@ -172,7 +179,10 @@ def export(
     path: Annotated[Path, typer.Argument(help="An episode, or a folder of episodes.")],
     out: Annotated[Path, typer.Argument(help="Folder to write into.")],
     form: Annotated[
-        ExportFormat, typer.Option("--format", help="tfds: an RLDS folder; steps: one TFRecord per episode.")
+        ExportFormat,
+        typer.Option(
+            "--format", help="tfds: an RLDS folder; steps: one TFRecord per episode; lerobot: LeRobot v3."
+        ),
     ] = ExportFormat.TFDS,
     name: Annotated[str, typer.Option(help="Name of the dataset.")] = "continuonbrain",
     version: Annotated[str, typer.Option(help="Version of the dataset.")] = "1.0.0",
@@ -192,6 +202,8 @@ def export(
                 "bytes": written.bytes,
                 "left_out": list(written.left_out),
             }
+        elif form is ExportFormat.LEROBOT:
+            result = export_lerobot(episodes, out, name=name, progress=progress).to_json()
         else:
             out.mkdir(parents=True, exist_ok=True)
             steps = 0

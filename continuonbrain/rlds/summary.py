@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
+from continuonbrain.rlds.measures import BLOCKS as _BLOCKS
+from continuonbrain.rlds.measures import bars
 from continuonbrain.rlds.reader import Episode
+from continuonbrain.rlds.statistics import dropped_before
 
-_BLOCKS = "▁▂▃▄▅▆▇█"
 _HOLE = " "
 
 
@@ -95,6 +97,20 @@ def _signal(name: str, values: Sequence[float | None]) -> Signal:
     )
 
 
+def _events(name: str, counts: Sequence[float], *, width: int = 36) -> Signal:
+    """What happens now and then: bars count from zero, and where nothing happened there is none."""
+    cells = min(width, len(counts))
+    edges = [cell * len(counts) // cells for cell in range(cells + 1)] if cells else []
+    return Signal(
+        name=name,
+        measured=1.0 if counts else 0.0,
+        minimum=min(counts, default=None),
+        mean=math.fsum(counts) / len(counts) if counts else None,
+        maximum=max(counts, default=None),
+        line=bars([sum(counts[start:end]) for start, end in pairwise(edges)]),
+    )
+
+
 def summarise(episode: Episode) -> EpisodeSummary:
     """Read every step of `episode` (no frames) and sum it up.
 
@@ -129,5 +145,7 @@ def summarise(episode: Episode) -> EpisodeSummary:
             _signal("speed m/s", [step.speed_mps for step in steps]),
             _signal("yaw rate rad/s", [step.yaw_rate_rps for step in steps]),
             _signal("path age ms", [step.latency_ms for step in steps]),
+            _events("guard came in", [float(step.clamped or bool(step.reasons)) for step in steps]),
+            _events("steps dropped", [float(dropped_before(step)) for step in steps]),
         ),
     )
