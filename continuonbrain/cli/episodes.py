@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from continuonbrain.brain_root import open_brain
+from continuonbrain.cli.episodes_repair import repair
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.errors import BrainError
 from continuonbrain.rlds.doctor import ERROR, examine
@@ -162,6 +163,9 @@ def doctor(
             console.print("healthy")
     if sick:
         raise typer.Exit(1)
+
+
+app.command()(repair)
 
 
 @app.command()
