@@ -8,7 +8,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,7 @@ class Patient:
     frames: list[tuple[int, int]]
     jpegs: list[bytes]
     rounds: int = 0
+    looked_at: dict[tuple[bytes, ...], list[int]] = field(default_factory=dict)
 
     def damage(self, damaged: dict[str, bytes]) -> None:
         for name, data in self.pristine.items():
@@ -112,18 +113,12 @@ class Patient:
         assert _contents(self.path) == before
         found = []
         for folder in map(Path, result.episodes):
-            assert [finding for finding in examine(folder) if finding.severity == ERROR] == []
-            episode = open_episode(folder)
-            steps = list(episode.steps(frames=True))
-            ticks = [step.tick for step in steps]
-            assert [step.is_first for step in steps] == [True] + [False] * (len(steps) - 1)
-            assert [step.is_last for step in steps] == [False] * (len(steps) - 1) + [True]
-            for place, step in enumerate(steps):
-                wanted = make_step_example(step.tick, size=(1, 1))
-                flags = {"is_first": step.is_first, "is_last": step.is_last}
-                assert step == replace(wanted, **flags)
-                assert episode.frame_jpeg(place) == self.jpegs[step.tick]
-            found.append(ticks)
+            episode = open_episode(folder)  # its metadata, counts and sizes, every time
+            assert len(episode) > 0
+            data = tuple((folder / name).read_bytes() for name in (STEPS_FILE, BLOB_FILE))
+            if data not in self.looked_at:  # the same few outcomes come again a thousand times
+                self.looked_at[data] = self._ticks_of(folder)
+            found.append(self.looked_at[data])
         if result.aside_path:
             _check_report(Path(result.aside_path), before)
         if in_place:
@@ -137,6 +132,18 @@ class Patient:
                 assert not data.strip(b"\n"), "bytes that are neither kept nor set aside"
         shutil.rmtree(out)
         return found
+
+    def _ticks_of(self, folder: Path) -> list[int]:
+        """The ticks of an episode that is healthy and in which every value is what was recorded."""
+        assert [finding for finding in examine(folder) if finding.severity == ERROR] == []
+        episode = open_episode(folder)
+        steps = list(episode.steps(frames=True))
+        for place, step in enumerate(steps):
+            wanted = make_step_example(step.tick, size=(1, 1))
+            ends = {"is_first": place == 0, "is_last": place == len(steps) - 1}
+            assert step == replace(wanted, **ends)
+            assert episode.frame_jpeg(place) == self.jpegs[step.tick]
+        return [step.tick for step in steps]
 
 
 def _contents(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -225,7 +232,7 @@ _DAMAGE = st.tuples(
 @given(damages=st.lists(_DAMAGE, min_size=1, max_size=6))
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    max_examples=150,
+    max_examples=300,
     deadline=None,
 )
 def test_any_combination_of_overwritten_and_cut_bytes_costs_only_the_steps_that_it_touches(
@@ -248,7 +255,7 @@ _EDIT = st.tuples(st.sampled_from(FILES), st.integers(0, 4000), st.integers(0, 9
 @given(edits=st.lists(_EDIT, min_size=1, max_size=4), removed=st.sampled_from(["", *FILES]))
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    max_examples=100,
+    max_examples=200,
     deadline=None,
 )
 def test_moved_repeated_and_missing_bytes_never_make_an_untrue_or_unreadable_episode(
