@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from continuonbrain.rlds.errors import CorruptRecordError, EpisodeError
+from continuonbrain.rlds.linescan import MAX_NAMED, scan_lines
 from continuonbrain.rlds.reader import (
     decode_image,
     is_being_recorded,
     open_episode,
     read_metadata_and_seal,
-    split_lines,
 )
 from continuonbrain.rlds.recorder import DROPPED_BEFORE
 from continuonbrain.rlds.schema import RecordingState, Step
@@ -149,32 +149,35 @@ def _examine_folder(path: Path) -> Iterator[Finding]:
         yield Finding(str(path / "steps"), None, "steps", "there is no steps file", ERROR, _ASIDE)
         return
     steps: list[tuple[int, Path, Step]] = []
-    count = torn_bytes = 0
+    bad = count = torn_bytes = 0
     sealed = state is not None and state.step_crc == "crc32c"
     for file in files:
+        unnamed, first_unnamed = 0, None
         try:
-            lines, torn = split_lines(file.read_bytes())
+            for line in scan_lines(file, hopeless=lambda: bad >= MAX_NAMED):  # noqa: B023
+                if not line.ended:
+                    torn_bytes += line.end - line.start
+                    text = f"the last line is cut short ({line.end - line.start} bytes without an end)"
+                    yield Finding(str(file), count, "step", text, ERROR, _ASIDE)
+                    break
+                try:
+                    if line.text is None:
+                        raise EpisodeError(line.trouble)
+                    step = decode_step_line(line.text, index=count, count=None, sealed=sealed)
+                    steps.append((count, file, step))
+                except EpisodeError as error:
+                    bad += line.count
+                    if bad <= MAX_NAMED:
+                        yield _from_error(error, file, count)
+                    else:
+                        unnamed, first_unnamed = unnamed + line.count, first_unnamed or count
+                count += line.count
         except OSError as error:
             text = f"cannot be read: {error.strerror}"
             yield Finding(str(file), None, "steps", text, ERROR, "check the disk")
-            continue
-        for line in lines:
-            try:
-                step = decode_step_line(line, index=count, count=None, sealed=sealed)
-                steps.append((count, file, step))
-            except EpisodeError as error:
-                yield _from_error(error, file, count)
-            count += 1
-        torn_bytes += torn
-        if torn:
-            yield Finding(
-                str(file),
-                count,
-                "step",
-                f"the last line is cut short ({torn} bytes without an end)",
-                ERROR,
-                _ASIDE,
-            )
+        if unnamed:
+            text = f"{unnamed} more lines from here on are no steps"
+            yield Finding(str(file), first_unnamed, "step", text, ERROR, _ASIDE)
     if state is not None and state.state == "closed" and state.steps != count:
         yield Finding(
             str(path / METADATA_FILE),

@@ -41,6 +41,7 @@ from continuonbrain.rlds.stepline import (
 )
 
 UNKNOWN: Final = "unknown"
+_WRITTEN_ANEW = ("observation", "is_first", "is_last", "step_metadata")
 _STEP_OPENING = b'{"observation":'
 _FLAT_WORK = (
     16  # times the length of a flat JSON: what may be parsed in vain to find steps past a damaged one
@@ -171,8 +172,13 @@ def read_line(
             found.append(Aside(file, number, start + done, stop, field, problem, loses=loses))
             number += loses
 
+    seal = 0
     for stop in sealed_ends(text):
-        opening = max(text.rfind(_STEP_OPENING, done, stop), done)
+        # Not from farther back than the last seal, or garbage of seals would be read once for each of them.
+        opening = text.rfind(_STEP_OPENING, seal, stop)
+        seal = stop
+        if opening < 0:
+            continue
         piece_text = text[opening:stop]
         try:
             piece = judge_object(piece_text, index=number, file=file, start=start + opening, sealed=True)
@@ -204,8 +210,10 @@ def rewritten(value: Any, tick: int, *, first: bool, last: bool, ref: FrameRef |
     notes.pop("crc32c", None)
     if not notes.get("fast_loop_tick"):
         notes["fast_loop_tick"] = str(tick)
-    out = {key: item for key, item in value.items() if key not in ("is_first", "is_last", "step_metadata")}
-    out["observation"] = observation
+    out = {
+        "observation": observation
+    }  # first, so that a line that lost its newline can be told from the next
+    out |= {key: item for key, item in value.items() if key not in _WRITTEN_ANEW}
     out |= {"is_first": first, "is_last": last, "step_metadata": notes}
     return seal_step_object(out)
 

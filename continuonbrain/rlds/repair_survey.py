@@ -6,7 +6,7 @@ Only reads. Nothing is held but where things lie: lines and frames are read one 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from continuonbrain.rlds.doctor import data_files
 from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.linescan import MAX_NAMED, Line, holds_seal, scan_lines
 from continuonbrain.rlds.reader import MAX_METADATA_BYTES, MAX_STEPS_BYTES, decode_image
 from continuonbrain.rlds.repair_rules import (
     Aside,
@@ -25,12 +26,8 @@ from continuonbrain.rlds.repair_rules import (
     salvage_metadata,
 )
 from continuonbrain.rlds.schema import EpisodeMetadata, FrameRef, RecordingState, parse_json
-from continuonbrain.rlds.stepline import MAX_LINE_BYTES, sealed_ends
 from continuonbrain.rlds.tfrecord import FRAMING_BYTES, read_record
 from continuonbrain.rlds.writer import METADATA_FILE, metadata_alteration
-
-_MAX_NAMED = 1000
-"""Bad lines of an episode that are named one by one; beyond, neighbours are one entry."""
 
 
 @dataclass
@@ -46,6 +43,7 @@ class Survey:
         found: whole steps and what is none, in the order of the lines.
         aside: the metadata, lines and steps that cannot be kept.
         bad_frames: by file and offset, the step whose frame is not whole there, and why.
+        bad: entries of `found` that are no steps.
         lines: of the steps files, one that lost its newline counted as what it holds.
         sealed: whether the lines carry CRCs: the episode was written by our recorder.
         notes: what else there is to say; with one, the source is not healthy.
@@ -59,6 +57,7 @@ class Survey:
     found: list[WholeStep | Aside] = field(default_factory=list)
     aside: list[Aside] = field(default_factory=list)
     bad_frames: dict[str, dict[int, tuple[int, str]]] = field(default_factory=dict)
+    bad: int = 0
     lines: int = 0
     sealed: bool = False
     notes: list[str] = field(default_factory=list)
@@ -69,12 +68,15 @@ class Survey:
         if (
             isinstance(item, Aside)
             and isinstance(last, Aside)
-            and len(self.found) > _MAX_NAMED
+            and self.bad >= MAX_NAMED
             and (last.file, last.end) == (item.file, item.start)
         ):
-            joined = replace(last, end=item.end, lines=last.lines + 1, loses=last.loses or item.loses)
+            joined = replace(
+                last, end=item.end, lines=last.lines + item.lines, loses=last.loses or item.loses
+            )
             self.found[-1] = joined
         else:
+            self.bad += isinstance(item, Aside)
             self.found.append(item)
 
     def note(self, text: str) -> None:
@@ -119,21 +121,20 @@ def _survey_folder(source: Path) -> Survey:
     files = data_files(source / "steps", "*.jsonl")
     # Damaged metadata do not say whether lines have seals; the lines themselves do.
     found.sealed = state is not None and state.step_crc == "crc32c"
-    if not found.sealed:
-        found.sealed = any(sealed_ends(text) for file in files for _, _, text in _lines(file, found) if text)
     for file in files:
-        name = found.measure(file)
-        for start, end, text in _lines(file, found):
-            if text is None:
-                problem = f"a line of {end - start} bytes is too long"
-                items: list[WholeStep | Aside] = [Aside(name, found.lines, start, end, "step", problem)]
-            else:
-                items = read_line(
-                    text, index=found.lines, file=name, start=start, end=end, sealed=found.sealed
-                )
-            for item in items:
-                found.add(item)
-            found.lines += max(1, sum(isinstance(item, WholeStep) or item.loses for item in items))
+        found.measure(file)
+        try:
+            found.sealed = found.sealed or holds_seal(file)
+        except OSError:
+            continue  # which reading its lines says
+    for file in files:
+        try:
+            for line in scan_lines(file, hopeless=lambda: found.bad >= MAX_NAMED):
+                _take_line(found, file.relative_to(source).as_posix(), line)
+        except OSError as error:
+            found.note(
+                f"steps/{file.name} cannot be read: {error.strerror}; what comes after the break is lost"
+            )
     for blob in data_files(source / "blobs", "*.tfrecord"):
         found.measure(blob)
     _judge_frames(found)
@@ -156,21 +157,17 @@ def _metadata_bytes(file: Path) -> tuple[bytes, str]:
         return b"", f"cannot be read: {error.strerror}"
 
 
-def _lines(file: Path, found: Survey) -> Iterator[tuple[int, int, bytes | None]]:
-    """(start, end, text) of every line, without its newline; the text of one longer than 1 MiB is None."""
-    offset = 0
-    try:
-        with open(file, "rb") as stream:
-            while line := stream.readline(MAX_LINE_BYTES + 1):
-                end = offset + len(line)
-                text: bytes | None = line.removesuffix(b"\n")
-                while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
-                    text, line = None, stream.readline(MAX_LINE_BYTES + 1)
-                    end += len(line)
-                yield offset, end, text
-                offset = end
-    except OSError as error:
-        found.note(f"steps/{file.name} cannot be read from byte {offset} on: {error.strerror}")
+def _take_line(found: Survey, file: str, line: Line) -> None:
+    if line.text is None:
+        found.add(Aside(file, found.lines, line.start, line.end, "step", line.trouble, lines=line.count))
+        found.lines += line.count
+        return
+    items = read_line(
+        line.text, index=found.lines, file=file, start=line.start, end=line.end, sealed=found.sealed
+    )
+    for item in items:
+        found.add(item)
+    found.lines += max(1, sum(isinstance(item, WholeStep) or item.loses for item in items))
 
 
 def _survey_flat(source: Path) -> Survey:
