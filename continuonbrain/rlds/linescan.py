@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def scan_lines(file: Path, *, hopeless: Callable[[], bool]) -> Iterator[Line]:
         OSError: the disk refused; the lines before were given.
     """
     offset = 0
-    with open(file, "rb", buffering=_BLOCK) as stream:
+    with io.BufferedReader(io.FileIO(file), _BLOCK) as stream:
         while True:
             if hopeless() and (skipped := _no_steps(stream.peek())):
                 run = stream.read(skipped)

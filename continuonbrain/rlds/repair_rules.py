@@ -210,9 +210,8 @@ def rewritten(value: Any, tick: int, *, first: bool, last: bool, ref: FrameRef |
     notes.pop("crc32c", None)
     if not notes.get("fast_loop_tick"):
         notes["fast_loop_tick"] = str(tick)
-    out = {
-        "observation": observation
-    }  # first, so that a line that lost its newline can be told from the next
+    # observation comes first, so that a line that lost its newline can be told from the one before it
+    out: dict[str, Any] = {"observation": observation}
     out |= {key: item for key, item in value.items() if key not in _WRITTEN_ANEW}
     out |= {"is_first": first, "is_last": last, "step_metadata": notes}
     return seal_step_object(out)

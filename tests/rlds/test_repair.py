@@ -531,6 +531,9 @@ def test_garbage_that_nests_and_garbage_without_end_are_put_aside_in_bounded_wor
     assert result.steps_kept == 1
     assert len(result.aside) < 1100
     assert sum(item.lines for item in result.aside) == 30_001
+    findings = examine(path)
+    assert len(findings) < 1100
+    assert any("more lines from here on are no steps" in finding.problem for finding in findings)
 
 
 def test_a_pipe_in_place_of_frames_is_not_waited_for(tmp_path: Path) -> None:
