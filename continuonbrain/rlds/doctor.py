@@ -75,7 +75,7 @@ def examine(path: Path) -> list[Finding]:
 
 def is_episode_folder(path: Path) -> bool:
     """Whether `path` is what an episode's folder looks like, be it without its metadata or without its steps."""
-    return (path / METADATA_FILE).exists() or (path / "steps").is_dir()
+    return (path / METADATA_FILE).exists() or any((path / "steps").glob("*.jsonl"))
 
 
 def episode_folders(memory: Path) -> list[Path]:

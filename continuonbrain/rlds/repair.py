@@ -224,9 +224,7 @@ def _copy(found: Survey, folder: Path) -> None:
 
 def _left_there(found: Survey) -> Iterator[str]:
     """Files that no reader of episodes looks at: they stay where they are, and are named."""
-    if (found.base / METADATA_FILE).exists() or (
-        found.base / "steps"
-    ).is_dir():  # a flat JSON's folder is not its own
+    if is_episode_folder(found.base):  # the folder around a flat JSON is not its own
         others = [file for file in sorted(found.base.rglob("*")) if file.is_file()]
         names = [
             name for file in others if (name := file.relative_to(found.base).as_posix()) not in found.files

@@ -16,10 +16,10 @@ from continuonbrain.rlds.doctor import data_files
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.linescan import MAX_NAMED, Line, holds_seal, scan_lines
 from continuonbrain.rlds.reader import MAX_METADATA_BYTES, MAX_STEPS_BYTES, decode_image
+from continuonbrain.rlds.repair_flat import find_flat
 from continuonbrain.rlds.repair_rules import (
     Aside,
     WholeStep,
-    find_flat,
     folder_name,
     judge_object,
     read_line,
