@@ -266,7 +266,7 @@ def _gap(before: WholeStep, after: WholeStep, *, frame: FrameRef | None, lost: b
     between = f"between steps {before.index} and {after.index}"
     a, b = frame, after.frame_ref
     if lost:
-        return f"{between} steps are lost"
+        return f"{between} something is lost"
     if a is not None and b is not None and a.file == b.file and b.index > a.index + 1:
         return f"{between} there are frames whose steps are lost"
     if after.monotonic_ns < before.monotonic_ns:

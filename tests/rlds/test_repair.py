@@ -304,7 +304,7 @@ def test_a_gap_in_the_middle_splits_the_episode_and_says_so(tmp_path: Path) -> N
     assert [Path(folder).name for folder in result.episodes] == ["e-a", "e-b"]
     assert [_ticks(folder) for folder in result.episodes] == [[0, 1], [3, 4]]
     assert (result.steps_kept, result.steps_aside) == (4, 1)
-    assert "split: between steps 1 and 3 steps are lost" in result.done
+    assert "split: between steps 1 and 3 something is lost" in result.done
     assert "is_last is now true at step 1 of the source" in result.done
     assert "is_first is now true at step 3 of the source" in result.done
     step, frame = sorted(result.aside, key=lambda item: item.file, reverse=True)
