@@ -18,6 +18,7 @@ from rich.text import Text
 from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.episodes_prune import prune
 from continuonbrain.cli.episodes_render import render
+from continuonbrain.cli.episodes_repair import repair
 from continuonbrain.cli.episodes_stats import stats
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.errors import BrainError
@@ -172,6 +173,9 @@ def doctor(
             console.print("healthy")
     if sick:
         raise typer.Exit(1)
+
+
+app.command()(repair)
 
 
 @app.command()

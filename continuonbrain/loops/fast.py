@@ -407,7 +407,8 @@ class FastLoop:
                 adapter_sha256="" if chunk is None else chunk.adapter_sha256,
                 latency_ms=None if chunk is None else round((tick.now_s - chunk.observed_s) * 1000, 3),
                 tick=tick.number,
-                monotonic_ns=int((tick.now_s if seen is None else seen.monotonic_s) * 1e9),
+                monotonic_ns=int((tick.now_s if seen is None else _measured_s(seen)) * 1e9),
+                frame_monotonic_ns=None if seen is None else int(seen.monotonic_s * 1e9),
                 wall_time_ms=int(time.time() * 1000),
                 extra={"path_by": "reflex"} if tick.reflex else {},
             )
@@ -426,13 +427,19 @@ class FastLoop:
 
 
 def _unusable(observation: Observation, now_s: float) -> str:
-    age_s = now_s - observation.monotonic_s
-    # Written so that NaN is unusable too.
-    if not -_OLDEST_OBSERVATION_S <= age_s <= _OLDEST_OBSERVATION_S:
-        return f"the observation is {age_s:.3f} s old; at most {_OLDEST_OBSERVATION_S} s"
+    for what, taken_s in (("observation", observation.monotonic_s), ("state", _measured_s(observation))):
+        age_s = now_s - taken_s
+        # Written so that NaN is unusable too.
+        if not -_OLDEST_OBSERVATION_S <= age_s <= _OLDEST_OBSERVATION_S:
+            return f"the {what} is {age_s:.3f} s old; at most {_OLDEST_OBSERVATION_S} s"
     if observation.frame.shape != FRAME_SHAPE or observation.frame.dtype != np.uint8:
         return f"the frame is {observation.frame.dtype} {list(observation.frame.shape)}; uint8 {list(FRAME_SHAPE)}"
     return ""
+
+
+def _measured_s(observation: Observation) -> float:
+    apart = observation.state_monotonic_s
+    return observation.monotonic_s if apart is None else apart
 
 
 def _finite(value: float | None) -> float | None:

@@ -123,6 +123,7 @@ def record_expert(
                         reasons=guarded.reasons,
                         tick=tick,
                         monotonic_ns=int(now * 1e9),
+                        frame_monotonic_ns=int(now * 1e9),  # drawn at the instant that was measured
                         wall_time_ms=int(time.time() * 1000),
                     )
                 )

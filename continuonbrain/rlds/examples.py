@@ -36,6 +36,7 @@ def make_step_example(tick: int = 0, *, size: tuple[int, int] = (24, 32)) -> Ste
         latency_ms=7.25,
         tick=tick,
         monotonic_ns=1_000_000_000 + tick * 50_000_000,
+        frame_monotonic_ns=1_000_000_000 + tick * 50_000_000 - 2_000_000,
         wall_time_ms=1_700_000_000_000 + tick * 50,
         extra={"surprise": "0.5", "lane": "left"},
     )

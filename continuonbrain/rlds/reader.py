@@ -24,7 +24,7 @@ from continuonbrain.rlds.errors import CorruptRecordError, EpisodeError, doctor_
 from continuonbrain.rlds.schema import EpisodeMetadata, Frame, FrameRef, RecordingState, Step, parse_json
 from continuonbrain.rlds.stepline import decode_step_line
 from continuonbrain.rlds.tfrecord import read_record
-from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE
+from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE, metadata_alteration
 
 MAX_METADATA_BYTES = 1 << 20
 MAX_STEPS_BYTES = 1 << 30
@@ -52,17 +52,39 @@ def read_metadata(path: Path) -> EpisodeMetadata:
     """The metadata of a `metadata.json`.
 
     Raises:
+        EpisodeError: absent, not JSON, not metadata, or altered since they were sealed.
+    """
+    metadata, alteration = read_metadata_and_seal(path)
+    if alteration is not None:
+        raise alteration
+    return metadata
+
+
+def read_metadata_and_seal(path: Path) -> tuple[EpisodeMetadata, EpisodeError | None]:
+    """The metadata, and the error that says that their bytes were altered although they can be read.
+
+    Raises:
         EpisodeError: absent, not JSON, or not metadata.
     """
     try:
         if path.stat().st_size > MAX_METADATA_BYTES:
-            raise EpisodeError("the metadata are longer than 1 MiB")
-        return EpisodeMetadata.from_json(parse_json(path.read_bytes()))
+            raise EpisodeError("the metadata are longer than 1 MiB", field="metadata")
+        data = path.read_bytes()
+        try:
+            value = parse_json(data)
+        except EpisodeError as error:
+            raise EpisodeError(error.problem, field="metadata") from error
+        metadata = EpisodeMetadata.from_json(value)
+        alteration = metadata_alteration(data, metadata)
+        return metadata, None if alteration is None else alteration.at(file=path)
     except EpisodeError as error:
         raise error.at(file=path, remedy=doctor_remedy(path.parent)) from error
     except OSError as error:
         raise EpisodeError(
-            f"cannot be read: {error.strerror}", file=path, remedy="give the folder of an episode"
+            f"cannot be read: {error.strerror}",
+            file=path,
+            field="metadata",
+            remedy="give the folder of an episode",
         ) from error
 
 
@@ -319,7 +341,9 @@ def open_episode(path: Path, *, strict: bool = True) -> Episode:
         )
     if not path.is_dir():
         return _open_flat(path, strict=strict)
-    metadata = read_metadata(path / METADATA_FILE)
+    metadata, alteration = read_metadata_and_seal(path / METADATA_FILE)
+    if strict and alteration is not None:
+        raise alteration
     try:
         lines, torn = _read_lines(path)
         if strict:
@@ -327,6 +351,8 @@ def open_episode(path: Path, *, strict: bool = True) -> Episode:
         episode = Episode(path, metadata, lines=lines, strict=strict)
     except EpisodeError as error:
         raise error.at(file=path / METADATA_FILE, remedy=doctor_remedy(path)) from error
+    if alteration is not None and not episode.torn:
+        episode.torn = alteration.message
     if not strict and not episode.torn:
         try:
             _check_whole(path, metadata, lines, torn)

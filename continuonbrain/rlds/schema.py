@@ -75,8 +75,12 @@ def parse_json(text: str | bytes) -> Any:
     def refuse(token: str) -> Any:
         raise EpisodeError(f"{token} is not a number that an episode may hold")
 
+    def finite(token: str) -> float:
+        number = float(token)
+        return number if math.isfinite(number) else refuse(_shown(token))  # 1e999 is JSON, and infinite
+
     try:
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=refuse, parse_float=finite)
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise EpisodeError(f"not JSON: {error}") from error
 
@@ -276,12 +280,14 @@ class RecordingState:
 
     Attributes:
         state: "open" while recording, "closed" after.
-        closed_by: "recorder", "import" or "recovery" (closed at a later start, after a crash).
+        closed_by: "recorder", "import", "recovery" (closed at a later start, after a crash) or "repair".
         steps: whole step lines; -1 while open.
         blob_bytes: size of `blobs/000000.tfrecord`; -1 while open.
         dropped: steps that the recorder could not keep, all of them marked in `dropped_before` of the next.
         fault: the last disk error, "" when there was none.
         step_crc: "crc32c" when each line carries the CRC of its own text.
+        metadata_crc32c: the CRC of `metadata.json` itself, eight hex digits that `metadata_bytes` puts there;
+            "" in an episode from before there was one.
     """
 
     state: str = "open"
@@ -291,6 +297,7 @@ class RecordingState:
     dropped: int = 0
     fault: str = ""
     step_crc: str = "crc32c"
+    metadata_crc32c: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """A plain object for `provenance["recording"]`."""
@@ -316,6 +323,7 @@ class RecordingState:
             dropped=_integer(data.get("dropped", 0), f"{name}.dropped"),
             fault=_text(data.get("fault", ""), f"{name}.fault"),
             step_crc=_text(data.get("step_crc", ""), f"{name}.step_crc"),
+            metadata_crc32c=_text(data.get("metadata_crc32c", ""), f"{name}.metadata_crc32c"),
         )
 
     def into(self, metadata: EpisodeMetadata) -> EpisodeMetadata:
@@ -371,7 +379,9 @@ class Step:
         adapter_sha256: of the adapter that proposed, "" for none.
         latency_ms: from observation to proposal; None = no proposal or not known.
         tick: number of the fast loop's tick.
-        monotonic_ns: monotonic clock at the observation.
+        monotonic_ns: monotonic clock at the observation: when the state (speed, yaw rate) was measured.
+        frame_monotonic_ns: the same clock at the frame's exposure; None = not known (older recordings, tubs).
+            Written with the frame's reference: a step without a frame has none.
         wall_time_ms: wall clock as a label; 0 = unknown.
         is_first, is_last, is_terminal: as RLDS means them; the recorder sets them, a caller need not.
         extra: further step metadata, string to string.
@@ -393,6 +403,7 @@ class Step:
     latency_ms: float | None = None
     tick: int = 0
     monotonic_ns: int = 0
+    frame_monotonic_ns: int | None = None
     wall_time_ms: int = 0
     is_first: bool = False
     is_last: bool = False
@@ -412,6 +423,8 @@ class Step:
                 put(self, name, _number(value, name))
         for name in ("tick", "monotonic_ns", "wall_time_ms"):
             put(self, name, _integer(getattr(self, name), name))
+        if self.frame_monotonic_ns is not None:
+            put(self, "frame_monotonic_ns", _integer(self.frame_monotonic_ns, "frame_monotonic_ns"))
         if self.frame is not None and (
             self.frame.dtype != np.uint8
             or self.frame.ndim != 3
@@ -449,6 +462,9 @@ class Step:
     def to_json(self) -> dict[str, Any]:
         """The ecosystem's object for this step; the frame appears as its reference only."""
         ref = self.frame_ref
+        frame = None if ref is None else ref.to_json()
+        if frame is not None and self.frame_monotonic_ns is not None:
+            frame["monotonic_ns"] = self.frame_monotonic_ns
         extra = dict.fromkeys(ALWAYS_PRESENT_STEP_METADATA, "") | dict(self.extra)
         return {
             "observation": {
@@ -461,7 +477,7 @@ class Step:
                     "speed_mps": self.speed_mps,
                     "yaw_rate_rps": self.yaw_rate_rps,
                 },
-                "frame": None if ref is None else ref.to_json(),
+                "frame": frame,
             },
             "action": {
                 "command": list(self.command),
@@ -511,6 +527,7 @@ class Step:
             reading = state.get(name)
             measured[name] = None if reading is None else _number(reading, f"observation.robot_state.{name}")
         stamp = _integer(state.get("timestamp_nanos") or 0, "observation.robot_state.timestamp_nanos")
+        exposed = None if ref is None else _mapping(ref, "observation.frame").get("monotonic_ns")
         return cls(
             command=_pair(action.get("command"), "action.command"),
             source=_text(action.get("source"), "action.source"),
@@ -523,6 +540,9 @@ class Step:
             latency_ms=None if latency is None else _parsed(latency, "step_metadata.latency_ms"),
             tick=_parsed_int(notes.get("fast_loop_tick") or str(index), "step_metadata.fast_loop_tick"),
             monotonic_ns=_parsed_int(notes.get("monotonic_ns") or str(stamp), "step_metadata.monotonic_ns"),
+            frame_monotonic_ns=(
+                None if exposed is None else _integer(exposed, "observation.frame.monotonic_ns")
+            ),
             wall_time_ms=_integer(
                 state.get("wall_time_millis") or 0, "observation.robot_state.wall_time_millis"
             ),

@@ -23,12 +23,15 @@ class Observation:
 
     frame: RGB uint8 `[120, 160, 3]`. speed_mps and yaw_rate_rps are measured (wheel encoder, gyro), None on a
     robot that does not measure them. monotonic_s is the time of the exposure on the monotonic clock.
+    state_monotonic_s is the time of the two measurements where the robot knows it apart; None says that they were
+    taken at the exposure, as a simulator does.
     """
 
     frame: Frame
     speed_mps: float | None
     yaw_rate_rps: float | None
     monotonic_s: float
+    state_monotonic_s: float | None = None
 
 
 class Robot(Protocol):

@@ -93,9 +93,20 @@ def copy_tree_durably(source: Path, path: Path) -> None:
     Reads file by file in small pieces, so a base model of several GB does not pass through memory.
     Raises OSError.
     """
+    with new_directory_durably(path) as temporary:
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
+
+
+@contextlib.contextmanager
+def new_directory_durably(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path`, to be filled; when the block ends it is synced and becomes `path`.
+
+    `path` must not exist or be empty. When the block raises, nothing is left behind. Raises OSError.
+    """
     temporary = _staging_name(path)
     try:
-        shutil.copytree(source, temporary)
+        os.mkdir(temporary)
+        yield temporary
         for folder, _, names in os.walk(temporary):
             for name in names:
                 _sync_path(Path(folder, name))

@@ -25,6 +25,7 @@ from continuonbrain.errors import BrainError
 from continuonbrain.policy.calibration import Calibration, MotionLog, fit_calibration
 from continuonbrain.policy.codec import CURVATURE_BINS, CURVATURE_KNOTS_M, QUERIES, SPEED_KNOTS_S
 from continuonbrain.rlds.reader import Episode, open_episode
+from continuonbrain.rlds.schema import Step
 from continuonbrain.robot.protocol import CONTROL_DT_S, FRAME_SHAPE
 from continuonbrain.trainer.pausing import Look, unwatched
 
@@ -52,7 +53,8 @@ class Drive:
 
     speed_mps and yaw_rate_rps: measured; measured says whether they were, else they come from the commands.
     labelled: a human drove this step. run_end: index of the last step up to which nobody else drove and no other
-    instruction was given. stamps: monotonic nanoseconds.
+    instruction was given. stamps: monotonic nanoseconds of the frames,
+    by which the policy keeps what it computed of them.
     """
 
     episode: Episode
@@ -162,8 +164,12 @@ def read_drive(path: Path, look: Look = unwatched) -> Drive:
         labelled,
         [s.instruction for s in steps],
         _run_ends([(s.source.startswith(HUMAN), s.instruction) for s in steps]),
-        np.array([s.monotonic_ns for s in steps], np.int64),
+        np.array([_seen_ns(s) for s in steps], np.int64),
     )
+
+
+def _seen_ns(step: Step) -> int:
+    return step.monotonic_ns if step.frame_monotonic_ns is None else step.frame_monotonic_ns
 
 
 def _run_ends(keys: Sequence[tuple[bool, str]]) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -315,7 +315,33 @@ def test_a_person_drives_until_they_fall_silent() -> None:
     steps = [s for m in r.episodes for s in m.steps]
     assert {s.source for s in steps} == {"human_teleop_xr"}
     # The policy looks on: what it computes for a step that teaches is kept under that step's time.
-    assert r.paths.kept == [s.monotonic_ns for s in steps]
+    assert r.paths.kept == [s.frame_monotonic_ns for s in steps]
+    assert [s.monotonic_ns for s in steps] == [s.frame_monotonic_ns for s in steps]  # one look, one time
+
+
+def test_a_state_measured_apart_from_the_frame_is_recorded_with_its_own_time_and_an_old_one_is_a_stop() -> (
+    None
+):
+    r = rig()
+    look = r.body.observe
+    apart = [0.003]
+
+    def observe() -> Observation:
+        seen = look()
+        return replace(seen, state_monotonic_s=seen.monotonic_s - apart[0])
+
+    r.body.observe = observe  # type: ignore[method-assign]
+    r.run(20)
+    steps = [s for m in r.episodes for s in m.steps]
+    assert steps
+    for step in steps:
+        assert step.frame_monotonic_ns is not None
+        assert step.frame_monotonic_ns - step.monotonic_ns == pytest.approx(3_000_000, abs=1000)
+    for bad in (1.0, math.nan):
+        apart[0] = bad
+        r.run(3)
+        assert r.ticks[-1].guarded.stopped
+        assert "the state is" in r.ticks[-1].fault
 
 
 def test_what_the_policy_drives_itself_is_not_kept_for_the_trainer() -> None:

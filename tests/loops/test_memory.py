@@ -15,6 +15,7 @@ from continuonbrain.loops.memory import keep_within_limits
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
 from continuonbrain.rlds.reader import list_episodes
 from continuonbrain.rlds.recorder import EpisodeRecorder
+from continuonbrain.rlds.writer import EpisodeWriter
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.layout import init_brain_root
 from continuonbrain.storage.lock import LockHeldError, ProcessLock
@@ -113,13 +114,16 @@ def test_the_command_tells_before_it_does_and_waits_for_a_trainer(tmp_path: Path
 
 def test_a_quota_of_bytes_counts_and_imported_episodes_stay(tmp_path: Path) -> None:
     brain = brain_with(tmp_path, most=100)
-    metadata = brain.layout.episodes_dir / "e0" / "metadata.json"
-    metadata.write_text(metadata.read_text().replace('"closed_by": "recorder"', '"closed_by": "import"'))
+    with EpisodeWriter(
+        brain.layout.episodes_dir, metadata=make_metadata_example("a-tub"), closed_by="import"
+    ) as imported:
+        imported.write(make_step_example(0))
+    (imported.path / "blobs" / "filler").write_bytes(bytes(3 << 20))
     filler = brain.layout.episodes_dir / "e1" / "blobs" / "filler"
     filler.write_bytes(bytes(17 << 20))
     settings = json.loads(brain.layout.config_path.read_text())
     settings["recorder"]["quota_mib"] = 16
     brain.layout.config_path.write_text(json.dumps(settings))
     gone = keep_within_limits(open_brain(brain.layout.root))
-    assert gone.episodes == ("e1",)
-    assert "e0" in left(brain)
+    assert gone.episodes == ("e0", "e1")  # oldest first, until it fits
+    assert left(brain) == ["a-tub", "e2", "e3", "e4", "e5"]

@@ -26,9 +26,10 @@ from continuonbrain.loops.promotion import promote_candidate  # noqa: E402
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder  # noqa: E402
 from continuonbrain.policy.reflex import REFLEX_FILE, Reflex  # noqa: E402
 from continuonbrain.rlds.examples import make_metadata_example  # noqa: E402
-from continuonbrain.rlds.reader import list_episodes  # noqa: E402
+from continuonbrain.rlds.reader import list_episodes, open_episode  # noqa: E402
 from continuonbrain.rlds.recorder import EpisodeRecorder  # noqa: E402
-from continuonbrain.rlds.schema import Step  # noqa: E402
+from continuonbrain.rlds.schema import RecordingState, Step  # noqa: E402
+from continuonbrain.rlds.writer import metadata_bytes  # noqa: E402
 from continuonbrain.robot.host import SimulatedHost  # noqa: E402
 from continuonbrain.storage.adapters import AdapterStore, PromotionRefused  # noqa: E402
 from continuonbrain.storage.event_log import EventLog  # noqa: E402
@@ -142,10 +143,10 @@ def test_fewer_episodes_than_the_config_asks_for_means_waiting(brain: Brain) -> 
 def test_unfinished_and_self_driven_episodes_do_not_count(brain: Brain) -> None:
     root = brain(episodes=5)
     first, second, *_ = list_episodes(root.layout.episodes_dir)
-    for path, change in ((first, ("closed", "open")), (second, ("human_teleop", "autopilot"))):
-        text = (path / "metadata.json").read_text()
-        assert change[0] in text
-        (path / "metadata.json").write_text(text.replace(*change))
+    unfinished = RecordingState().into(open_episode(first).metadata)
+    by_itself = replace(open_episode(second).metadata, control_role="autopilot")
+    for path, metadata in ((first, unfinished), (second, by_itself)):
+        (path / "metadata.json").write_bytes(metadata_bytes(metadata))
     episodes, _ = loop(root).new_episodes()
     assert first not in episodes
     assert second not in episodes
