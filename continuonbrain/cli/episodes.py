@@ -16,10 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from continuonbrain.brain_root import open_brain
+from continuonbrain.cli.episodes_any import EpisodeOption, show_any
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.errors import BrainError
 from continuonbrain.rlds.doctor import ERROR, examine
 from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.flat import export_flat
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.rlds.summary import EpisodeSummary, summarise
 from continuonbrain.rlds.tfds import export_step_records, export_tfds
@@ -38,6 +40,7 @@ class ExportFormat(StrEnum):
 
     TFDS = "tfds"
     STEPS = "steps"
+    JSON = "json"
 
 
 _SHOWN = 5
@@ -117,8 +120,15 @@ def list_command(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -
 
 
 @app.command()
-def show(path: EpisodePath, root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
-    """Sum up an episode: counts, ranges and a line for each signal."""
+def show(
+    path: EpisodePath,
+    root: RootOption = DEFAULT_ROOT,
+    episode: EpisodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sum up an episode: counts, ranges and a line for each signal; of a dataset of others, what is in it."""
+    if show_any(_found(path, root), episode, as_json=as_json):
+        return
     summary = summarise(open_episode(_found(path, root), strict=False))
     if as_json:
         _print_json(summary.to_json())
@@ -169,7 +179,11 @@ def export(
     path: Annotated[Path, typer.Argument(help="An episode, or a folder of episodes.")],
     out: Annotated[Path, typer.Argument(help="Folder to write into.")],
     form: Annotated[
-        ExportFormat, typer.Option("--format", help="tfds: an RLDS folder; steps: one TFRecord per episode.")
+        ExportFormat,
+        typer.Option(
+            "--format",
+            help="tfds: an RLDS folder; steps: a TFRecord each; json: flat JSON, frames beside.",
+        ),
     ] = ExportFormat.TFDS,
     name: Annotated[str, typer.Option(help="Name of the dataset.")] = "continuonbrain",
     version: Annotated[str, typer.Option(help="Version of the dataset.")] = "1.0.0",
@@ -191,9 +205,11 @@ def export(
             }
         else:
             out.mkdir(parents=True, exist_ok=True)
+            as_json_files = form is ExportFormat.JSON
+            write, suffix = (export_flat, ".json") if as_json_files else (export_step_records, ".tfrecord")
             steps = 0
             for number, folder in enumerate(episodes):
-                steps += export_step_records(open_episode(folder), out / f"{folder.stem}.tfrecord")
+                steps += write(open_episode(folder), out / f"{folder.stem}{suffix}")
                 progress(number + 1, len(episodes))
             result = {"path": str(out), "episodes": len(episodes), "steps": steps}
     if as_json:
