@@ -218,7 +218,8 @@ def _walk(value: Any, key: str, lists: tuple[int | None, ...], found: list[Featu
             _walk(inner, f"{key}/{name}" if key else name, lists, found, depth + 1)
         return
     if what == "sequence":
-        length = _integer(content.get("length", -1), key)
+        length = content.get("length")
+        length = -1 if length is None else _integer(length, key)
         _walk(content.get("feature"), key, (*lists, None if length < 0 else length), found, depth + 1)
         return
     if what == "translation":

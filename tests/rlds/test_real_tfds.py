@@ -139,9 +139,7 @@ def test_features_json_is_byte_for_byte_what_tensorflow_datasets_saves(
                     "monotonic_ns": f.Scalar(np.int64, doc="monotonic clock at the observation"),
                     "is_first": f.Scalar(np.bool_, doc="first step of the episode"),
                     "is_last": f.Scalar(np.bool_, doc="last step of the episode"),
-                    "is_terminal": f.Scalar(
-                        np.bool_, doc="the task ended here, not only the recording"
-                    ),
+                    "is_terminal": f.Scalar(np.bool_, doc="the task ended here, not only the recording"),
                     "reward": f.Scalar(np.float32, doc="always 0: these are demonstrations"),
                     "discount": f.Scalar(np.float32, doc="always 1"),
                 }
