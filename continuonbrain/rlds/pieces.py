@@ -17,7 +17,7 @@ from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.files import open_regular
 
 MAX_PIECE_BYTES: Final = 1 << 20
-MAX_PIECES: Final = 1 << 20
+MAX_PIECES: Final = 1 << 19
 _KEPT_BYTES = 4 << 20  # of a file up to this size the bytes are kept: a step then costs no opening of it
 _BLOCK = 1 << 18
 _MAX_DEPTH = 256
@@ -125,13 +125,14 @@ class _Scan:
 
     def _tokens(self) -> Iterator[tuple[int, int]]:
         """(token, byte) of each bracket and comma outside strings; an unfinished string is an error."""
-        at = 0
+        at = last = 0
         quoted = skip = False
         while block := self._file.read(_BLOCK):
             position = 1 if skip else 0
             skip = False
             while match := (_IN_STRING if quoted else _TOKEN).search(block, position):
                 position = match.end()
+                last = at + position
                 token = block[match.start()]
                 if token == 0x22:  # "
                     quoted = not quoted
@@ -141,6 +142,8 @@ class _Scan:
                 else:
                     yield token, at + match.start()
             at += len(block)
+            if at - last > MAX_PIECE_BYTES:
+                raise self._bad(f"nothing but text for {at - last} bytes", last)
         if quoted:
             raise self._bad("a text without an end", at)
 

@@ -52,7 +52,7 @@ MAX_MANIFEST_BYTES = 1 << 20
 MAX_RECORD_BYTES = 1 << 16  # a record is ten numbers and names; a longer line is none
 MAX_RECORDS = 1 << 20
 _JPEG_QUALITY = 95  # only for images that must be resized: they were compressed once already
-_RECORD_V1 = re.compile(r"record_(\d+)\.json")
+_RECORD_V1 = re.compile(r"record_(\d{1,10})\.json")
 
 Progress = Callable[[int, int], None]
 
@@ -180,7 +180,7 @@ def _raw_v2(tub: Path, report: TubReport) -> Iterator[tuple[int, bytes, Path]]:
             report.records += 1
             if report.records > MAX_RECORDS:
                 raise EpisodeError(f"more than {MAX_RECORDS} records", file=catalog, remedy="split the tub")
-            match = re.search(rb'"_index": *(\d{1,18})\b', line)
+            match = re.search(rb'"_index": *(\d{1,10})\b', line)
             index = int(match.group(1)) if match else position
             position = index + 1
             if index in deleted:
@@ -272,7 +272,7 @@ def _record(index: int, text: bytes, images: Path, report: TubReport) -> _Record
     if command is None or not isinstance(name, str):
         return None
     stamp = data.get("_timestamp_ms", data.get("milliseconds"))
-    if isinstance(stamp, bool) or not isinstance(stamp, int) or not 0 <= stamp < 1 << 62:
+    if isinstance(stamp, bool) or not isinstance(stamp, int) or not 0 <= stamp < 1 << 43:
         stamp = None
     session = data.get("_session_id")
     return _Record(
