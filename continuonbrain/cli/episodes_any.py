@@ -77,16 +77,23 @@ def _of_memory(memory: Memory) -> tuple[dict[str, Any], list[str | Table]]:
         return value, lines
     table = Table("", "episode", "steps", box=None)
     value["first_episodes"] = []
+    first: EpisodeView | None = None
     for number in range(min(_SHOWN, len(memory))):
-        view = memory.episode(number)
+        try:
+            view = memory.episode(number)
+        except EpisodeError as error:  # one that is damaged does not hide the others
+            value["first_episodes"].append({"id": "", "steps": 0, "problem": error.message})
+            table.add_row(str(number), Text(error.message, style="yellow"), "")
+            continue
         value["first_episodes"].append({"id": view.episode_id, "steps": len(view)})
         table.add_row(str(number), Text(view.episode_id), str(len(view)))
+        first = first or view
     lines.append(table)
     if len(memory) > _SHOWN:
         lines.append(f"and {len(memory) - _SHOWN} more")
-    first = memory.episode(0)
-    value["signals"] = [spec.to_json() for spec in first.signals]
-    lines.append(_signals(first))
+    if first is not None:
+        value["signals"] = [spec.to_json() for spec in first.signals]
+        lines.append(_signals(first))
     lines.append("one of them: continuonbrain episodes show PATH --episode N")
     return value, lines
 

@@ -558,6 +558,11 @@ def test_show_lists_a_dataset_and_sums_up_one_of_its_episodes(tmp_path: Path) ->
         "signals"
     ]
     assert "declared, but not" in runner.invoke(app, ["show", str(folder), "--episode", "0"]).stdout
+    shard = folder / "arm-train.tfrecord-00000-of-00001"
+    shard.write_bytes(bytes([*shard.read_bytes()[:40], 77, *shard.read_bytes()[41:]]))
+    damaged = json.loads(runner.invoke(app, ["show", str(folder), "--json"]).stdout)["first_episodes"]
+    assert [entry["steps"] for entry in damaged] == [0, 3, 4]
+    assert "CRC" in damaged[0]["problem"]
     missing = runner.invoke(app, ["show", str(folder), "--episode", "3"])
     assert missing.exit_code == 1
     assert "there is no episode 3: it has 3" in str(missing.exception)
