@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from continuonbrain.brain_root import open_brain
+from continuonbrain.cli.episodes_any import EpisodeOption, show_any
 from continuonbrain.cli.episodes_prune import prune
 from continuonbrain.cli.episodes_render import render
 from continuonbrain.cli.episodes_repair import repair
@@ -24,6 +25,7 @@ from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.errors import BrainError
 from continuonbrain.rlds.doctor import ERROR, examine
 from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.flat import export_flat
 from continuonbrain.rlds.lerobot import export_lerobot
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.rlds.summary import EpisodeSummary, summarise
@@ -46,6 +48,7 @@ class ExportFormat(StrEnum):
     TFDS = "tfds"
     STEPS = "steps"
     LEROBOT = "lerobot"
+    JSON = "json"
 
 
 _SHOWN = 5
@@ -128,8 +131,15 @@ def list_command(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -
 
 
 @app.command()
-def show(path: EpisodePath, root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
-    """Sum up an episode: counts, ranges and a line for each signal."""
+def show(
+    path: EpisodePath,
+    root: RootOption = DEFAULT_ROOT,
+    episode: EpisodeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sum up an episode: counts, ranges and a line for each signal; of a dataset of others, what is in it."""
+    if show_any(_found(path, root), episode, as_json=as_json):
+        return
     summary = summarise(open_episode(_found(path, root), strict=False))
     if as_json:
         _print_json(summary.to_json())
@@ -185,7 +195,8 @@ def export(
     form: Annotated[
         ExportFormat,
         typer.Option(
-            "--format", help="tfds: an RLDS folder; steps: one TFRecord per episode; lerobot: LeRobot v3."
+            "--format",
+            help="tfds: an RLDS folder; steps: a TFRecord each; json: flat JSON, frames beside; lerobot: LeRobot v3.",
         ),
     ] = ExportFormat.TFDS,
     name: Annotated[str, typer.Option(help="Name of the dataset.")] = "continuonbrain",
@@ -210,9 +221,11 @@ def export(
             result = export_lerobot(episodes, out, name=name, progress=progress).to_json()
         else:
             out.mkdir(parents=True, exist_ok=True)
+            as_json_files = form is ExportFormat.JSON
+            write, suffix = (export_flat, ".json") if as_json_files else (export_step_records, ".tfrecord")
             steps = 0
             for number, folder in enumerate(episodes):
-                steps += export_step_records(open_episode(folder), out / f"{folder.stem}.tfrecord")
+                steps += write(open_episode(folder), out / f"{folder.stem}{suffix}")
                 progress(number + 1, len(episodes))
             result = {"path": str(out), "episodes": len(episodes), "steps": steps}
     if as_json:

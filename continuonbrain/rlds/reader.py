@@ -12,15 +12,18 @@ from __future__ import annotations
 import fcntl
 import io
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from continuonbrain.rlds.errors import CorruptRecordError, EpisodeError, doctor_remedy
+from continuonbrain.rlds.files import is_regular, open_regular, read_limited
+from continuonbrain.rlds.pieces import Pieces, flat_pieces, lines_of
 from continuonbrain.rlds.schema import EpisodeMetadata, Frame, FrameRef, RecordingState, Step, parse_json
 from continuonbrain.rlds.stepline import decode_step_line
 from continuonbrain.rlds.tfrecord import read_record
@@ -28,7 +31,8 @@ from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE, metadata_alter
 
 MAX_METADATA_BYTES = 1 << 20
 MAX_STEPS_BYTES = 1 << 30
-MAX_FRAME_PIXELS = 4096 * 4096  # a JPEG header may promise gigabytes
+MAX_FRAME_PIXELS = 2048 * 1152  # a JPEG header may promise gigabytes; decoding takes up to 20 bytes a pixel
+MAX_FRAME_BYTES = 16 << 20
 
 
 def decode_image(data: bytes) -> Frame:
@@ -38,10 +42,11 @@ def decode_image(data: bytes) -> Frame:
         EpisodeError: not an image, cut short, or larger than `MAX_FRAME_PIXELS`.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        # Only these two: among Pillow's other decoders is one that starts a PostScript interpreter.
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             if image.width * image.height > MAX_FRAME_PIXELS:
                 raise EpisodeError(f"a frame of {image.width}x{image.height} is too large", field="frame")
-            return np.asarray(image.convert("RGB"), dtype=np.uint8)
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8)
     except EpisodeError:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, ValueError, ...
@@ -67,9 +72,7 @@ def read_metadata_and_seal(path: Path) -> tuple[EpisodeMetadata, EpisodeError | 
         EpisodeError: absent, not JSON, or not metadata.
     """
     try:
-        if path.stat().st_size > MAX_METADATA_BYTES:
-            raise EpisodeError("the metadata are longer than 1 MiB", field="metadata")
-        data = path.read_bytes()
+        data = read_limited(path, MAX_METADATA_BYTES)
         try:
             value = parse_json(data)
         except EpisodeError as error:
@@ -94,12 +97,6 @@ def split_lines(data: bytes) -> tuple[list[bytes], int]:
     return data[:end].split(b"\n")[:-1], len(data) - end
 
 
-@dataclass(frozen=True)
-class _Line:
-    text: bytes
-    file: Path
-
-
 class Episode:
     """One readable episode. Opening it holds no file open; frames are read when asked for.
 
@@ -115,19 +112,20 @@ class Episode:
         path: Path,
         metadata: EpisodeMetadata,
         *,
-        lines: list[_Line] | None = None,
-        values: list[Any] | None = None,
+        pieces: Sequence[Pieces],
+        flat: bool = False,
         strict: bool = True,
     ) -> None:
         self.path = path
         self.metadata = metadata
-        self.format = "folder" if values is None else "flat-json"
+        self.format = "flat-json" if flat else "folder"
         self.torn = ""
-        self._lines = lines or []
-        self._values = values
-        self._count = len(self._lines) if values is None else len(values)
+        self._flat = flat
+        self._pieces = list(pieces)
+        self._starts = [0, *accumulate(len(part) for part in self._pieces)]
+        self._count = self._starts[-1]
         self._state = RecordingState.of(metadata)
-        self._sealed = self._state is not None and self._state.step_crc == "crc32c" and values is None
+        self._sealed = self._state is not None and self._state.step_crc == "crc32c" and not flat
         if not strict:
             self._keep_whole_steps()
 
@@ -154,12 +152,11 @@ class Episode:
             raise IndexError(f"{self.path}: step {index} of {self._count}")
         index %= self._count
         try:
-            if self._values is not None:
-                step = Step.from_json(self._values[index], index=index, count=self._count)
+            text = self._text(index)
+            if self._flat:  # a tool that wrote it anew cannot know our seal
+                step = Step.from_json(parse_json(text), index=index, count=self._count)
             else:
-                step = decode_step_line(
-                    self._lines[index].text, index=index, count=self._count, sealed=self._sealed
-                )
+                step = decode_step_line(text, index=index, count=self._count, sealed=self._sealed)
         except EpisodeError as error:
             raise error.at(file=self._file_of(index), step=index, remedy=doctor_remedy(self.path)) from error
         if index == self._count - 1 and not step.is_last:
@@ -202,20 +199,41 @@ class Episode:
     def __iter__(self) -> Iterator[Step]:
         return self.steps()
 
+    def _piece_of(self, index: int) -> tuple[Pieces, int]:
+        at = bisect_right(self._starts, index) - 1
+        return self._pieces[at], index - self._starts[at]
+
     def _file_of(self, index: int) -> Path:
-        return self.path if self._values is not None else self._lines[index].file
+        return self._piece_of(index)[0].file
+
+    def _text(self, index: int) -> bytes:
+        pieces, at = self._piece_of(index)
+        try:
+            return pieces[at]
+        except OSError as error:
+            raise EpisodeError(f"cannot be read: {error.strerror}", file=pieces.file) from error
 
     def _read_blob(self, ref: FrameRef, index: int) -> bytes:
-        if self._values is not None:
+        path = self._folder / ref.file
+        if self._flat and ref.file.startswith("blobs/"):
             raise EpisodeError(
                 "a flat JSON episode holds no frames", file=self.path, step=index, field="observation.frame"
             )
-        path = self.path / ref.file
         try:
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 size = os.fstat(file.fileno()).st_size
+                if self._flat:
+                    if size != ref.length or size > MAX_FRAME_BYTES:
+                        raise CorruptRecordError(
+                            f"{size} bytes are here, {ref.length} are declared", file=path, offset=0
+                        )
+                    return file.read(size)
                 return read_record(
-                    file, path=path, offset=ref.offset, size=min(size, ref.offset + ref.length)
+                    file,
+                    path=path,
+                    offset=ref.offset,
+                    size=min(size, ref.offset + ref.length),
+                    limit=MAX_FRAME_BYTES,
                 )
         except CorruptRecordError as error:
             raise EpisodeError(
@@ -237,9 +255,14 @@ class Episode:
     def frame_is_there(self, ref: FrameRef) -> bool:
         """Whether the file that holds the frame is long enough; the CRC is checked when it is read."""
         try:
-            return ref.offset + ref.length <= (self.path / ref.file).stat().st_size
+            return ref.offset + ref.length <= (self._folder / ref.file).stat().st_size
         except OSError:
             return False
+
+    @property
+    def _folder(self) -> Path:
+        """What a frame's file is relative to."""
+        return self.path.parent if self._flat else self.path
 
     def _keep_whole_steps(self) -> None:
         for index in range(self._count):
@@ -253,24 +276,22 @@ class Episode:
                 return
 
 
-def _read_lines(path: Path) -> tuple[list[_Line], int]:
+def _read_lines(path: Path) -> tuple[list[Pieces], int]:
     files = sorted(file for file in (path / "steps").glob("*.jsonl") if not file.name.startswith("."))
     if not files:
         raise EpisodeError("the steps file is missing", file=path / STEPS_FILE, remedy=doctor_remedy(path))
-    lines: list[_Line] = []
+    found: list[Pieces] = []
     torn = 0
     for file in files:
         try:
-            if file.stat().st_size > MAX_STEPS_BYTES:
-                raise EpisodeError("the steps file is longer than 1 GiB", file=file)
-            texts, torn = split_lines(file.read_bytes())
+            pieces, torn = lines_of(file, MAX_STEPS_BYTES)
         except OSError as error:
             raise EpisodeError(f"cannot be read: {error.strerror}", file=file) from error
-        lines += [_Line(text, file) for text in texts]
-    return lines, torn
+        found.append(pieces)
+    return found, torn
 
 
-def _check_whole(path: Path, metadata: EpisodeMetadata, lines: list[_Line], torn: int) -> None:
+def _check_whole(path: Path, metadata: EpisodeMetadata, count: int, torn: int) -> None:
     steps_file = path / STEPS_FILE
     state = RecordingState.of(metadata)
     if state is not None and state.state == "open":
@@ -284,17 +305,17 @@ def _check_whole(path: Path, metadata: EpisodeMetadata, lines: list[_Line], torn
         raise EpisodeError(
             f"the last line is cut short ({torn} bytes without an end)",
             file=steps_file,
-            step=len(lines),
+            step=count,
             field="step",
             remedy=doctor_remedy(path),
         )
     if state is None:
         return
-    if len(lines) != state.steps:
+    if count != state.steps:
         raise EpisodeError(
-            f"{len(lines)} steps are here, {state.steps} were recorded",
+            f"{count} steps are here, {state.steps} were recorded",
             file=steps_file,
-            step=min(len(lines), max(state.steps, 0)),
+            step=min(count, max(state.steps, 0)),
             field="metadata.provenance.recording.steps",
             remedy=doctor_remedy(path),
         )
@@ -310,13 +331,9 @@ def _check_whole(path: Path, metadata: EpisodeMetadata, lines: list[_Line], torn
 
 def _open_flat(path: Path, *, strict: bool) -> Episode:
     try:
-        if path.stat().st_size > MAX_STEPS_BYTES:
-            raise EpisodeError("the episode is longer than 1 GiB")
-        value = parse_json(path.read_bytes())
-        if not isinstance(value, dict) or not isinstance(value.get("steps"), list):
-            raise EpisodeError('an object with "metadata" and a list "steps" is needed')
-        metadata = EpisodeMetadata.from_json(value.get("metadata"))
-        return Episode(path, metadata, values=value["steps"], strict=strict)
+        text, steps = flat_pieces(path, MAX_STEPS_BYTES)
+        metadata = EpisodeMetadata.from_json(parse_json(text))
+        return Episode(path, metadata, pieces=[steps], flat=True, strict=strict)
     except EpisodeError as error:
         raise error.at(file=path, remedy=doctor_remedy(path)) from error
     except OSError as error:
@@ -335,7 +352,7 @@ def open_episode(path: Path, *, strict: bool = True) -> Episode:
         EpisodeError: names file, step, field and remedy.
     """
     path = Path(path)
-    if not path.exists():
+    if not (path.is_dir() or is_regular(path)):
         raise EpisodeError(
             "there is no such episode", file=path, remedy="list them: continuonbrain episodes list --root DIR"
         )
@@ -346,16 +363,17 @@ def open_episode(path: Path, *, strict: bool = True) -> Episode:
         raise alteration
     try:
         lines, torn = _read_lines(path)
+        count = sum(map(len, lines))
         if strict:
-            _check_whole(path, metadata, lines, torn)
-        episode = Episode(path, metadata, lines=lines, strict=strict)
+            _check_whole(path, metadata, count, torn)
+        episode = Episode(path, metadata, pieces=lines, strict=strict)
     except EpisodeError as error:
         raise error.at(file=path / METADATA_FILE, remedy=doctor_remedy(path)) from error
     if alteration is not None and not episode.torn:
         episode.torn = alteration.message
     if not strict and not episode.torn:
         try:
-            _check_whole(path, metadata, lines, torn)
+            _check_whole(path, metadata, count, torn)
         except EpisodeError as error:
             episode.torn = error.message
     return episode

@@ -32,7 +32,10 @@ SOURCE_HUMAN: Final = "human_teleop_xr"
 SOURCE_AUTOPILOT: Final = "autopilot"
 
 EPISODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_BLOB_FILE = re.compile(r"blobs/[A-Za-z0-9][A-Za-z0-9._-]*")
+FLAT_FRAMES: Final = ".frames"
+"""A flat JSON episode NAME.json has its frames, if any, in NAME.frames/."""
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_FRAME_FILE = re.compile(rf"(blobs|{_NAME}\{FLAT_FRAMES})/{_NAME}")
 
 Frame: TypeAlias = NDArray[np.uint8]
 Action: TypeAlias = tuple[float, float]
@@ -94,6 +97,11 @@ def _mapping(value: Any, name: str) -> Mapping[str, Any]:
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise EpisodeError(f"text is needed, not {_shown(value)}", field=name)
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:  # half a surrogate pair: JSON can say it, no file can hold it
+            raise EpisodeError(f"text that is not Unicode: {_shown(value)}", field=name) from error
     return value
 
 
@@ -357,7 +365,7 @@ class FrameRef:
             if numbers[name] < 0:
                 raise EpisodeError(f"{numbers[name]} is negative", field=f"observation.frame.{name}")
         file = _text(data.get("file"), "observation.frame.file")
-        if not _BLOB_FILE.fullmatch(file):
+        if not _FRAME_FILE.fullmatch(file):
             raise EpisodeError(f"'blobs/NAME' is needed, not {_shown(file)}", field="observation.frame.file")
         return cls(file=file, **numbers)
 

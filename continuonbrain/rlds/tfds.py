@@ -29,7 +29,7 @@ from continuonbrain.rlds.reader import Episode, decode_image, open_episode
 from continuonbrain.rlds.schema import Step, parse_json
 from continuonbrain.rlds.tfrecord import FeatureIn, FeatureOut, decode_example, encode_example, frame_record
 from continuonbrain.rlds.tfrecord import read_records as read_tfrecords
-from continuonbrain.storage.durable import sync_directory, write_json_durably
+from continuonbrain.storage.durable import sync_directory, write_bytes_durably, write_json_durably
 
 EPISODES_PER_SHARD: Final = 64
 SPLIT: Final = "train"
@@ -201,7 +201,8 @@ def export_tfds(
                         progress(done, len(kept))
                 file.flush()
                 os.fsync(file.fileno())
-        write_json_durably(staging / "features.json", features_json(*size))
+        text = json.dumps(features_json(*size), indent=4, sort_keys=True)  # byte for byte as TFDS writes it
+        write_bytes_durably(staging / "features.json", text.encode())
         info = _dataset_info(name, version, total, [len(shard) for shard in shards])
         write_json_durably(staging / "dataset_info.json", info)
         os.rename(staging, target)

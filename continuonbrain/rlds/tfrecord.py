@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from continuonbrain.rlds.errors import CorruptRecordError
+from continuonbrain.rlds.files import open_regular
 
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
@@ -44,7 +45,11 @@ def crc32c(data: bytes) -> int:
 
 def masked_crc32c(data: bytes) -> int:
     """The CRC as TFRecord stores it: masked, because a CRC of data that holds CRCs is weak."""
-    crc = crc32c(data)
+    return masked_of(crc32c(data))
+
+
+def masked_of(crc: int) -> int:
+    """The masked form of a CRC-32C."""
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -59,17 +64,10 @@ def frame_record(data: bytes) -> bytes:
     )
 
 
-def read_record(file: BinaryIO, *, path: Path | None, offset: int, size: int) -> bytes:
-    """The data of the record that starts at `offset`.
+def read_header(file: BinaryIO, *, path: Path | None, offset: int, size: int) -> int:
+    """The length of the data of the record that starts at `offset`; the file then stands at the data.
 
-    Args:
-        file: opened for reading in binary mode.
-        path: only for the error.
-        offset: bytes from the start of the file.
-        size: bytes of the whole file: bounds what is read, so that a wrong length allocates nothing.
-
-    Raises:
-        CorruptRecordError: torn or altered record; `torn` tells which.
+    Args and Raises: as `read_record`; the data and their CRC are not read.
     """
     if not 0 <= offset < size:
         raise CorruptRecordError("no record starts here", file=path, offset=offset, torn=True)
@@ -77,18 +75,39 @@ def read_record(file: BinaryIO, *, path: Path | None, offset: int, size: int) ->
     header = file.read(HEADER_BYTES)
     if len(header) < HEADER_BYTES:
         raise CorruptRecordError("record header is cut short", file=path, offset=offset, torn=True)
-    (length,) = struct.unpack_from("<Q", header)
+    length = int.from_bytes(header[:8], "little")
     if struct.unpack_from("<I", header, 8)[0] != masked_crc32c(header[:8]):
         raise CorruptRecordError("CRC of the record length does not match", file=path, offset=offset)
     if length > MAX_RECORD_BYTES:
         raise CorruptRecordError(f"record of {length} bytes is too long", file=path, offset=offset)
     if offset + FRAMING_BYTES + length > size:
         raise CorruptRecordError("record is cut short", file=path, offset=offset, torn=True)
-    body = file.read(length + FOOTER_BYTES)
-    if len(body) < length + FOOTER_BYTES:
+    return length
+
+
+def read_record(
+    file: BinaryIO, *, path: Path | None, offset: int, size: int, limit: int = MAX_RECORD_BYTES
+) -> bytes:
+    """The data of the record that starts at `offset`.
+
+    Args:
+        file: opened for reading in binary mode.
+        path: only for the error.
+        offset: bytes from the start of the file.
+        size: bytes of the whole file: bounds what is read, so that a wrong length allocates nothing.
+        limit: a longer record is refused before it is read.
+
+    Raises:
+        CorruptRecordError: torn or altered record; `torn` tells which.
+    """
+    length = read_header(file, path=path, offset=offset, size=size)
+    if length > limit:
+        raise CorruptRecordError(f"record of {length} bytes is too long", file=path, offset=offset)
+    data = file.read(length)
+    footer = file.read(FOOTER_BYTES)
+    if len(data) < length or len(footer) < FOOTER_BYTES:
         raise CorruptRecordError("record is cut short", file=path, offset=offset, torn=True)
-    data = body[:length]
-    if struct.unpack_from("<I", body, length)[0] != masked_crc32c(data):
+    if struct.unpack("<I", footer)[0] != masked_crc32c(data):
         raise CorruptRecordError("CRC of the record data does not match", file=path, offset=offset)
     return data
 
@@ -99,7 +118,7 @@ def read_records(path: Path) -> Iterator[tuple[int, bytes]]:
     Raises:
         CorruptRecordError: at the first record that is torn or altered.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         offset = 0
         while offset < size:
@@ -197,7 +216,7 @@ def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, 
         at += length
 
 
-def _unpack_varints(data: bytes, start: int, end: int) -> NDArray[np.int64]:
+def unpack_varints(data: bytes, start: int, end: int) -> NDArray[np.int64]:
     """Packed varints, vectorised: a Python loop over a million steps' flags would be the slow part."""
     raw = np.frombuffer(data, np.uint8, end - start, start)
     if raw.size == 0:
@@ -246,7 +265,7 @@ def _decode_feature(data: bytes, start: int, end: int) -> FeatureOut:
                 if number == 1:
                     if inner == _LENGTH:
                         runs.append(np.array(single, np.uint64).astype(np.int64))
-                        runs.append(_unpack_varints(data, a, b))
+                        runs.append(unpack_varints(data, a, b))
                         single = array("Q")
                     elif inner == _VARINT:
                         single.append(a)

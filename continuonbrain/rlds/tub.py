@@ -31,7 +31,8 @@ from typing import Any
 from PIL import Image
 
 from continuonbrain.rlds.errors import EpisodeError
-from continuonbrain.rlds.reader import MAX_FRAME_PIXELS, is_being_recorded, open_episode
+from continuonbrain.rlds.files import is_regular, open_regular, read_limited
+from continuonbrain.rlds.reader import MAX_FRAME_BYTES, MAX_FRAME_PIXELS, is_being_recorded, open_episode
 from continuonbrain.rlds.schema import (
     SOURCE_AUTOPILOT,
     SOURCE_HUMAN,
@@ -47,8 +48,11 @@ FRAME_WIDTH, FRAME_HEIGHT = 160, 120
 ASSUMED_STEP_S = 0.05  # donkeycar's default DRIVE_LOOP_HZ is 20
 PLAUSIBLE_STEP_S = (0.02, 0.2)  # 5 to 50 Hz: outside, the timestamps are not the camera's
 MAX_GAP_S = 0.5  # a longer hole ends an episode: what follows is not the consequence of what was before
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_RECORD_BYTES = 1 << 16  # a record is ten numbers and names; a longer line is none
+MAX_RECORDS = 1 << 20
 _JPEG_QUALITY = 95  # only for images that must be resized: they were compressed once already
-_RECORD_V1 = re.compile(r"record_(\d+)\.json")
+_RECORD_V1 = re.compile(r"record_(\d{1,10})\.json")
 
 Progress = Callable[[int, int], None]
 
@@ -146,7 +150,7 @@ def _read_manifest(tub: Path, report: TubReport) -> tuple[list[Path], set[int]]:
     present = sorted(_visible(tub.glob("catalog_*.catalog")), key=_number_in)
     entry: dict[str, Any] = {}
     try:
-        for line in (tub / "manifest.json").read_text(errors="replace").splitlines():
+        for line in read_limited(tub / "manifest.json", MAX_MANIFEST_BYTES).splitlines():
             value = parse_json(line) if line.strip() else None
             if isinstance(value, dict) and isinstance(value.get("paths"), list):
                 entry = value
@@ -156,27 +160,27 @@ def _read_manifest(tub: Path, report: TubReport) -> tuple[list[Path], set[int]]:
         if not report.notes:
             report.notes.append("manifest.json names no catalogs: all of them taken, nothing deleted")
         return present, set()
-    listed = [tub / Path(str(name)).name for name in entry["paths"]]
+    listed = list(dict.fromkeys(tub / Path(str(name)).name for name in entry["paths"]))
     for path in listed:
-        if not path.is_file():
+        if not is_regular(path):
             report.notes.append(f"{path.name} is named by manifest.json but missing")
     unlisted = [path.name for path in present if path not in listed]
     if unlisted:
         report.notes.append(f"not named by manifest.json and left out: {', '.join(unlisted)}")
     deleted = entry.get("deleted_indexes")
     numbers = {item for item in deleted if isinstance(item, int)} if isinstance(deleted, list) else set()
-    return [path for path in listed if path.is_file()], numbers
+    return [path for path in listed if is_regular(path)], numbers
 
 
 def _raw_v2(tub: Path, report: TubReport) -> Iterator[tuple[int, bytes, Path]]:
     catalogs, deleted = _read_manifest(tub, report)
     position = 0
     for catalog in catalogs:
-        for line in catalog.read_bytes().splitlines():
-            if not line.strip():
-                continue
+        for line in _lines(catalog, report):
             report.records += 1
-            match = re.search(rb'"_index": *(\d{1,18})\b', line)
+            if report.records > MAX_RECORDS:
+                raise EpisodeError(f"more than {MAX_RECORDS} records", file=catalog, remedy="split the tub")
+            match = re.search(rb'"_index": *(\d{1,10})\b', line)
             index = int(match.group(1)) if match else position
             position = index + 1
             if index in deleted:
@@ -185,12 +189,30 @@ def _raw_v2(tub: Path, report: TubReport) -> Iterator[tuple[int, bytes, Path]]:
                 yield index, line, tub / "images"
 
 
+def _lines(catalog: Path, report: TubReport) -> Iterator[bytes]:
+    """The lines that are not empty; a line that is too long is cut, so that it is counted as a bad record."""
+    try:
+        with open_regular(catalog) as file:
+            while line := file.readline(MAX_RECORD_BYTES + 1):
+                if len(line) > MAX_RECORD_BYTES:
+                    while (rest := file.readline(MAX_RECORD_BYTES)) and not rest.endswith(b"\n"):
+                        pass
+                if line.strip():
+                    yield line.rstrip(b"\r\n")
+    except OSError as error:
+        report.notes.append(f"{catalog.name} cannot be read: {error.strerror}")
+
+
 def _raw_v1(tub: Path, report: TubReport) -> Iterator[tuple[int, bytes, Path]]:
     for path in sorted(_visible(tub.glob("record_*.json")), key=_number_in):
         match = _RECORD_V1.fullmatch(path.name)
         if match:
             report.records += 1
-            yield int(match.group(1)), path.read_bytes(), tub
+            try:
+                text = read_limited(path, MAX_RECORD_BYTES)
+            except (EpisodeError, OSError):
+                text = b""  # no record: counted as a bad one
+            yield int(match.group(1)), text, tub
 
 
 # ---------------------------------------------------------------------------------------------- records
@@ -250,11 +272,13 @@ def _record(index: int, text: bytes, images: Path, report: TubReport) -> _Record
     if command is None or not isinstance(name, str):
         return None
     stamp = data.get("_timestamp_ms", data.get("milliseconds"))
+    if isinstance(stamp, bool) or not isinstance(stamp, int) or not 0 <= stamp < 1 << 43:
+        stamp = None
     session = data.get("_session_id")
     return _Record(
         index=index,
-        session="" if session is None else str(session),
-        time_ms=stamp if isinstance(stamp, int) and not isinstance(stamp, bool) else None,
+        session="" if session is None else str(session)[:200].encode(errors="replace").decode(),
+        time_ms=stamp,
         image=images / Path(name).name,
         command=command,
         proposed=command if by_pilot and drives == "pilot" else None,
@@ -313,12 +337,15 @@ def _episodes(session: list[_Record], max_steps: int) -> Iterator[list[_Record]]
 def _load_jpeg(path: Path, report: TubReport) -> bytes | None:
     """A whole 160x120 RGB JPEG; None (and counted) when the image is missing or corrupt."""
     try:
-        data = path.read_bytes()
+        data = read_limited(path, MAX_FRAME_BYTES)
     except OSError:
         report.missing_images += 1
         return None
+    except EpisodeError:
+        report.corrupt_images += 1
+        return None
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             if image.width * image.height > MAX_FRAME_PIXELS:
                 raise ValueError("too large")
             image.load()
@@ -372,7 +399,7 @@ def import_tub(
         )
     started = time.monotonic()
     tub = Path(tub_dir)
-    is_v2 = (tub / "manifest.json").is_file() or bool(_visible(tub.glob("catalog_*.catalog")))
+    is_v2 = is_regular(tub / "manifest.json") or bool(_visible(tub.glob("catalog_*.catalog")))
     if not is_v2 and not any(_RECORD_V1.fullmatch(path.name) for path in tub.glob("record_*.json")):
         raise _not_a_tub(tub)
     report = TubReport(tub=str(tub), version=2 if is_v2 else 1)
@@ -383,7 +410,7 @@ def import_tub(
         record = _record(index, text, images, report)
         if record is None:
             report.bad_records += 1
-        elif not record.image.is_file():
+        elif not is_regular(record.image):
             report.missing_images += 1  # known before the drive is split: many missing in a row are a hole
         else:
             records.append(record)

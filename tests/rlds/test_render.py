@@ -196,9 +196,14 @@ _STEPS = st.builds(
 
 @given(st.lists(_STEPS, max_size=30))
 @settings(deadline=None, max_examples=60)
-def test_whatever_the_numbers_and_texts_are_there_is_a_picture(steps: list[Step]) -> None:
+def test_whatever_the_numbers_and_texts_are_there_is_a_picture(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[Step]
+) -> None:
     story = tell(steps, stops=STOPS)
-    episode = Episode(Path("x.json"), make_metadata_example("x"), values=[step.to_json() for step in steps])
+    path = tmp_path_factory.mktemp("flat") / "x.json"
+    whole = {"metadata": make_metadata_example("x").to_json(), "steps": [step.to_json() for step in steps]}
+    path.write_text(json.dumps(whole))
+    episode = open_episode(path, strict=False)
     for picture in (contact_sheet(episode, story), plot(episode, story), overview_row(episode, story)):
         assert picture.width == WIDTH
         assert picture.height < 4000
