@@ -2,60 +2,40 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.episodes_any import EpisodeOption, show_any
+from continuonbrain.cli.episodes_common import disk_errors, found, print_json, progress_bar
+from continuonbrain.cli.episodes_export import export
 from continuonbrain.cli.episodes_prune import prune
 from continuonbrain.cli.episodes_render import render
 from continuonbrain.cli.episodes_repair import repair
 from continuonbrain.cli.episodes_stats import stats
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
-from continuonbrain.errors import BrainError
 from continuonbrain.rlds.doctor import ERROR, examine
 from continuonbrain.rlds.errors import EpisodeError
-from continuonbrain.rlds.flat import export_flat
-from continuonbrain.rlds.lerobot import export_lerobot
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.rlds.summary import EpisodeSummary, summarise
-from continuonbrain.rlds.tfds import export_step_records, export_tfds
 from continuonbrain.rlds.tub import import_tub as import_tub_folder
-from continuonbrain.storage.layout import BrainLayout
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="What the robot remembers.")
-
-app.command()(prune)
+for command in (export, prune, render, repair, stats):
+    app.command()(command)
 
 EpisodePath = Annotated[
     Path, typer.Argument(help="An episode's folder, a flat JSON episode, or a name that `list` prints.")
 ]
 
 
-class ExportFormat(StrEnum):
-    """What `export` writes."""
-
-    TFDS = "tfds"
-    STEPS = "steps"
-    LEROBOT = "lerobot"
-    JSON = "json"
-
-
 _SHOWN = 5
 """Episodes listed by name after an import."""
-
-app.command()(render)
-app.command()(stats)
 
 
 @app.command("import-tub")
@@ -70,12 +50,12 @@ def import_tub(
 ) -> None:
     """Import the recordings of a donkeycar."""
     episodes_dir = open_brain(root).layout.episodes_dir
-    with _disk_errors(episodes_dir), _progress("importing records", hidden=as_json) as progress:
+    with disk_errors(episodes_dir), progress_bar("importing records", hidden=as_json) as progress:
         report = import_tub_folder(
             path, episodes_dir, instruction=instruction, max_steps_per_episode=max_steps, progress=progress
         )
     if as_json:
-        _print_json(report.to_json())
+        print_json(report.to_json())
         return
     console = Console(highlight=False)
     console.print(
@@ -115,7 +95,7 @@ def list_command(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -
     """List the episodes of a brain root."""
     rows = [_row(path) for path in list_episodes(open_brain(root).layout.episodes_dir)]
     if as_json:
-        _print_json({"episodes": rows})
+        print_json({"episodes": rows})
         return
     console = Console(highlight=False)
     if not rows:
@@ -138,11 +118,11 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Sum up an episode: counts, ranges and a line for each signal; of a dataset of others, what is in it."""
-    if show_any(_found(path, root), episode, as_json=as_json):
+    if show_any(found(path, root), episode, as_json=as_json):
         return
-    summary = summarise(open_episode(_found(path, root), strict=False))
+    summary = summarise(open_episode(found(path, root), strict=False))
     if as_json:
-        _print_json(summary.to_json())
+        print_json(summary.to_json())
     else:
         _print_summary(summary)
 
@@ -154,7 +134,7 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Check every line and frame; exit code 1 when data are lost or untrue."""
-    path = _found(path, root)
+    path = found(path, root)
     if not path.exists():
         raise EpisodeError(
             "there is no such episode",
@@ -164,7 +144,7 @@ def doctor(
     findings = examine(path)
     sick = any(finding.severity == ERROR for finding in findings)
     if as_json:
-        _print_json({"path": str(path), "healthy": not sick, "findings": [f.to_json() for f in findings]})
+        print_json({"path": str(path), "healthy": not sick, "findings": [f.to_json() for f in findings]})
     else:
         console = Console(highlight=False)
         for finding in findings:
@@ -183,66 +163,6 @@ def doctor(
             console.print("healthy")
     if sick:
         raise typer.Exit(1)
-
-
-app.command()(repair)
-
-
-@app.command()
-def export(
-    path: Annotated[Path, typer.Argument(help="An episode, or a folder of episodes.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write into.")],
-    form: Annotated[
-        ExportFormat,
-        typer.Option(
-            "--format",
-            help="tfds: an RLDS folder; steps: a TFRecord each; json: flat JSON, frames beside; lerobot: LeRobot v3.",
-        ),
-    ] = ExportFormat.TFDS,
-    name: Annotated[str, typer.Option(help="Name of the dataset.")] = "continuonbrain",
-    version: Annotated[str, typer.Option(help="Version of the dataset.")] = "1.0.0",
-    root: RootOption = DEFAULT_ROOT,
-    as_json: JsonOption = False,
-) -> None:
-    """Export episodes for other tools."""
-    path = _found(path, root)
-    episodes = list_episodes(path, finished_only=True) or [path]
-    with _disk_errors(out), _progress("exporting episodes", hidden=as_json) as progress:
-        if form is ExportFormat.TFDS:
-            written = export_tfds(episodes, out, name=name, version=version, progress=progress)
-            result = {
-                "path": str(written.path),
-                "episodes": written.episodes,
-                "steps": written.steps,
-                "bytes": written.bytes,
-                "left_out": list(written.left_out),
-            }
-        elif form is ExportFormat.LEROBOT:
-            result = export_lerobot(episodes, out, name=name, progress=progress).to_json()
-        else:
-            out.mkdir(parents=True, exist_ok=True)
-            as_json_files = form is ExportFormat.JSON
-            write, suffix = (export_flat, ".json") if as_json_files else (export_step_records, ".tfrecord")
-            steps = 0
-            for number, folder in enumerate(episodes):
-                steps += write(open_episode(folder), out / f"{folder.stem}{suffix}")
-                progress(number + 1, len(episodes))
-            result = {"path": str(out), "episodes": len(episodes), "steps": steps}
-    if as_json:
-        _print_json(result)
-        return
-    Console(highlight=False).print(
-        f"{result['episodes']} episodes, {result['steps']} steps -> {result['path']}", soft_wrap=True
-    )
-
-
-def _found(path: Path, root: Path) -> Path:
-    """The path; of a brain root its episodes; where there is none and it is a bare name, the root's episode of it."""
-    whole = BrainLayout(path)
-    if whole.config_path.exists() and whole.episodes_dir.is_dir():
-        return whole.episodes_dir
-    named = BrainLayout(root).episodes_dir / path
-    return named if not path.exists() and path.name == str(path) and named.exists() else path
 
 
 def _row(path: Path) -> dict[str, Any]:
@@ -283,9 +203,9 @@ def _print_summary(summary: EpisodeSummary) -> None:
         "guard": summary.reasons,
         "adapter": summary.adapters,
     }
-    for title, found in counts.items():
-        if found:
-            console.print(Text(f"{title}: " + ", ".join(f"{name} ({n})" for name, n in found.items())))
+    for title, counted in counts.items():
+        if counted:
+            console.print(Text(f"{title}: " + ", ".join(f"{name} ({n})" for name, n in counted.items())))
     if summary.clamped or summary.dropped:
         console.print(f"clamped by the guard: {summary.clamped}, dropped by the recorder: {summary.dropped}")
     if summary.torn:
@@ -298,36 +218,3 @@ def _print_summary(summary: EpisodeSummary) -> None:
             numbers = (f"{value:.3f}" for value in (signal.minimum, signal.mean, signal.maximum))
             table.add_row(signal.name, *numbers, signal.line)
     console.print(table)
-
-
-class _Reporter:
-    """A progress bar as the plain callback that the rooms below take."""
-
-    def __init__(self, bar: Progress, title: str) -> None:
-        self._bar = bar
-        self._task = bar.add_task(title, total=None)
-
-    def __call__(self, done: int, total: int) -> None:
-        self._bar.update(self._task, completed=done, total=total)
-
-
-@contextmanager
-def _progress(title: str, *, hidden: bool) -> Iterator[_Reporter]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=hidden, transient=True) as bar:
-        yield _Reporter(bar, title)
-
-
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise BrainError(
-            f"{error.filename or path}: {error.strerror or error}",
-            remedy="check the disk's space and permissions",
-        ) from error
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, allow_nan=False))

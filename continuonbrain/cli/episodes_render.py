@@ -9,6 +9,7 @@ import typer
 from PIL import Image
 from rich.console import Console
 
+from continuonbrain.cli.episodes_common import disk_errors, found, print_json, progress_bar
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.reader import list_episodes, open_episode
@@ -32,9 +33,7 @@ def render(
 ) -> None:
     """Draw a contact sheet and a plot of actions, interventions and flags; of a folder an overview too."""
     # The group registers this command, so it is loaded by now, and cannot be imported above.
-    from continuonbrain.cli.episodes import _disk_errors, _found, _print_json, _progress
-
-    where = _found(path, root)
+    where = found(path, root)
     paths = list_episodes(where)
     whole = bool(paths)
     paths = paths or [where]
@@ -42,7 +41,7 @@ def render(
     skipped: list[dict[str, str]] = []
     pages: list[str] = []
     rows: list[Image.Image] = []
-    with _disk_errors(out), _progress("drawing episodes", hidden=as_json) as progress:
+    with disk_errors(out), progress_bar("drawing episodes", hidden=as_json) as progress:
         for number, episode_path in enumerate(paths):
             try:
                 drawn.append(_draw(episode_path, out, rows if whole else None))
@@ -57,7 +56,7 @@ def render(
                 rows.clear()
             progress(number + 1, len(paths))
     if as_json:
-        _print_json({"out": str(out), "episodes": drawn, "overview": pages, "skipped": skipped})
+        print_json({"out": str(out), "episodes": drawn, "overview": pages, "skipped": skipped})
         return
     console = Console(highlight=False)
     for row in drawn if not whole else drawn[:_SHOWN]:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from continuonbrain.cli.episodes_common import disk_errors, found, print_json, progress_bar
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.rlds.repair import Repaired
 from continuonbrain.rlds.repair import repair as repair_episodes
@@ -25,14 +26,12 @@ def repair(
 ) -> None:
     """Keep every whole step in a new folder, set the rest aside, touch nothing; exit code 1 when no step is kept."""
     # Here, because that module registers this command.
-    from continuonbrain.cli.episodes import _disk_errors, _found, _print_json, _progress
-
-    path = _found(path, root)
-    with _disk_errors(out), _progress("repairing episodes", hidden=as_json) as progress:
+    path = found(path, root)
+    with disk_errors(out), progress_bar("repairing episodes", hidden=as_json) as progress:
         results = repair_episodes(path, out, progress=progress)
     kept = sum(result.steps_kept for result in results)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "path": str(path),
                 "out": str(out),

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from continuonbrain.brain_root import open_brain
+from continuonbrain.cli.episodes_common import found, print_json, progress_bar
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.measures import Histogram, Quantiles, Tally, bars
@@ -35,9 +36,7 @@ def stats(
 ) -> None:
     """Statistics of a whole memory: actions, times, interventions, and what training would leave out."""
     # The group registers this command, so it is loaded by now, and cannot be imported above.
-    from continuonbrain.cli.episodes import _found, _print_json, _progress
-
-    where = open_brain(root).layout.episodes_dir if path is None else _found(path, root)
+    where = open_brain(root).layout.episodes_dir if path is None else found(path, root)
     if path is not None and not where.exists():
         raise EpisodeError(
             "there is no such folder",
@@ -46,10 +45,10 @@ def stats(
         )
     inner = list_episodes(where)
     paths = inner or ([where] if path is not None else [])
-    with _progress("reading episodes", hidden=as_json) as progress:
+    with progress_bar("reading episodes", hidden=as_json) as progress:
         statistics = gather(paths, progress=progress)
     if as_json:
-        _print_json({"path": str(where), **statistics.to_json()})
+        print_json({"path": str(where), **statistics.to_json()})
         return
     console = Console(highlight=False)
     if not paths:
