@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from continuonbrain.cli.root_option import JsonOption
+from continuonbrain.errors import BrainError
 from continuonbrain.model.serving.spec import DrivingSpec, LanguageSpec
 from continuonbrain.policy.open_engine import BUNDLES, LANGUAGE_BUNDLES
 from continuonbrain.rlds.summary import sparkline
@@ -272,17 +273,33 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show a base's identity and card."""
-    from continuonbrain.model.base_identity import base_sha256, check_base_files, tiny_base_folder
+    from continuonbrain.model.base_identity import (
+        base_sha256,
+        check_base_files,
+        checkpoint_sha256,
+        is_driving_base,
+        tiny_base_folder,
+    )
 
     where = folder or tiny_base_folder()
-    sha256 = base_sha256(where)
-    check_base_files(where)
+    if not where.is_dir():
+        raise BrainError(
+            f"{where}: no such folder", remedy="give the folder of a base, or none for the shipped one"
+        )
+    # A folder without a config.json is no base of any kind: the driving ones' words say what it may be.
+    sha256 = checkpoint_sha256(where) if (where / "config.json").is_file() else base_sha256(where)
+    if is_driving_base(where):
+        check_base_files(where)
     card = json.loads((where / "card.json").read_text()) if (where / "card.json").exists() else {}
     if as_json:
         typer.echo(json.dumps({"folder": str(where), "sha256": sha256, "card": card}))
         return
     console = Console(highlight=False)
     console.print(f"sha256 {sha256}", soft_wrap=True)
+    if not is_driving_base(where):
+        console.print(
+            "it was not built to drive; it may answer in words: continuonbrain chat --base", soft_wrap=True
+        )
     _print_card(console, where, card)
 
 

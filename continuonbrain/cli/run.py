@@ -27,6 +27,7 @@ from continuonbrain.cli.root_option import DEFAULT_ROOT, RootOption
 from continuonbrain.configs import PRESET_NAMES
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.supervisor import RunSummary, Supervisor, standard_plans
+from continuonbrain.model.base_identity import base_sha256, is_driving_base
 from continuonbrain.robot.sim.shifts import world
 from continuonbrain.storage.durable import write_json_durably
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
@@ -116,6 +117,8 @@ def _brain(root: Any, preset: str) -> BrainRoot:
             f"there is no base model in {base}",
             remedy=f"build the tiny one: continuonbrain model build-tiny {base}",
         )
+    if not is_driving_base(base) and any(base.glob("*.safetensors")):
+        base_sha256(base)  # it only talks: told before three processes find it out
     return brain
 
 

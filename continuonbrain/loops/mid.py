@@ -27,6 +27,7 @@ from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError, told_from, told_from_import
 from continuonbrain.loops.memory import keep_within_limits
 from continuonbrain.loops.promotion import Promotion, announce_unfinished, promote_candidate
+from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.rlds.reader import list_episodes, read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.robot.host import HOST_FILE_NAME, Host, host_for
@@ -224,6 +225,8 @@ class MidLoop:
         if not fresh and not again:
             words = f"nothing new in {len(episodes)} episodes since the last candidate"
             return self._end("waiting", words, nothing_new=True)
+        # Names a base that cannot be taught, before an episode is read.
+        base_sha256(self.layout.base_model_dir)
         report = self.poll_gates()
         if not report.open:
             return self._end("gates", "; ".join(f"{s.name}: {s.reason}" for s in report.closed))

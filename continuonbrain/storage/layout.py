@@ -176,6 +176,7 @@ class BrainLayout:
             self.episodes_dir,
             self.log_dir,
             self.run_dir,
+            self.listeners_dir,
         )
 
 

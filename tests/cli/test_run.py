@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from continuonbrain.brain_root import open_brain
+from continuonbrain.cli.main import app
 from continuonbrain.cli.run import _in_world, line, summary_line, view
 from continuonbrain.errors import BrainError
 from continuonbrain.loops import control_process
@@ -259,3 +261,11 @@ def test_a_shift_of_a_robot_that_is_not_simulated_is_refused_and_its_config_left
     with pytest.raises(BrainError, match="only a simulated robot"):
         _in_world(open_brain(layout.root), "tape")
     assert layout.config_path.read_bytes() == before
+
+
+def test_a_base_that_only_talks_is_told_before_anything_is_started(tmp_path: Path) -> None:
+    talking = Path(__file__).parents[1] / "talking_base" / "base"
+    layout = init_brain_root(tmp_path / "b", "sim-donkey", base_model=talking)
+    result = CliRunner().invoke(app, ["run", "--root", str(layout.root), "--seconds", "1"])
+    assert "not built to drive" in str(result.exception)
+    assert not layout.policy_socket.exists()
