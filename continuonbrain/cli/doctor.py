@@ -167,7 +167,7 @@ def check_engine(root: Path) -> Check:
     """What decides, and whether its bundle is whole and of this base."""
     from continuonbrain.brain_root import open_brain
     from continuonbrain.model.base_identity import base_sha256
-    from continuonbrain.model.serving.spec import DrivingSpec
+    from continuonbrain.model.serving.spec import KNOWN_FILE, DrivingSpec
     from continuonbrain.policy.open_engine import BUNDLES, engine_name
 
     brain = open_brain(root)
@@ -180,6 +180,8 @@ def check_engine(root: Path) -> Check:
         spec = DrivingSpec.read(bundle)
     except BrainError as error:
         return Check("engine", False, error.message, error.remedy)
+    if not (bundle / KNOWN_FILE).is_file():
+        return Check("engine", False, f"{bundle / KNOWN_FILE} is missing", "copy the folder whole")
     if spec.base_sha256 != base_sha256(folder):
         return Check(
             "engine", False, f"{bundle} is of another base", "export it again: continuonbrain model export"
@@ -221,6 +223,7 @@ def check_adapter(root: Path) -> Check:
 def check_words(root: Path) -> Check:
     """Whether the base answers in words (`continuonbrain chat`). Informs only."""
     from continuonbrain.brain_root import open_brain
+    from continuonbrain.model.serving.spec import KNOWN_FILE, BundleError, LanguageSpec
     from continuonbrain.policy.open_engine import LANGUAGE_BUNDLES, engine_name
 
     brain = open_brain(root)
@@ -229,10 +232,17 @@ def check_words(root: Path) -> Check:
         from continuonbrain.policy.chat import ChatPrompt
 
         ChatPrompt(folder)
+        engine = engine_name(folder, policy, LANGUAGE_BUNDLES)
+        if engine == "litert":
+            bundle = folder / LANGUAGE_BUNDLES / policy.precision
+            LanguageSpec.read(bundle)
+            if not (bundle / KNOWN_FILE).is_file():
+                raise BundleError(f"{bundle / KNOWN_FILE} is missing", remedy="copy the folder whole")
     except (BrainError, ImportError) as error:
         told = error.message if isinstance(error, BrainError) else f"{error}"
-        return Check("words", False, told, "none is needed to drive", needed=False)
-    return Check("words", True, engine_name(folder, policy, LANGUAGE_BUNDLES), needed=False)
+        remedy = error.remedy if isinstance(error, BundleError) else "none is needed to drive"
+        return Check("words", False, told, remedy, needed=False)
+    return Check("words", True, engine, needed=False)
 
 
 def check_trainer(root: Path) -> Check:
@@ -260,7 +270,9 @@ def _print(root: Path, checks: list[Check], report: GateReport | None) -> None:
     from continuonbrain.trainer.gates import shown
 
     console = Console()
-    table = Table("check", "", "found", "what to do", title=Text(f"brain root {root}"), title_justify="left")
+    table = Table(title=Text(f"brain root {root}"), title_justify="left")
+    for heading in ("check", "", "found", "what to do"):
+        table.add_column(heading, overflow="fold")  # a path cut short is no path
     for check in checks:
         mark = ("ok", "green") if check.ok else ("FAILED", "bold red") if check.needed else ("none", "yellow")
         table.add_row(check.name, Text(*mark), Text(check.value), Text("" if check.ok else check.remedy))

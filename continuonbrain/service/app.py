@@ -38,6 +38,7 @@ from continuonbrain.service.models import (
 )
 from continuonbrain.service.problems import MEDIA_TYPE, ServiceError
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
+from continuonbrain.storage.lock import is_held
 from continuonbrain.storage.plain_json import load_plain, plain
 from continuonbrain.trainer.gates import gates_from_config
 
@@ -51,7 +52,8 @@ T = TypeVar("T")
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {s: {"model": Problem, "content": {MEDIA_TYPE: {}}, "description": "Problem"} for s in statuses}
+    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
+    return {s: {"content": content, "description": "Problem"} for s in statuses}
 
 
 def _events_of(*models: type[BaseModel]) -> dict[str, Any]:
@@ -139,7 +141,8 @@ def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastA
                 base_sha256=checkpoint_sha256(layout.base_model_dir),
                 current=current,
                 candidate=candidate,
-                problem=problem,
+                problem=problem or minds.refused,
+                running=is_held(layout.brain_lock_path),
                 engines=minds.engines(),
                 control=plain({k: v for k, v in read_status(layout).items() if k != "trail"}),
                 training=_json_file(layout.status_path),
@@ -172,7 +175,7 @@ def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastA
 
         return await asyncio.to_thread(read)
 
-    @app.get("/v1/adapters/{name}", responses=_errors(404))
+    @app.get("/v1/adapters/{name}", responses=_errors(404, 422))
     async def adapter(name: str) -> AdapterOut:
         """One adapter, by its id or as current, candidate or previous."""
 

@@ -11,6 +11,7 @@ import base64
 import binascii
 import io
 import logging
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ from continuonbrain.storage.adapters import AdapterStore
 log = logging.getLogger(__name__)
 
 _WIDTH, _HEIGHT = 160, 120
+_DATA_PREFIX = re.compile(r"^data:image/[a-z]{3,4};base64,")
 _MAX_PIXELS = 4096 * 4096
 
 
@@ -56,6 +58,8 @@ class Minds:
         self._chat: Chat | None = None
         self._talks: bool | None = None
         self._versions: dict[int, str] = {}
+        self.refused = ""
+        """Why the current adapter was refused when it was last asked for; "" when it was not."""
 
     def engines(self) -> EnginesOut:
         """What would compute; opens nothing."""
@@ -121,6 +125,10 @@ class Minds:
 
     def _follow(self, engine: _Adaptable) -> str:
         """Use the current adapter; why not, "" when it is in use."""
+        self.refused = self._followed(engine)
+        return self.refused
+
+    def _followed(self, engine: _Adaptable) -> str:
         current = self._store.current()
         wanted = "" if current is None else current.version_id
         if self._versions.get(id(engine)) == wanted:
@@ -143,7 +151,7 @@ def decoded(frame: str) -> NDArray[np.uint8]:
     """A base64 JPEG or PNG as `[120, 160, 3]`; another size is scaled. `ServiceError` when it is none."""
     remedy = "send a JPEG or PNG of 160 x 120, base64"
     try:
-        data = base64.b64decode(frame, validate=True)
+        data = base64.b64decode("".join(_DATA_PREFIX.sub("", frame).split()), validate=True)
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise ServiceError(

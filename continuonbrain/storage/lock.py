@@ -112,6 +112,18 @@ class ProcessLock:
         self.release()
 
 
+def is_held(path: Path) -> bool:
+    """Whether somebody holds the lock in `path` now."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not _try_flock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _try_flock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -26,14 +26,13 @@ from continuonbrain.model.lora import attach_lora, load_adapter  # noqa: E402
 from continuonbrain.model.serving import runtime  # noqa: E402
 from continuonbrain.model.serving.adapter_inputs import AdapterInputError, adapter_inputs, no_adapter  # noqa: E402
 from continuonbrain.model.serving.known_answer import (  # noqa: E402
-    KNOWN_FILE,
     check_known_answer,
     known_adapter,
     live_graphs,
 )
 from continuonbrain.model.serving.runtime import Graphs  # noqa: E402
 from continuonbrain.model.serving.signatures import Answer, Prefix, Read, See, site_key, take_lora  # noqa: E402
-from continuonbrain.model.serving.spec import SPEC_FILE, BundleError, DrivingSpec, LoraSpec  # noqa: E402
+from continuonbrain.model.serving.spec import KNOWN_FILE, SPEC_FILE, BundleError, DrivingSpec, LoraSpec  # noqa: E402
 from continuonbrain.model.serving.tables import Table  # noqa: E402
 from continuonbrain.policy.litert_engine import LiteRTEngine  # noqa: E402
 from continuonbrain.policy.prompt import PromptLayout  # noqa: E402

@@ -23,8 +23,7 @@ from transformers import Gemma3nForCausalLM  # noqa: E402
 from continuonbrain.errors import BrainError  # noqa: E402
 from continuonbrain.model.base_identity import checkpoint_sha256  # noqa: E402
 from continuonbrain.model.lora import add_lora, lora_config, peft_files  # noqa: E402
-from continuonbrain.model.serving.known_answer import KNOWN_FILE  # noqa: E402
-from continuonbrain.model.serving.spec import SPEC_FILE, BundleError, LanguageSpec  # noqa: E402
+from continuonbrain.model.serving.spec import KNOWN_FILE, SPEC_FILE, BundleError, LanguageSpec  # noqa: E402
 from continuonbrain.policy.chat import Chat, ChatError, ChatPrompt, Sampling, Turn, choose  # noqa: E402
 from continuonbrain.policy.engine import AdapterError  # noqa: E402
 from continuonbrain.policy.litert_words import LiteRTWords  # noqa: E402

@@ -14,6 +14,7 @@ from safetensors.torch import load_file  # noqa: E402
 from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 
 from benchmarks.e2b_shapes import write_checkpoint  # noqa: E402
+from continuonbrain.model.base_identity import checkpoint_sha256  # noqa: E402
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "train-gemma3n.md"
 
@@ -41,3 +42,6 @@ def test_the_documented_script_trains_an_adapter(
     assert float(last) < 0.5 * float(first)
     assert PeftConfig.from_pretrained(str(tmp_path / "adapter")).r == 8
     assert load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    # The base that it names is the one that every engine asks for.
+    named = PeftConfig.from_pretrained(str(tmp_path / "adapter")).base_model_name_or_path
+    assert named == f"continuonbrain:{checkpoint_sha256(folder)}"

@@ -18,11 +18,10 @@ from safetensors.numpy import load_file, save
 
 from continuonbrain.model.serving.adapter_inputs import no_adapter
 from continuonbrain.model.serving.runtime import Graphs
-from continuonbrain.model.serving.spec import BundleError, LoraSpec
+from continuonbrain.model.serving.spec import KNOWN_FILE, BundleError, LoraSpec
 from continuonbrain.model.serving.words import Words
 from continuonbrain.storage.durable import replace_file
 
-KNOWN_FILE = "known_answer.safetensors"
 TOLERANCE = {"fp32": 1e-3, "int8": 0.1}
 """Logits. Between processors int8 products round apart by steps of their scales; a module left out, or one position
 further, is units."""
@@ -155,6 +154,10 @@ def _check(
         found = ask(known)
         right = known["alone"], known["adapted"]
         differences = [float(np.abs(a - b).max()) for a, b in zip(found, right, strict=True)]
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"{path} cannot be used: it is missing", remedy="copy the folder whole, or export it again"
+        ) from error
     except (OSError, SafetensorError, KeyError, ValueError, IndexError) as error:
         raise BundleError(f"{path} cannot be used: {error}", remedy=_AGAIN) from error
     for what, difference in zip(("the base alone", "an adapter"), differences, strict=True):

@@ -21,6 +21,7 @@ from continuonbrain.storage.durable import replace_file
 
 FORMAT = 1
 SPEC_FILE = "bundle.json"
+KNOWN_FILE = "known_answer.safetensors"
 _AGAIN = "export it again: continuonbrain model export BASE OUT (x86-64), and copy the folder whole"
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=1, le=2**31)]
