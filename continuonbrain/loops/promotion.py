@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +21,8 @@ from continuonbrain.storage.event_log import EventLog
 from continuonbrain.storage.lock import LockHeldError, ProcessLock
 from continuonbrain.storage.manifest import manifest_from_settings, write_manifest
 from continuonbrain.storage.signal_listeners import signal_listeners
+
+log = logging.getLogger(__name__)
 
 _TELLING_S = 10.0
 _APART_S = 0.6
@@ -49,7 +53,7 @@ def promote_candidate(brain: BrainRoot) -> Promotion:
     Raises `PromotionRefused` or `AdapterError` with nothing changed.
     """
     with _telling(brain, timeout_s=_TELLING_S):
-        _tell_what_was_left(brain)
+        _finish_the_last(brain)
         store = AdapterStore(brain.layout)
         candidate = store.candidate()
         if candidate is None:
@@ -67,10 +71,18 @@ def promote_candidate(brain: BrainRoot) -> Promotion:
 def roll_back(brain: BrainRoot) -> Promotion:
     """Go back to the adapter that drove before, and tell the running brain. Raises as `AdapterStore.rollback`."""
     with _telling(brain, timeout_s=_TELLING_S):
-        _tell_what_was_left(brain)
+        _finish_the_last(brain)
         _apart(brain.layout.manifest_path)
         now = AdapterStore(brain.layout).rollback()
         return announce(brain, "rollback", now.version_id if now else "", now.compute_sha256() if now else "")
+
+
+def _finish_the_last(brain: BrainRoot) -> None:
+    """Tell what was left untold; what keeps it from being told keeps nobody from a change."""
+    try:
+        _tell_what_was_left(brain)
+    except (OSError, BrainError) as error:
+        log.error("the last change of the adapter could not be told: %s", error)
 
 
 def announce_unfinished(brain: BrainRoot) -> Promotion | None:
@@ -94,7 +106,8 @@ def _tell_what_was_left(brain: BrainRoot) -> Promotion | None:
     if last is None or _told(brain.layout.announced_path) == last.hash:
         return None
     if last.event == "abandon":  # what drove drives on
-        _mark(brain.layout.announced_path, last.hash)
+        if _note_earlier(brain, EventLog(brain.layout.events_dir)):
+            _mark(brain.layout.announced_path, last.hash)
         return None
     kind: Literal["promotion", "rollback"] = "promotion" if last.event == "promote" else "rollback"
     return announce(brain, kind, last.to_version or "", last.sha256 or "")
@@ -109,15 +122,18 @@ def announce(
     layout = brain.layout
     last = AdapterStore(layout).last_change()
     change = "" if last is None else last.hash
-    log = EventLog(layout.events_dir)
-    noted = _is_noted(log, change)
+    events = EventLog(layout.events_dir)
+    noted = _is_noted(events, change)
     if not noted and _told(layout.announced_path) != _apps(change):
         _apart(layout.manifest_path)
         write_manifest(layout, manifest_from_settings(layout, brain.config.model_dump(mode="json")))
         signal_listeners(layout.listeners_dir)
         _mark(layout.announced_path, _apps(change))
     named = {"change": change} if change else {}
-    noted = noted or log.note(kind, {"version_id": version_id, "sha256": sha256, **named})
+    noted = noted or (
+        _note_earlier(brain, events)
+        and events.note(kind, {"version_id": version_id, "sha256": sha256, **named})
+    )
     started = time.monotonic()
     event = {"kind": kind, "version_id": version_id, "sha256": sha256}
     # A policy process that starts later reads `current` by itself.
@@ -132,6 +148,24 @@ def announce(
         _mark(layout.announced_path, change)
     said = f"{kind} of {version_id or 'the base'}: {_in_words(answer)}"
     return Promotion(version_id, sha256, answer.ok, took, said, answer.listening)
+
+
+def _note_earlier(brain: BrainRoot, events: EventLog) -> bool:
+    """Note changes before the last one of which no event tells: the log could not be written then. Whether none is
+    left."""
+    history = AdapterStore(brain.layout).history()
+    told = {_told(brain.layout.announced_path)} | {str(e.data.get("change")) for e in events.after(0)}
+    known = [i for i, entry in enumerate(history) if entry.hash in told]
+    if not known:  # nobody can say how much of it was told: the last one is
+        return True
+    for entry, following in pairwise(history[known[-1] + 1 :]):
+        if entry.event == "abandon" or following.event == "abandon":
+            continue  # it never came to drive
+        kind: Literal["promotion", "rollback"] = "promotion" if entry.event == "promote" else "rollback"
+        told_of = {"version_id": entry.to_version or "", "sha256": entry.sha256 or "", "change": entry.hash}
+        if not events.note(kind, told_of):
+            return False
+    return True
 
 
 def _apps(change: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from continuonbrain.config import LORA_TARGETS, LORA_TARGETS_NOT_IN_SHARED_LAYER
 from continuonbrain.errors import BrainError
 from continuonbrain.model.decoder import Decoder, decoder_of, first_shared_layer, unwrapped
 from continuonbrain.model.driving import DrivingModel
-from continuonbrain.model.peft_patterns import fault_of
-from continuonbrain.model.serving.adapter_inputs import LARGEST_FACTOR
+from continuonbrain.model.peft_patterns import by_pattern, fault_of
+from continuonbrain.model.serving.adapter_inputs import LARGEST_CHANGE, LARGEST_FACTOR
 
 SHARED_LAYER_TARGETS = LORA_TARGETS
 """Modules that exist in a KV-shared layer and get a gradient there. k_proj and v_proj do not exist there."""
@@ -120,6 +120,7 @@ _NOT_PLAIN = (
 """Kinds of PEFT's LoRA layers whose result or gradient depends on more than what comes into them, or on chance."""
 _LARGEST_ALPHA = 1e6
 _MOST_RANK = 1024
+_FACTORS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PLAIN_STARTS = (True, False, "gaussian")
 
 
@@ -292,7 +293,7 @@ def read_adapter(
             )
         if found is None or int(found[1]) < first:
             raise LoraError(f"{weights_path}: {name} is not in a KV-shared layer (>= {first})", remedy=again)
-        if not bool((tensor.abs() <= LARGEST_FACTOR).all()):  # NaN is none
+        if tensor.dtype not in _FACTORS or not bool((tensor.abs() <= LARGEST_FACTOR).all()):  # NaN is none
             raise LoraError(
                 f"{weights_path}: {name} holds numbers that are not finite, or beyond {LARGEST_FACTOR:g}",
                 remedy=again,
@@ -332,7 +333,9 @@ def with_adapter(
     inner = unwrapped(language_model)
     tensors = read_adapter(folder, base_sha256=base_sha256, config=inner.config, plus_one=plus_one)
     named = str(folder / "adapter_config.json")
-    _check_config(inner, decoder_of(inner, plus_one=plus_one), _config_of(folder), name=named)
+    config = _config_of(folder)
+    _check_config(inner, decoder_of(inner, plus_one=plus_one), config, name=named)
+    _check_changes(folder, tensors, config)
     wrapped = language_model
     previous = list(wrapped.peft_config) if isinstance(wrapped, PeftModel) else []
     if isinstance(wrapped, PeftModel) and name in previous:
@@ -361,6 +364,7 @@ def with_adapter(
         elif name in wrapped.peft_config:
             wrapped.set_adapter(previous[0])
             wrapped.delete_adapter(name)
+            wrapped.requires_grad_(False)
         if isinstance(error, BrainError):
             raise
         raise LoraError(
@@ -370,6 +374,22 @@ def with_adapter(
         fresh.delete_adapter(old)
     fresh.requires_grad_(False)
     return fresh
+
+
+def _check_changes(folder: Path, tensors: Mapping[str, torch.Tensor], config: LoraConfig) -> None:
+    """`LoraError` when a module's factors would change a weight by more than the graphs take, too."""
+    for name, down in tensors.items():
+        up = tensors.get(name.replace(".lora_A.", ".lora_B."))
+        if ".lora_A." not in name or up is None or not len(down):
+            continue
+        module = name.removeprefix("base_model.model.").partition(".lora_A.")[0]
+        alpha = float(by_pattern(config.alpha_pattern, module, config.lora_alpha))
+        scale = abs(alpha) / (len(down) ** 0.5 if config.use_rslora else len(down))
+        if not scale * float(down.abs().max()) * float(up.abs().max()) <= LARGEST_CHANGE:
+            raise LoraError(
+                f"{folder}: {module} would change a weight by more than {LARGEST_CHANGE:g}",
+                remedy="train again",
+            )
 
 
 def _config_of(folder: Path) -> LoraConfig:

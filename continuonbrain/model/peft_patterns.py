@@ -7,12 +7,13 @@ lives, so only plain ones are taken: enough for every name of a layer, and for "
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 _REPEATS = "*+{?"
 _MOST_CHOICES = 4
 _MOST_CHARACTERS = 300
+_BACKREFERENCE = re.compile(r"\\[1-9]")
 
 
 def fault_of(pattern: object) -> str:
@@ -29,8 +30,11 @@ def fault_of(pattern: object) -> str:
     grouped = any(f"){c}" in plain for c in _REPEATS)
     if choices > _MOST_CHOICES or grouped:
         return f"the pattern {pattern!a} leaves too many choices"
+    if "(?" in plain or _BACKREFERENCE.search(plain):
+        return f"the pattern {pattern!a} has more than groups, repetitions and alternatives"
     try:
-        re.compile(pattern)
+        for form in (pattern, rf"(.*\.)?({pattern})$"):
+            re.compile(form)
     except (re.error, OverflowError, RecursionError) as error:
         return f"{error} in the pattern {pattern!a}"
     return ""
@@ -45,11 +49,17 @@ def by_pattern(patterns: Mapping[str, Any] | None, module: str, default: object)
     return default
 
 
-def is_target(targets: str | Sequence[str] | None, module: str) -> bool:
+def is_target(
+    targets: str | Sequence[str] | None, module: str, *, layers: Collection[int] | None = None
+) -> bool:
     """Whether PEFT's `target_modules` or `exclude_modules` name a module: a pattern for all of its name, or a list of
-    ends of names."""
+    whole names and ends of names. layers: `layers_to_transform`; it bounds what is named by its end."""
     if targets is None:
         return False
     if isinstance(targets, str):
         return re.fullmatch(targets, module) is not None
-    return any(module == t or module.endswith(f".{t}") for t in targets)
+    if module in targets:
+        return True
+    found = re.search(r"layers\.(\d+)\.", module)
+    here = layers is None or (found is not None and int(found[1]) in layers)
+    return here and any(module.endswith(f".{t}") for t in targets)

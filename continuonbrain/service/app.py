@@ -202,6 +202,7 @@ def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastA
         one "reset" that the numbers began anew, and that all that is kept follows.
         """
         newest = await feed.last()
+        begun = feed.begun
         seen = int(last_event_id) if last_event_id else after  # empty: a listener that has seen none yet
         if seen is None:
             seen = newest
@@ -209,7 +210,7 @@ def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastA
             yield ServerSentEvent(event="reset", data=Gap(after=seen, next=1), id="0")
             seen = 0
         yield ServerSentEvent(comment=f"after {seen}")
-        async for event in feed.follow(seen):
+        async for event in feed.follow(seen, begun):
             if event is None:
                 yield ServerSentEvent(event="reset", data=Gap(after=seen, next=1), id="0")
                 seen = 0

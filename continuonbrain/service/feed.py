@@ -35,11 +35,14 @@ class Feed:
         await self._refresh()
         return self._events[-1].sequence if self._events else 0
 
-    async def follow(self, after: int) -> AsyncIterator[Event | None]:
+    @property
+    def begun(self) -> int:
+        """How often the numbers began anew, as of the last `last`."""
+        return self._begun
+
+    async def follow(self, after: int, begun: int) -> AsyncIterator[Event | None]:
         """Events behind a number, until `close`; what is not kept is left out (`Event.sequence` shows it). None: the
-        numbers began anew (somebody emptied the folder), and all that is kept follows."""
-        await self._refresh()
-        begun = self._begun
+        numbers began anew since `begun` (somebody emptied the folder), and all that is kept follows."""
         while not self._closed:
             await self._refresh()
             if begun != self._begun:

@@ -77,10 +77,9 @@ class EnginesOut(_Model):
 
 
 class StatusOut(_Model):
-    """The brain now. control, training: what those processes last wrote ({} where none did); gates: open, and every
-    gate's reading and reason; last_event: number of the newest event; problem: why the current adapter cannot be used, or
-    was refused when it was last asked for, "" when nothing is wrong; running: a control process is alive now (`control`
-    is what it last said)."""
+    """The brain now. control, training: what those processes last wrote ({} where none did); running: a control process
+    is alive now; gates: open, and every gate's reading and reason; last_event: number of the newest event; problem: why
+    the current adapter cannot be used, or was refused when it was last asked for, "" when nothing is wrong."""
 
     version: str
     base_sha256: str
@@ -96,8 +95,8 @@ class StatusOut(_Model):
 
 
 class ActIn(_Model):
-    """A frame to decide on. frame: JPEG or PNG of 160 x 120 (another size is scaled to it), base64, with or without line
-    breaks and a data: prefix; speed_mps: measured, null when it is not."""
+    """A frame to decide on. frame: JPEG or PNG of 160 x 120 (others are scaled), base64, with or without line breaks
+    and a data: prefix; speed_mps: measured, null when it is not."""
 
     instruction: Text
     frame: Annotated[str, Field(min_length=4, max_length=_FRAME_CHARACTERS)]

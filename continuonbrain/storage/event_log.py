@@ -34,6 +34,7 @@ _SEGMENT_BYTES = 1 << 20
 _NOW, _BEFORE, _LOCK = "events.jsonl", "events.1.jsonl", ".lock"
 _LAST_BYTES = 2 * MAX_EVENT_BYTES
 _CRC = b', "crc32": '
+_KEYS = {"sequence", "kind", "at_unix_s", "data"}
 _MOST = 10**15
 """Numbers and times beyond it are none."""
 
@@ -145,13 +146,17 @@ def _events(data: bytes) -> Iterator[Event]:
 
 def _event(line: bytes) -> Event | None:
     body, found, crc = line.rpartition(_CRC)
-    if not found or crc != b"%d}" % zlib.crc32(body):
+    if found and crc != b"%d}" % zlib.crc32(body):
         return None
     try:
-        value = load_plain(body + b"}")
+        value = load_plain(body + b"}" if found else line)
+        if (
+            value.keys() != _KEYS
+        ):  # a line without a CRC is an older version's; one whose CRC's name is damaged is not
+            return None
         sequence, kind = value["sequence"], value["kind"]
         at, data = value["at_unix_s"], value["data"]
-    except (ValueError, TypeError, KeyError):  # text that is no UTF-8 among them
+    except (ValueError, TypeError, KeyError, AttributeError):  # text that is no UTF-8 among them
         return None
     sound = type(sequence) is int and 0 < sequence < _MOST and kind in KINDS and isinstance(data, dict)
     timed = type(at) in (int, float) and abs(at) < _MOST

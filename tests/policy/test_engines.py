@@ -86,7 +86,8 @@ def test_what_answers_with_no_numbers_is_refused_before_the_swap(
     """Were the bounds of its numbers not enough."""
     monkeypatch.setattr(lora, "LARGEST_FACTOR", float("inf"))
     monkeypatch.setattr(adapter_inputs, "LARGEST_FACTOR", float("inf"))
-    monkeypatch.setattr(adapter_inputs, "_LARGEST_CHANGE", float("inf"))
+    monkeypatch.setattr(adapter_inputs, "LARGEST_CHANGE", float("inf"))
+    monkeypatch.setattr(lora, "LARGEST_CHANGE", float("inf"))
     tensors(copied, lambda held: held.update({n: t * 1e17 for n, t in held.items()}))
     engine.use_adapter(None if before == "the base" else adapter)
     kept, drove = engine.adapter_sha256, answer(engine)
@@ -129,6 +130,13 @@ def test_a_small_factor_beside_a_huge_one_is_no_way_around(engine: Engine, copie
         lambda f: edit(f, rank_pattern={".?" * 60 + "X": 4}),
         lambda f: edit(f, alpha_pattern={".?" * 60 + "X": 4}),
         lambda f: edit(f, task_type="SEQ_CLS"),
+        lambda f: edit(f, target_modules=[*SHARED_LAYER_TARGETS], layers_to_transform=[999]),
+        lambda f: edit(f, target_modules=[*SHARED_LAYER_TARGETS], layers_to_transform=[4, 5]),
+        lambda f: edit(f, target_modules=r"(?x:(.|.) *z)"),
+        lambda f: edit(f, alpha_pattern={"(?i)q_proj": 4}),
+        lambda f: edit(f, rank_pattern={r"(.*)(.*)\2z": 4}),
+        lambda f: tensors(f, lambda h: [t.fill_(900.0) for t in h.values()]),
+        lambda f: tensors(f, lambda h: h.update({n: t > 0 for n, t in h.items()})),
         lambda f: tensors(f, lambda h: [h.pop(n) for n in [*h] if "layers.5.self_attn.q_proj" in n]),
         lambda f: tensors(
             f, lambda h: h.update({n.replace("model.l", "l"): h.pop(n) for n in sorted(h)[:2]})

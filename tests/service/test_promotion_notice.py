@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -126,6 +127,44 @@ def test_an_event_that_could_not_be_noted_is_told_by_the_next_round_and_apps_hea
     (event,) = EventLog(layout.events_dir).after(0)
     assert (event.kind, event.data["version_id"]) == ("promotion", version.version_id)
     assert layout.manifest_path.stat().st_mtime_ns == written
+
+
+def test_of_changes_while_the_log_could_not_be_written_every_one_is_told(
+    helpers: Any, driving: BrainRoot
+) -> None:
+    layout = driving.layout
+    versions = [helpers.stage(driving, seed=0)]
+    helpers.promote(driving, versions[0])
+    shutil.move(layout.events_dir, layout.run_dir / "away")
+    layout.events_dir.write_text("a file where a folder should be")
+    for seed in (1, 2):
+        versions.append(helpers.stage(driving, seed=seed))
+        helpers.promote(driving, versions[-1])
+    roll_back(driving)
+    layout.events_dir.unlink()
+    shutil.move(layout.run_dir / "away", layout.events_dir)
+    assert announce_unfinished(driving) is not None
+    told = [(e.kind, e.data["version_id"]) for e in EventLog(layout.events_dir).after(0)]
+    ids = [v.version_id for v in versions]
+    assert told == [*(("promotion", name) for name in ids), ("rollback", ids[1])]
+    assert announce_unfinished(driving) is None
+
+
+def test_what_keeps_the_last_change_from_being_told_keeps_nobody_from_a_rollback(
+    helpers: Any, driving: BrainRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helpers.promote(driving, helpers.stage(driving, seed=0))
+    driving.layout.announced_path.unlink()
+    EventLog(driving.layout.events_dir)
+    shutil.rmtree(driving.layout.events_dir)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(promotion, "write_manifest", full)
+    with pytest.raises(OSError, match="No space"):  # it cannot be told either, and is done
+        roll_back(driving)
+    assert AdapterStore(driving.layout).current() is None
 
 
 @pytest.mark.parametrize("change", ["promotion", "rollback"])

@@ -253,3 +253,11 @@ def test_a_line_that_takes_the_place_of_a_torn_one_of_its_length_is_a_change(tmp
     with file.open("r+b") as opened:
         opened.write(after)
     assert log.mark() != marked
+
+
+def test_lines_of_a_version_without_crcs_are_read_on(tmp_path: Path) -> None:
+    old = {"sequence": 7, "kind": "gate", "at_unix_s": 1.5, "data": {"open": True}}
+    (tmp_path / "events.jsonl").write_text(json.dumps(old) + "\n")
+    log = EventLog(tmp_path)
+    assert [e.sequence for e in log.after(0)] == [7]
+    assert log.append("gate", {"open": False}).sequence == 8

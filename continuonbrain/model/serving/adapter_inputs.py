@@ -23,7 +23,7 @@ F32 = NDArray[np.float32]
 _LARGEST_ALPHA = 1e6
 LARGEST_FACTOR = 1e3
 """Of a number in an adapter: trained ones are below ten."""
-_LARGEST_CHANGE = 1e4
+LARGEST_CHANGE = 1e4
 """Of a weight by one row of an adapter: a weight is below ten, and what is far beyond overflows in the graph."""
 _FLOATS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
 _FORMAT = "continuonbrain adapter inputs 1"
@@ -125,9 +125,9 @@ def adapter_inputs(adapter: Path, lora: LoraSpec, *, base_sha256: str) -> dict[s
 
 
 def _check_change(path: Path, site: str, a: F32, b: F32) -> None:
-    if not float(np.abs(a).max(initial=0.0)) * float(np.abs(b).max(initial=0.0)) <= _LARGEST_CHANGE:
+    if not float(np.abs(a).max(initial=0.0)) * float(np.abs(b).max(initial=0.0)) <= LARGEST_CHANGE:
         raise AdapterInputError(
-            f"{path}: {site} would change a weight by more than {_LARGEST_CHANGE:g}", remedy="train again"
+            f"{path}: {site} would change a weight by more than {LARGEST_CHANGE:g}", remedy="train again"
         )
 
 
@@ -290,11 +290,11 @@ def _check_named(
         named = value if isinstance(value, list) else [] if value is None else [value]
         if fault := next(filter(None, map(fault_of, named)), ""):
             raise AdapterInputError(f"{path}: {field}: {fault}", remedy="name the modules")
-    layers = config.get("layers_to_transform")
+    layers = _layers_named(path, config)
     for site in lora.sites:
         module = prefix + site
-        wanted = is_target(targets, module) and not is_target(excluded, module)
-        if wanted and site not in modules and layers is None:
+        wanted = is_target(targets, module, layers=layers) and not is_target(excluded, module)
+        if wanted and site not in modules:
             raise AdapterInputError(f"{path.parent}: the factors of {site} are missing", remedy=again)
         if site in modules and not wanted:
             raise AdapterInputError(f"{path}: target_modules does not name {site}", remedy=again)
@@ -305,6 +305,15 @@ def _check_named(
                 f"{path}: r = {rank!r}, and {site} has rank {len(factor) if factor.ndim == 2 else 'none'}",
                 remedy=again,
             )
+
+
+def _layers_named(path: Path, config: Mapping[str, Any]) -> set[int] | None:
+    """PEFT's `layers_to_transform`: a number or a list; None, as an empty list, is every layer."""
+    value = config.get("layers_to_transform")
+    named = value if isinstance(value, list) else [] if value is None else [value]
+    if any(isinstance(n, bool) or not isinstance(n, int) for n in named):
+        raise AdapterInputError(f"{path}: layers_to_transform = {value!r}", remedy="use numbers of layers")
+    return set(named) or None
 
 
 def _scale(folder: Path, config: Mapping[str, Any], module: str, rank: int) -> float:
