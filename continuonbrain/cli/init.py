@@ -14,6 +14,7 @@ from continuonbrain.cli.root_option import DEFAULT_ROOT, RootOption
 from continuonbrain.config import load_preset
 from continuonbrain.configs import PRESET_NAMES
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.promotion import refresh_manifest
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
 
 
@@ -42,6 +43,7 @@ def init(
             remedy="make a new root for it with --root, or leave --preset out",
         )
     if existed:
+        refresh_manifest(opened)
         kind = opened.config.robot.kind
         console.print(f"kept the brain root {layout.root}: config.json is as it was (robot.kind {kind})")
     else:

@@ -5,6 +5,7 @@ In a terminal a live view; otherwise a line a second, with --json one JSON objec
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ from continuonbrain.cli.init import shipped_base_model
 from continuonbrain.cli.root_option import DEFAULT_ROOT, RootOption
 from continuonbrain.configs import PRESET_NAMES
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.promotion import refresh_manifest
 from continuonbrain.loops.supervisor import RunSummary, Supervisor, standard_plans
 from continuonbrain.model.base_identity import base_sha256, is_driving_base
 from continuonbrain.robot.sim.shifts import world
@@ -82,6 +84,8 @@ def run(
 
     console = Console(highlight=False)
     brain.layout.run_dir.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        refresh_manifest(brain)
     with (
         ProcessLock(brain.layout.run_dir / _LOCK_NAME, purpose=f"run the robot of {brain.layout.root}"),
         Supervisor(brain, plans) as supervisor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Annotated
 
@@ -23,9 +24,12 @@ def serve(
     as_json: JsonOption = False,
 ) -> None:
     """Serve status, events, adapters, decisions and words to apps, until Ctrl-C. It moves nothing."""
+    from continuonbrain.loops.promotion import refresh_manifest
     from continuonbrain.service.server import serve as serve_brain
 
     brain = open_brain(root)
+    with contextlib.suppress(OSError):  # a full disk: what apps are told stays as it was
+        refresh_manifest(brain)
     console = Console(stderr=True, highlight=False)
 
     def ready(addresses: list[str]) -> None:

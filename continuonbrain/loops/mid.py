@@ -28,7 +28,7 @@ from continuonbrain.errors import BrainError, told_from, told_from_import
 from continuonbrain.loops.memory import keep_within_limits
 from continuonbrain.loops.promotion import Promotion, announce_unfinished, promote_candidate
 from continuonbrain.model.base_identity import base_sha256
-from continuonbrain.rlds.reader import list_episodes, read_metadata
+from continuonbrain.rlds.reader import is_being_recorded, list_episodes, read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.robot.host import HOST_FILE_NAME, Host, host_for
 from continuonbrain.storage.adapter_version import AdapterError
@@ -163,13 +163,16 @@ class MidLoop:
     def _not_counted(self) -> list[str]:
         """The episodes of this root that are no lessons, in words."""
         finished = set(list_episodes(self.layout.episodes_dir, finished_only=True))
-        unfinished = [p.name for p in list_episodes(self.layout.episodes_dir) if p not in finished]
+        others = [p for p in list_episodes(self.layout.episodes_dir) if p not in finished]
+        unfinished = [p.name for p in others if not is_being_recorded(p)]
         roles = Counter(read_metadata(p / METADATA_FILE).control_role for p in finished)
         driven = [
             f"{n} driven by {role or 'nobody'}"
             for role, n in sorted(roles.items())
             if not role.startswith("human")
         ]
+        if (recording := len(others) - len(unfinished)) > 0:
+            driven.append(f"{recording} being recorded")
         if unfinished:
             more = ", ..." if len(unfinished) > _NAMED else ""
             driven.append(

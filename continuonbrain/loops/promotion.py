@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import time
 from dataclasses import dataclass
@@ -85,6 +86,20 @@ def _finish_the_last(brain: BrainRoot) -> None:
         log.error("the last change of the adapter could not be told: %s", error)
 
 
+def refresh_manifest(brain: BrainRoot) -> bool:
+    """Write the manifest anew when it says something else than config and folders do: another base, a bundle for apps
+    that was put there. Whether it was. Raises OSError."""
+    layout = brain.layout
+    wanted = manifest_from_settings(layout, brain.config.model_dump(mode="json"))
+    try:
+        if json.loads(layout.manifest_path.read_bytes()) == json.loads(json.dumps(wanted)):
+            return False
+    except (OSError, ValueError, RecursionError):
+        pass
+    write_manifest(layout, wanted)
+    return True
+
+
 def announce_unfinished(brain: BrainRoot) -> Promotion | None:
     """Tell of the last change of the adapter when whoever made it was killed before everybody was told; None when all
     are told, or somebody is at it now. Raises `AdapterError` for a damaged store."""
@@ -96,6 +111,9 @@ def announce_unfinished(brain: BrainRoot) -> Promotion | None:
         with _telling(brain, timeout_s=0.0):
             return _tell_what_was_left(brain)
     except LockHeldError:
+        return None
+    except OSError as error:  # a full disk: the next round tries again
+        log.error("the last change of the adapter could not be told: %s", error)
         return None
 
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Header, Query, Request
@@ -135,13 +136,14 @@ def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastA
         """What runs, what has been learned, and what the gates say."""
 
         def read() -> StatusOut:
+            base, missing = _identified(layout.base_model_dir)
             (current, problem), (candidate, _) = _named(store.current), _named(store.candidate)
             return StatusOut(
                 version=__version__,
-                base_sha256=checkpoint_sha256(layout.base_model_dir),
+                base_sha256=base,
                 current=current,
                 candidate=candidate,
-                problem=problem or minds.refused,
+                problem=missing or problem or minds.refused,
                 running=is_held(layout.brain_lock_path),
                 engines=minds.engines(),
                 control=plain({k: v for k, v in read_status(layout).items() if k != "trail"}),
@@ -313,6 +315,14 @@ def _slots(store: AdapterStore) -> dict[str, list[str]]:
         if version:
             slots.setdefault(version, []).append(slot)
     return slots
+
+
+def _identified(base: Path) -> tuple[str, str]:
+    """The base's identity, "" where there is none, and what is wrong with it."""
+    try:
+        return checkpoint_sha256(base), ""
+    except BrainError as error:
+        return "", f"{error.message} (base_model_path in config.json)"
 
 
 def _named(read: Callable[[], AdapterVersion | None]) -> tuple[str, str]:

@@ -79,7 +79,7 @@ class EnginesOut(_Model):
 class StatusOut(_Model):
     """The brain now. control, training: what those processes last wrote ({} where none did); running: a control process
     is alive now; gates: open, and every gate's reading and reason; last_event: number of the newest event; problem: why
-    the current adapter cannot be used, or was refused when it was last asked for, "" when nothing is wrong."""
+    the base or the current adapter cannot be used, or the adapter was refused, "" when nothing is wrong."""
 
     version: str
     base_sha256: str

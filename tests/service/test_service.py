@@ -565,3 +565,32 @@ def test_a_root_that_is_none_is_named(tmp_path: Any) -> None:
     )
     assert out.returncode == 2
     assert "is not a brain root" in out.stderr
+
+
+def test_a_base_that_is_not_there_is_told_in_the_status(service: Any) -> None:
+    shutil.rmtree(service.brain.layout.base_model_dir)
+    with service.client() as client:
+        status = client.get("/v1/status").json()
+        assert status["base_sha256"] == ""
+        assert "base_model_path" in status["problem"]
+        assert status["running"] is False
+
+
+def test_base64_is_taken_as_phones_make_it(service: Any) -> None:
+    plain = picture(kind="JPEG")
+    lines = "\r\n".join(plain[i : i + 76] for i in range(0, len(plain), 76))
+    with service.client() as client:
+        answers = [
+            client.post("/v1/act", json={"instruction": "drive", "frame": frame}).json()["curvature_per_m"]
+            for frame in (plain, lines, f"data:image/jpeg;base64,{plain}")
+        ]
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_the_manifest_names_the_base_that_answers(helpers: Any, driving: BrainRoot) -> None:
+    settings = json.loads(driving.layout.config_path.read_text())
+    settings["base_model_path"] = str(helpers.talking_base)
+    driving.layout.config_path.write_text(json.dumps(settings))
+    with helpers.serving(driving) as running, running.client() as client:
+        assert client.get("/v1/manifest").json()["paths"]["base_model"] == str(helpers.talking_base)
+        assert client.get("/v1/status").json()["engines"] == {"driving": None, "words": "litert"}
