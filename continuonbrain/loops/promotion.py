@@ -142,11 +142,7 @@ def announce(
     change = "" if last is None else last.hash
     events = EventLog(layout.events_dir)
     noted = _is_noted(events, change)
-    if not noted and _told(layout.announced_path) != _apps(change):
-        _apart(layout.manifest_path)
-        write_manifest(layout, manifest_from_settings(layout, brain.config.model_dump(mode="json")))
-        signal_listeners(layout.listeners_dir)
-        _mark(layout.announced_path, _apps(change))
+    apps = noted or _told(layout.announced_path) == _apps(change) or _tell_apps(brain, change)
     named = {"change": change} if change else {}
     noted = noted or (
         _note_earlier(brain, events)
@@ -162,17 +158,36 @@ def announce(
         except WireError as error:
             answer = NoticeAnswer(True, False, False, error.message)
     took = (time.monotonic() - started) * 1000
-    if noted:
+    if noted and apps:
         _mark(layout.announced_path, change)
     said = f"{kind} of {version_id or 'the base'}: {_in_words(answer)}"
     return Promotion(version_id, sha256, answer.ok, took, said, answer.listening)
+
+
+def _tell_apps(brain: BrainRoot, change: str) -> bool:
+    """By the manifest, and SIGUSR1 after it. False when the manifest could not be written: the next round tries again,
+    and nobody else waits for it."""
+    layout = brain.layout
+    _apart(layout.manifest_path)
+    try:
+        write_manifest(layout, manifest_from_settings(layout, brain.config.model_dump(mode="json")))
+    except OSError as error:
+        log.error("%s cannot be written: %s", layout.manifest_path, error)
+        return False
+    signal_listeners(layout.listeners_dir)
+    _mark(layout.announced_path, _apps(change))
+    return True
 
 
 def _note_earlier(brain: BrainRoot, events: EventLog) -> bool:
     """Note changes before the last one of which no event tells: the log could not be written then. Whether none is
     left."""
     history = AdapterStore(brain.layout).history()
-    told = {_told(brain.layout.announced_path)} | {str(e.data.get("change")) for e in events.after(0)}
+    try:
+        kept = events.after(0)
+    except OSError:
+        return False
+    told = {_told(brain.layout.announced_path)} | {str(e.data.get("change")) for e in kept}
     known = [i for i, entry in enumerate(history) if entry.hash in told]
     if not known:  # nobody can say how much of it was told: the last one is
         return True
@@ -219,9 +234,13 @@ def _told(path: Path) -> str:
         return ""
 
 
-def _is_noted(log: EventLog, change: str) -> bool:
+def _is_noted(events: EventLog, change: str) -> bool:
+    try:
+        kept = events.after(0)
+    except OSError:
+        return False
     return bool(change) and any(
-        e.data.get("change") == change for e in log.after(0) if e.kind in ("promotion", "rollback")
+        e.data.get("change") == change for e in kept if e.kind in ("promotion", "rollback")
     )
 
 

@@ -95,12 +95,18 @@ class _Model:
 
     async def _take(self, request: Request) -> None:
         """Wait for the turn, unless whoever asked has left meanwhile: others wait behind."""
-        while True:
-            try:
-                await asyncio.wait_for(self._turn.acquire(), _STILL_THERE_S)
-                return
-            except TimeoutError:
-                await still_there(request)
+        mine = asyncio.ensure_future(
+            self._turn.acquire()
+        )  # its place in the queue, kept while it is looked after
+        try:
+            while not mine.done():
+                await asyncio.wait({mine}, timeout=_STILL_THERE_S)
+                if not mine.done():
+                    await still_there(request)
+        except BaseException:
+            if not mine.cancel() and not mine.cancelled():
+                self._turn.release()
+            raise
 
     async def run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -62,7 +62,10 @@ class Feed:
         async with self._lock:
             mark = self._log.mark()
             if mark != self._mark:
-                events = await asyncio.to_thread(self._log.after, 0)
+                try:
+                    events = await asyncio.to_thread(self._log.after, 0)
+                except OSError:  # no descriptors left, a disk that does not answer: asked again
+                    return
                 known = {e.sequence: e for e in self._events}
                 if self._events and (
                     not events

@@ -92,7 +92,7 @@ class EventLog:
 
     def after(self, sequence: int) -> list[Event]:
         """All that is kept behind a number, in order. The first may be later than `sequence + 1`: what was before it
-        is gone. Lines that are no events (a damaged disk) are left out."""
+        is gone. Lines that are no events (a damaged disk) are left out. `OSError`: what is there cannot be read now."""
         # The newer segment first: what is put away in between is then there twice, and not missing.
         now, before = self._read(_NOW), self._read(_BEFORE)
         known = {e.sequence: e for e in (*before, *now)}
@@ -123,7 +123,7 @@ class EventLog:
     def _read(self, name: str) -> list[Event]:
         try:
             data = (self._folder / name).read_bytes()
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return list(_events(data))
 

@@ -594,3 +594,62 @@ def test_the_manifest_names_the_base_that_answers(helpers: Any, driving: BrainRo
     with helpers.serving(driving) as running, running.client() as client:
         assert client.get("/v1/manifest").json()["paths"]["base_model"] == str(helpers.talking_base)
         assert client.get("/v1/status").json()["engines"] == {"driving": None, "words": "litert"}
+
+
+def test_a_log_that_cannot_be_read_for_a_moment_is_no_log_that_began_anew(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import asyncio
+
+    from continuonbrain.service.feed import Feed
+
+    log = EventLog(tmp_path)
+    for _ in range(3):
+        log.append("gate", {"open": True})
+
+    async def listen() -> list[int | None]:
+        feed = Feed(tmp_path)
+        told: list[int | None] = []
+        events = feed.follow(await feed.last(), feed.begun)
+        first = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0.25)
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                EventLog, "after", lambda *_: (_ for _ in ()).throw(OSError(24, "Too many open files"))
+            )
+            log.append("gate", {"open": False})
+            await asyncio.sleep(0.4)
+            assert not first.done()
+        event = await asyncio.wait_for(first, 5)
+        told.append(None if event is None else event.sequence)
+        feed.close()
+        return told
+
+    assert asyncio.run(listen()) == [4]
+
+
+def test_the_model_is_asked_in_the_order_in_which_requests_came() -> None:
+    import asyncio
+
+    from continuonbrain.service import app as module
+
+    class There:
+        async def is_disconnected(self) -> bool:
+            return False
+
+    async def ask() -> list[int]:
+        model, served = module._Model(), []
+
+        async def one(number: int) -> None:
+            async with model.turn(There()):  # type: ignore[arg-type]
+                served.append(number)
+                await asyncio.sleep(1.2 if number == 0 else 0.0)
+
+        tasks = []
+        for number in range(4):
+            tasks.append(asyncio.ensure_future(one(number)))
+            await asyncio.sleep(0.15)
+        await asyncio.gather(*tasks)
+        return served
+
+    assert asyncio.run(ask()) == [0, 1, 2, 3]
