@@ -15,7 +15,7 @@ from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.notices import NoticeAnswer, ask_notice
 from continuonbrain.loops.wire import WireError
-from continuonbrain.model.base_identity import base_sha256
+from continuonbrain.model.base_identity import checkpoint_sha256
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.durable import write_bytes_durably
 from continuonbrain.storage.event_log import EventLog
@@ -64,7 +64,9 @@ def promote_candidate(brain: BrainRoot) -> Promotion:
             )
         _apart(brain.layout.manifest_path)
         version = store.promote(
-            candidate.version_id, candidate.verdict(), base_sha256=base_sha256(brain.layout.base_model_dir)
+            candidate.version_id,
+            candidate.verdict(),
+            base_sha256=checkpoint_sha256(brain.layout.base_model_dir),
         )
         return announce(brain, "promotion", version.version_id, version.compute_sha256())
 

@@ -25,7 +25,7 @@ def fault_of(pattern: object) -> str:
     # A match tries every way to choose: for a repetition one for each character of the name, for a group one for each
     # alternative. Where nothing that repeats contains another choice, that is at most a name's length to the power
     # of their number.
-    plain = pattern.replace("(?:", "(")
+    plain = re.sub(r"([*+?}])\?", r"\1", pattern.replace("(?:", "("))  # a lazy repetition is one
     choices = sum(c in _REPEATS for c in plain) + plain.count("(")
     grouped = any(f"){c}" in plain for c in _REPEATS)
     if choices > _MOST_CHOICES or grouped:

@@ -123,7 +123,7 @@ class Message(_Model):
     """One thing that was said."""
 
     role: Literal["user", "assistant"]
-    content: Annotated[str, Field(min_length=1, max_length=_SAID_CHARACTERS)]
+    content: Annotated[str, Field(max_length=_SAID_CHARACTERS)]
 
 
 class ChatIn(_Model):

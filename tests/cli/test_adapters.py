@@ -116,7 +116,7 @@ def test_promote_does_as_the_sidecar_does_and_refuses_without_a_verdict(
 ) -> None:
     from continuonbrain.loops import promotion
 
-    monkeypatch.setattr(promotion, "base_sha256", lambda _folder: BASE)
+    monkeypatch.setattr(promotion, "checkpoint_sha256", lambda _folder: BASE)
     with pytest.raises(BrainError, match="no candidate"):
         call(layout, "promote")
     store = AdapterStore(layout)

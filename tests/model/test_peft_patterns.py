@@ -25,6 +25,7 @@ NAMES = [
         r".*\.layers\.(4|5)\.self_attn\.q_proj",
         r"layers\.\d+\.mlp\.(up|down)_proj",
         r".*(q_proj|o_proj)",
+        r".*?layers\.[4567]\..*?(q_proj|o_proj)",
         "model.layers.4.self_attn.q_proj",
     ],
 )
