@@ -32,6 +32,8 @@ KINDS: tuple[EventKind, ...] = get_args(EventKind)
 MAX_EVENT_BYTES = 16 * 1024
 _SEGMENT_BYTES = 1 << 20
 _NOW, _BEFORE, _LOCK = "events.jsonl", "events.1.jsonl", ".lock"
+_WAIT_S = 5.0
+"""For others who note something; nobody holds the lock for longer than a write."""
 _LAST_BYTES = 2 * MAX_EVENT_BYTES
 _CRC = b', "crc32": '
 _KEYS = {"sequence", "kind", "at_unix_s", "data"}
@@ -65,7 +67,7 @@ class EventLog:
         if kind not in KINDS:
             raise ValueError(f"event kind {kind!r} is none of {', '.join(KINDS)}")
         self._folder.mkdir(parents=True, exist_ok=True)
-        with ProcessLock(self._folder / _LOCK, purpose="note an event", timeout_s=2.0):
+        with ProcessLock(self._folder / _LOCK, purpose="note an event", timeout_s=_WAIT_S):
             now = self._folder / _NOW
             event = Event(self._last_sequence() + 1, kind, time.time(), dict(data))
             json.dumps(event.data, allow_nan=False)  # a number that is none is a fault of the caller

@@ -199,11 +199,11 @@ _STEPS = st.builds(
 def test_whatever_the_numbers_and_texts_are_there_is_a_picture(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Step]
 ) -> None:
-    story = tell(steps, stops=STOPS)
     path = tmp_path_factory.mktemp("flat") / "x.json"
     whole = {"metadata": make_metadata_example("x").to_json(), "steps": [step.to_json() for step in steps]}
     path.write_text(json.dumps(whole))
-    episode = open_episode(path, strict=False)
+    episode = open_episode(path, strict=False)  # up to the first step that a file cannot hold
+    story = tell(list(episode), stops=STOPS)
     for picture in (contact_sheet(episode, story), plot(episode, story), overview_row(episode, story)):
         assert picture.width == WIDTH
         assert picture.height < 4000
