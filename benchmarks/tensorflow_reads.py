@@ -3,8 +3,8 @@
 TensorFlow is no dependency of this project, not even of its tests (CI compares through tensorflow-datasets alone). Run
 this in an environment of its own, after a change to `rlds/tfds.py` or `rlds/tfrecord.py`:
 
-    python -m venv /tmp/tf && /tmp/tf/bin/pip install tensorflow-cpu tensorflow-datasets .
-    /tmp/tf/bin/python -m benchmarks.tensorflow_reads [EPISODES] [--json]
+    python -m venv tf && tf/bin/pip install tensorflow-cpu tensorflow-datasets .
+    tf/bin/python -m benchmarks.tensorflow_reads [EPISODES] [--json]
 
 EPISODES is an episode or a folder of them; without it, three small ones are made. Checked, with TensorFlow's own code:
 the framing and CRCs (`tf.data.TFRecordDataset`), the Examples and nested steps (`as_dataset` of tensorflow-datasets,

@@ -6,7 +6,7 @@ instruction's part of it is read once for all frames that follow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.model.serving.adapter_inputs import adapter_inputs
 from continuonbrain.model.serving.known_answer import check_known_answer
 from continuonbrain.model.serving.runtime import Graphs
-from continuonbrain.model.serving.spec import BundleError, LoraSpec, PromptSpec
+from continuonbrain.model.serving.spec import BundleError, PromptSpec
 from continuonbrain.policy import codec
 from continuonbrain.policy.engine import Arrays, Decisions, must_be_finite, refusing
 from continuonbrain.policy.prompt import IMAGE_SLOTS, LAYOUT_VERSION, TEXT_SLOTS, PromptLayout
@@ -112,15 +112,6 @@ class LiteRTEngine:
         """Logits `[queries, answers]` of a prompt `[T]` with its frame `[120, 160, 3]`."""
         self._graphs.read(ids, frame)
         return self._graphs.answer()
-
-    @property
-    def lora(self) -> LoraSpec:
-        """Where and up to which rank these graphs take an adapter."""
-        return self._graphs.spec.lora
-
-    def use_inputs(self, inputs: Mapping[str, F32]) -> None:
-        """Answer with LoRA inputs that are no folder, for measurements. The adapter's name stays as it is."""
-        self._graphs.use(self._graphs.adapter(inputs))
 
     def use_adapter(self, folder: Path | None, *, sha256: str = "") -> None:
         if folder is None:
