@@ -17,6 +17,7 @@ class Reason(StrEnum):
     THROTTLE_BOUND = "throttle_bound"
     STEERING_SLEW = "steering_slew"
     THROTTLE_SLEW = "throttle_slew"
+    SAFETY_HEAD_WARN = "safety_head_warn"
 
     # Stops: the command is not followed at all.
     NOT_FINITE = "not_finite"
@@ -29,10 +30,18 @@ class Reason(StrEnum):
     EMERGENCY_STOP = "emergency_stop"
     INSTRUCTION_STOP = "instruction_stop"
     SENSOR_FAULT = "sensor_fault"
+    SAFETY_HEAD_BLOCK = "safety_head_block"
+    WORLD_HEAD_VETO = "world_head_veto"
 
 
 CORRECTIONS: frozenset[Reason] = frozenset(
-    {Reason.STEERING_BOUND, Reason.THROTTLE_BOUND, Reason.STEERING_SLEW, Reason.THROTTLE_SLEW}
+    {
+        Reason.STEERING_BOUND,
+        Reason.THROTTLE_BOUND,
+        Reason.STEERING_SLEW,
+        Reason.THROTTLE_SLEW,
+        Reason.SAFETY_HEAD_WARN,
+    }
 )
 """Reasons after which the robot still follows the command."""
 
