@@ -50,6 +50,7 @@ from continuonbrain.loops.reflex_keeper import ReflexKeeper
 from continuonbrain.loops.teach import episode_metadata, lessons, record_expert
 from continuonbrain.loops.wire_stream import Message, WireServer
 from continuonbrain.policy.calibration import Calibration
+from continuonbrain.policy.open_watch import open_watches
 from continuonbrain.policy.pilot import Pilot
 from continuonbrain.rlds.recorder import EpisodeRecorder
 from continuonbrain.rlds.recovery import recover_unfinished
@@ -126,9 +127,12 @@ class ControlProcess:
         self._reflexes = ReflexKeeper(
             lambda version: brain.layout.versions_dir / version if version else brain.layout.base_model_dir
         )
+        watch = None
+        if brain.config.heads.safety.enabled:
+            watch = open_watches(brain.layout.safety_dir, brain.layout.manifest_path)()
         self._loop = FastLoop(
             self._robot,
-            Pilot(calibration=Calibration(), limits=self._limits),
+            Pilot(calibration=Calibration(), limits=self._limits, watch=watch),
             self._client,
             hz=robot_config.control_hz,
             recorder_factory=self._open_recorder if options.record else None,
@@ -377,6 +381,7 @@ class ControlProcess:
             "stopped": guarded is None or guarded.stopped,
             "emergency_stop": loop.pilot.guard.emergency_stopped,
             "reasons": [] if guarded is None else [str(r) for r in guarded.reasons],
+            "safety_head": None if tick is None or tick.risk is None else round(tick.risk.probability, 4),
             "fault": self._fault or ("" if tick is None else tick.fault),
             "adapter_sha256": None if chunk is None else chunk.adapter_sha256,
             "decision_ms": None if chunk is None else round(chunk.decision_ms, 2),

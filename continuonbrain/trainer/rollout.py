@@ -18,12 +18,14 @@ from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.engine import Engine
 from continuonbrain.policy.intent import Intents
 from continuonbrain.policy.pilot import Pilot
+from continuonbrain.policy.watch import Watch
 from continuonbrain.robot.protocol import CONTROL_DT_S
 from continuonbrain.robot.sim.fleet import Fleet
 from continuonbrain.robot.sim.instructions import BY_PHRASING
 from continuonbrain.robot.sim.shifts import World
 from continuonbrain.robot.sim.track import POINTS, TrackSet
 from continuonbrain.safety.guards import Limits
+from continuonbrain.safety.reasons import Reason
 
 DECISION_EVERY = 2
 """Ticks between decisions when no decision time is imposed: 10 Hz."""
@@ -38,7 +40,8 @@ class RolloutResult:
     """Per car, `[cars]`: completion (fraction of a lap before leaving the road, at most 1), lateral_error_m
     (mean distance from the instructed lane while on the road), obeyed (speed and lane kept in the second half,
     or standing for "stop"), interventions (share of ticks in which the guard changed the command).
-    trajectory `[ticks, cars, 2]` in metres, NaN after a car has left the road or finished its lap.
+    trajectory `[ticks, cars, 2]` in metres, NaN after a car has left the road or finished its lap. left_road: it did;
+    mean_speed_mps: while it was on the road; blocked: share of ticks in which the safety head held it.
     """
 
     completion: Array
@@ -46,6 +49,9 @@ class RolloutResult:
     obeyed: NDArray[np.bool_]
     interventions: Array
     trajectory: Array
+    left_road: NDArray[np.bool_]
+    mean_speed_mps: Array
+    blocked: Array
 
 
 def decision_ticks(decision_time_s: float) -> tuple[int, int]:
@@ -71,6 +77,7 @@ def rollout(
     decision_time_s: float = 0.0,
     stop_without_model: Sequence[bool] | None = None,
     reflex: bool = True,
+    watch_with: Callable[[], Watch] | None = None,
     on_tick: Callable[[int, int], None] | None = None,
 ) -> RolloutResult:
     """Drive car i on track i under instruction i.
@@ -78,7 +85,8 @@ def rollout(
     laps: until one lap is done, else for `seconds`. Instructions are phrasings that the simulator knows.
     stop_without_model: per car, whether "stop" may be obeyed without the model (default: all).
     reflex: between slow decisions the engine's reflex head carries the cars, as in the fast loop; False: paths of
-    the model alone. on_tick(tick, ticks) reports progress.
+    the model alone. watch_with: makes each car's watch, all with one safety head; None drives without.
+    on_tick(tick, ticks) reports progress.
     """
     n = len(track_seeds)
     tracks = TrackSet(track_seeds, world)
@@ -93,7 +101,12 @@ def rollout(
         instruction=[g.name for g in goals],
     )
     brakes = [True] * n if stop_without_model is None else list(stop_without_model)
-    pilots = [Pilot(calibration=calibration, limits=limits, stop_without_model=b) for b in brakes]
+    watches = [None if watch_with is None else watch_with() for _ in brakes]
+    safety = None if watches[0] is None else watches[0].head
+    pilots = [
+        Pilot(calibration=calibration, limits=limits, stop_without_model=b, watch=w)
+        for b, w in zip(brakes, watches, strict=True)
+    ]
     every, late = decision_ticks(decision_time_s)
     head = engine.reflex if reflex and late > 1 else None
     intents = Intents(engine).of_all(instructions) if head is not None else None
@@ -107,7 +120,8 @@ def rollout(
     )
     progress, alive = np.zeros(n), np.ones(n, bool)
     errors, on_road = np.zeros(n), np.zeros(n)
-    touched, driven = np.zeros(n), np.zeros(n)
+    touched, driven, blocked = np.zeros(n), np.zeros(n), np.zeros(n)
+    moved = np.zeros(n)
     trajectory = np.full((ticks, n, 2), np.nan)
     speeds, places = np.zeros((ticks, n)), np.zeros((ticks, n))
     waiting: list[tuple[int, NDArray[np.int64], list[ActionChunk]]] = []
@@ -127,9 +141,10 @@ def rollout(
             _, cars, chunks = waiting.pop(0)
             for i, chunk in zip(cars, chunks, strict=True):
                 pilots[i].accept(chunk)
-        if tick % every == 0:
+        frames = fleet.render() if safety is not None or head is not None or tick % every == 0 else None
+        if tick % every == 0 and frames is not None:
             answers = engine.decide(
-                fleet.render()[rows], [instructions[int(i)] for i in rows], [float(speed[i]) for i in rows]
+                frames[rows], [instructions[int(i)] for i in rows], [float(speed[i]) for i in rows]
             )
             chunks = [
                 ActionChunk(
@@ -142,24 +157,27 @@ def rollout(
                 for i, c, v in zip(rows, *answers, strict=True)
             ]
             waiting.append((tick + late, rows, chunks))
-        if head is not None and intents is not None:
+        if head is not None and intents is not None and frames is not None:
             carried = np.array([i for i in rows if pilots[i].wants_reflex(now_s=now)], np.int64)
             if len(carried):
-                bends = head.curvatures(fleet.render()[carried], intents[carried])
+                bends = head.curvatures(frames[carried], intents[carried])
                 for i, bend in zip(carried, bends, strict=True):
                     pilots[i].carry(bend.tolist(), now_s=now)
+        grids = None if safety is None or frames is None else safety.grids(frames[rows])
         steering[:], throttle[:] = 0.0, 0.0
-        for i in rows:
-            guarded = pilots[i].tick(now_s=now).guarded
+        for row, i in enumerate(rows):
+            guarded = pilots[i].tick(now_s=now, grid=None if grids is None else grids[row]).guarded
             steering[i], throttle[i] = guarded.steering, guarded.throttle
             touched[i] += bool(guarded.reasons) and tick > late + 1
             driven[i] += 1
+            blocked[i] += Reason.SAFETY_HEAD_BLOCK in guarded.reasons
         fleet.step(steering, throttle)
         progress += np.where(driving, fleet.advanced, 0)
         alive &= ~(fleet.off_road & driving)
         running = driving & alive
         errors += np.where(running, fleet.lane_error_m, 0)
         on_road += running
+        moved += np.where(running, fleet.speed, 0)
         trajectory[tick, running, 0], trajectory[tick, running, 1] = fleet.x[running], fleet.y[running]
         speeds[tick], places[tick] = fleet.speed, fleet.lateral_m / tracks.half_m[fleet.track]
         if on_tick is not None:
@@ -177,4 +195,7 @@ def rollout(
         obeyed=obeyed,
         interventions=touched / np.maximum(driven, 1),
         trajectory=trajectory[:done],
+        left_road=~alive,
+        mean_speed_mps=moved / np.maximum(on_road, 1),
+        blocked=blocked / np.maximum(driven, 1),
     )
