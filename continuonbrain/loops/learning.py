@@ -27,13 +27,16 @@ from continuonbrain.policy.intent import Intents
 from continuonbrain.policy.open_engine import engine_name, open_engine
 from continuonbrain.policy.prompt import LAYOUT_VERSION, InstructionError, PromptLayout
 from continuonbrain.policy.reflex import REFLEX_FILE, Reflex
+from continuonbrain.policy.safety_head import SAFETY_HEAD_FILE, SafetyHead
 from continuonbrain.policy.torch_engine import TorchEngine
+from continuonbrain.policy.watch import HEAD_CALIBRATION_FILE, HeadCalibration
 from continuonbrain.rlds.reader import list_episodes, read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.robot.sim.shifts import world
 from continuonbrain.safety.guards import Limits
 from continuonbrain.storage.adapter_version import CARD_FILE, VERDICT_FILE, AdapterError
 from continuonbrain.storage.adapters import AdapterVersion
+from continuonbrain.storage.durable import write_bytes_durably
 from continuonbrain.trainer.course import Course
 from continuonbrain.trainer.dataset import (
     Drive,
@@ -50,6 +53,7 @@ from continuonbrain.trainer.job import JobSettings, train_adapter
 from continuonbrain.trainer.pausing import Look, unwatched
 from continuonbrain.trainer.pool import Recall, mix
 from continuonbrain.trainer.reflex_job import ReflexSettings, teach_reflex
+from continuonbrain.trainer.safety_evidence import fit_head
 from continuonbrain.trainer.states import REPLAY_SOURCE, replay_samples
 from continuonbrain.trainer.steps import JobResult, Progress
 from continuonbrain.trainer.training_state import forget_state
@@ -174,6 +178,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
             remedy=f"record teleoperation, or look for damage: continuonbrain episodes list --root {layout.root}",
         )
     calibration = calibrate(drives)
+    watched = _fit_safety_head(mid, drives)
     train, held, trained_on, held_out = _samples(mid, drives, calibration, left_out)
     mid.say(left_out=left_out)
     mid.look()
@@ -258,6 +263,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         "considered": [p.name for p in episodes],
         "left_out": left_out,
         "training": training,
+        "safety_head": watched,
         "losses": [round(x, 4) for x in result.losses],
         "reflex_losses": reflex_losses,
         "trained_unix_s": round(time.time(), 3),
@@ -271,6 +277,19 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         layout.training_state_path
     )  # not before: who is interrupted while judging need not train again
     return Learned(staged.version_id, verdict, training, left_out)
+
+
+def _fit_safety_head(mid: MidLoop, drives: list[Drive]) -> dict[str, Any]:
+    """Tell the safety head what this robot's episodes say of it; {} where none watches."""
+    if not mid.config.heads.safety.enabled:
+        return {}
+    folder = mid.layout.safety_dir
+    head = SafetyHead.from_file(folder / SAFETY_HEAD_FILE)
+    before = HeadCalibration.from_folder(folder)
+    told, figures = fit_head(head, drives, mid.layout.episodes_dir, before, mid.look)
+    if told != before:
+        write_bytes_durably(folder / HEAD_CALIBRATION_FILE, told.to_json())
+    return {"sha256": head.sha256, **figures}
 
 
 def _serving(mid: MidLoop, trained_in: TorchEngine) -> Engine:

@@ -56,7 +56,7 @@ class SafetyRecipe:
     """How the head is made. Chunks are 384 states each, less those that stand off the road."""
 
     seed: int = 0
-    parts: int = 16
+    parts: int = 24
     chunks: int = 20
     epochs: int = 5
     batch: int = 128
