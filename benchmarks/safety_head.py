@@ -1,6 +1,6 @@
 """Does the safety head know what leads off the road, and does a car that it watches leave the road less often?
 
-    python -m benchmarks.safety_head [--json] [--tracks 24] [--states 2500]
+    python -m benchmarks.safety_head [--json] [--tracks 24] [--states 2500] [--tub PATH]
 
 Counterfactual states are on tracks that the head was not taught, in the base's own world and under every named shift of
 the simulator, none of which it was taught. "As bought": nominal calibration, a camera believed to look ahead.
@@ -19,6 +19,9 @@ Keys:
   speed_loss              1 - mean speed with / without the head, over perturbed worlds; speed_loss_own_world: where
                           nothing is wrong
   look_ms                 median of one look at one frame on one thread
+  tub                     with --tub, a donkeycar tub of a real car (speed is not recorded there; three are assumed): by
+                          speed, the share of frames on which holding the command that the driver gave would be stopped,
+                          and of holding it 0.8 of full steering further left and right
 Takes some fifteen minutes on two cores.
 """
 
@@ -27,6 +30,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -42,10 +46,16 @@ from threadpoolctl import threadpool_limits
 from continuonbrain.config import PolicyConfig
 from continuonbrain.model.base_identity import tiny_base_folder
 from continuonbrain.policy.calibration import Calibration
+from continuonbrain.policy.lookahead import way_of_command
 from continuonbrain.policy.open_engine import open_engine
+from continuonbrain.policy.response import Response
 from continuonbrain.policy.safety_head import FRAME_SHAPE, SAFETY_HEAD_FILE, SafetyHead
+from continuonbrain.policy.tracker import ACCELERATION, DRAG, Odometry
 from continuonbrain.policy.watch import Watch
+from continuonbrain.rlds.reader import open_episode
+from continuonbrain.rlds.tub import import_tub
 from continuonbrain.robot.sim.shifts import BASE, SHIFTS, World
+from continuonbrain.safety.caution import BLOCK_THRESHOLD
 from continuonbrain.safety.guards import Limits
 from continuonbrain.storage.layout import shipped_safety_head
 from continuonbrain.trainer.rollout import RolloutResult, rollout
@@ -108,6 +118,33 @@ def look_ms(head: SafetyHead) -> float:
     return round(median(times) * 1000, 3)
 
 
+def real_frames(head: SafetyHead, tub: Path) -> dict[str, dict[str, float]]:
+    """What the head says of a real car's frames: every eighth of a tub."""
+    frames, steering = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in import_tub(tub, Path(folder)).episodes:
+            episode = open_episode(Path(folder) / Path(name).name)
+            for i in range(0, len(episode), 8):
+                frames.append(episode.frame(i))
+                steering.append(episode.step(i).command[0])
+    grids = np.concatenate([head.grids(np.stack(frames[i : i + 64])) for i in range(0, len(frames), 64)])
+    out: dict[str, dict[str, float]] = {}
+    for speed in (0.5, 1.0, 1.5):
+        odometry = Odometry(Calibration(), speed_mps=speed)
+        throttle = DRAG * speed / ACCELERATION
+        found = {}
+        for what, more in (("as_driven", 0.0), ("further_left", 0.8), ("further_right", -0.8)):
+            ways = []
+            for command in steering:
+                held = max(-1.0, min(1.0, command + more))
+                odometry.curvature = odometry.calibration.curvature(held)
+                ways.append(way_of_command((held, throttle), odometry, Response(), odometry.calibration))
+            logits = head.logits(grids, np.array(ways, np.float32), np.full(len(ways), speed, np.float32))
+            found[what] = round(float((1 / (1 + np.exp(-logits)) >= BLOCK_THRESHOLD).mean()), 4)
+        out[f"{speed}_mps"] = found
+    return out
+
+
 def measure(head: SafetyHead, tracks: int, states: int, on_part: Any) -> dict[str, Any]:
     """All figures."""
     scores = score_safety_head(head.data, states=states, report=lambda part, *_: on_part(part))
@@ -144,6 +181,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--tracks", type=int, default=24, help="tracks of each perturbed world (default 24)")
     parser.add_argument("--states", type=int, default=2500, help="counterfactual states of each world")
+    parser.add_argument("--tub", type=Path, help="a donkeycar tub of a real car")
     parser.add_argument("--head", type=Path, default=shipped_safety_head() / SAFETY_HEAD_FILE)
     given = parser.parse_args()
     console = Console(stderr=True)
@@ -153,7 +191,10 @@ def main() -> int:
         def on_part(part: str) -> None:
             bar.update(task, advance=1, description=part)
 
-        found = measure(SafetyHead.from_file(given.head), given.tracks, given.states, on_part)
+        head = SafetyHead.from_file(given.head)
+        found = measure(head, given.tracks, given.states, on_part)
+        if given.tub is not None:
+            found["tub"] = real_frames(head, given.tub)
     if given.json:
         print(json.dumps(found))
     else:
@@ -202,6 +243,9 @@ def _print(console: Console, found: dict[str, Any]) -> None:
         f"{found['off_track_with']} with it, at {found['speed_loss']:.1%} of the speed "
         f"({found['speed_loss_own_world']:.1%} where nothing is wrong); a look takes {found['look_ms']} ms"
     )
+    for speed, shares in found.get("tub", {}).items():
+        said = ", ".join(f"{what.replace('_', ' ')} {share:.1%}" for what, share in shares.items())
+        console.print(f"a real car's frames at {speed.replace('_', ' ')}: stopped {said}")
 
 
 if __name__ == "__main__":
