@@ -73,8 +73,8 @@ def list_keys(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> N
     own = PrivateKeys(layout)
     rows = [
         {
-            "name": status.key.name,
-            "key_id": status.key.key_id,
+            "name": status.name,
+            "key_id": status.key_id,
             "state": "revoked" if status.revoked else "trusted",
             "last_counter": status.last,
             "problem": status.problem,
@@ -98,7 +98,7 @@ def list_keys(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> N
         Console(highlight=False).print(table)
         for row in rows:
             if row["problem"]:
-                _say(f"{row['name']}: {row['problem']}")
+                _say(f"{row['name'] or str(row['key_id'])[:16]}: {row['problem']}")
     if any(row["problem"] for row in rows):
         raise typer.Exit(1)
 

@@ -16,7 +16,7 @@ from continuonbrain.storage.canonical_json import (
     parse_signable,
     signable_bytes,
 )
-from continuonbrain.storage.durable import write_bytes_durably
+from continuonbrain.storage.durable import remove_staging_leftovers, write_bytes_durably
 from continuonbrain.storage.owned_file import make_folder, read_owned
 
 
@@ -60,13 +60,17 @@ class KeyCounters:
         return self._path(key_id).exists() or self._path(key_id).is_symlink()
 
     def write(self, key_id: str, last: int) -> None:
-        """Set the counter (0 to 2^53 - 1): one atomic, durable replacement. Raises OSError, CounterLostError."""
+        """Set the counter (0 to 2^53 - 1): one atomic, durable replacement. Call under the keys' lock.
+
+        Raises OSError, CounterLostError.
+        """
         if not 0 <= last <= LARGEST_INTEGER:
             raise CounterLostError(
                 f"the counter of key {key_id[:16]} cannot be {last}",
                 remedy="give a number from 0 to 2^53 - 1",
             )
         make_folder(self._folder)
+        remove_staging_leftovers(self._folder)
         write_bytes_durably(self._path(key_id), signable_bytes(_sealed(key_id, last)))
 
     def _path(self, key_id: str) -> Path:

@@ -60,9 +60,14 @@ def parse_public_key(data: bytes, *, what: str) -> PublicKey:
     return key
 
 
+def is_name(name: str) -> bool:
+    """Whether a key can be called so."""
+    return _NAME.fullmatch(name) is not None
+
+
 def checked_name(name: str) -> str:
     """`name`, which becomes a file's. Raises KeyFileError."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise KeyFileError(
             f"a key cannot be called {name!r}",
             remedy="use 1 to 32 lower-case letters, digits, '.', '_' and '-', a letter or digit first",

@@ -17,19 +17,21 @@ would give the same counter to two documents.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from continuonbrain.errors import BrainError
 from continuonbrain.storage.canonical_json import NotSignableError, parse_signable, signable_bytes
-from continuonbrain.storage.durable import remove_durably, write_bytes_durably
+from continuonbrain.storage.durable import remove_durably, remove_staging_leftovers, write_bytes_durably
 from continuonbrain.storage.key_counter import CounterLostError, KeyCounters
 from continuonbrain.storage.layout import BrainLayout
 from continuonbrain.storage.lock import ProcessLock
 from continuonbrain.storage.owned_file import check_folder, make_folder, read_owned
-from continuonbrain.storage.public_key import KeyFileError, PublicKey, checked_name, parse_public_key
+from continuonbrain.storage.public_key import KeyFileError, PublicKey, checked_name, is_name, parse_public_key
 from continuonbrain.storage.signing import key_id_of, new_private_key, public_key_of
 
+_KEY_ID = re.compile(r"[0-9a-f]{64}")
 _SHORTEST_PREFIX = 8
 _LOCK_WAIT_S = 10.0
 
@@ -44,9 +46,15 @@ class OldCounterError(BrainError):
 
 @dataclass(frozen=True)
 class KeyStatus:
-    """A key as `keys list` tells it. last: the last counter taken; None when `problem` says why it is unknown."""
+    """A key as `keys list` tells it.
 
-    key: PublicKey
+    Attributes:
+        name: "" where its file cannot be read.
+        last: the last counter taken; None when it is revoked, or `problem` says why it is unknown.
+    """
+
+    name: str
+    key_id: str
     revoked: bool
     last: int | None
     problem: str = ""
@@ -97,22 +105,26 @@ class TrustedKeys:
         return True
 
     def list(self) -> tuple[KeyStatus, ...]:
-        """Trusted and revoked keys by name; what is damaged is left to `get`. Raises FileNotSafeError, KeyFileError."""
+        """Trusted keys by name, then revoked ones. A file that is not what it should be is a `problem`, no error."""
         found: list[KeyStatus] = []
         for folder, revoked in (
             (self._layout.trusted_keys_dir, False),
             (self._layout.revoked_keys_dir, True),
         ):
-            for path in sorted(folder.glob("*.json")):
-                key = parse_public_key(read_owned(path), what=str(path))
-                if revoked:
-                    found.append(KeyStatus(key, True, None))
-                elif not self.is_revoked(key.key_id):
-                    try:
-                        found.append(KeyStatus(key, False, self._counters.last(key.key_id)))
-                    except BrainError as error:
-                        found.append(KeyStatus(key, False, None, str(error)))
-        return tuple(sorted(found, key=lambda s: (s.revoked, s.key.name, s.key.key_id)))
+            # Only names that were given here: a killed writer's half file is none.
+            for path in (p for p in folder.glob("*.json") if _KEY_ID.fullmatch(p.stem)):
+                if revoked or not self.is_revoked(path.stem):
+                    found.append(self._status(path, revoked=revoked))
+        return tuple(sorted(found, key=lambda s: (s.revoked, s.name, s.key_id)))
+
+    def _status(self, path: Path, *, revoked: bool) -> KeyStatus:
+        key_id, name = path.stem, ""
+        try:
+            name = parse_public_key(read_owned(path), what=str(path)).name
+            return KeyStatus(name, key_id, revoked, None if revoked else self._counters.last(key_id))
+        except (BrainError, OSError) as error:
+            # What is revoked stays revoked, whatever its file looks like.
+            return KeyStatus(name, key_id, revoked, None, "" if revoked else str(error))
 
     def trust(self, key: PublicKey, *, counter: int | None = None) -> KeyStatus:
         """Take documents of this key from now on.
@@ -133,15 +145,16 @@ class TrustedKeys:
                     remedy="have its owner make a new one: continuonbrain keys new",
                 )
             for other in self.list():
-                if other.key.name == key.name and other.key.key_id != key.key_id:
+                if not other.revoked and other.name == key.name and other.key_id != key.key_id:
                     raise KeyRefused(
-                        f"another key is called {key.name!r} here ({other.key.key_id[:16]})",
+                        f"another key is called {key.name!r} here ({other.key_id[:16]})",
                         remedy="give it another name: continuonbrain keys trust FILE --name NAME",
                     )
             last = self._next_floor(key, counter)
             self._counters.write(key.key_id, last)
+            remove_staging_leftovers(self._layout.trusted_keys_dir)
             write_bytes_durably(self._path(key.key_id), key.to_bytes())
-        return KeyStatus(key, False, last)
+        return KeyStatus(key.name, key.key_id, False, last)
 
     def _next_floor(self, key: PublicKey, counter: int | None) -> int:
         """The counter that `trust` writes."""
@@ -160,32 +173,37 @@ class TrustedKeys:
             )
         return last if counter is None else counter
 
-    def revoke(self, named: str) -> PublicKey:
+    def revoke(self, named: str) -> KeyStatus:
         """Never take anything of this key again. Adapters that it signed stay: see their cards.
 
         Args:
-            named: its name, or at least 8 digits of its id.
+            named: a trusted key's name or at least 8 digits of its id; or the whole id of any key, known or not.
 
         Raises KeyRefused when no trusted key is meant, or several; FileNotSafeError, OSError.
         """
-        if not self._layout.keys_dir.is_dir():
-            raise self._unknown(named)
+        make_folder(self._layout.revoked_keys_dir)
         with self.lock("revoke a key"):
-            meant = [
-                status.key
-                for status in self.list()
-                if not status.revoked
-                and (
-                    status.key.name == named
-                    or (len(named) >= _SHORTEST_PREFIX and status.key.key_id.startswith(named))
-                )
+            trusted = [s for s in self.list() if not s.revoked]
+            meant = [s for s in trusted if named and s.name == named] or [
+                s for s in trusted if len(named) >= _SHORTEST_PREFIX and s.key_id.startswith(named)
             ]
+            if not meant and _KEY_ID.fullmatch(named):
+                meant = [KeyStatus("", named, False, None)]
             if len(meant) != 1:
-                raise self._unknown(named)
-            make_folder(self._layout.revoked_keys_dir)
-            write_bytes_durably(self._revoked_path(meant[0].key_id), meant[0].to_bytes())
-            remove_durably(self._path(meant[0].key_id))
-        return meant[0]
+                raise KeyRefused(
+                    f"{named!r} names no trusted key, or several",
+                    remedy=f"see: continuonbrain keys list --root {self._layout.root}",
+                )
+            key_id = meant[0].key_id
+            try:
+                data = self._path(key_id).read_bytes()
+            except OSError:
+                data = b""  # that the file is there is what counts
+            remove_staging_leftovers(self._layout.revoked_keys_dir)
+            write_bytes_durably(self._revoked_path(key_id), data)
+            if self._layout.trusted_keys_dir.is_dir():
+                remove_durably(self._path(key_id))
+        return replace(meant[0], revoked=True, last=None, problem="")
 
     def check_newer(self, key: PublicKey, counter: int) -> None:
         """Raises OldCounterError, CounterLostError, FileNotSafeError. Call under `lock`."""
@@ -203,12 +221,6 @@ class TrustedKeys:
         """
         self.check_newer(key, counter)
         self._counters.write(key.key_id, counter)
-
-    def _unknown(self, named: str) -> KeyRefused:
-        return KeyRefused(
-            f"{named!r} names no trusted key, or several",
-            remedy=f"see: continuonbrain keys list --root {self._layout.root}",
-        )
 
     def _path(self, key_id: str) -> Path:
         return self._layout.trusted_keys_dir / f"{key_id}.json"
@@ -237,6 +249,9 @@ class PrivateKeys:
                 raise KeyFileError(
                     f"there is a key {name!r} already: {private_path}", remedy="choose another name"
                 )
+            # What a killed one left is half a private key.
+            remove_staging_leftovers(self._layout.private_keys_dir)
+            remove_staging_leftovers(self._layout.public_keys_dir)
             private = new_private_key()
             key = PublicKey(name, public_key_of(private))
             write_bytes_durably(self.public_path(name), key.to_bytes())
@@ -257,7 +272,8 @@ class PrivateKeys:
             check_folder(self._layout.private_keys_dir, private=True)
         except FileNotFoundError:
             return ()
-        return tuple(sorted(path.stem for path in self._layout.private_keys_dir.glob("*.json")))
+        stems = (path.stem for path in self._layout.private_keys_dir.glob("*.json"))
+        return tuple(sorted(stem for stem in stems if is_name(stem)))
 
     def load(self, name: str) -> bytes:
         """The 32 private bytes. Raises KeyFileError, FileNotSafeError."""
