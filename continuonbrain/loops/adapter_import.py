@@ -2,7 +2,8 @@
 
 `import_adapter` verifies everything before it writes anything, in this order: the file's shape, the signature by a
 trusted key, kind, base model, names, counter, then sizes and sha256 of every file. What is refused changes nothing.
-What is accepted makes these durable changes, in this order, under the lock of the keys:
+What is accepted makes these durable changes, in this order, under the locks of trainer and keys (a candidate that comes
+while the sidecar judges its own would be taken for that one; so while a round lasts an import is refused):
 
   1. the counter of the key (one atomic replacement): this bundle and all older ones are refused from now on;
   2. `AdapterStore.stage`: the version's folder, whole, then the link `candidate`.
@@ -42,6 +43,7 @@ from continuonbrain.storage.adapters import (
 )
 from continuonbrain.storage.bundle import bundle_bytes, read_bundle
 from continuonbrain.storage.durable import write_bytes_durably
+from continuonbrain.storage.lock import ProcessLock
 from continuonbrain.storage.plain_json import load_plain, plain
 from continuonbrain.storage.public_key import PublicKey
 from continuonbrain.storage.signing import (
@@ -60,6 +62,9 @@ PAPERS = (CARD_FILE, VERDICT_FILE)
 
 LARGEST_PAPER = 4 << 20
 """Bytes of a card or verdict."""
+
+_LOCK_WAIT_S = 2.0
+"""A round in which there is nothing to learn is over sooner."""
 
 
 class ImportRefused(BrainError):
@@ -112,7 +117,11 @@ def import_adapter(brain: BrainRoot, path: Path) -> Imported:
             remedy=f"continuonbrain keys trust FILE.pub --root {brain.layout.root}",
         )
     serving = checkpoint_sha256(brain.layout.base_model_dir)
-    with keys.lock("import an adapter"):
+    brain.layout.trainer_dir.mkdir(parents=True, exist_ok=True)
+    training = ProcessLock(
+        brain.layout.trainer_lock_path, purpose=f"change the candidate of {brain.layout.root}"
+    )
+    with training, keys.lock("import an adapter"):
         store = AdapterStore(brain.layout)
         store.last_change()  # a damaged history would refuse the candidate after its counter was used up
         checked = _checked_bundle(path, keys, base_sha256=serving)
@@ -310,8 +319,9 @@ def _json_object(data: bytes, what: str) -> None:
 def _regular_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """The file, opened for reading, and its size. A pipe or a device would keep the reader waiting. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise ImportRefused(f"{path} is no file", remedy="give the bundle that `adapters export` wrote")
     with open(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise ImportRefused(f"{path} is no file", remedy="give the bundle that `adapters export` wrote")
         yield file, found.st_size

@@ -72,8 +72,12 @@ class TrustedKeys:
         )
 
     def lock(self, purpose: str) -> ProcessLock:
-        """Held by whoever changes keys or counters, or decides by them. Raises as `ProcessLock`."""
+        """Held by whoever changes keys or counters, or decides by them; `keys/` must be there.
+
+        Raises as `ProcessLock`, and FileNotSafeError when others could put other folders in place of these.
+        """
         path = self._layout.keys_lock_path
+        check_folder(path.parent)
         return ProcessLock(path, purpose=f"{purpose} in {path.parent}", timeout_s=_LOCK_WAIT_S)
 
     def get(self, key_id: str) -> PublicKey:
