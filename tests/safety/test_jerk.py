@@ -22,7 +22,7 @@ limits_with_jerk = st.builds(
     steering_jerk_per_s2=st.floats(0.1, 1e6),
 )
 ticks = st.lists(
-    st.tuples(st.floats(-2, 2), st.one_of(st.just(DT), st.just(0.0), st.floats(1e-4, 0.5))),
+    st.tuples(st.floats(-2, 2), st.one_of(st.just(DT), st.just(0.0), st.floats(1e-4, 0.5), st.floats(-9, 9))),
     min_size=1,
     max_size=40,
 )
@@ -41,7 +41,7 @@ def test_however_targets_and_clock_jump_rate_and_jerk_and_bounds_all_hold(
         elapsed = (now + wait) - now  # what the guard will measure
         now += wait
         after = guard.step((target, 0.0), now_s=now, chunk_age_s=0.0)
-        if elapsed > limits.max_gap_s:
+        if not 0.0 <= elapsed <= limits.max_gap_s:
             assert after.stopped
             rate = 0.0
         else:
@@ -98,6 +98,13 @@ def test_a_safe_stop_is_as_quick_with_a_jerk_limit_as_without() -> None:
     after = guard.step(None, now_s=5 * DT, chunk_age_s=0.0)
     assert after.throttle == 0.0
     assert after.steering == pytest.approx(max(0.0, before - 6.0 * DT))
+
+
+def test_after_a_stop_it_begins_anew_from_rest() -> None:
+    guard, _ = turning(Limits(steering_rate_per_s=6.0, steering_jerk_per_s2=30.0))
+    stopped = guard.step(None, now_s=5 * DT, chunk_age_s=0.0)
+    after = guard.step((1.0, 0.0), now_s=6 * DT, chunk_age_s=0.0)
+    assert after.steering - stopped.steering == pytest.approx(30.0 * DT * DT)
 
 
 def test_the_correction_has_a_reason_of_its_own() -> None:
