@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from continuonbrain import __version__
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.judging import judge_candidate, replayable
 from continuonbrain.loops.training_log import LIVE_LOG_FILE, LiveLog, log_losses
 from continuonbrain.model.streams import Streams
 from continuonbrain.policy.acting_cache import ActingCache
@@ -26,13 +27,12 @@ from continuonbrain.policy.engine import Engine
 from continuonbrain.policy.intent import Intents
 from continuonbrain.policy.open_engine import engine_name, open_engine
 from continuonbrain.policy.prompt import LAYOUT_VERSION, InstructionError, PromptLayout
-from continuonbrain.policy.reflex import REFLEX_FILE, Reflex
+from continuonbrain.policy.reflex import REFLEX_FILE
 from continuonbrain.policy.torch_engine import TorchEngine
 from continuonbrain.rlds.reader import list_episodes, read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.robot.sim.shifts import world
-from continuonbrain.safety.guards import Limits
-from continuonbrain.storage.adapter_version import CARD_FILE, VERDICT_FILE, AdapterError
+from continuonbrain.storage.adapter_version import CARD_FILE, AdapterError
 from continuonbrain.storage.adapters import AdapterVersion
 from continuonbrain.trainer.course import Course
 from continuonbrain.trainer.dataset import (
@@ -45,15 +45,13 @@ from continuonbrain.trainer.dataset import (
     mirrored_instruction,
     read_drive,
 )
-from continuonbrain.trainer.evaluate import Contender, gather_evidence
 from continuonbrain.trainer.job import JobSettings, train_adapter
 from continuonbrain.trainer.pausing import Look, unwatched
 from continuonbrain.trainer.pool import Recall, mix
 from continuonbrain.trainer.reflex_job import ReflexSettings, teach_reflex
-from continuonbrain.trainer.states import REPLAY_SOURCE, replay_samples
+from continuonbrain.trainer.states import replay_samples
 from continuonbrain.trainer.steps import JobResult, Progress
 from continuonbrain.trainer.training_state import forget_state
-from continuonbrain.trainer.verdict import Rules, judge
 
 if TYPE_CHECKING:
     from continuonbrain.loops.mid import MidLoop
@@ -115,7 +113,8 @@ def _samples(
 ) -> tuple[Samples, Samples | None, list[str], list[str]]:
     by_name = {d.episode.path.name: d for d in drives}
     paths = [d.episode.path for d in drives]
-    train, held = hold_out(paths, tail=mid.config.promotion.eval_tail_episodes)
+    rules = mid.config.promotion
+    train, held = hold_out(paths, tail=rules.eval_tail_episodes, least=rules.min_eval_episodes)
     damaged: set[str] = set()
 
     def leave_out(drive: Drive, error: BrainError) -> None:
@@ -363,12 +362,7 @@ def _recall(mid: MidLoop, engine: TorchEngine) -> Recall | None:
 
 def replay_for(base: Path, seed: int, look: Look = unwatched) -> Samples | None:
     """Replay of what the base was made from, where that can be drawn again: the simulator, for the tiny base."""
-    try:
-        card = json.loads((base / CARD_FILE).read_bytes())
-        source = str(card["data"]["source"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return replay_samples(_REPLAY_STATES, seed=seed, look=look) if REPLAY_SOURCE in source else None
+    return replay_samples(_REPLAY_STATES, seed=seed, look=look) if replayable(base) else None
 
 
 def _figures(result: JobResult, wall_s: float) -> dict[str, Any]:
@@ -388,57 +382,3 @@ def _figures(result: JobResult, wall_s: float) -> dict[str, Any]:
         "peak_rss_mib": round(result.peak_rss_mib, 1),
         "threads": torch.get_num_threads(),
     }
-
-
-def judge_candidate(
-    mid: MidLoop,
-    staged: AdapterVersion,
-    train: Samples,
-    held: Samples | None,
-    *,
-    engine: Engine,
-    course: Course | None,
-) -> dict[str, Any]:
-    """Measure the candidate's bytes in the engine that serves, apply the rules, attach `verdict.json`; returns it."""
-    config = mid.config
-    mid.say(
-        phase="judge", candidate=staged.version_id, step=0, steps=0, loss=None, detail="judging the candidate"
-    )
-    current = mid.store.current()
-
-    def contender(version: AdapterVersion | None) -> Contender:
-        if version is None:
-            return Contender(None, "", Calibration())
-        return Contender(
-            version.path, version.compute_sha256(), Calibration.from_file(version.path / "calibration.json")
-        )
-
-    def judging(part: str, done: int, total: int) -> None:
-        mid.wait_until_allowed()  # judging holds still while a gate is closed, as training does
-        mid.say(force=False, phase="judge", detail=part, step=done, steps=total)
-
-    evidence = gather_evidence(
-        engine,
-        candidate=contender(staged),
-        current=contender(current),
-        train=train,
-        held=held,
-        limits=Limits.from_config(config.guards),
-        course=course,
-        decision_time_s=config.robot.decision_time_s,
-        on_part=judging,
-    )
-    p = config.promotion
-    rules = Rules(
-        avg_action_delta_threshold=p.avg_action_delta_threshold,
-        max_completion_loss=p.max_completion_loss,
-        max_forgetting=p.max_forgetting,
-        min_stop_obeyed=p.min_stop_obeyed,
-        max_guard_share=p.max_guard_share,
-        needs_reflex=config.training.reflex_steps > 0
-        and Reflex.of_folder(mid.layout.base_model_dir) is not None,
-        allow_promotion_without_eval=p.allow_promotion_without_eval,
-    )
-    verdict = judge(evidence, rules).to_json()
-    mid.store.attach(staged, VERDICT_FILE, (json.dumps(verdict, indent=2) + "\n").encode())
-    return verdict

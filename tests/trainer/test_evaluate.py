@@ -15,6 +15,7 @@ from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.engine import Decisions
 from continuonbrain.robot.sim.shifts import BASE
 from continuonbrain.safety.guards import Limits
+from continuonbrain.trainer.checks import Rules
 from continuonbrain.trainer.course import Course
 from continuonbrain.trainer.dataset import Samples
 from continuonbrain.trainer.evaluate import (
@@ -25,7 +26,7 @@ from continuonbrain.trainer.evaluate import (
     imitation,
     steering_of,
 )
-from continuonbrain.trainer.verdict import Rules, judge
+from continuonbrain.trainer.verdict import judge
 
 
 class Scripted:
@@ -135,7 +136,13 @@ def test_on_a_course_candidate_and_rival_drive_the_same_roads(
 ) -> None:
     engine = Scripted({"": 0.0, "c" * 64: 1.5})
     parts: list[str] = []
-    course = Course(BASE, tracks=(82_000,), follow_tracks=(82_001,), unshifted_tracks=(82_002,))
+    course = Course(
+        BASE,
+        tracks=(82_000, 82_003),
+        follow_tracks=(82_001,),
+        unshifted_tracks=(82_002,),
+        slow_follow_tracks=(82_004,),
+    )
     evidence = gather_evidence(
         engine,
         candidate=CANDIDATE,
@@ -226,7 +233,12 @@ def test_a_candidates_head_is_measured_against_the_driver_and_on_the_course(
 
     turned = replace(CANDIDATE, calibration=Calibration(steering_gain=0.7))
     course = Course(
-        BASE, tracks=(82_000,), follow_tracks=(82_001,), unshifted_tracks=(82_002,), slow_tracks=(82_003,)
+        BASE,
+        tracks=(82_000,),
+        follow_tracks=(82_001,),
+        unshifted_tracks=(82_002,),
+        slow_tracks=(82_003,),
+        slow_follow_tracks=(82_004,),
     )
     evidence = gather_evidence(
         Headed({"": 0.0, "c" * 64: 0.3}),
@@ -246,7 +258,12 @@ def test_a_candidates_head_is_measured_against_the_driver_and_on_the_course(
     assert None not in (evidence.slow_path, evidence.slow_candidate, evidence.slow_current)
     assert evidence.slow_candidate is not None
     assert evidence.slow_current is not None
-    laps = {evidence.slow_path, evidence.slow_candidate.completion, evidence.slow_current.completion}
+    assert evidence.slow_path is not None
+    laps = {
+        evidence.slow_path.completion,
+        evidence.slow_candidate.completion,
+        evidence.slow_current.completion,
+    }
     assert len(laps) == 3
 
 
