@@ -146,6 +146,42 @@ def _samples(
     return samples, held_samples, whole(train), whole(held)
 
 
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What episodes give: samples to train on and held-out ones, from which episodes; the calibration fitted to them;
+    whether all of them measured motion; and what was left out, in words."""
+
+    train: Samples
+    held: Samples | None
+    trained_on: list[str]
+    held_out: list[str]
+    calibration: Calibration
+    measured: bool
+    left_out: list[str]
+
+
+def read_lessons(mid: MidLoop, episodes: list[Path]) -> Lessons:
+    """Read the episodes. Raises `NoLabelsError` when there is nothing to learn in them."""
+    drives, left_out = _read(mid, episodes)
+    left_out += _unreadable(mid.layout.episodes_dir)
+    if not drives:
+        raise NoLabelsError(
+            f"none of {len(episodes)} episodes holds a step that a human drove; {len(left_out)} were left out"
+            + (f": {left_out[0]}" if left_out else ""),
+            remedy="record teleoperation, or look for damage: "
+            f"continuonbrain episodes list --root {mid.layout.root}",
+        )
+    calibration = calibrate(drives)
+    train, held, trained_on, held_out = _samples(mid, drives, calibration, left_out)
+    measured = all(d.measured for d in drives)
+    return Lessons(train, held, trained_on, held_out, calibration, measured, left_out)
+
+
+def course_of(mid: MidLoop) -> Course | None:
+    """Where candidates are driven; None where no simulator stands in for the robot."""
+    return Course(world(mid.config.robot.shift)) if mid.config.robot.kind == "sim-donkey" else None
+
+
 def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     """Train on the episodes, stage the adapter as candidate, attach card and verdict. Raises `BrainError`."""
     config, layout = mid.config, mid.layout
@@ -163,17 +199,9 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         left_out=[],
     )
     mid.check_current()
-    course = Course(world(config.robot.shift)) if config.robot.kind == "sim-donkey" else None
-    drives, left_out = _read(mid, episodes)
-    left_out += _unreadable(layout.episodes_dir)
-    if not drives:
-        raise NoLabelsError(
-            f"none of {len(episodes)} episodes holds a step that a human drove; {len(left_out)} were left out"
-            + (f": {left_out[0]}" if left_out else ""),
-            remedy=f"record teleoperation, or look for damage: continuonbrain episodes list --root {layout.root}",
-        )
-    calibration = calibrate(drives)
-    train, held, trained_on, held_out = _samples(mid, drives, calibration, left_out)
+    course = course_of(mid)
+    lessons = read_lessons(mid, episodes)
+    train, held, left_out = lessons.train, lessons.held, lessons.left_out
     mid.say(left_out=left_out)
     mid.look()
     engine = TorchEngine(layout.base_model_dir)
@@ -191,16 +219,16 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         seed=config.training.seed,
         max_memory_mib=config.training.max_memory_mib,
         # Without motion sensors the servo's trim is in the labels, and a mirror would turn it around.
-        mirror=all(d.measured for d in drives),
+        mirror=lessons.measured,
     )
     plan: dict[str, Any] = {
         "by": __version__,
         "base_sha256": engine.base_sha256,
         "prompt_layout": LAYOUT_VERSION,
-        "episodes": trained_on,
-        "held_out": held_out,
+        "episodes": lessons.trained_on,
+        "held_out": lessons.held_out,
         "samples_sha256": train.sha256(mid.look),
-        "calibration": asdict(calibration),
+        "calibration": asdict(lessons.calibration),
         "settings": asdict(settings),
         "reflex_steps": config.training.reflex_steps,
     }
@@ -242,7 +270,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
             if result.ended == "memory limit"
             else "raise max_wall_time_s in config.json, or record fewer or shorter episodes",
         )
-    files = {**result.files, "calibration.json": calibration.to_json()}
+    files = {**result.files, "calibration.json": lessons.calibration.to_json()}
     figures: dict[str, Any] = {}
     reflex_losses: list[float] = []
     if teaches_reflex:

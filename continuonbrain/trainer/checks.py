@@ -97,9 +97,9 @@ class Court:
         found = paired(own, rival, seed=self.seed(name))
         counted = tuple(min(o, r + limit) for o, r in zip(own, rival, strict=False))
         sure = paired(counted, rival, seed=self.seed(name))
-        if found is not None and sure is not None:
-            found = replace(found, low=sure.low)
-        passed = found is not None and found.estimate >= -slack and found.low >= -limit
+        passed = found is not None and sure is not None and found.estimate >= -slack and sure.low >= -limit
+        if found is not None and sure is not None and (sure.low >= -limit) != (found.low >= -limit):
+            found = replace(found, low=sure.low)  # the end that decided is the one that is shown
         self.checks.append(compared(name, found, 0.0 - slack, passed, meaning, 0.0 - limit, unit))
 
     def no_rise(
@@ -120,28 +120,15 @@ class Court:
         then it is a gain that is asked for."""
         limit = max(limit, slack)
         found = compare(own, rival, self.seed(name))
+        sure = found
         if limit > 0:
-            found = self._capped(found, name, own, rival, limit, compare, share=share)
-        passed = found is not None and found.estimate <= slack and found.high <= limit
+            least = tuple(r * (1 - limit) if share else r - limit for r in rival)
+            counted = tuple(max(o, m) for o, m in zip(own, least, strict=False))
+            sure = compare(counted, rival, self.seed(name))
+        passed = found is not None and sure is not None and found.estimate <= slack and sure.high <= limit
+        if found is not None and sure is not None and (sure.high <= limit) != (found.high <= limit):
+            found = replace(found, high=sure.high)
         self.checks.append(compared(name, found, slack, passed, meaning, limit, unit))
-
-    def _capped(
-        self,
-        found: Interval | None,
-        name: str,
-        own: Figures,
-        rival: Figures,
-        limit: float,
-        compare: Compare,
-        *,
-        share: bool,
-    ) -> Interval | None:
-        """What was found, its high end from wins that count up to `limit` only."""
-        counted = tuple(
-            max(o, r * (1 - limit) if share else r - limit) for o, r in zip(own, rival, strict=False)
-        )
-        sure = compare(counted, rival, self.seed(name))
-        return None if found is None or sure is None else replace(found, high=sure.high)
 
     @property
     def on_course(self) -> bool:

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from continuonbrain.policy.calibration import Calibration
-from continuonbrain.policy.engine import Decisions, Engine
+from continuonbrain.policy.engine import AdapterError, Decisions, Engine
 from continuonbrain.policy.intent import Intents
 from continuonbrain.policy.reflex import Reflex
 from continuonbrain.safety.guards import Limits
-from continuonbrain.storage.adapter_version import AdapterError
 from continuonbrain.trainer.course import Course, CourseDriver, OnPart
 from continuonbrain.trainer.dataset import Samples
 from continuonbrain.trainer.evidence import Closed, Evidence, Imitation, Laps, Slow, Sources
