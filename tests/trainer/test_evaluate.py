@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from continuonbrain.policy.calibration import Calibration
-from continuonbrain.policy.engine import Decisions
+from continuonbrain.policy.engine import AdapterError, Decisions
 from continuonbrain.robot.sim.shifts import BASE
 from continuonbrain.safety.guards import Limits
 from continuonbrain.trainer.checks import Rules
@@ -300,3 +300,59 @@ def test_without_a_head_nothing_is_said_of_one(half: tuple[Samples, Samples], li
         course=None,
     )
     assert (evidence.has_reflex, evidence.reflex, evidence.slow_path) == (False, None, None)
+
+
+def test_an_adapter_that_the_engine_does_not_take_gets_a_verdict_and_nothing_is_driven(
+    half: tuple[Samples, Samples], limits: Limits
+) -> None:
+    class Refusing(Scripted):
+        def use_adapter(self, folder: Path | None, *, sha256: str = "") -> None:
+            if folder == CANDIDATE.folder:
+                raise AdapterError("candidate holds numbers that are not finite")
+            super().use_adapter(folder, sha256=sha256)
+
+        def decide(self, *_: Any) -> Decisions:
+            pytest.fail("it was asked")
+
+    evidence = gather_evidence(
+        Refusing({}),
+        candidate=CANDIDATE,
+        current=NOTHING,
+        train=half[0],
+        held=half[1],
+        limits=limits,
+        course=Course(BASE),
+    )
+    verdict = judge(evidence, Rules())
+    assert [c.name for c in verdict.checks] == ["loads"]
+    assert verdict.reason.endswith("candidate holds numbers that are not finite)")
+    assert (verdict.evidence.candidate_sha256, verdict.evidence.base_sha256) == ("c" * 64, "b" * 64)
+
+
+def test_frozen_states_are_asked_of_candidate_and_base_and_name_the_evaluation(
+    half: tuple[Samples, Samples], limits: Limits
+) -> None:
+    frozen = replace(half[0], episode=np.arange(48) % 6)
+
+    def gathered(replay: Samples | None) -> Any:
+        return gather_evidence(
+            Scripted({"": 0.1, "c" * 64: 0.3, "d" * 64: 0.2}),
+            candidate=CANDIDATE,
+            current=CURRENT,
+            train=half[0],
+            held=half[1],
+            limits=limits,
+            course=None,
+            replay=replay,
+        )
+
+    evidence = gathered(frozen)
+    assert evidence.replay is not None
+    assert evidence.replay.sha256 == evidence.sources.replay_sha256 == frozen.sha256()
+    assert evidence.replay.candidate != evidence.replay.base
+    assert evidence.held is not None
+    weights = evidence.held.steps
+    assert np.average(evidence.held.candidate, weights=weights) == pytest.approx(evidence.candidate.steering)
+    assert np.average(evidence.held.current, weights=weights) == pytest.approx(evidence.current.steering)
+    assert evidence.sources.current_sha256 == "d" * 64
+    assert gathered(None).evaluation_sha256 != evidence.evaluation_sha256
