@@ -170,13 +170,27 @@ class PromotionConfig(_Group):
     max_eval_steps: Annotated[int, Field(ge=1)] = 1024
     eval_tail_episodes: Annotated[int, Field(ge=1)] = 8
     """At most so many episodes are held out of training and judged on: every eighth, from the newest back."""
+    min_eval_episodes: Annotated[int, Field(ge=2, le=64)] = 4
+    """With fewer held-out episodes recordings prove nothing: refused where no simulator fits the robot. A quarter of
+    the lessons is held out until there are so many: sixteen lessons are enough for four."""
     max_completion_loss: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Largest drop in completed laps against what drives now."""
     max_forgetting: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Largest drop in completed laps on unshifted tracks."""
+    max_harm: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """What a loss against what drives now may still be at the bad end of its 95 % interval."""
     min_stop_obeyed: Annotated[float, Field(ge=0, le=1)] = 1.0
     max_guard_share: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Largest share of steps on which the guard had to change the proposed action."""
+
+    @model_validator(mode="after")
+    def _enough_can_be_held_out(self) -> PromotionConfig:
+        if self.eval_tail_episodes < self.min_eval_episodes:
+            raise ValueError(
+                f"eval_tail_episodes ({self.eval_tail_episodes}) must not be below min_eval_episodes "
+                f"({self.min_eval_episodes}), or no recording could ever be enough"
+            )
+        return self
 
 
 class WorldHeadConfig(_Group):

@@ -49,3 +49,8 @@ CORRECTIONS: frozenset[Reason] = frozenset(
 
 STOPS: frozenset[Reason] = frozenset(Reason) - CORRECTIONS
 """Reasons that give the safe stop."""
+
+HEADS: frozenset[Reason] = frozenset(
+    {Reason.SAFETY_HEAD_WARN, Reason.SAFETY_HEAD_BLOCK, Reason.WORLD_HEAD_VETO}
+)
+"""Reasons that a head gives, not the guard's own rules."""

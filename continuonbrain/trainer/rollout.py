@@ -24,6 +24,7 @@ from continuonbrain.robot.sim.instructions import BY_PHRASING
 from continuonbrain.robot.sim.shifts import World
 from continuonbrain.robot.sim.track import POINTS, TrackSet
 from continuonbrain.safety.guards import Limits
+from continuonbrain.safety.reasons import HEADS
 
 DECISION_EVERY = 2
 """Ticks between decisions when no decision time is imposed: 10 Hz."""
@@ -37,7 +38,8 @@ Array = NDArray[np.float64]
 class RolloutResult:
     """Per car, `[cars]`: completion (fraction of a lap before leaving the road, at most 1), lateral_error_m
     (mean distance from the instructed lane while on the road), obeyed (speed and lane kept in the second half,
-    or standing for "stop"), interventions (share of ticks in which the guard changed the command).
+    or standing for "stop"), interventions (share of ticks in which the guard changed the command for a reason of its
+    own), blocks (in which a head slowed or stopped the car), reasons (of each reason that occurred).
     trajectory `[ticks, cars, 2]` in metres, NaN after a car has left the road or finished its lap.
     """
 
@@ -45,6 +47,8 @@ class RolloutResult:
     lateral_error_m: Array
     obeyed: NDArray[np.bool_]
     interventions: Array
+    blocks: Array
+    reasons: dict[str, Array]
     trajectory: Array
 
 
@@ -54,6 +58,16 @@ def decision_ticks(decision_time_s: float) -> tuple[int, int]:
         return DECISION_EVERY, 1
     ticks = max(1, round(decision_time_s / CONTROL_DT_S))
     return ticks, ticks
+
+
+def count_reasons(
+    reasons: Sequence[str], car: int, touched: Array, slowed: Array, by_reason: dict[str, Array]
+) -> None:
+    """Count a tick of a car in which the guard acted (touched) or a head did (slowed), and each reason."""
+    touched[car] += any(r not in HEADS for r in reasons)
+    slowed[car] += any(r in HEADS for r in reasons)
+    for reason in set(reasons):
+        by_reason.setdefault(reason, np.zeros(len(touched)))[car] += 1
 
 
 def rollout(
@@ -107,7 +121,8 @@ def rollout(
     )
     progress, alive = np.zeros(n), np.ones(n, bool)
     errors, on_road = np.zeros(n), np.zeros(n)
-    touched, driven = np.zeros(n), np.zeros(n)
+    touched, slowed, driven = np.zeros(n), np.zeros(n), np.zeros(n)
+    by_reason: dict[str, Array] = {}
     trajectory = np.full((ticks, n, 2), np.nan)
     speeds, places = np.zeros((ticks, n)), np.zeros((ticks, n))
     waiting: list[tuple[int, NDArray[np.int64], list[ActionChunk]]] = []
@@ -152,8 +167,9 @@ def rollout(
         for i in rows:
             guarded = pilots[i].tick(now_s=now).guarded
             steering[i], throttle[i] = guarded.steering, guarded.throttle
-            touched[i] += bool(guarded.reasons) and tick > late + 1
             driven[i] += 1
+            if tick > late + 1:
+                count_reasons(guarded.reasons, int(i), touched, slowed, by_reason)
         fleet.step(steering, throttle)
         progress += np.where(driving, fleet.advanced, 0)
         alive &= ~(fleet.off_road & driving)
@@ -176,5 +192,7 @@ def rollout(
         lateral_error_m=errors / np.maximum(on_road, 1),
         obeyed=obeyed,
         interventions=touched / np.maximum(driven, 1),
+        blocks=slowed / np.maximum(driven, 1),
+        reasons={name: counts / np.maximum(driven, 1) for name, counts in sorted(by_reason.items())},
         trajectory=trajectory[:done],
     )
