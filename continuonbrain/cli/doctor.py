@@ -123,7 +123,7 @@ def check_brain(root: Path) -> tuple[Check, GateReport | None]:
     # Imported here: a broken settings library must not keep the other checks from being shown.
     from continuonbrain.brain_root import open_brain
     from continuonbrain.robot.host import HOST_FILE_NAME, host_for
-    from continuonbrain.trainer.gates import gates_from_config
+    from continuonbrain.trainer.build_gates import gates_from_config
 
     try:
         brain = open_brain(root)
@@ -267,7 +267,7 @@ def _print(root: Path, checks: list[Check], report: GateReport | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from continuonbrain.trainer.gates import shown
+    from continuonbrain.trainer.gate_rules import shown
 
     console = Console()
     table = Table(title=Text(f"brain root {root}"), title_justify="left")

@@ -38,10 +38,15 @@ def pi5(tmp_path: Path) -> Path:
     put(tmp_path, "sys/class/power_supply/BAT0/type", "Battery")
     put(tmp_path, "sys/class/power_supply/BAT0/present", "1")
     put(tmp_path, "sys/class/power_supply/BAT0/capacity", "83")
+    put(tmp_path, "sys/class/power_supply/BAT0/status", "Discharging")
+    put(tmp_path, "sys/class/power_supply/BAT0/voltage_now", "7912250")
     put(tmp_path, "sys/class/power_supply/mouse/type", "Battery")
     put(tmp_path, "sys/class/power_supply/mouse/scope", "Device")
     put(tmp_path, "sys/class/power_supply/mouse/capacity", "3")
     put(tmp_path, "sys/devices/platform/soc/soc:firmware/get_throttled", "50005")
+    put(tmp_path, "proc/uptime", "1234.56 4000.00")
+    put(tmp_path, "proc/pressure/memory", "some avg10=1.50 avg60=0.10 avg300=0.00 total=77\nfull avg10=9.00")
+    put(tmp_path, "proc/pressure/io", "some avg10=12.00 avg60=0.10 avg300=0.00 total=99")
     put(tmp_path, "proc/loadavg", "0.52 0.40 0.30 1/200 4242")
     put(tmp_path, "proc/meminfo", "MemTotal:  8000000 kB\nMemFree: 10 kB\nMemAvailable:    4194304 kB")
     return tmp_path
@@ -52,6 +57,8 @@ def test_a_pi_is_read_from_sys_and_proc(pi5: Path) -> None:
     assert readings.cpu_temp_c.value == 48.75, "the processor's zone, not the hotter ADC's"
     assert readings.battery_fraction.value == 0.83, "the robot's battery, not the mouse's"
     assert readings.throttled.value == float(0x50005)
+    assert (readings.memory_pressure.value, readings.io_pressure.value) == (1.5, 12.0)
+    assert readings.docked.value == 0.0
     assert readings.load.value == 0.52
     assert readings.memory_available_mib.value == 4096.0
     assert readings.disk_free_mib.value is not None
@@ -113,6 +120,7 @@ def test_a_simulated_robot_has_a_simulated_machine_and_a_real_one_this_machine(t
     assert simulated.disk_free_mib.value == 16384.0
     assert "statvfs" in real.disk_free_mib.source
     assert simulated.idle_s.value == real.idle_s.value == 3600.0
+    assert simulated.docked.value == real.docked.value == 1.0
 
 
 def test_a_broken_processor_zone_hides_behind_no_other_zone(pi5: Path) -> None:
@@ -123,7 +131,7 @@ def test_a_broken_processor_zone_hides_behind_no_other_zone(pi5: Path) -> None:
 
 def test_a_slow_probe_yields_an_old_reading_not_a_fresh_one(pi5: Path) -> None:
     ticks = iter(range(100))
-    readings = LinuxHost(pi5, clock=lambda: float(next(ticks))).read()
+    readings = LinuxHost(pi5, clock=lambda: float(next(ticks)), names=("battery_fraction",)).read()
     assert readings.battery_fraction.monotonic_s == 0.0
 
 
@@ -131,7 +139,7 @@ def test_idle_time_comes_from_the_robot_or_is_missing(pi5: Path) -> None:
     robot = SimulatedHost(clock=lambda: 3.0)
     robot.set(idle_s=12.0, teleop_active=1.0)
     readings = LinuxHost(pi5, robot_state=robot).read()
-    assert readings.idle_s == Reading(12.0, 3.0, "simulated")
+    assert readings.idle_s == Reading(12.0, 3.0, "simulated", pulse=1.0)
     assert readings.teleop_active.value == 1.0
     assert LinuxHost(pi5).read().idle_s.value is None
 
@@ -145,7 +153,7 @@ def test_idle_time_comes_from_the_robot_or_is_missing(pi5: Path) -> None:
 
 def test_the_simulated_host_ages_when_frozen_and_fails_on_request() -> None:
     now = [1.0]
-    host = SimulatedHost(clock=lambda: now[0])
+    host = SimulatedHost(clock=lambda: now[0], jitter=False)
     host.freeze()
     now[0] = 9.0
     assert host.read().load.monotonic_s == 1.0
@@ -184,7 +192,7 @@ def test_the_host_file_carries_values_times_and_errors_to_another_process(tmp_pa
         '{"schema": 1}',
         "[" * 100_000,
         "\x00",
-        '{"schema": 2, "readings": {}}',
+        '{"schema": 1, "readings": {}}',
         " " * 70_000,
     ],
 )

@@ -15,14 +15,10 @@ from hypothesis import strategies as st
 from continuonbrain.config import load_preset
 from continuonbrain.errors import BrainError
 from continuonbrain.robot.host import READING_NAMES, FileHost, HostReadings, Reading, SimulatedHost
-from continuonbrain.trainer.gates import (
-    GateReport,
-    GateSet,
-    GateState,
-    build_gates,
-    build_pi5_gating,
-    gates_from_config,
-)
+from continuonbrain.trainer.build_gates import build_gates, gates_from_config
+from continuonbrain.trainer.ecosystem_gates import build_pi5_gating
+from continuonbrain.trainer.gate_rules import GateState
+from continuonbrain.trainer.gates import GateReport, GateSet
 
 NOW = 1000.0
 GATE_OF = {
@@ -31,18 +27,28 @@ GATE_OF = {
     "throttled": "throttled",
     "idle_s": "idle",
     "teleop_active": "teleop",
+    "docked": "docked",
     "load": "load",
     "memory_available_mib": "memory",
+    "memory_pressure": "memory_pressure",
+    "io_pressure": "io_pressure",
     "disk_free_mib": "disk",
 }
 
 
 def all_gates() -> GateSet:
-    return build_gates(require_throttled=True, max_load=1.0)
+    return build_gates(
+        require_throttled=True,
+        require_pressure=True,
+        docked=True,
+        max_load=1.0,
+        dwell_s=0.0,
+        thermal_dwell_s=0.0,
+    )
 
 
 def good() -> HostReadings:
-    return SimulatedHost(clock=lambda: NOW).read()
+    return SimulatedHost(clock=lambda: NOW, jitter=False).read()
 
 
 def with_reading(name: str, reading: Any) -> HostReadings:
@@ -63,7 +69,9 @@ class RaisingReading:
 
 
 FAULTS: dict[str, Any] = {
-    "missing": Reading.missing("probe", "no such sensor", monotonic_s=NOW),
+    "missing": Reading.missing("probe", "no such sensor", monotonic_s=NOW, absent=True),
+    "missing for another reason": Reading.missing("probe", "bus error", monotonic_s=NOW),
+    "without a sign of life": Reading(0.0, NOW, "probe"),  # and a value that closes where none is asked for
     "missing without a reason": Reading(None, NOW, "probe"),
     "stale": Reading(0.9, NOW - 5.1, "probe"),
     "untimed": Reading(0.9, None, "probe"),
@@ -114,12 +122,12 @@ def test_a_faulty_sensor_closes_its_gate_alone_and_says_why(name: str, fault: st
     ],
 )
 def test_a_value_beyond_its_limit_closes_its_gate(name: str, value: float) -> None:
-    report = all_gates().evaluate(with_reading(name, Reading(value, NOW, "probe")), NOW)
+    report = all_gates().evaluate(with_reading(name, Reading(value, NOW, "probe", pulse=1.0)), NOW)
     assert [state.name for state in report.closed] == [GATE_OF[name]]
 
 
 def test_throttle_bits_of_the_past_do_not_close() -> None:
-    readings = with_reading("throttled", Reading(float(0x50000), NOW, "firmware"))
+    readings = with_reading("throttled", Reading(float(0x50000), NOW, "firmware", pulse=1.0))
     assert all_gates().evaluate(readings, NOW).open
 
 
@@ -144,9 +152,11 @@ def test_firmware_bits_that_make_no_sense_close_the_gate_although_none_are_requi
     if isinstance(garbage, float):  # the same through our own writer
         FileHost(path).write(with_reading("throttled", Reading(garbage, NOW, "firmware")))
         assert not optional.evaluate(FileHost(path).read(), NOW).open
-    document["readings"]["throttled"] = {"value": None, "monotonic_s": NOW, "error": "no such sensor"}
-    path.write_text(json.dumps(document))
-    assert optional.evaluate(FileHost(path).read(), NOW).open
+    for absent in (None, "yes", 1, False, True):
+        none = {"value": None, "monotonic_s": NOW, "error": "no such sensor", "absent": absent}
+        document["readings"]["throttled"] = none
+        path.write_text(json.dumps(document))
+        assert optional.evaluate(FileHost(path).read(), NOW).open is (absent is True)
 
 
 def test_mains_power_is_a_setting_that_opens_the_battery_gate_and_says_so() -> None:
@@ -169,7 +179,7 @@ def test_mains_power_is_a_setting_that_opens_the_battery_gate_and_says_so() -> N
 def test_closing_is_immediate_and_opening_needs_the_margin(
     name: str, closing: float, between: float, opening: float
 ) -> None:
-    host = SimulatedHost(clock=lambda: NOW)
+    host = SimulatedHost(clock=lambda: NOW, jitter=False)
     gates = all_gates()
     seen = []
     for value in (between, closing, between, opening, between):
@@ -181,7 +191,7 @@ def test_closing_is_immediate_and_opening_needs_the_margin(
 def test_evaluate_is_pure() -> None:
     gates = all_gates()
     low = with_reading("battery_fraction", Reading(0.1, NOW, "probe"))
-    between = with_reading("battery_fraction", Reading(0.42, NOW, "probe"))
+    between = with_reading("battery_fraction", Reading(0.42, NOW, "probe", pulse=1.0))
     closed = gates.evaluate(low, NOW)
     assert gates.evaluate(between, NOW).open
     assert not gates.evaluate(between, NOW, previous=closed).open
@@ -193,7 +203,7 @@ def test_no_number_raises_and_only_usable_ones_open(value: float, age: float, pr
     before = GateReport(previous, tuple(GateState(name, previous, None, "") for name in GATE_OF.values()))
     for name in READING_NAMES:
         report = all_gates().evaluate(
-            with_reading(name, Reading(value, NOW - age, "p")), NOW, previous=before
+            with_reading(name, Reading(value, NOW - age, "p", pulse=1.0)), NOW, previous=before
         )
         state = gate(report, GATE_OF[name])
         if state.open:
@@ -221,9 +231,9 @@ def test_a_clock_that_raises_closes_every_gate() -> None:
 
 def test_a_gate_that_raises_is_closed() -> None:
     class Broken:
-        name = "broken"
+        name, dwell_s = "broken", 0.0
 
-        def __call__(self, readings: HostReadings, *, now_s: float, was_open: bool | None) -> GateState:
+        def __call__(self, readings: HostReadings, *, now_s: float, before: GateState | None) -> GateState:
             raise ZeroDivisionError("oops")
 
     report = GateSet((Broken(),)).evaluate(good(), NOW)
