@@ -19,15 +19,16 @@ MACHINE_READINGS: tuple[str, ...] = (
 )
 """What a simulated robot's machine really has: the machine that simulates it."""
 
-_JITTER = {"cpu_temp_c": 0.55, "memory_available_mib": 1.5}
-"""What a calm machine's values move by from one look to the next: one step of the Pi's sensor, a few hundred pages."""
+_JITTER = {"cpu_temp_c": -0.55, "memory_available_mib": 1.5, "load": -0.01}
+"""What a calm machine's values move by from one look to the next, in steps: of the Pi's sensor, a few hundred pages, a
+hundredth."""
 
 
 class SimulatedHost:
     """A host with settable values; fresh at every read unless frozen. Starts as an idle, charged robot.
 
-    Idle time grows with the clock from what was set. jitter: temperature and free memory move a little, as real ones
-    do, and never past what was set (towards cool, towards more memory); False gives what was set.
+    Idle time grows with the clock from what was set. jitter: heat, load and free memory move a little, as real ones
+    do, and never past what was set (towards cool, idle and more memory); False gives what was set.
     """
 
     def __init__(self, *, clock: Clock = time.monotonic, jitter: bool = True) -> None:
@@ -93,8 +94,7 @@ class SimulatedHost:
             return value + max(0.0, now_s - self._idle_set_s)
         if name in _JITTER and self._chance is not None and self._frozen is None:
             # Three steps and not two: twenty looks in a row that are the same are no accident.
-            step = _JITTER[name] * self._chance.randrange(3)
-            return value - step if name == "cpu_temp_c" else value + step
+            return value + _JITTER[name] * self._chance.randrange(3)
         return value
 
     @staticmethod

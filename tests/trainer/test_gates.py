@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from continuonbrain.config import load_preset
 from continuonbrain.errors import BrainError
 from continuonbrain.robot.host import READING_NAMES, FileHost, HostReadings, Reading, SimulatedHost
-from continuonbrain.trainer.build_gates import build_gates, gates_from_config
+from continuonbrain.trainer.build_gates import StuckWindows, build_gates, gates_from_config
 from continuonbrain.trainer.ecosystem_gates import build_pi5_gating
 from continuonbrain.trainer.gate_rules import GateState
 from continuonbrain.trainer.gates import GateReport, GateSet
@@ -119,6 +120,10 @@ def test_a_faulty_sensor_closes_its_gate_alone_and_says_why(name: str, fault: st
         ("load", 1.1),
         ("memory_available_mib", 511.0),
         ("disk_free_mib", 0.0),
+        ("docked", 0.0),
+        ("docked", 0.99),
+        ("memory_pressure", 20.5),
+        ("io_pressure", 61.0),
     ],
 )
 def test_a_value_beyond_its_limit_closes_its_gate(name: str, value: float) -> None:
@@ -167,6 +172,43 @@ def test_mains_power_is_a_setting_that_opens_the_battery_gate_and_says_so() -> N
     assert "mains" in state.reason
 
 
+def test_a_battery_without_a_gauge_is_a_setting_that_opens_its_gate_and_says_so() -> None:
+    missing = with_reading("battery_fraction", FAULTS["missing"])
+    state = gate(build_gates(battery="none").evaluate(missing, NOW), "battery")
+    assert state.open
+    assert "battery: none" in state.reason
+    config = load_preset("pi5-donkey")
+    assert not gate(gates_from_config(config).evaluate(missing, NOW), "battery").open
+    config = config.with_overrides({"battery": "none"})
+    assert gate(gates_from_config(config).evaluate(missing, NOW), "battery").open
+
+
+def test_the_dock_is_asked_for_only_where_it_is_wanted() -> None:
+    away = with_reading("docked", Reading(0.0, NOW, "probe", pulse=1.0))
+    assert build_gates().evaluate(away, NOW).open
+    assert "docked" not in build_gates().names
+    wanted = build_gates(docked=True)
+    assert gate(wanted.evaluate(away, NOW), "docked").reason == "not plugged in"
+    assert wanted.evaluate(good(), NOW).open
+    missing = with_reading("docked", FAULTS["missing"])
+    assert not wanted.evaluate(missing, NOW).open
+    assert build_gates(docked=True, power="mains").evaluate(missing, NOW).open
+    config = load_preset("sim-donkey")
+    assert "docked" not in gates_from_config(config).names
+    assert "docked" in gates_from_config(config, docked=True).names
+    assert "docked" in gates_from_config(config.with_overrides({"gates.require_docked": True})).names
+
+
+def test_without_psi_the_pressure_gates_say_so_and_with_garbage_they_close() -> None:
+    absent = with_reading("io_pressure", FAULTS["missing"])
+    state = gate(build_gates().evaluate(absent, NOW), "io_pressure")
+    assert state.open
+    assert "this kernel has no PSI" in state.reason
+    for fault in ("missing for another reason", "NaN", "out of range", "stale"):
+        report = build_gates().evaluate(with_reading("io_pressure", FAULTS[fault]), NOW)
+        assert [s.name for s in report.closed] == ["io_pressure"]
+
+
 @pytest.mark.parametrize(
     ("name", "closing", "between", "opening"),
     [
@@ -174,6 +216,8 @@ def test_mains_power_is_a_setting_that_opens_the_battery_gate_and_says_so() -> N
         ("cpu_temp_c", 76.0, 72.0, 70.0),
         ("memory_available_mib", 500.0, 600.0, 640.0),
         ("disk_free_mib", 500.0, 600.0, 640.0),
+        ("memory_pressure", 21.0, 15.0, 10.0),
+        ("io_pressure", 61.0, 55.0, 50.0),
     ],
 )
 def test_closing_is_immediate_and_opening_needs_the_margin(
@@ -269,11 +313,17 @@ def test_the_report_is_json_shaped() -> None:
         ("max_temp_c", math.nan),
         ("idle_s", -1.0),
         ("power", "solar"),
+        ("battery", "sysfs"),
+        ("dwell_s", -1.0),
+        ("thermal_dwell_s", math.inf),
+        ("max_io_pressure", math.nan),
+        ("stuck", StuckWindows(memory_s=math.nan)),
+        ("poll_timeout_s", 0.0),
         ("max_age_s", "5"),
     ],
 )
 def test_unusable_thresholds_are_refused_by_name(name: str, value: Any) -> None:
-    with pytest.raises(BrainError, match=name):
+    with pytest.raises(BrainError, match="budget_s" if name == "poll_timeout_s" else name):
         build_gates(**{name: value})
 
 
@@ -309,6 +359,18 @@ class TestEcosystemGating:
 
         assert not build_pi5_gating(**{**self.PROBES, name: probe}).allow()
         assert not build_pi5_gating(**{**self.PROBES, name: None}).allow()
+
+    def test_a_temperature_that_stands_still_and_a_probe_that_hangs_do_not_allow(self) -> None:
+        now = [0.0]
+        gating = build_pi5_gating(**self.PROBES, clock=lambda: now[0])
+        seen = []
+        for now[0] in range(0, 400, 10):
+            seen.append(gating.allow())
+        assert seen == [True] * 31 + [False] * 9
+        go = threading.Event()
+        hanging = build_pi5_gating(**{**self.PROBES, "battery_level": lambda: go.wait() or 0.8})
+        assert not hanging.allow()
+        go.set()
 
     def test_its_defaults_are_the_ecosystems(self) -> None:
         assert not build_pi5_gating(**{**self.PROBES, "battery_level": lambda: 0.39}).allow()
