@@ -55,7 +55,7 @@ class SimulatedMachine:
 
     def __init__(self, disk_path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._machine = LinuxHost(disk_path=disk_path, names=MACHINE_READINGS)
+        self._machine = LinuxHost(disk_path=disk_path, clock=clock, names=MACHINE_READINGS)
         self._seen_s = self._drove_s = self._moved_s = clock()
         self._host = SimulatedHost(clock=lambda: self._seen_s)
         self._battery, self._temperature = 0.9, 50.0
