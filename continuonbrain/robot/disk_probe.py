@@ -33,6 +33,7 @@ class DiskProbe:
         self._free: int | None = None
         self._due_s = 0.0
         self._moves = 0
+        self._refused: OSError | None = None
 
     def take(self) -> tuple[float, float]:
         """Free MiB, and how often the number was seen to move. `OSError` where nothing can be written or read."""
@@ -43,12 +44,20 @@ class DiskProbe:
         now_s = self._clock()
         # f_bavail, not f_bfree: what root keeps back is not ours to fill.
         free = status.f_bavail
-        if free != self._free:
+        if free != self._free and self._refused is None:
             self._moved(free, now_s)
         elif now_s >= self._due_s and free * status.f_frsize > 2 * _TRIAL_BYTES:
             self._due_s = now_s + _AGAIN_S
-            if self._can_be_moved():
-                self._moved(free, now_s)
+            try:
+                moves, self._refused = self._can_be_moved(), None
+            except OSError as error:
+                self._refused = error
+            else:
+                if moves:
+                    self._moved(free, now_s)
+        if self._refused is not None:
+            # Until a trial succeeds: others may still write, and a gate must not open between two trials.
+            raise OSError(f"nothing can be reserved in {self._path}: {self._refused}")
         return free * status.f_frsize / 2**20, float(self._moves)
 
     def _moved(self, free: int, now_s: float) -> None:

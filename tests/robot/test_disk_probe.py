@@ -65,6 +65,20 @@ def test_a_disk_that_is_mounted_read_only_or_cannot_be_written_is_no_reading(tmp
         gone.take()
 
 
+def test_a_disk_that_refused_a_trial_is_no_reading_until_one_succeeds(tmp_path: Path) -> None:
+    now, free = [0.0], [500_000]
+    root = tmp_path / "root"
+    probe = DiskProbe(root, clock=lambda: now[0], statvfs=lambda _p: answer(free[0]), quiet_s=10.0)
+    probe.take()
+    for now[0] in (11.0, 12.0, 40.0, 80.0, 100.0):
+        free[0] -= now[0] > 20.0  # somebody else still can
+        with pytest.raises(OSError, match="nothing can be reserved"):
+            probe.take()
+    root.mkdir()
+    now[0] = 150.0
+    probe.take()
+
+
 def test_the_real_disk_of_this_machine_can_be_moved(tmp_path: Path) -> None:
     now = [0.0]
     probe = DiskProbe(tmp_path, clock=lambda: now[0], quiet_s=0.0)
