@@ -24,13 +24,16 @@ if TYPE_CHECKING:
     from continuonbrain.config import BrainConfig
 
 NO_PSI = "this kernel has no PSI (psi=1 on its command line switches it on)"
+_LOOKS = 20
+"""In how many looks a coarse value must have been the same: it often is in two. A counter never is in three."""
 
 
 @dataclass(frozen=True, slots=True)
 class StuckWindows:
     """How long what has to move may stand still, seconds, before its gate closes.
 
-    Each is several times what a healthy sensor needs, and none closes for ever: the gate opens again once it moves.
+    Each is several times what a healthy sensor needs, and none closes for ever: the gate opens again once it moves. A
+    sensor that stood still before the first look is believed for this long.
     """
 
     heartbeat_s: float = 5.0
@@ -40,10 +43,10 @@ class StuckWindows:
     load_s: float = 180.0
     """A load average that is not whole: its kernel average needs 66 s for the last hundredth to a whole number."""
     memory_s: float = 120.0
-    """Available memory, in pages: whoever looks at it takes some and gives it back. Twenty readings are needed."""
+    """Available memory, in pages: whoever looks at it takes some and gives it back."""
     temperature_s: float = 300.0
     """The processor's heat in steps of about 0.5 C (Pi): in a calm room it stays on one for seconds, and flickers
-    between two; a processor that trains warms and cools through many. Twenty readings are needed."""
+    between two; a processor that trains warms and cools through many."""
     throttled_s: float = 300.0
     """The heat of any zone, as the sign that `/sys` is alive: the bits themselves are 0 on a healthy robot."""
     battery_s: float = 600.0
@@ -153,8 +156,10 @@ def build_gates(
     heartbeat = Moves("pulse", windows.heartbeat_s)
     idle = Sensor("idle_s", max_age_s, (0.0, 1e9), (heartbeat, Grows()))
     teleop = Sensor("teleop_active", max_age_s, (0.0, 1.0), (heartbeat,))
-    bits = Sensor("throttled", max_age_s, (0.0, float(0xFFFFFFFF)), (Moves("pulse", windows.throttled_s),))
-    memory_alive = (Moves("value", windows.memory_s, least=20),)
+    bits = Sensor(
+        "throttled", max_age_s, (0.0, float(0xFFFFFFFF)), (Moves("pulse", windows.throttled_s, _LOOKS),)
+    )
+    memory_alive = (Moves("value", windows.memory_s, _LOOKS),)
     memory = Sensor("memory_available_mib", max_age_s, (0.0, 1e9), memory_alive)
     disk = Sensor("disk_free_mib", max_age_s, (0.0, 1e12), (Moves("pulse", windows.disk_s),))
     gates: list[Gate] = [
@@ -169,7 +174,7 @@ def build_gates(
         pressure("io_pressure", max_io_pressure),
     ]
     if max_load is not None:
-        alive = (Moves("pulse", windows.proc_s), MovesOrRests(windows.load_s, "whole"))
+        alive = (Moves("pulse", windows.proc_s), MovesOrRests(windows.load_s, "whole", _LOOKS))
         load = Sensor("load", max_age_s, (0.0, 1e5), alive)
         gates.append(ThresholdGate("load", load, max_load, False, 0.0, dwell_s))
     if docked:
@@ -213,7 +218,7 @@ def thermal_gate(
 ) -> ThresholdGate:
     """Closed while the processor is too warm."""
     # A processor that runs this code is warmer than 1 C: exactly 0 is what a dead sensor reads.
-    sensor = Sensor("cpu_temp_c", max_age_s, (1.0, 120.0), (Moves("value", stuck_s, least=20),))
+    sensor = Sensor("cpu_temp_c", max_age_s, (1.0, 120.0), (Moves("value", stuck_s, _LOOKS),))
     return ThresholdGate("thermal", sensor, max_temp_c, False, margin_c, dwell_s, " C")
 
 
@@ -238,7 +243,9 @@ def _battery_gate(
             "battery", "battery: none is set, nothing tells the charge of this robot's battery"
         )
     # Whole percents stand still for long, more than any other value here: the gauge's finer numbers are asked first.
-    alive = PulseOr(Moves("pulse", windows.battery_s), MovesOrRests(windows.battery_percent_s, "docked"))
+    alive = PulseOr(
+        Moves("pulse", windows.battery_s, _LOOKS), MovesOrRests(windows.battery_percent_s, "docked", _LOOKS)
+    )
     sensor = Sensor("battery_fraction", max_age_s, (0.0, 1.0), (alive,))
     return ThresholdGate("battery", sensor, limit, True, margin, dwell_s)
 
@@ -246,5 +253,5 @@ def _battery_gate(
 def _docked_gate(power: str, max_age_s: float, dwell_s: float, windows: StuckWindows) -> Gate:
     if power == "mains":
         return DeclaredGate("docked", "power: mains is set, the robot is always plugged in")
-    sensor = Sensor("docked", max_age_s, (0.0, 1.0), (Moves("pulse", windows.docked_s),))
+    sensor = Sensor("docked", max_age_s, (0.0, 1.0), (Moves("pulse", windows.docked_s, _LOOKS),))
     return FlagGate("docked", sensor, 1.0, dwell_s, "plugged in", "not plugged in")

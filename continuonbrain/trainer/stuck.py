@@ -6,8 +6,8 @@ else has to be asked: what of this sensor cannot stand still while it lives?
 - `Moves`: a value, or a reading's pulse, that is the same to the last bit for longer than a window.
 - `Grows`: a time that has to grow one second a second, and may begin anew only at a moment after the last reading.
 
-Both need several different readings: two looks with an hour between them prove nothing. What none of them sees: a
-source that invents movement, and a value that is wrong and moves.
+What none of them sees: a source that invents movement, a value that is wrong and moves, and a sensor that stood still
+before the first look, until its window has passed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from continuonbrain.robot.readings import HostReadings, Reading
 class Trace:
     """What is remembered of a sensor. Times are the readings' own.
 
-    mark: what has to move. since_s, readings: since when, and in how many readings, it has been this. taken_s: the
-    newest reading. doubted_s: when it last contradicted itself, None when it never did.
+    mark: what has to move. taken_s: the newest reading. same_s: how long it was seen to be the same. doubted_s: when it
+    last contradicted itself, None when it never did.
     """
 
     mark: float
-    since_s: float
     taken_s: float
-    readings: int = 1
+    same_s: float = 0.0
     doubted_s: float | None = None
 
 
@@ -44,7 +43,10 @@ class Alive(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """What may not stay the same for longer than `window_s`, seen in at least `least` readings.
+    """What may not stay the same for longer than `window_s`, seen in more than `least` readings.
+
+    Nobody knows what it did between two readings: two looks with an hour between them prove nothing, and a coarse value
+    is soon the same again. So no pause counts for more than the `least`-th part of the window.
 
     of: "value" or "pulse". A pulse that is missing is no sign of life.
     """
@@ -61,14 +63,12 @@ class Moves:
         if mark is None:
             return f"stuck: {reading.source} gives no sign of life beside its value", before
         if before is None or mark != before.mark:
-            return "", Trace(mark, now_s, now_s)
+            return "", Trace(mark, now_s)
         if now_s < before.taken_s:
             return f"stuck: the reading from {reading.source} is older than the one before it", before
-        # The same reading seen twice is one reading.
-        again = now_s > before.taken_s
-        trace = replace(before, taken_s=now_s, readings=before.readings + again)
-        same_s = now_s - trace.since_s
-        if same_s > self.window_s and trace.readings >= self.least:
+        same_s = before.same_s + min(now_s - before.taken_s, self.window_s / self.least)
+        trace = replace(before, taken_s=now_s, same_s=same_s)
+        if same_s > self.window_s:
             what = f"{reading.value:g}" if self.of == "value" else "no sign of life"
             return f"stuck: {what} from {reading.source} for {same_s:.0f} s, limit {self.window_s:g} s", trace
         return "", trace
@@ -129,14 +129,14 @@ class Grows:
         now_s = reading.monotonic_s
         begin_s = now_s - reading.value
         if before is None:
-            return "", Trace(begin_s, now_s, now_s)
+            return "", Trace(begin_s, now_s)
         trace = before
         if now_s < before.taken_s:
             return f"stuck: the reading from {reading.source} is older than the one before it", before
         if begin_s > before.taken_s - self.tolerance_s:  # it began anew, after what was known
-            trace = Trace(begin_s, now_s, now_s, doubted_s=before.doubted_s)
+            trace = Trace(begin_s, now_s, doubted_s=before.doubted_s)
         elif abs(begin_s - before.mark) > self.tolerance_s:
-            trace = Trace(begin_s, now_s, now_s, doubted_s=now_s)
+            trace = Trace(begin_s, now_s, doubted_s=now_s)
         trace = replace(trace, taken_s=now_s)
         if trace.doubted_s is not None:
             proven_s = now_s - trace.doubted_s

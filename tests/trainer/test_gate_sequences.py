@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from continuonbrain.robot.host import READING_NAMES, HostReadings, Reading, SimulatedHost
-from continuonbrain.trainer.build_gates import build_gates
+from continuonbrain.trainer.build_gates import StuckWindows, build_gates
 from continuonbrain.trainer.gates import GateReport, GateSet
 
 DWELL_S, THERMAL_DWELL_S = 5.0, 30.0
@@ -90,6 +90,42 @@ def test_no_history_leaves_a_gate_open_over_a_fault(
     report = judge.evaluate(robot.read(name, fault), robot.now_s, previous=report)
     assert not report.open
     assert all(state.reason for state in report.states)
+
+
+WINDOWS = StuckWindows()
+WINDOW_OF = {
+    "battery_fraction": WINDOWS.battery_s,
+    "cpu_temp_c": WINDOWS.temperature_s,
+    "throttled": WINDOWS.throttled_s,
+    "idle_s": WINDOWS.heartbeat_s,
+    "teleop_active": WINDOWS.heartbeat_s,
+    "docked": WINDOWS.docked_s,
+    "load": WINDOWS.proc_s,
+    "memory_available_mib": WINDOWS.memory_s,
+    "memory_pressure": WINDOWS.proc_s,
+    "disk_free_mib": WINDOWS.disk_s,
+    "io_pressure": WINDOWS.proc_s,
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(history=st.lists(step, max_size=15), name=st.sampled_from(READING_NAMES))
+def test_after_any_history_a_sensor_that_stands_still_closes_within_its_window(
+    history: list[tuple[float, str, str]], name: str
+) -> None:
+    robot, judge = Robot(), gates()
+    report: GateReport | None = None
+    for seconds, broken, how in history:
+        robot.now_s += seconds
+        report = judge.evaluate(robot.read(broken, how), robot.now_s, previous=report)
+    window_s = WINDOW_OF[name]
+    frozen, began_s = getattr(robot.read(), name), robot.now_s
+    while robot.now_s - began_s <= 1.1 * window_s:
+        robot.now_s += min(1.0 + window_s / 60, 15.0)
+        readings = replace(robot.read(), **{name: replace(frozen, monotonic_s=robot.now_s)})
+        report = judge.evaluate(readings, robot.now_s, previous=report)
+    assert report is not None
+    assert not report.open
 
 
 @settings(max_examples=150, deadline=None)

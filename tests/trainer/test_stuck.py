@@ -35,6 +35,10 @@ def test_few_looks_prove_nothing_and_one_reading_seen_often_is_one() -> None:
     rule = Moves("value", 10.0, least=5)
     assert not any(verdicts(rule, [(0.0, 50.0, None), (3600.0, 50.0, None), (7200.0, 50.0, None)]))
     assert not any(verdicts(rule, [(0.0, 50.0, None)] + [(60.0, 50.0, None)] * 30))
+    coarse = Moves("value", 300.0, least=20)
+    soon_after = [(0.0, 50.0, None)] + [(3600.0 + t / 2, 50.0, None) for t in range(60)]
+    assert not any(verdicts(coarse, soon_after)), "the same step as an hour ago is no hour on one step"
+    assert verdicts(coarse, [(3600.0 * t, 50.0, None) for t in range(25)])[-1], "rare looks prove it in time"
 
 
 def test_a_pulse_must_be_there_and_move_whatever_the_value_does() -> None:
