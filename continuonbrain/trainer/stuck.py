@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from continuonbrain.robot.readings import HostReadings, Reading
+from continuonbrain.safety.finite import as_finite
+from continuonbrain.safety.reasons import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,8 @@ class Moves:
         self, reading: Reading, readings: HostReadings, before: Trace | None
     ) -> tuple[str, Trace | None]:
         assert reading.monotonic_s is not None
-        mark, now_s = reading.value if self.of == "value" else reading.pulse, reading.monotonic_s
-        if mark is None:
+        mark, now_s = as_finite(reading.value if self.of == "value" else reading.pulse), reading.monotonic_s
+        if isinstance(mark, Reason):  # NaN, too: it is never the same as before
             return f"stuck: {reading.source} gives no sign of life beside its value", before
         if before is None or mark != before.mark:
             return "", Trace(mark, now_s)

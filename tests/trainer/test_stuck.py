@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -44,6 +45,7 @@ def test_few_looks_prove_nothing_and_one_reading_seen_often_is_one() -> None:
 def test_a_pulse_must_be_there_and_move_whatever_the_value_does() -> None:
     rule = Moves("pulse", 5.0)
     assert verdicts(rule, [(0.0, 1.0, None)]) == [True]
+    assert verdicts(rule, [(float(t), 1.0, math.nan) for t in range(3)]) == [True] * 3
     assert verdicts(rule, [(float(t), float(t), 7.0) for t in range(8)]) == [False] * 6 + [True] * 2
     assert not any(verdicts(rule, [(float(t), 0.0, float(t)) for t in range(1000)]))
 
