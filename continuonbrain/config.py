@@ -111,6 +111,8 @@ class GuardsConfig(_Group):
     steering_bounds: Bounds = (-1.0, 1.0)
     throttle_bounds: Bounds = (0.0, 0.5)
     steering_rate_per_s: Annotated[float, Field(gt=0)] = 8.0
+    steering_jerk_per_s2: Annotated[float, Field(ge=0.1, le=1e6)] | None = None
+    """Largest change of steering's rate, 1/s^2; null: not limited."""
     throttle_rate_per_s: Annotated[float, Field(gt=0)] = 2.0
     deadman_s: Annotated[float, Field(gt=0, le=10)] = 0.5
     """The robot stops when no command came for this long, seconds."""

@@ -16,6 +16,7 @@ class Reason(StrEnum):
     STEERING_BOUND = "steering_bound"
     THROTTLE_BOUND = "throttle_bound"
     STEERING_SLEW = "steering_slew"
+    STEERING_JERK = "steering_jerk"
     THROTTLE_SLEW = "throttle_slew"
     SAFETY_HEAD_WARN = "safety_head_warn"
 
@@ -39,6 +40,7 @@ CORRECTIONS: frozenset[Reason] = frozenset(
         Reason.STEERING_BOUND,
         Reason.THROTTLE_BOUND,
         Reason.STEERING_SLEW,
+        Reason.STEERING_JERK,
         Reason.THROTTLE_SLEW,
         Reason.SAFETY_HEAD_WARN,
     }
