@@ -93,6 +93,16 @@ class GatesConfig(_Group):
     """How long the robot must have been standing still, seconds."""
     max_age_s: Annotated[float, Field(gt=0)] = 5.0
     """A reading older than this closes its gate, seconds."""
+    dwell_s: Annotated[float, Field(ge=0, le=3600)] = 5.0
+    """A gate that closed opens after all has been well for this long, seconds."""
+    thermal_dwell_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    """The same for heat, which comes back when work does."""
+    max_memory_pressure: Annotated[float, Field(ge=0, le=100)] = 20.0
+    """Percent of the time in which some task may wait for memory, where the kernel has PSI."""
+    max_io_pressure: Annotated[float, Field(ge=0, le=100)] = 60.0
+    """The same for disks."""
+    require_docked: bool = False
+    """Learn only while the robot is plugged in."""
 
 
 class GuardsConfig(_Group):
@@ -243,6 +253,9 @@ class BrainConfig(_Group):
     robot: RobotConfig = RobotConfig()
     power: Literal["battery", "mains"] = "battery"
     """`mains` means that there is no battery to read: a configuration, never a missing reading."""
+    battery: Literal["gauge", "none"] = "gauge"
+    """`none` means that nothing tells the charge of this robot's battery (a power bank): learning then does not wait
+    for it, and only the firmware's under-voltage bit shows that it runs low."""
     gates: GatesConfig = GatesConfig()
     guards: GuardsConfig = GuardsConfig()
     policy: PolicyConfig = PolicyConfig()
@@ -433,13 +446,15 @@ def _config_error(
 
 
 def _nearest_setting(loc: tuple[int | str, ...]) -> str:
-    """'did you mean X?' among the keys of the same group first, then among all."""
+    """'did you mean X?': this very name in another group first, then one like it in its own group, then anywhere."""
     name = str(loc[-1])
     prefix = "".join(f"{part}." for part in loc[:-1])
+    by_leaf = {dotted.rsplit(".", 1)[-1]: dotted for dotted in _all_settings(BrainConfig)}
+    if name in by_leaf:
+        return f"did you mean {by_leaf[name]}?"
     here = difflib.get_close_matches(name, _fields_at(loc[:-1]), n=1, cutoff=0.6)
     if here:
         return f"did you mean {prefix}{here[0]}?"
-    by_leaf = {dotted.rsplit(".", 1)[-1]: dotted for dotted in _all_settings(BrainConfig)}
     anywhere = difflib.get_close_matches(name, by_leaf, n=1, cutoff=0.6)
     return f"did you mean {by_leaf[anywhere[0]]}?" if anywhere else ""
 

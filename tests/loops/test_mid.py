@@ -624,10 +624,12 @@ def test_phases_and_gates_are_events(refused: Refused, brain: Brain) -> None:
     assert phases[-1] == "refused"
     assert {"cache", "train", "judge"} <= set(phases)
     assert next(e.data for e in events if e.kind == "gate") == {"open": True, "closed": {}}
-    host, root = SimulatedHost(), brain()
-    trainer = loop(root, host)
+    now = [100.0]
+    host, root = SimulatedHost(clock=lambda: now[0]), brain()
+    trainer = MidLoop(root, host=host, clock=lambda: now[0])
     for teleop in (0.0, 0.0, 1.0, 1.0, 0.0):
         host.set(teleop_active=teleop)
+        now[0] += 2.0  # more than the dwell time
         trainer.poll_gates()
     gates = [e.data for e in EventLog(root.layout.events_dir).after(0)]
     assert [g["open"] for g in gates] == [True, False, True]  # changes only
