@@ -102,7 +102,7 @@ def closed_loop(head: SafetyHead, tracks: int, on_part: Any) -> dict[str, dict[s
             "speed_with": round(float(watched.mean_speed_mps.mean()), 3),
             "completion_without": round(float(without.completion.mean()), 3),
             "completion_with": round(float(watched.completion.mean()), 3),
-            "held": round(float(watched.blocked.mean()), 3),
+            "held": round(float(watched.reasons.get("safety_head_block", np.zeros(1)).mean()), 3),
         }
     return out
 

@@ -93,6 +93,16 @@ class GatesConfig(_Group):
     """How long the robot must have been standing still, seconds."""
     max_age_s: Annotated[float, Field(gt=0)] = 5.0
     """A reading older than this closes its gate, seconds."""
+    dwell_s: Annotated[float, Field(ge=0, le=3600)] = 5.0
+    """A gate that closed opens after all has been well for this long, seconds."""
+    thermal_dwell_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    """The same for heat, which comes back when work does."""
+    max_memory_pressure: Annotated[float, Field(ge=0, le=100)] = 20.0
+    """Percent of the time in which some task may wait for memory, where the kernel has PSI."""
+    max_io_pressure: Annotated[float, Field(ge=0, le=100)] = 60.0
+    """The same for disks."""
+    require_docked: bool = False
+    """Learn only while the robot is plugged in."""
 
 
 class GuardsConfig(_Group):
@@ -101,6 +111,8 @@ class GuardsConfig(_Group):
     steering_bounds: Bounds = (-1.0, 1.0)
     throttle_bounds: Bounds = (0.0, 0.5)
     steering_rate_per_s: Annotated[float, Field(gt=0)] = 8.0
+    steering_jerk_per_s2: Annotated[float, Field(ge=0.1, le=1e6)] | None = None
+    """Largest change of steering's rate, 1/s^2; null: not limited."""
     throttle_rate_per_s: Annotated[float, Field(gt=0)] = 2.0
     deadman_s: Annotated[float, Field(gt=0, le=10)] = 0.5
     """The robot stops when no command came for this long, seconds."""
@@ -168,13 +180,27 @@ class PromotionConfig(_Group):
     max_eval_steps: Annotated[int, Field(ge=1)] = 1024
     eval_tail_episodes: Annotated[int, Field(ge=1)] = 8
     """At most so many episodes are held out of training and judged on: every eighth, from the newest back."""
+    min_eval_episodes: Annotated[int, Field(ge=2, le=64)] = 4
+    """With fewer held-out episodes recordings prove nothing: refused where no simulator fits the robot. A quarter of
+    the lessons is held out until there are so many: sixteen lessons are enough for four."""
     max_completion_loss: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Largest drop in completed laps against what drives now."""
     max_forgetting: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Largest drop in completed laps on unshifted tracks."""
+    max_harm: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """What a loss against what drives now may still be at the bad end of its 95 % interval."""
     min_stop_obeyed: Annotated[float, Field(ge=0, le=1)] = 1.0
     max_guard_share: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Largest share of steps on which the guard had to change the proposed action."""
+
+    @model_validator(mode="after")
+    def _enough_can_be_held_out(self) -> PromotionConfig:
+        if self.eval_tail_episodes < self.min_eval_episodes:
+            raise ValueError(
+                f"eval_tail_episodes ({self.eval_tail_episodes}) must not be below min_eval_episodes "
+                f"({self.min_eval_episodes}), or no recording could ever be enough"
+            )
+        return self
 
 
 class WorldHeadConfig(_Group):
@@ -246,6 +272,9 @@ class BrainConfig(_Group):
     robot: RobotConfig = RobotConfig()
     power: Literal["battery", "mains"] = "battery"
     """`mains` means that there is no battery to read: a configuration, never a missing reading."""
+    battery: Literal["gauge", "none"] = "gauge"
+    """`none` means that nothing tells the charge of this robot's battery (a power bank): learning then does not wait
+    for it, and only the firmware's under-voltage bit shows that it runs low."""
     gates: GatesConfig = GatesConfig()
     guards: GuardsConfig = GuardsConfig()
     policy: PolicyConfig = PolicyConfig()
@@ -436,13 +465,15 @@ def _config_error(
 
 
 def _nearest_setting(loc: tuple[int | str, ...]) -> str:
-    """'did you mean X?' among the keys of the same group first, then among all."""
+    """'did you mean X?': this very name in another group first, then one like it in its own group, then anywhere."""
     name = str(loc[-1])
     prefix = "".join(f"{part}." for part in loc[:-1])
+    by_leaf = {dotted.rsplit(".", 1)[-1]: dotted for dotted in _all_settings(BrainConfig)}
+    if name in by_leaf:
+        return f"did you mean {by_leaf[name]}?"
     here = difflib.get_close_matches(name, _fields_at(loc[:-1]), n=1, cutoff=0.6)
     if here:
         return f"did you mean {prefix}{here[0]}?"
-    by_leaf = {dotted.rsplit(".", 1)[-1]: dotted for dotted in _all_settings(BrainConfig)}
     anywhere = difflib.get_close_matches(name, by_leaf, n=1, cutoff=0.6)
     return f"did you mean {by_leaf[anywhere[0]]}?" if anywhere else ""
 

@@ -13,12 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from continuonbrain.brain_root import open_brain
+from continuonbrain.cli.adapters_exchange import export, import_bundle
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.cli.verdict_table import imitation_table, verdict_table
 from continuonbrain.errors import BrainError
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="What the robot has learned.")
+app.command("import")(import_bundle)
+app.command()(export)
 
 
 @app.command("list")

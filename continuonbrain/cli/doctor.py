@@ -124,7 +124,7 @@ def check_brain(root: Path) -> tuple[Check, GateReport | None]:
     # Imported here: a broken settings library must not keep the other checks from being shown.
     from continuonbrain.brain_root import open_brain
     from continuonbrain.robot.host import HOST_FILE_NAME, host_for
-    from continuonbrain.trainer.gates import gates_from_config
+    from continuonbrain.trainer.build_gates import gates_from_config
 
     try:
         brain = open_brain(root)
@@ -276,11 +276,15 @@ def check_trainer(root: Path) -> Check:
         status = json.loads(open_brain(root).layout.status_path.read_bytes())
         pid, phase = int(status["pid"]), str(status["phase"])
         step, steps = int(status["step"]), int(status["steps"])
+        detail = str(status.get("detail") or "")
     except (OSError, ValueError, KeyError, TypeError):
         return Check("trainer", True, "has not run yet", needed=False)
     if phase in _WORKING and psutil.pid_exists(pid):
-        return Check("trainer", True, f"at work, pid {pid}: {phase} {step} of {steps}", needed=False)
-    return Check("trainer", True, f"not at work; last: {phase}", needed=False)
+        paused = f"; {detail}" if detail.startswith("paused") else ""
+        return Check("trainer", True, f"at work, pid {pid}: {phase} {step} of {steps}{paused}", needed=False)
+    # What the trainer saw: some faults (a sensor that is stuck) show in many looks only, and this is one.
+    why = f": {detail}" if detail and phase in ("gates", "waiting") else ""
+    return Check("trainer", True, f"not at work; last: {phase}{why}", needed=False)
 
 
 def _print(root: Path, checks: list[Check], report: GateReport | None) -> None:
@@ -288,7 +292,7 @@ def _print(root: Path, checks: list[Check], report: GateReport | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from continuonbrain.trainer.gates import shown
+    from continuonbrain.trainer.gate_rules import shown
 
     console = Console()
     table = Table(title=Text(f"brain root {root}"), title_justify="left")
@@ -321,3 +325,4 @@ def _print(root: Path, checks: list[Check], report: GateReport | None) -> None:
         )
         return
     console.print("training may start" if report.open else "training waits until every gate is open")
+    console.print("(one look: a sensor that is stuck shows over time only, to the trainer)", style="dim")

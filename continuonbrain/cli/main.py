@@ -50,7 +50,10 @@ COMMANDS: tuple[LazyCommand, ...] = (
     LazyCommand(
         "adapters",
         "continuonbrain.cli.adapters:app",
-        "List, show, roll back and convert what it has learned.",
+        "List, show, roll back, exchange and convert what it has learned.",
+    ),
+    LazyCommand(
+        "keys", "continuonbrain.cli.keys:app", "Whose signed adapters are taken; own keys to sign with."
     ),
     LazyCommand(
         "episodes", "continuonbrain.cli.episodes:app", "Import, show, check and export recorded episodes."

@@ -20,7 +20,7 @@ from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.cli.verdict_table import imitation_table, verdict_table
 from continuonbrain.loops.mid import MidLoop, Outcome, Status, end_on_signals
-from continuonbrain.robot.host import Host, LinuxHost, SimulatedHost
+from continuonbrain.robot.host import MACHINE_READINGS, Host, LinuxHost, MixedHost, SimulatedHost
 from continuonbrain.storage.lock import LockHeldError, ProcessLock
 
 _TITLES = {
@@ -108,10 +108,7 @@ def parked_host(brain: BrainRoot, *, insist: bool) -> Iterator[Host | None]:
         host = SimulatedHost()
         host.set(battery_fraction=1.0, cpu_temp_c=45.0, idle_s=3600.0, teleop_active=0.0)
         # This machine's memory and disk are not invented.
-        host.take_over(
-            LinuxHost(disk_path=brain.layout.root).read(), ("memory_available_mib", "disk_free_mib")
-        )
-        yield host
+        yield MixedHost(host, LinuxHost(disk_path=brain.layout.root, names=MACHINE_READINGS))
     finally:
         lock.release()
 

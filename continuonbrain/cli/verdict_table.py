@@ -1,41 +1,105 @@
-"""A verdict as tables, the same wherever one is shown."""
+"""A verdict as tables, the same wherever one is shown; at most 100 columns wide."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+WIDTH = 100
+_HASH_DIGITS = 16
 
 
 def _number(value: object) -> str:
     return "not measured" if value is None else f"{float(str(value)):.4g}"
 
 
-def verdict_table(verdict: dict[str, Any]) -> Table:
-    """Every check of `verdict.json` with value and threshold."""
+def _interval(check: dict[str, Any]) -> str:
+    if check.get("low") is None or check.get("high") is None:
+        return ""
+    return f"{check['low']:.3g} .. {check['high']:.3g}"
+
+
+def _threshold(check: dict[str, Any]) -> str:
+    """The estimate's threshold, and what the interval's bad end must keep within."""
+    limit = check.get("limit")
+    return _number(check["threshold"]) + ("" if limit is None else f" ({limit:.3g})")
+
+
+def verdict_table(verdict: dict[str, Any]) -> RenderableType:
+    """Every check of `verdict.json` with estimate, interval, threshold and n; then what it is bound to by hash."""
+    return Group(_checks(verdict), _meanings(verdict), _bound_to(verdict))
+
+
+def _meanings(verdict: dict[str, Any]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(style="dim", max_width=WIDTH - 24)
+    for check in verdict.get("checks", []):
+        table.add_row(check["name"], Text(str(check["meaning"])))
+    return table
+
+
+def _checks(verdict: dict[str, Any]) -> Table:
     passed = bool(verdict.get("passed"))
     title = (
         "verdict: [green]passed[/green]"
         if passed
-        else f"verdict: [red]refused[/red] ({verdict.get('reason')})"
+        else f"verdict: [red]refused[/red] ({escape(str(verdict.get('reason')))})"
     )
-    table = Table(title=title, title_justify="left")
-    for column in ("check", "value", "threshold", "", "meaning"):
-        table.add_column(column)
-    for check in verdict.get("checks", []):
+    checks = verdict.get("checks", [])
+    levels = {c["level"] for c in checks if c.get("level")}
+    interval = f"{max(levels):.0%} interval" if levels else "interval"
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    for column in ("check", "estimate", interval, "threshold", "n", ""):
+        table.add_column(column, no_wrap=True)
+    for check in checks:
         mark = "[green]ok[/green]" if check["passed"] else "[red]no[/red]"
+        n = "" if check.get("n") is None else f"{check['n']} {check['unit']}"
         table.add_row(
-            check["name"], _number(check["value"]), _number(check["threshold"]), mark, check["meaning"]
+            check["name"],
+            _number(check["value"]),
+            _interval(check),
+            _threshold(check),
+            n,
+            mark,
         )
-    hashes = (
-        verdict.get("candidate_sha256", ""),
-        verdict.get("base_sha256", ""),
-        verdict.get("evaluation_sha256", ""),
-    )
-    table.caption = "candidate {:.12} base {:.12} evaluation {:.12}".format(*(str(h) for h in hashes))
+    notes = []
+    if levels:
+        notes.append("in brackets: what the bad end of the interval must keep within")
     if verdict.get("evidence", {}).get("closed_candidate"):
-        table.caption += "\nlaps and instructions: in the simulator, on tracks that only verdicts use"
+        notes.append("laps and instructions: in the simulator, on tracks that only verdicts use")
+    table.caption = "\n".join(notes) or None
     return table
+
+
+def _bound_to(verdict: dict[str, Any]) -> Table:
+    table = Table(title="bound to (sha256)", title_justify="left", show_header=False, caption_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    # Verdicts of version 1 name three.
+    hashes = verdict.get("hashes") or {
+        name: verdict.get(f"{name}_sha256", "") for name in ("candidate", "base", "evaluation")
+    }
+    cells = [(name.replace("_", " "), _hash(value)) for name, value in hashes.items()]
+    if len(cells) % 2:
+        cells.append(("", ""))
+    for left, right in zip(cells[::2], cells[1::2], strict=True):
+        table.add_row(*left, *right)
+    versions = verdict.get("versions") or {}
+    made = [f"verdict version {verdict.get('version', 1)}", str(verdict.get("engine") or "")]
+    made += [f"{name} {number}" for name, number in versions.items()]
+    table.caption = escape(", ".join(part for part in made if part))
+    return table
+
+
+def _hash(value: object) -> str:
+    return "none" if not value else f"{value!s:.{_HASH_DIGITS}}"
 
 
 _CONTENDERS = {

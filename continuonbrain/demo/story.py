@@ -32,7 +32,15 @@ from continuonbrain.loops.supervisor import SIDECAR_MODULE
 from continuonbrain.loops.teach import lessons, record_expert
 from continuonbrain.model.base_identity import tiny_base_folder
 from continuonbrain.policy.calibration import Calibration
-from continuonbrain.robot.host import HOST_FILE_NAME, FileHost, LinuxHost, SimulatedHost
+from continuonbrain.robot.host import (
+    HOST_FILE_NAME,
+    MACHINE_READINGS,
+    FileHost,
+    Host,
+    LinuxHost,
+    MixedHost,
+    SimulatedHost,
+)
 from continuonbrain.robot.sim.instructions import NAMES
 from continuonbrain.robot.sim.shifts import BASE, SHIFTS, World
 from continuonbrain.safety.guards import Limits
@@ -40,11 +48,14 @@ from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.durable import write_json_durably
 from continuonbrain.storage.layout import BrainLayout, LayoutError, init_brain_root
 from continuonbrain.storage.lock import ProcessLock
-from continuonbrain.trainer.gates import GateReport, gates_from_config
+from continuonbrain.trainer.build_gates import gates_from_config
+from continuonbrain.trainer.gates import GateReport
 
 _MARKER = ".continuonbrain-demo"
 DECISION_TIME_S = 0.75
 """What a Pi 5 may take for a decision of a real Gemma 3n; the demo also drives at this."""
+_PARKED_S = 20.0
+"""How long the parked robot's gates may take to open, seconds: idle time and dwell are seconds here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +119,7 @@ class Narrator:
 
 
 @contextmanager
-def host_readings(brain: BrainRoot, host: SimulatedHost) -> Iterator[None]:
+def host_readings(brain: BrainRoot, host: Host) -> Iterator[None]:
     """Keep `run/host.json` fresh, as the control process does, while the demo plays the robot's body."""
     file = FileHost(brain.layout.run_dir / HOST_FILE_NAME)
     done = threading.Event()
@@ -170,9 +181,13 @@ class Demo:
         tell.act(2, f"Teach: an expert drives {s.episodes} episodes on other tracks")
         host = SimulatedHost()
         host.set(battery_fraction=0.92, cpu_temp_c=48.0, idle_s=0.0, teleop_active=1.0)
-        machine = LinuxHost(disk_path=brain.layout.root).read()
-        host.take_over(machine, ("memory_available_mib", "disk_free_mib"))
-        with host_readings(brain, host):
+        machine = LinuxHost(disk_path=brain.layout.root, names=MACHINE_READINGS)
+
+        def taught(done: int, total: int) -> None:
+            host.set(idle_s=0.0)
+            tell.progress("recording", done, total)
+
+        with host_readings(brain, MixedHost(host, machine)):
             folders = record_expert(
                 brain.layout.episodes_dir,
                 self.world,
@@ -180,7 +195,7 @@ class Demo:
                 steps=s.episode_steps,
                 seed=s.teach_seed,
                 limits=limits,
-                on_progress=lambda d, t: tell.progress("recording", d, t),
+                on_progress=taught,
             )
             tell.say(f"{len(folders)} RLDS episodes in {brain.layout.episodes_dir}")
 
@@ -190,11 +205,13 @@ class Demo:
             )
             gates = gates_from_config(brain.config)
             files = FileHost(brain.layout.run_dir / HOST_FILE_NAME)
+            host.set(idle_s=0.0)
             time.sleep(0.6)
             tell.gates("while it is being driven", gates.poll(files))
-            host.set(idle_s=120.0, teleop_active=0.0)
-            time.sleep(0.6)
-            opened = gates.poll(files)
+            host.set(idle_s=0.0, teleop_active=0.0)
+            until = time.monotonic() + _PARKED_S
+            while not (opened := gates.poll(files)).open and time.monotonic() < until:
+                time.sleep(0.3)
             tell.gates("parked and charged", opened)
 
             tell.act(4, "Learn: the sidecar trains a LoRA adapter in the KV-shared layers and judges it")

@@ -3,7 +3,8 @@
 A thread writes both, so that no control tick waits for a file system. The files are replaced atomically and
 not synced: after a power cut nobody needs them, and a fsync five times a second would wear out an SD card. Host
 readings carry the time of the control loop's last sign of life, so they go stale when the loop hangs although
-this thread lives on: the gates then close.
+this thread lives on: the gates then close. They also carry the number of its ticks, so that a time that somebody
+stamps anew on what the loop no longer says is seen as well.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from continuonbrain.errors import BrainError
-from continuonbrain.robot.host import HOST_FILE_NAME, FileHost, HostReadings, LinuxHost, SimulatedHost
+from continuonbrain.robot.host import (
+    HOST_FILE_NAME,
+    MACHINE_READINGS,
+    READING_NAMES,
+    FileHost,
+    HostReadings,
+    LinuxHost,
+    SimulatedHost,
+)
 from continuonbrain.storage.durable import replace_file
 from continuonbrain.storage.event_log import EventLog
 
@@ -39,22 +48,25 @@ _COOL_C, _WARM_C, _HEAT_SHARE_PER_S = 46.0, 58.0, 0.05
 class SimulatedMachine:
     """Battery, heat and activity of a simulated robot; memory and disk are this machine's own.
 
-    The battery empties in about half an hour of driving and charges while parked; the processor warms up
-    while driving. `alive` and `drive` are called by the control loop, `read` by the status thread.
+    The battery empties in about half an hour of driving and charges while parked, on its dock; the processor warms
+    up while driving. Every simulated reading's pulse is the number of ticks. `alive` is called by the control loop,
+    `read` by the status thread.
     """
 
     def __init__(self, disk_path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._machine = LinuxHost(disk_path=disk_path)
+        self._machine = LinuxHost(disk_path=disk_path, clock=clock, names=MACHINE_READINGS)
         self._seen_s = self._drove_s = self._moved_s = clock()
         self._host = SimulatedHost(clock=lambda: self._seen_s)
         self._battery, self._temperature = 0.9, 50.0
         self._driving = False
         self._teleop = False
+        self._ticks = 0
 
     def alive(self, *, driving: bool, teleop: bool = False) -> None:
         """A sign of life: the loop ticked. driving: the robot is in use (teleop: by a person)."""
         self._seen_s = self._clock()
+        self._ticks += 1
         self._driving, self._teleop = driving, teleop
         if driving:
             self._drove_s = self._seen_s
@@ -72,13 +84,16 @@ class SimulatedMachine:
             cpu_temp_c=self._temperature,
             idle_s=self._seen_s - self._drove_s,
             teleop_active=float(self._teleop),
+            docked=float(not self._driving),
         )
-        own = self._machine.read()
-        return replace(
-            self._host.read(),
-            load=own.load,
-            memory_available_mib=own.memory_available_mib,
-            disk_free_mib=own.disk_free_mib,
+        own, told, pulse = self._machine.read(), self._host.read(), float(self._ticks)
+        return HostReadings(
+            **{
+                name: getattr(own, name)
+                if name in MACHINE_READINGS
+                else replace(getattr(told, name), pulse=pulse)
+                for name in READING_NAMES
+            }
         )
 
 

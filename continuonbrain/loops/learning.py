@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from continuonbrain import __version__
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.judging import judge_candidate, replayable
 from continuonbrain.loops.training_log import LIVE_LOG_FILE, LiveLog, log_losses
 from continuonbrain.model.streams import Streams
 from continuonbrain.policy.acting_cache import ActingCache
@@ -26,15 +27,14 @@ from continuonbrain.policy.engine import Engine
 from continuonbrain.policy.intent import Intents
 from continuonbrain.policy.open_engine import engine_name, open_engine
 from continuonbrain.policy.prompt import LAYOUT_VERSION, InstructionError, PromptLayout
-from continuonbrain.policy.reflex import REFLEX_FILE, Reflex
+from continuonbrain.policy.reflex import REFLEX_FILE
 from continuonbrain.policy.safety_head import SAFETY_HEAD_FILE, SafetyHead
 from continuonbrain.policy.torch_engine import TorchEngine
 from continuonbrain.policy.watch import HEAD_CALIBRATION_FILE, HeadCalibration
 from continuonbrain.rlds.reader import list_episodes, read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.robot.sim.shifts import world
-from continuonbrain.safety.guards import Limits
-from continuonbrain.storage.adapter_version import CARD_FILE, VERDICT_FILE, AdapterError
+from continuonbrain.storage.adapter_version import CARD_FILE, AdapterError
 from continuonbrain.storage.adapters import AdapterVersion
 from continuonbrain.storage.durable import write_bytes_durably
 from continuonbrain.trainer.course import Course
@@ -48,16 +48,14 @@ from continuonbrain.trainer.dataset import (
     mirrored_instruction,
     read_drive,
 )
-from continuonbrain.trainer.evaluate import Contender, gather_evidence
 from continuonbrain.trainer.job import JobSettings, train_adapter
 from continuonbrain.trainer.pausing import Look, unwatched
 from continuonbrain.trainer.pool import Recall, mix
 from continuonbrain.trainer.reflex_job import ReflexSettings, teach_reflex
 from continuonbrain.trainer.safety_evidence import fit_head
-from continuonbrain.trainer.states import REPLAY_SOURCE, replay_samples
+from continuonbrain.trainer.states import replay_samples
 from continuonbrain.trainer.steps import JobResult, Progress
 from continuonbrain.trainer.training_state import forget_state
-from continuonbrain.trainer.verdict import Rules, judge
 
 if TYPE_CHECKING:
     from continuonbrain.loops.mid import MidLoop
@@ -119,7 +117,8 @@ def _samples(
 ) -> tuple[Samples, Samples | None, list[str], list[str]]:
     by_name = {d.episode.path.name: d for d in drives}
     paths = [d.episode.path for d in drives]
-    train, held = hold_out(paths, tail=mid.config.promotion.eval_tail_episodes)
+    rules = mid.config.promotion
+    train, held = hold_out(paths, tail=rules.eval_tail_episodes, least=rules.min_eval_episodes)
     damaged: set[str] = set()
 
     def leave_out(drive: Drive, error: BrainError) -> None:
@@ -151,6 +150,44 @@ def _samples(
     return samples, held_samples, whole(train), whole(held)
 
 
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What episodes give: samples to train on and held-out ones, from which episodes; the calibration fitted to them;
+    whether all of them measured motion; what was left out, in words; and what they told the safety head."""
+
+    train: Samples
+    held: Samples | None
+    trained_on: list[str]
+    held_out: list[str]
+    calibration: Calibration
+    measured: bool
+    left_out: list[str]
+    safety_head: dict[str, Any]
+
+
+def read_lessons(mid: MidLoop, episodes: list[Path]) -> Lessons:
+    """Read the episodes. Raises `NoLabelsError` when there is nothing to learn in them."""
+    drives, left_out = _read(mid, episodes)
+    left_out += _unreadable(mid.layout.episodes_dir)
+    if not drives:
+        raise NoLabelsError(
+            f"none of {len(episodes)} episodes holds a step that a human drove; {len(left_out)} were left out"
+            + (f": {left_out[0]}" if left_out else ""),
+            remedy="record teleoperation, or look for damage: "
+            f"continuonbrain episodes list --root {mid.layout.root}",
+        )
+    calibration = calibrate(drives)
+    watched = _fit_safety_head(mid, drives)
+    train, held, trained_on, held_out = _samples(mid, drives, calibration, left_out)
+    measured = all(d.measured for d in drives)
+    return Lessons(train, held, trained_on, held_out, calibration, measured, left_out, watched)
+
+
+def course_of(mid: MidLoop) -> Course | None:
+    """Where candidates are driven; None where no simulator stands in for the robot."""
+    return Course(world(mid.config.robot.shift)) if mid.config.robot.kind == "sim-donkey" else None
+
+
 def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     """Train on the episodes, stage the adapter as candidate, attach card and verdict. Raises `BrainError`."""
     config, layout = mid.config, mid.layout
@@ -168,18 +205,9 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         left_out=[],
     )
     mid.check_current()
-    course = Course(world(config.robot.shift)) if config.robot.kind == "sim-donkey" else None
-    drives, left_out = _read(mid, episodes)
-    left_out += _unreadable(layout.episodes_dir)
-    if not drives:
-        raise NoLabelsError(
-            f"none of {len(episodes)} episodes holds a step that a human drove; {len(left_out)} were left out"
-            + (f": {left_out[0]}" if left_out else ""),
-            remedy=f"record teleoperation, or look for damage: continuonbrain episodes list --root {layout.root}",
-        )
-    calibration = calibrate(drives)
-    watched = _fit_safety_head(mid, drives)
-    train, held, trained_on, held_out = _samples(mid, drives, calibration, left_out)
+    course = course_of(mid)
+    lessons = read_lessons(mid, episodes)
+    train, held, left_out = lessons.train, lessons.held, lessons.left_out
     mid.say(left_out=left_out)
     mid.look()
     engine = TorchEngine(layout.base_model_dir)
@@ -197,16 +225,16 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         seed=config.training.seed,
         max_memory_mib=config.training.max_memory_mib,
         # Without motion sensors the servo's trim is in the labels, and a mirror would turn it around.
-        mirror=all(d.measured for d in drives),
+        mirror=lessons.measured,
     )
     plan: dict[str, Any] = {
         "by": __version__,
         "base_sha256": engine.base_sha256,
         "prompt_layout": LAYOUT_VERSION,
-        "episodes": trained_on,
-        "held_out": held_out,
+        "episodes": lessons.trained_on,
+        "held_out": lessons.held_out,
         "samples_sha256": train.sha256(mid.look),
-        "calibration": asdict(calibration),
+        "calibration": asdict(lessons.calibration),
         "settings": asdict(settings),
         "reflex_steps": config.training.reflex_steps,
     }
@@ -248,7 +276,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
             if result.ended == "memory limit"
             else "raise max_wall_time_s in config.json, or record fewer or shorter episodes",
         )
-    files = {**result.files, "calibration.json": calibration.to_json()}
+    files = {**result.files, "calibration.json": lessons.calibration.to_json()}
     figures: dict[str, Any] = {}
     reflex_losses: list[float] = []
     if teaches_reflex:
@@ -263,7 +291,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         "considered": [p.name for p in episodes],
         "left_out": left_out,
         "training": training,
-        "safety_head": watched,
+        "safety_head": lessons.safety_head,
         "losses": [round(x, 4) for x in result.losses],
         "reflex_losses": reflex_losses,
         "trained_unix_s": round(time.time(), 3),
@@ -382,12 +410,7 @@ def _recall(mid: MidLoop, engine: TorchEngine) -> Recall | None:
 
 def replay_for(base: Path, seed: int, look: Look = unwatched) -> Samples | None:
     """Replay of what the base was made from, where that can be drawn again: the simulator, for the tiny base."""
-    try:
-        card = json.loads((base / CARD_FILE).read_bytes())
-        source = str(card["data"]["source"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return replay_samples(_REPLAY_STATES, seed=seed, look=look) if REPLAY_SOURCE in source else None
+    return replay_samples(_REPLAY_STATES, seed=seed, look=look) if replayable(base) else None
 
 
 def _figures(result: JobResult, wall_s: float) -> dict[str, Any]:
@@ -407,57 +430,3 @@ def _figures(result: JobResult, wall_s: float) -> dict[str, Any]:
         "peak_rss_mib": round(result.peak_rss_mib, 1),
         "threads": torch.get_num_threads(),
     }
-
-
-def judge_candidate(
-    mid: MidLoop,
-    staged: AdapterVersion,
-    train: Samples,
-    held: Samples | None,
-    *,
-    engine: Engine,
-    course: Course | None,
-) -> dict[str, Any]:
-    """Measure the candidate's bytes in the engine that serves, apply the rules, attach `verdict.json`; returns it."""
-    config = mid.config
-    mid.say(
-        phase="judge", candidate=staged.version_id, step=0, steps=0, loss=None, detail="judging the candidate"
-    )
-    current = mid.store.current()
-
-    def contender(version: AdapterVersion | None) -> Contender:
-        if version is None:
-            return Contender(None, "", Calibration())
-        return Contender(
-            version.path, version.compute_sha256(), Calibration.from_file(version.path / "calibration.json")
-        )
-
-    def judging(part: str, done: int, total: int) -> None:
-        mid.wait_until_allowed()  # judging holds still while a gate is closed, as training does
-        mid.say(force=False, phase="judge", detail=part, step=done, steps=total)
-
-    evidence = gather_evidence(
-        engine,
-        candidate=contender(staged),
-        current=contender(current),
-        train=train,
-        held=held,
-        limits=Limits.from_config(config.guards),
-        course=course,
-        decision_time_s=config.robot.decision_time_s,
-        on_part=judging,
-    )
-    p = config.promotion
-    rules = Rules(
-        avg_action_delta_threshold=p.avg_action_delta_threshold,
-        max_completion_loss=p.max_completion_loss,
-        max_forgetting=p.max_forgetting,
-        min_stop_obeyed=p.min_stop_obeyed,
-        max_guard_share=p.max_guard_share,
-        needs_reflex=config.training.reflex_steps > 0
-        and Reflex.of_folder(mid.layout.base_model_dir) is not None,
-        allow_promotion_without_eval=p.allow_promotion_without_eval,
-    )
-    verdict = judge(evidence, rules).to_json()
-    mid.store.attach(staged, VERDICT_FILE, (json.dumps(verdict, indent=2) + "\n").encode())
-    return verdict

@@ -37,7 +37,8 @@ from continuonbrain.storage.durable import replace_file
 from continuonbrain.storage.event_log import EventLog
 from continuonbrain.storage.lock import ProcessLock
 from continuonbrain.storage.promotion_rule import PromotionRefused
-from continuonbrain.trainer.gates import GateReport, GateSet, gates_from_config
+from continuonbrain.trainer.build_gates import gates_from_config
+from continuonbrain.trainer.gates import GateReport, GateSet
 
 _STATUS_EVERY_S = 0.3
 _GATES_EVERY_S = 0.5

@@ -31,7 +31,7 @@ from continuonbrain.loops.notices import Subscription, subscribe
 from continuonbrain.loops.wire import WireError
 from continuonbrain.robot.host import HOST_FILE_NAME, host_for
 from continuonbrain.storage.layout import BrainLayout
-from continuonbrain.trainer.gates import gates_from_config
+from continuonbrain.trainer.build_gates import gates_from_config
 
 SIDECAR_MODULE = "continuonbrain.loops.mid"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 8.0

@@ -16,11 +16,12 @@ from continuonbrain.policy.watch import HeadCalibration, Watch
 from continuonbrain.safety.caution import Thresholds
 
 
-def open_watches(safety_dir: Path, manifest: Path) -> Callable[[], Watch]:
-    """Makes a watch for a car, each with a state of its own and all with the one head. Raises `BrainError`."""
+def open_watches(safety_dir: Path, manifest: Path, *, acts: bool = True) -> Callable[[], Watch]:
+    """Makes a watch for a car, each with a state of its own and all with the one head. acts: see `Watch`. Raises
+    `BrainError`."""
     head = SafetyHead.from_file(safety_dir / SAFETY_HEAD_FILE)
     thresholds, calibration = read_thresholds(manifest), HeadCalibration.from_folder(safety_dir)
-    return lambda: Watch(head, thresholds=thresholds, calibration=calibration)
+    return lambda: Watch(head, thresholds=thresholds, calibration=calibration, acts=acts)
 
 
 def read_thresholds(manifest: Path) -> Thresholds:

@@ -137,7 +137,8 @@ class Pilot:
         limit = 0.0 if self._stopping else None
         risk, counsel = self._counsel(grid, now_s, limit)
         proposed = allowed = self.tracker.command(now_s=now_s, odometry=self.odometry, speed_limit_mps=limit)
-        if counsel.reason is not None:
+        acts = counsel.reason is not None and self.watch is not None and self.watch.acts
+        if acts:
             most = counsel.share * self.tracker.target_speed(now_s=now_s)
             limit = most if limit is None else min(limit, most)
             allowed = self.tracker.command(now_s=now_s, odometry=self.odometry, speed_limit_mps=limit)
@@ -147,7 +148,7 @@ class Pilot:
             # Standing it stays until whoever stopped it lets it go; before, it brakes along the path.
             if self._stopping:
                 stop = Reason.INSTRUCTION_STOP
-            elif counsel.reason is Reason.SAFETY_HEAD_BLOCK:
+            elif acts and counsel.reason is Reason.SAFETY_HEAD_BLOCK:
                 stop = counsel.reason
         guarded = self.guard.step(
             allowed,
@@ -172,6 +173,8 @@ class Pilot:
             return None, FREE
         if self.tracker.path is None:
             return None, FREE  # the guard stands already
+        if grid is None and not self.watch.acts:
+            return None, FREE
         way = way_along_path(
             self.tracker, self.odometry, self.watch.response, now_s=now_s, speed_limit_mps=limit
         )

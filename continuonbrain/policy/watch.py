@@ -90,7 +90,8 @@ WORST = Risk(1.0, None)
 
 
 class Watch:
-    """One car's. head, thresholds, calibration: see there."""
+    """One car's. head, thresholds, calibration: see there. acts: False only tells what it would have done, of the ticks
+    that have a grid (a verdict looks at the driver, not at who saves it)."""
 
     def __init__(
         self,
@@ -98,9 +99,11 @@ class Watch:
         *,
         thresholds: Thresholds | None = None,
         calibration: HeadCalibration | None = None,
+        acts: bool = True,
     ) -> None:
         self.head = head
         self.calibration = HeadCalibration() if calibration is None else calibration
+        self.acts = acts
         self.caution = Caution(thresholds)
         self.response = Response()
 

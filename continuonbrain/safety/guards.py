@@ -6,7 +6,8 @@ Rules, in the order in which they are applied:
   stop: throttle 0 at once, steering moving toward straight inside its slew limit.
 - No path, a path older than `chunk_timeout_s`, a teleoperator silent for longer than `deadman_s`, a clock
   that runs backwards or leaps, an emergency stop and the instruction "stop" give the same safe stop.
-- What remains is clamped to bounds, then to slew limits per second.
+- What remains is clamped to bounds, then to slew limits per second, then (if it is set) to the jerk limit of steering.
+  The safe stop knows no jerk limit: it would only be later.
 - Reducing throttle has its own, normally unlimited, rate: a stop is never slowed by slew.
 
 The output is finite, inside bounds and inside slew for every input. No I/O, no numpy: a step takes a few
@@ -15,20 +16,25 @@ microseconds, so it fits into any control tick.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from continuonbrain.errors import BrainError
+from continuonbrain.safety.action_guards import build_simple_action_guards
 from continuonbrain.safety.finite import as_finite
 from continuonbrain.safety.reasons import CORRECTIONS, STOPS, Reason
+from continuonbrain.safety.slew import jerk_limited, throttle_slew, toward
 
 if TYPE_CHECKING:
     from continuonbrain.config import GuardsConfig
 
 # Rounding in a subtraction must not be reported as an intervention.
 _ROUNDING = 1e-9
+
+_JERK_RANGE = (0.1, 1e6)
+"""1/s^2. Below, a turn takes minutes; above, the limit does nothing and its squares lose their digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,8 @@ class Limits:
     throttle_max: float = 1.0
     steering_rate_per_s: float = 6.0
     """Largest change of steering, 1/s. 6 is a third of a second from lock to lock: an ordinary servo."""
+    steering_jerk_per_s2: float | None = None
+    """Largest change of steering's rate, 1/s^2, in [0.1, 1e6]; None does not limit it. The safe stop ignores it."""
     throttle_rate_per_s: float = 4.0
     """Largest growth of |throttle|, 1/s."""
     throttle_fall_rate_per_s: float = inf
@@ -68,6 +76,13 @@ class Limits:
         rates = ("steering_rate_per_s", "throttle_rate_per_s")
         for name in (*rates, "deadman_s", "chunk_timeout_s", "max_gap_s"):
             self._positive(name, self._number(name))
+        if self.steering_jerk_per_s2 is not None:
+            jerk = self._number("steering_jerk_per_s2")
+            if not _JERK_RANGE[0] <= jerk <= _JERK_RANGE[1]:
+                raise BrainError(
+                    f"Limits: steering_jerk_per_s2={jerk!r} must be in [{_JERK_RANGE[0]}, {_JERK_RANGE[1]:g}]",
+                    remedy="give None (null in config.json) for no limit of steering's jerk",
+                )
         # Infinity is allowed here and nowhere else, hence the separate check; NaN fails `> 0`.
         fall: object = self.throttle_fall_rate_per_s
         if fall != inf:
@@ -82,6 +97,7 @@ class Limits:
             throttle_min=guards.throttle_bounds[0],
             throttle_max=guards.throttle_bounds[1],
             steering_rate_per_s=guards.steering_rate_per_s,
+            steering_jerk_per_s2=guards.steering_jerk_per_s2,
             throttle_rate_per_s=guards.throttle_rate_per_s,
             deadman_s=guards.deadman_s,
             chunk_timeout_s=guards.chunk_timeout_s,
@@ -129,7 +145,7 @@ class Guard:
     leaves the actuators where they are (straight, standing still).
     """
 
-    __slots__ = ("_emergency", "_limits", "_steering", "_throttle", "_time_s")
+    __slots__ = ("_emergency", "_limits", "_rate", "_steering", "_throttle", "_time_s")
 
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = Limits() if limits is None else limits
@@ -147,6 +163,7 @@ class Guard:
     def reset(self) -> None:
         """Forget the last command and time (the robot was put back at rest). Keeps an emergency stop."""
         self._steering = 0.0
+        self._rate = 0.0  # of steering, 1/s; only the jerk limit looks at it
         self._throttle = 0.0
         self._time_s: float | None = None
 
@@ -237,7 +254,8 @@ class Guard:
             stop = True
 
         if stop or isinstance(command, Reason):
-            self._steering = _toward(self._steering, 0.0, limits.steering_rate_per_s * elapsed_s)
+            self._steering = toward(self._steering, 0.0, limits.steering_rate_per_s * elapsed_s)
+            self._rate = 0.0  # the jerk limit begins anew after a stop, from rest
             self._throttle = 0.0
             return Guarded(self._steering, 0.0, tuple(dict.fromkeys(reasons)), True)
 
@@ -249,13 +267,27 @@ class Guard:
         if throttle != wanted_throttle:
             reasons.append(Reason.THROTTLE_BOUND)
 
-        slewed = _toward(self._steering, steering, limits.steering_rate_per_s * elapsed_s)
+        slewed = toward(self._steering, steering, limits.steering_rate_per_s * elapsed_s)
         if abs(slewed - steering) > _ROUNDING:
             reasons.append(Reason.STEERING_SLEW)
+        if limits.steering_jerk_per_s2 is not None:
+            eased, self._rate = jerk_limited(
+                self._steering,
+                self._rate,
+                steering,
+                low=limits.steering_min,
+                high=limits.steering_max,
+                max_rate=limits.steering_rate_per_s,
+                max_jerk=limits.steering_jerk_per_s2,
+                elapsed_s=elapsed_s,
+            )
+            if abs(eased - slewed) > _ROUNDING:
+                reasons.append(Reason.STEERING_JERK)
+            slewed = eased
         self._steering = slewed
 
         fall_rate = limits.throttle_fall_rate_per_s
-        slewed = _throttle_slew(
+        slewed = throttle_slew(
             self._throttle,
             throttle,
             rise=limits.throttle_rate_per_s * elapsed_s,
@@ -291,119 +323,6 @@ def _parse(proposed: object) -> tuple[float, float] | Reason:
     if isinstance(throttle, Reason):
         return throttle
     return steering, throttle
-
-
-def _toward(current: float, target: float, step: float) -> float:
-    """Move `current` toward `target` by at most `step` >= 0."""
-    if target > current:
-        return min(target, current + step)
-    return max(target, current - step)
-
-
-def _throttle_slew(current: float, target: float, *, rise: float, fall: float) -> float:
-    """Move throttle toward `target`: |throttle| grows by at most `rise`, shrinks by at most `fall`.
-
-    Going from forward to reverse first has to shrink to 0, then grows on the other side.
-    """
-    if current == 0.0 or target == 0.0 or (current < 0.0) == (target < 0.0):
-        now, wanted = abs(current), abs(target)
-        size = min(wanted, now + rise) if wanted > now else max(wanted, now - fall)
-        return -size if (target or current) < 0.0 else size
-    rest = abs(current) - fall
-    if rest > 0.0:
-        return rest if current > 0.0 else -rest
-    size = min(abs(target), rise)
-    return size if target > 0.0 else -size
-
-
-def build_simple_action_guards(
-    *,
-    numeric_abs_limit: float | None = None,
-    per_key_bounds: Mapping[str, tuple[float, float]] | None = None,
-    delta_weight: float = 1.0,
-) -> tuple[Callable[[object, object], float], Callable[[object], bool]]:
-    """Return `(action_distance, violates_safety)`, the ecosystem's pair, failing closed.
-
-    An action is a number or a mapping from key to number. Where the ecosystem's own version shrugs (NaN,
-    missing or extra keys, lists, strings, bools, a number compared with a mapping), this one says
-    violation and infinite distance.
-
-    Args:
-        numeric_abs_limit: largest |value| of a plain number, and of each value of a mapping when
-            `per_key_bounds` is None.
-        per_key_bounds: `{key: (low, high)}`; a mapping must then have exactly these keys.
-        delta_weight: factor on the distance, > 0.
-
-    `action_distance(a, b)` is `delta_weight` times the mean absolute difference over keys;
-    `violates_safety(action)` is True for anything outside the bounds. Neither raises.
-
-    Raises:
-        BrainError: a limit, bound or weight that is not usable, naming it.
-    """
-    if numeric_abs_limit is not None:
-        limit = as_finite(numeric_abs_limit)
-        if isinstance(limit, Reason) or limit < 0.0:
-            raise BrainError(
-                f"build_simple_action_guards: numeric_abs_limit={numeric_abs_limit!r} is not a number >= 0",
-                remedy="give a finite number >= 0, or None for no limit",
-            )
-    weight = as_finite(delta_weight)
-    if isinstance(weight, Reason) or weight <= 0.0:
-        raise BrainError(
-            f"build_simple_action_guards: delta_weight={delta_weight!r} is not a number > 0",
-            remedy="give a finite number > 0 (1.0 leaves distances as they are)",
-        )
-    bounds: dict[str, tuple[float, float]] | None = None
-    if per_key_bounds is not None:
-        bounds = {}
-        given: Mapping[str, object] = per_key_bounds
-        for key, pair in given.items():
-            edges = tuple(pair) if isinstance(pair, (tuple, list)) and len(pair) == 2 else (None, None)
-            low, high = as_finite(edges[0]), as_finite(edges[1])
-            if isinstance(low, Reason) or isinstance(high, Reason) or low > high:
-                raise BrainError(
-                    f"build_simple_action_guards: per_key_bounds[{key!r}]={pair!r} is not (low, high)",
-                    remedy="give two finite numbers, low <= high",
-                )
-            bounds[key] = (low, high)
-
-    def numbers_of(action: object) -> dict[str, float] | None:
-        """The action as {key: finite number} ('' for a plain number), or None when it is not one."""
-        try:
-            if isinstance(action, Mapping):
-                items = dict(action.items())
-                if not items or (bounds is not None and items.keys() != bounds.keys()):
-                    return None
-            else:
-                items = {"": action}
-        except Exception:  # a foreign mapping may raise anything
-            return None
-        numbers: dict[str, float] = {}
-        for key, raw in items.items():
-            value = as_finite(raw)
-            if isinstance(value, Reason) or not isinstance(key, str):
-                return None
-            numbers[key] = value
-        return numbers
-
-    def action_distance(a: object, b: object) -> float:
-        left, right = numbers_of(a), numbers_of(b)
-        if left is None or right is None or left.keys() != right.keys():
-            return inf
-        distance = weight * sum(abs(left[key] - right[key]) for key in left) / len(left)
-        return distance if isfinite(distance) else inf
-
-    def violates_safety(action: object) -> bool:
-        numbers = numbers_of(action)
-        if numbers is None:
-            return True
-        if isinstance(action, Mapping) and bounds is not None:
-            return any(not bounds[key][0] <= value <= bounds[key][1] for key, value in numbers.items())
-        return numeric_abs_limit is not None and any(
-            abs(value) > numeric_abs_limit for value in numbers.values()
-        )
-
-    return action_distance, violates_safety
 
 
 __all__ = ["CORRECTIONS", "STOPS", "Guard", "Guarded", "Limits", "Reason", "build_simple_action_guards"]

@@ -16,6 +16,7 @@ class Reason(StrEnum):
     STEERING_BOUND = "steering_bound"
     THROTTLE_BOUND = "throttle_bound"
     STEERING_SLEW = "steering_slew"
+    STEERING_JERK = "steering_jerk"
     THROTTLE_SLEW = "throttle_slew"
     SAFETY_HEAD_WARN = "safety_head_warn"
 
@@ -39,6 +40,7 @@ CORRECTIONS: frozenset[Reason] = frozenset(
         Reason.STEERING_BOUND,
         Reason.THROTTLE_BOUND,
         Reason.STEERING_SLEW,
+        Reason.STEERING_JERK,
         Reason.THROTTLE_SLEW,
         Reason.SAFETY_HEAD_WARN,
     }
@@ -47,3 +49,8 @@ CORRECTIONS: frozenset[Reason] = frozenset(
 
 STOPS: frozenset[Reason] = frozenset(Reason) - CORRECTIONS
 """Reasons that give the safe stop."""
+
+HEADS: frozenset[Reason] = frozenset(
+    {Reason.SAFETY_HEAD_WARN, Reason.SAFETY_HEAD_BLOCK, Reason.WORLD_HEAD_VETO}
+)
+"""Reasons that a head gives, not the guard's own rules."""

@@ -41,7 +41,7 @@ from continuonbrain.service.problems import MEDIA_TYPE, ServiceError
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 from continuonbrain.storage.lock import is_held
 from continuonbrain.storage.plain_json import load_plain, plain
-from continuonbrain.trainer.gates import gates_from_config
+from continuonbrain.trainer.build_gates import gates_from_config
 
 log = logging.getLogger(__name__)
 

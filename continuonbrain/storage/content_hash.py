@@ -7,6 +7,7 @@ The lengths keep ("ab", "c") and ("a", "bc") apart.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -37,6 +38,11 @@ def sha256_of_files(directory: Path, names: Iterable[str]) -> str:
             while piece := file.read(_PIECE_BYTES):
                 digest.update(piece)
     return digest.hexdigest()
+
+
+def sha256_of_json(value: object) -> str:
+    """Hash plain data by its JSON with sorted keys: the same for the same settings, however they were written."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _header(name: str, size: int) -> bytes:

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from continuonbrain.storage.canonical_json import canonical_json
+
 FIRST_PREV_HASH = "0" * 64
 
 
@@ -119,11 +121,6 @@ def parse_history(lines: Sequence[str]) -> tuple[tuple[HistoryEntry, ...], Histo
         if problem:
             return tuple(entries), HistoryCheck(entries=len(entries), problem=f"line {number} {problem}")
     return tuple(entries), HistoryCheck(entries=len(entries), problem="")
-
-
-def canonical_json(value: Mapping[str, object]) -> str:
-    """JSON with sorted keys and no spaces, so that equal values have equal bytes. NaN raises ValueError."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def _chain_problem(raw: dict[str, Any], entry: HistoryEntry, last: HistoryEntry | None) -> str:

@@ -9,6 +9,8 @@ model/adapters/{current,candidate,previous} -> versions/...
 model/adapters/history.jsonl            append-only, hash-chained
 rlds/episodes/
 trainer/logs/  trainer/status.json  trainer/cache/
+keys/trusted/ revoked/ accepted/        whose signed adapters are taken, and the last counter taken from each
+keys/private/ public/ issued/           keys of this root's own
 run/                                    sockets and locks of the running processes
 """
 
@@ -126,6 +128,42 @@ class BrainLayout:
     @property
     def trainer_lock_path(self) -> Path:
         return self.trainer_dir / ".lock"
+
+    @property
+    def keys_dir(self) -> Path:
+        """Made by the first `continuonbrain keys` that needs it."""
+        return self.root / "keys"
+
+    @property
+    def trusted_keys_dir(self) -> Path:
+        return self.keys_dir / "trusted"
+
+    @property
+    def revoked_keys_dir(self) -> Path:
+        return self.keys_dir / "revoked"
+
+    @property
+    def accepted_counters_dir(self) -> Path:
+        """The last counter that was taken from each trusted key."""
+        return self.keys_dir / "accepted"
+
+    @property
+    def private_keys_dir(self) -> Path:
+        return self.keys_dir / "private"
+
+    @property
+    def public_keys_dir(self) -> Path:
+        """What is handed to others."""
+        return self.keys_dir / "public"
+
+    @property
+    def issued_counters_dir(self) -> Path:
+        """The last counter that each key of this root has signed."""
+        return self.keys_dir / "issued"
+
+    @property
+    def keys_lock_path(self) -> Path:
+        return self.keys_dir / ".lock"
 
     @property
     def run_dir(self) -> Path:

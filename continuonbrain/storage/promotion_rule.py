@@ -6,6 +6,10 @@ from collections.abc import Mapping
 
 from continuonbrain.errors import BrainError
 
+VERDICT_VERSION = 2
+"""What `verdict.json` is written as. 1: point estimates; 2: intervals, by cluster, and more hashes."""
+_KNOWN_VERSIONS = (1, VERDICT_VERSION)
+
 
 class PromotionRefused(BrainError):
     """The rules do not let this adapter drive. Nothing was changed.
@@ -27,7 +31,8 @@ def promotion_refusal(
     """Why this adapter must not drive, or None when it may.
 
     Args:
-        verdict: what the trainer found; it must say `passed: true` and name the two hashes.
+        verdict: what the trainer found; it must say `passed: true` and name the two hashes. Without a version it is
+            of version 1; of one that is not known here nobody knows what its "passed" means.
         candidate_sha256: of the adapter, from its bytes on disk now.
         staged_sha8: the first 8 digits from when it was staged.
         base_sha256: of the base model that serves now.
@@ -36,6 +41,9 @@ def promotion_refusal(
         return f"its bytes changed after staging (they hash to {candidate_sha256[:8]}, not {staged_sha8})"
     if verdict is None:
         return "it has no verdict"
+    version = verdict.get("version", 1)
+    if type(version) is not int or version not in _KNOWN_VERSIONS:
+        return f"its verdict is of version {version!r}, this software knows {' and '.join(map(str, _KNOWN_VERSIONS))}"
     if verdict.get("passed") is not True:
         return "its verdict says that it did not pass"
     checks = verdict.get("checks", [])

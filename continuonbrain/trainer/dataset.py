@@ -363,12 +363,13 @@ def sampling_weights(instructions: Sequence[str]) -> F64:
     return out
 
 
-def hold_out(episodes: Sequence[Path], *, tail: int) -> tuple[list[Path], list[Path]]:
-    """Split into training and held-out episodes: every eighth from the newest back, at most `tail`, at least one
-    when there are four or more. Episodes, never single steps: neighbouring frames are nearly the same."""
+def hold_out(episodes: Sequence[Path], *, tail: int, least: int = 1) -> tuple[list[Path], list[Path]]:
+    """Split into training and held-out episodes: every eighth from the newest back, at most `tail`; every fourth until
+    there are `least` where every eighth gives fewer, so that few episodes cost at most a quarter of the lessons. None
+    of fewer than four. Episodes, never single steps: neighbouring frames are nearly the same."""
     ordered = list(episodes)
-    if len(ordered) < 4:
-        return ordered, []
-    held = set(ordered[::-1][3::8][:tail])
-    held = held or {ordered[-1]}
+    newest = ordered[::-1]
+    held = set(newest[3::8][:tail])
+    if len(held) < min(least, tail):
+        held = set(newest[3::4][: min(least, tail)])
     return [p for p in ordered if p not in held], [p for p in ordered if p in held]

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from continuonbrain.policy.calibration import Calibration
-from continuonbrain.policy.codec import CURVATURE_KNOTS_M
-from continuonbrain.policy.engine import Decisions, Engine
+from continuonbrain.policy.convolution import F32
+from continuonbrain.policy.engine import AdapterError, Decisions, Engine
 from continuonbrain.policy.intent import Intents
 from continuonbrain.policy.reflex import Reflex
+from continuonbrain.policy.safety_head import SafetyHead
+from continuonbrain.policy.watch import Watch
 from continuonbrain.safety.guards import Limits
 from continuonbrain.trainer.course import Course, CourseDriver, OnPart
 from continuonbrain.trainer.dataset import Samples
-from continuonbrain.trainer.verdict import Closed, Evidence, Imitation, Slow
+from continuonbrain.trainer.evidence import Closed, Evidence, Imitation, Laps, Slow, Sources
+from continuonbrain.trainer.recorded import guarded_on, held_out, name_of, replayed, steering_of
 
 _BATCH = 16
 """A closing gate waits for one of these."""
@@ -44,18 +48,6 @@ def answers(engine: Engine, samples: Samples, part: str = "", on_part: OnPart = 
         batch = slice(i, i + _BATCH)
         parts.append(engine.decide(samples.frames[batch], samples.instructions[batch], samples.speeds[batch]))
     return Decisions(np.concatenate([p.curvature for p in parts]), np.concatenate([p.speed for p in parts]))
-
-
-def steering_of(decisions: Decisions, samples: Samples, calibration: Calibration) -> NDArray[np.float64]:
-    """The steering command that each decision asks for at its own step, `[n]` in [-1, 1].
-
-    Measured robots: the curvature where the car is once the command takes effect; others: the first one.
-    """
-    out = np.empty(len(samples))
-    for i, speed in enumerate(samples.speeds):
-        distance = 0.0 if speed is None else speed * calibration.delay_s
-        out[i] = calibration.steering(float(np.interp(distance, CURVATURE_KNOTS_M, decisions.curvature[i])))
-    return out
 
 
 def imitation(decisions: Decisions, samples: Samples, calibration: Calibration) -> Imitation:
@@ -119,88 +111,155 @@ def gather_evidence(
     held: Samples | None,
     limits: Limits,
     course: Course | None,
+    replay: Samples | None = None,
     decision_time_s: float = 0.0,
+    watch_with: Callable[[], Watch] | None = None,
     on_part: OnPart = _quiet,
 ) -> Evidence:
-    """Measure candidate, current and base. The engine ends with the candidate in use.
+    """Measure candidate, current and base. The engine ends with the candidate in use, unless it does not take it.
 
-    held: samples of held-out episodes, None when there are none. course: None where there is no simulator.
+    held: samples of held-out episodes, None when there are none. course: None where there is no simulator. replay:
+    frozen states of the base's family (`states.frozen_samples`), None where they cannot be drawn. watch_with: makes
+    watches that count what the safety head would have stopped, None where no head is installed.
     """
-    base = Contender(None, "", current.calibration)
-    driver = None if course is None else CourseDriver(engine, course, limits, decision_time_s, on_part)
-    name = hashlib.sha256()
     steps = 0 if held is None else len(held)
-    if held is not None:
-        name.update(held.sha256(lambda: on_part("recorded steps", 0, steps)).encode())
-    if course is not None:
-        name.update(repr(course).encode())
-    figures: dict[str, Imitation] = {}
-    unshifted: dict[str, float] = {}
-    closed: dict[str, Closed] = {}
-    slow: dict[str, Slow] = {}
-    heads: dict[str, Imitation] = {}
-    slow_path, has_reflex = None, False
-    steering: dict[str, NDArray[np.float64]] = {}
-    distance = difference = None
+    sources = Sources(
+        current_sha256=current.sha256,
+        safety_head_sha256=None if watch_with is None else watch_with().head.sha256,
+        held_out_sha256="" if held is None else held.sha256(lambda: on_part("recorded steps", 0, steps)),
+        course_sha256="" if course is None else course.sha256,
+        replay_sha256=""
+        if replay is None
+        else replay.sha256(lambda: on_part("frozen states", 0, len(replay))),
+    )
+    evidence = Evidence(
+        candidate_sha256=candidate.sha256,
+        base_sha256=engine.base_sha256,
+        evaluation_sha256=name_of(sources.held_out_sha256, sources.course_sha256, sources.replay_sha256),
+        held_out_steps=steps,
+        sources=sources,
+    )
+    try:  # before anything takes minutes
+        engine.use_adapter(candidate.folder, sha256=candidate.sha256)
+    except AdapterError as error:
+        return replace(evidence, refused=error.message)
+    sources = replace(sources, reflex_sha256="" if engine.reflex is None else engine.reflex.sha256)
+    driver = (
+        None if course is None else CourseDriver(engine, course, limits, decision_time_s, on_part, watch_with)
+    )
     probe = held if held is not None else train
-    runs = [("base", base), ("candidate", candidate)]
-    if current.folder is not None:
-        runs.insert(1, ("current", current))
-    for label, contender in runs:
-        engine.use_adapter(contender.folder, sha256=contender.sha256)
-        decisions = answers(engine, probe, f"{label}: recorded steps", on_part)
-        # In the same servo coordinates, so that a difference is the adapter's and not the calibration's.
-        steering[label] = steering_of(decisions, probe, candidate.calibration)
-        if held is not None:
-            figures[label] = imitation(decisions, held, contender.calibration)
-        if label == "candidate":
-            speed_gap = np.abs(decisions.speed[:, 0] - probe.speed_ahead[:, 0]) / 2
-            gap = np.abs(steering[label] - probe.command[:, 0])
-            distance = float((gap.mean() + speed_gap.mean()) / 2) if held is not None else None
-        drives_now = label == ("current" if current.folder is not None else "base")
+    base = _Measured("base", Contender(None, "", current.calibration))
+    own = _Measured("candidate", candidate)
+    now = base if current.folder is None else _Measured("current", current)
+    for run in [base, own] if now is base else [base, now, own]:
+        engine.use_adapter(run.of.folder, sha256=run.of.sha256)
+        run.answered = answers(engine, probe, f"{run.label}: recorded steps", on_part)
+        if replay is not None and run in (own, base):
+            run.remembered = answers(engine, replay, f"{run.label}: frozen states", on_part)
         if held is not None and engine.reflex is not None:
-            heads[label] = reflex_imitation(
+            run.head = reflex_imitation(
                 engine,
                 engine.reflex,
                 held,
-                contender.calibration,
-                part=f"{label}: the reflex head",
+                run.of.calibration,
+                part=f"{run.label}: the reflex head",
                 on_part=on_part,
             )
-        if label == "candidate":
-            has_reflex = engine.reflex is not None
+        run.has_reflex = engine.reflex is not None
         if driver is None:
             continue
-        if label == "candidate" or drives_now:
-            slow[label] = driver.slow(label, contender.calibration)
-            if label == "candidate" and has_reflex:
-                slow_path = driver.slow_by_paths(label, contender.calibration)
-            closed[label] = driver.closed(label, contender.calibration)
-        if label != "current":
-            unshifted[label] = driver.unshifted(label)
-    difference = float(np.abs(steering["candidate"] - steering["base"]).mean())
-    mean, repeat = constant_baselines(train, held) if held is not None else (None, None)
-    return Evidence(
-        candidate_sha256=candidate.sha256,
-        base_sha256=engine.base_sha256,
-        evaluation_sha256=name.hexdigest(),
-        held_out_steps=steps,
-        candidate=figures.get("candidate"),
-        current=figures.get("current", figures.get("base")),
-        base=figures.get("base"),
+        if run in (own, now):
+            run.slow = driver.slow(run.label, run.of.calibration)
+            if run is own and run.has_reflex:
+                run.slow_path = driver.slow_by_paths(run.label, run.of.calibration)
+            run.closed = driver.closed(run.label, run.of.calibration)
+        if run in (own, base):
+            run.unshifted = driver.unshifted(run.label)
+    # In the same servo coordinates, so that a difference is the adapter's and not the calibration's.
+    asked = {run.label: steering_of(run.answer, probe, candidate.calibration) for run in (own, base)}
+    evidence = replace(
+        evidence,
+        sources=sources,
+        difference=float(np.abs(asked["candidate"] - asked["base"]).mean()),
+        closed_candidate=own.closed,
+        closed_current=now.closed,
+        unshifted_candidate=own.unshifted,
+        unshifted_base=base.unshifted,
+        has_reflex=own.has_reflex,
+        reflex=own.head,
+        # A base's head has not seen these roads: it is no rival, as its model is none on them.
+        reflex_current=None if now is base else now.head,
+        slow_candidate=own.slow,
+        slow_current=now.slow,
+        slow_path=own.slow_path,
+    )
+    if replay is not None and own.remembered is not None and base.remembered is not None:
+        found = replayed(replay, own.remembered, base.remembered, sources.replay_sha256)
+        evidence = replace(evidence, replay=found)
+    if held is None:
+        return evidence
+    watch = None if watch_with is None else (watch_with, _grids(watch_with().head, held, on_part))
+    return _with_recordings(evidence, base, now, own, train, held, limits, on_part, watch)
+
+
+def _grids(head: SafetyHead, held: Samples, on_part: OnPart) -> F32:
+    out = []
+    for i in range(0, len(held), _BATCH):
+        on_part("recorded steps: the safety head", i, len(held))
+        out.append(head.grids(held.frames[i : i + _BATCH]))
+    return np.concatenate(out)
+
+
+@dataclass(slots=True, eq=False)  # by identity: it is asked which run this is
+class _Measured:
+    """What was measured of one contender."""
+
+    label: str
+    of: Contender
+    answered: Decisions | None = None
+    remembered: Decisions | None = None
+    head: Imitation | None = None
+    has_reflex: bool = False
+    slow: Slow | None = None
+    slow_path: Laps | None = None
+    closed: Closed | None = None
+    unshifted: Laps | None = None
+
+    @property
+    def answer(self) -> Decisions:
+        assert self.answered is not None
+        return self.answered
+
+
+def _with_recordings(
+    evidence: Evidence,
+    base: _Measured,
+    now: _Measured,
+    own: _Measured,
+    train: Samples,
+    held: Samples,
+    limits: Limits,
+    on_part: OnPart,
+    watch: tuple[Callable[[], Watch], F32] | None,
+) -> Evidence:
+    """The evidence with what the held-out steps say, as means and by block."""
+    mean, repeat = constant_baselines(train, held)
+    driven = held.command[:, 0].astype(float)
+    errors = {"mean": np.abs(driven - float(train.command[:, 0].mean()))}
+    acted = {}
+    for name, run in (("candidate", own), ("current", now)):
+        errors[name] = np.abs(steering_of(run.answer, held, run.of.calibration) - driven)
+        part = f"{run.label}: the guard on recorded steps"
+        look = partial(on_part, part, 0, len(held))
+        acted[name] = guarded_on(run.answer, held, run.of.calibration, limits, look, watch)
+    speed_gap = np.abs(own.answer.speed[:, 0] - held.speed_ahead[:, 0]) / 2
+    return replace(
+        evidence,
+        candidate=imitation(own.answer, held, own.of.calibration),
+        current=imitation(now.answer, held, now.of.calibration),
+        base=imitation(base.answer, held, base.of.calibration),
         mean=mean,
         repeat=repeat,
-        distance=distance,
-        difference=difference,
-        closed_candidate=closed.get("candidate"),
-        closed_current=closed.get("current", closed.get("base")),
-        unshifted_candidate=unshifted.get("candidate"),
-        unshifted_base=unshifted.get("base"),
-        has_reflex=has_reflex,
-        reflex=heads.get("candidate"),
-        # A base's head has not seen these roads: it is no rival, as its model is none on them.
-        reflex_current=heads.get("current"),
-        slow_candidate=slow.get("candidate"),
-        slow_current=slow.get("current", slow.get("base")),
-        slow_path=slow_path,
+        distance=float((errors["candidate"].mean() + speed_gap.mean()) / 2),
+        held=held_out(held, errors, acted),
     )

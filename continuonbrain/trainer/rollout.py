@@ -25,7 +25,7 @@ from continuonbrain.robot.sim.instructions import BY_PHRASING
 from continuonbrain.robot.sim.shifts import World
 from continuonbrain.robot.sim.track import POINTS, TrackSet
 from continuonbrain.safety.guards import Limits
-from continuonbrain.safety.reasons import Reason
+from continuonbrain.safety.reasons import HEADS
 
 DECISION_EVERY = 2
 """Ticks between decisions when no decision time is imposed: 10 Hz."""
@@ -39,19 +39,21 @@ Array = NDArray[np.float64]
 class RolloutResult:
     """Per car, `[cars]`: completion (fraction of a lap before leaving the road, at most 1), lateral_error_m
     (mean distance from the instructed lane while on the road), obeyed (speed and lane kept in the second half,
-    or standing for "stop"), interventions (share of ticks in which the guard changed the command).
+    or standing for "stop"), interventions (share of ticks in which the guard changed the command for a reason of its
+    own), blocks (in which a head slowed or stopped the car), reasons (of each reason that occurred).
     trajectory `[ticks, cars, 2]` in metres, NaN after a car has left the road or finished its lap. left_road: it did;
-    mean_speed_mps: while it was on the road; blocked: share of ticks in which the safety head held it.
+    mean_speed_mps: while it was on the road.
     """
 
     completion: Array
     lateral_error_m: Array
     obeyed: NDArray[np.bool_]
     interventions: Array
+    blocks: Array
+    reasons: dict[str, Array]
     trajectory: Array
     left_road: NDArray[np.bool_]
     mean_speed_mps: Array
-    blocked: Array
 
 
 def decision_ticks(decision_time_s: float) -> tuple[int, int]:
@@ -60,6 +62,16 @@ def decision_ticks(decision_time_s: float) -> tuple[int, int]:
         return DECISION_EVERY, 1
     ticks = max(1, round(decision_time_s / CONTROL_DT_S))
     return ticks, ticks
+
+
+def count_reasons(
+    reasons: Sequence[str], car: int, touched: Array, slowed: Array, by_reason: dict[str, Array]
+) -> None:
+    """Count a tick of a car in which the guard acted (touched) or a head did (slowed), and each reason."""
+    touched[car] += any(r not in HEADS for r in reasons)
+    slowed[car] += any(r in HEADS for r in reasons)
+    for reason in set(reasons):
+        by_reason.setdefault(reason, np.zeros(len(touched)))[car] += 1
 
 
 def rollout(
@@ -78,6 +90,7 @@ def rollout(
     stop_without_model: Sequence[bool] | None = None,
     reflex: bool = True,
     watch_with: Callable[[], Watch] | None = None,
+    watch_every: int = 1,
     on_tick: Callable[[int, int], None] | None = None,
 ) -> RolloutResult:
     """Drive car i on track i under instruction i.
@@ -85,7 +98,8 @@ def rollout(
     laps: until one lap is done, else for `seconds`. Instructions are phrasings that the simulator knows.
     stop_without_model: per car, whether "stop" may be obeyed without the model (default: all).
     reflex: between slow decisions the engine's reflex head carries the cars, as in the fast loop; False: paths of
-    the model alone. watch_with: makes each car's watch, all with one safety head; None drives without.
+    the model alone. watch_with: makes each car's watch, all with one safety head; None drives without;
+    watch_every: ticks from one look of the head to the next (more than 1 for watches that do not act).
     on_tick(tick, ticks) reports progress.
     """
     n = len(track_seeds)
@@ -120,7 +134,8 @@ def rollout(
     )
     progress, alive = np.zeros(n), np.ones(n, bool)
     errors, on_road = np.zeros(n), np.zeros(n)
-    touched, driven, blocked = np.zeros(n), np.zeros(n), np.zeros(n)
+    touched, slowed, driven = np.zeros(n), np.zeros(n), np.zeros(n)
+    by_reason: dict[str, Array] = {}
     moved = np.zeros(n)
     trajectory = np.full((ticks, n, 2), np.nan)
     speeds, places = np.zeros((ticks, n)), np.zeros((ticks, n))
@@ -141,7 +156,8 @@ def rollout(
             _, cars, chunks = waiting.pop(0)
             for i, chunk in zip(cars, chunks, strict=True):
                 pilots[i].accept(chunk)
-        frames = fleet.render() if safety is not None or head is not None or tick % every == 0 else None
+        looks = safety is not None and tick % watch_every == 0
+        frames = fleet.render() if looks or head is not None or tick % every == 0 else None
         if tick % every == 0 and frames is not None:
             answers = engine.decide(
                 frames[rows], [instructions[int(i)] for i in rows], [float(speed[i]) for i in rows]
@@ -163,14 +179,14 @@ def rollout(
                 bends = head.curvatures(frames[carried], intents[carried])
                 for i, bend in zip(carried, bends, strict=True):
                     pilots[i].carry(bend.tolist(), now_s=now)
-        grids = None if safety is None or frames is None else safety.grids(frames[rows])
+        grids = safety.grids(frames[rows]) if safety is not None and looks and frames is not None else None
         steering[:], throttle[:] = 0.0, 0.0
         for row, i in enumerate(rows):
             guarded = pilots[i].tick(now_s=now, grid=None if grids is None else grids[row]).guarded
             steering[i], throttle[i] = guarded.steering, guarded.throttle
-            touched[i] += bool(guarded.reasons) and tick > late + 1
             driven[i] += 1
-            blocked[i] += Reason.SAFETY_HEAD_BLOCK in guarded.reasons
+            if tick > late + 1:
+                count_reasons(guarded.reasons, int(i), touched, slowed, by_reason)
         fleet.step(steering, throttle)
         progress += np.where(driving, fleet.advanced, 0)
         alive &= ~(fleet.off_road & driving)
@@ -194,8 +210,9 @@ def rollout(
         lateral_error_m=errors / np.maximum(on_road, 1),
         obeyed=obeyed,
         interventions=touched / np.maximum(driven, 1),
+        blocks=slowed / np.maximum(driven, 1),
+        reasons={name: counts / np.maximum(driven, 1) for name, counts in sorted(by_reason.items())},
         trajectory=trajectory[:done],
         left_road=~alive,
         mean_speed_mps=moved / np.maximum(on_road, 1),
-        blocked=blocked / np.maximum(driven, 1),
     )

@@ -28,7 +28,8 @@ F32 = NDArray[np.float32]
 class States:
     """A batch. frames `[n, 120, 160, 3]` uint8; phrases: instruction texts; speeds: measured m/s, None for a
     robot that does not measure; curvature `[n, 8]` 1/m; speed_ahead `[n, 2]` m/s; geometry `[n, 26]`: the ideal
-    curvatures for left, middle and right of the road, offset and heading (what the image trunk warms up on)."""
+    curvatures for left, middle and right of the road, offset and heading (what the image trunk warms up on); track:
+    number of the track, `[n]`."""
 
     frames: NDArray[np.uint8]
     phrases: list[str]
@@ -36,11 +37,15 @@ class States:
     curvature: F32
     speed_ahead: F32
     geometry: F32
+    track: NDArray[np.int64]
 
 
 REPLAY_SOURCE = "continuonbrain/DonkeyTrack simulator"
 """Stands in the card of a base whose states can be drawn again here."""
 _REPLAY_TRACKS = range(300_000, 300_024)
+_FROZEN_TRACKS = range(310_000, 310_024)
+_FROZEN_STATES = 256
+_CHUNK = 128
 
 
 def replay_samples(count: int, *, seed: int, look: Look = unwatched) -> Samples:
@@ -48,12 +53,23 @@ def replay_samples(count: int, *, seed: int, look: Look = unwatched) -> Samples:
 
     Drawn anew from the simulator (a millisecond each) rather than stored, on tracks of their own.
     """
-    source = StateSource(_REPLAY_TRACKS, seed=seed, chunk=128)
+    return _drawn(count, StateSource(_REPLAY_TRACKS, seed=seed, chunk=_CHUNK), look, own_episodes=False)
+
+
+def frozen_samples(base_sha256: str, *, look: Look = unwatched) -> Samples:
+    """The states on which a verdict asks what was forgotten: the same for every candidate of a base, none of them on a
+    track of the replay that is trained with. `episode` is the number of the track."""
+    source = StateSource(_FROZEN_TRACKS, seed=int(base_sha256[:8], 16), chunk=_CHUNK)
+    return _drawn(_FROZEN_STATES, source, look, own_episodes=True)
+
+
+def _drawn(count: int, source: StateSource, look: Look, *, own_episodes: bool) -> Samples:
     chunks = []
-    for _ in range(-(-count // 128)):
+    for _ in range(-(-count // _CHUNK)):
         look()
         chunks.append(source.draw())
     frames = np.concatenate([c.frames for c in chunks])[:count]
+    tracks = np.concatenate([c.track for c in chunks])[:count]
     nothing = np.zeros((count, 2), np.float32)
     return Samples(
         frames=frames,
@@ -64,7 +80,7 @@ def replay_samples(count: int, *, seed: int, look: Look = unwatched) -> Samples:
         weights=np.ones((count, QUERIES), np.float32),
         command=nothing,
         previous=nothing,
-        episode=np.full(count, -1),
+        episode=tracks.astype(np.int64) if own_episodes else np.full(count, -1),
         stamps=np.zeros(count, np.int64),
     )
 
@@ -119,7 +135,13 @@ class StateSource:
         ahead = ideal_speed(cruise, fleet.speed, SPEED_KNOTS_S)
         as32 = np.float32
         return States(
-            fleet.render(), phrases, speeds, curvature.astype(as32), ahead.astype(as32), geometry.astype(as32)
+            fleet.render(),
+            phrases,
+            speeds,
+            curvature.astype(as32),
+            ahead.astype(as32),
+            geometry.astype(as32),
+            np.asarray(fleet.track, np.int64),
         )
 
     def stream(self, chunks: int, *, all_lanes: bool = False) -> Iterator[States]:

@@ -1,16 +1,31 @@
 """The verdict: rules that decide from measured evidence whether a candidate may drive. Pure, no I/O.
 
-- No held-out evidence, no pass (unless the owner allows promotion without evaluation, off by default).
-- The candidate must answer differently from the base: an adapter that does nothing is a broken one.
-- A number that is not finite, anywhere in the evidence, means that the measurement broke: no pass.
+- The serving engine must take it; it must answer differently from the base: one that does nothing is a broken one.
+- No held-out evidence, no pass (unless the owner allows promotion without evaluation, off by default), and too few
+  held-out episodes are none.
+- A number that is not finite, or a mean that does not follow from its parts: the measurement broke, no pass.
 - It must be a gain: closer to the driver on held-out steps, or further round the track, than what drives now.
 - It must not imitate the driver worse than what drives now, and not be far from the driver's actions.
+- It must not make the guard, or the safety head, work more than what drives now does.
 - Where a reflex head was to be taught there must be one, and it must steer like the driver.
 - With slow decisions too it must drive and obey no worse than what drives now.
-- Where there is a simulator: it must not drive worse than what drives now, must obey "stop", must not make the
-  guard work more, and must not have forgotten the roads that the base knew.
+- Where there is a simulator: it must not drive worse than what drives now, must obey "stop", and must not have
+  forgotten the roads that the base knew, neither driving them nor in frozen states of them.
 
-A verdict names every number, threshold and hash. It is bound to the bytes that were judged.
+**Harm** is compared with an interval (`bootstrap.py`): the estimate must be within the slack of the rule, and the bad
+end of the interval within what may be left unknown (`limit`), so that little evidence of no harm is no evidence. The
+limit is wider than the slack: shares of a few tracks move in steps of several per cent, and a rule that asked the
+interval's end to be within two would refuse a candidate that is exactly as good. For harm a win counts on each track
+only up to the limit: what was won on one road neither makes up for what was lost on another nor makes the interval
+wide. **Gain** needs an estimate worth a change (`min_gain`) and an interval that excludes no gain at all; two measures
+may show it, each end of whose interval is wrong once in forty, so what is equal seems a gain at most once in twenty,
+before all the other rules.
+
+Tracks carry the evidence where there is a course; of recordings alone, episodes must. Where the course carries and
+there are fewer episodes than `min_eval_episodes`, blocks of two seconds within them are compared: that may show harm,
+and is no gain, because it says nothing about other episodes.
+
+A verdict names every number, threshold, interval and hash. It is bound to the bytes that were judged.
 """
 
 from __future__ import annotations
@@ -19,101 +34,20 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-VERDICT_VERSION = 1
+from continuonbrain.storage.content_hash import sha256_of_json
+from continuonbrain.storage.promotion_rule import VERDICT_VERSION
+from continuonbrain.trainer.bootstrap import LEVEL, RESAMPLES, Interval, paired
+from continuonbrain.trainer.checks import Check, Court, Rules, at_least, at_most, by_track, compared
+from continuonbrain.trainer.evidence import Evidence, contradictions, not_finite
+
 _MIN_DIFFERENCE = 1e-3
-_IMITATION_SLACK = 1.02  # measured on few episodes: 2 % is noise, not harm
+_IMITATION_SLACK = 0.02  # of the rival's error, as an estimate
+_FOLLOWING_HARM = 0.25  # sixteen trials: one that is lost may be three
+_GUARD_SLACK = 0.05
+_REPLAY_SLACK = 0.05  # steering of [-1, 1]; what a lesson costs and driving does not feel is 0.01 to 0.03
 _REFLEX_SLACK = 1.25  # a head is taught anew each time, for seconds
 _REFLEX_TO_MODEL = 1.5
-
-
-@dataclass(frozen=True, slots=True)
-class Imitation:
-    """Error against the driver on held-out steps: mean absolute steering (of [-1, 1]) and speed (m/s; None on a
-    robot that does not measure it)."""
-
-    steering: float
-    speed_mps: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """Closed-loop figures of one contender in the simulator; see `score.py`."""
-
-    completion: float
-    lateral_error_m: float
-    guard_share: float
-    following: float
-    stop: float
-    stop_model: float
-
-
-@dataclass(frozen=True, slots=True)
-class Slow:
-    """Completion and instructions obeyed when every decision takes as long as on a small computer."""
-
-    completion: float
-    following: float
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What was measured. hashes bind it; None where a thing could not be measured on this robot.
-
-    mean and repeat are the baselines that always answer the mean command, or the last one. distance: mean
-    |candidate - driver| over steering and speed/2. difference: mean |candidate - base| in steering.
-    unshifted_*: completion on the tracks that the base was made for. reflex, reflex_current: the reflex heads
-    against the driver. slow_*: with slow decisions, each with the head that it has; slow_path: the candidate's
-    completion then by its model's paths alone.
-    """
-
-    candidate_sha256: str
-    base_sha256: str
-    evaluation_sha256: str
-    held_out_steps: int
-    candidate: Imitation | None = None
-    current: Imitation | None = None
-    base: Imitation | None = None
-    mean: Imitation | None = None
-    repeat: Imitation | None = None
-    distance: float | None = None
-    difference: float | None = None
-    closed_candidate: Closed | None = None
-    closed_current: Closed | None = None
-    unshifted_candidate: float | None = None
-    unshifted_base: float | None = None
-    has_reflex: bool = False
-    reflex: Imitation | None = None
-    reflex_current: Imitation | None = None
-    slow_candidate: Slow | None = None
-    slow_current: Slow | None = None
-    slow_path: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """Thresholds, from the config's `promotion` group."""
-
-    avg_action_delta_threshold: float = 0.25
-    max_completion_loss: float = 0.0
-    min_gain: float = 0.02
-    max_following_loss: float = 0.1
-    max_forgetting: float = 0.02
-    min_stop_obeyed: float = 1.0
-    max_guard_share: float = 0.25
-    min_held_out_steps: int = 50
-    allow_promotion_without_eval: bool = False
-    needs_reflex: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One rule applied: value against threshold, and what it means in words."""
-
-    name: str
-    value: float | None
-    threshold: float
-    passed: bool
-    meaning: str
+_MIN_BLOCKED_EPISODES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,16 +62,37 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """`verdict.json`: what the adapter store needs to promote, and all numbers."""
+        e, rules = self.evidence, asdict(self.rules)
+        told = _plain(asdict(e))
+        sources = told.pop("sources")
+        versions, engine = sources.pop("versions"), sources.pop("engine")
+        hashes = {name.removesuffix("_sha256"): value for name, value in sources.items()}
+        replay = told["replay"]
         return {
             "version": VERDICT_VERSION,
             "passed": self.passed,
             "reason": self.reason,
-            "candidate_sha256": self.evidence.candidate_sha256,
-            "base_sha256": self.evidence.base_sha256,
-            "evaluation_sha256": self.evidence.evaluation_sha256,
+            "candidate_sha256": e.candidate_sha256,
+            "base_sha256": e.base_sha256,
+            "evaluation_sha256": e.evaluation_sha256,
+            "hashes": {
+                "candidate": e.candidate_sha256,
+                "base": e.base_sha256,
+                "evaluation": e.evaluation_sha256,
+                **hashes,
+                "replay": hashes["replay"] or (replay or {}).get("sha256", ""),
+                "rules": sha256_of_json(rules),
+            },
+            "engine": engine,
+            "versions": versions,
+            "bootstrap": {
+                "level": LEVEL,
+                "resamples": RESAMPLES,
+                "seed": "evaluation_sha256, name of the check",
+            },
             "checks": [_plain(asdict(c)) for c in self.checks],
-            "evidence": _plain(asdict(self.evidence)),
-            "rules": asdict(self.rules),
+            "evidence": told,
+            "rules": rules,
         }
 
 
@@ -145,155 +100,245 @@ def _plain(value: Any) -> Any:
     # JSON has no NaN; a number that is none is written as null.
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _broken(value: Any, name: str = "evidence") -> list[str]:
-    """Names of the numbers in the evidence that are not finite."""
-    if isinstance(value, dict):
-        return [
-            found
-            for k, v in value.items()
-            for found in _broken(v, k if name == "evidence" else f"{name}.{k}")
-        ]
-    return [name] if isinstance(value, float) and not math.isfinite(value) else []
+def judge(evidence: Evidence, rules: Rules) -> Verdict:
+    """Apply the rules to the evidence."""
+    court = Court(evidence, rules)
+    if evidence.refused:
+        court.checks.append(
+            Check("loads", 0.0, 1.0, False, f"the engine that serves takes it: {evidence.refused}")
+        )
+    else:
+        _soundness(court)
+        _recordings(court)
+        _gain(court)
+        _driving(court)
+        _memory(court)
+        _reflex(court)
+    failed = [c for c in court.checks if not c.passed]
+    return Verdict(not failed, _in_words(failed[0]) if failed else "", tuple(court.checks), evidence, rules)
 
 
-def _at_most(name: str, value: float | None, threshold: float, meaning: str) -> Check:
-    # Written so that NaN and a missing number fail.
-    passed = value is not None and math.isfinite(value) and value <= threshold
-    return Check(name, value, threshold, passed, meaning)
+def _in_words(check: Check) -> str:
+    value = "not measured" if check.value is None else f"{check.value:.4g}"
+    if check.low is None or check.high is None:
+        return f"{check.name}: {value} against {check.threshold:.4g} ({check.meaning})"
+    sure = f"between {check.low:.3g} and {check.high:.3g} by {check.n} {check.unit}"
+    return (
+        f"{check.name}: {value} against {check.threshold:.4g}, {sure}, against {check.limit or 0.0:.3g} "
+        f"({check.meaning})"
+    )
 
 
-def _at_least(name: str, value: float | None, threshold: float, meaning: str) -> Check:
-    passed = value is not None and math.isfinite(value) and value >= threshold
-    return Check(name, value, threshold, passed, meaning)
+def _soundness(court: Court) -> None:
+    e, checks = court.e, court.checks
+    checks.append(
+        at_least("differs_from_base", e.difference, _MIN_DIFFERENCE, "answers differ from the base")
+    )
+    broken, wrong = not_finite(asdict(e)), contradictions(e)
+    meaning = f"not finite: {', '.join(broken)}" if broken else "every figure is a finite number"
+    if wrong:
+        meaning += f"; does not follow from its parts: {', '.join(wrong)}"
+    checks.append(at_most("measured", float(len(broken) + len(wrong)), 0.0, meaning))
 
 
-def _gain(e: Evidence) -> float | None:
-    """The larger of: share of the held-out steering error that is gone, completion that is won."""
-    gains = []
-    if e.candidate is not None and e.current is not None and e.current.steering > 0:
-        gains.append(1 - e.candidate.steering / e.current.steering)
+def _recordings(court: Court) -> None:
+    e, rules, checks = court.e, court.rules, court.checks
+    if rules.allow_promotion_without_eval and e.held_out_steps == 0:
+        return
+    checks.append(
+        at_least("held_out_steps", float(e.held_out_steps), rules.min_held_out_steps, "enough held-out steps")
+    )
+    episodes = 0 if e.held is None else e.held.episodes
+    # The course carries the evidence where there is one; one drive alone is an anecdote everywhere.
+    least = (
+        min(_MIN_BLOCKED_EPISODES, rules.min_eval_episodes) if court.on_course else rules.min_eval_episodes
+    )
+    meaning = f"enough held-out episodes: a quarter of the lessons is held out until {rules.min_eval_episodes} are, so "
+    meaning += f"record at least {4 * least} episodes (promotion.min_eval_episodes)"
+    checks.append(at_least("held_out_episodes", float(episodes), float(least), meaning))
+    held = e.held if e.candidate is not None and e.current is not None else None
+    court.no_rise(
+        "imitation_steering",
+        held.candidate if held else (),
+        held.current if held else (),
+        _IMITATION_SLACK,
+        "share by which its held-out steering error exceeds that of what drives now",
+        compare=court.over_recordings(share=True),
+        limit=rules.max_harm,
+        unit=court.recorded_unit,
+        share=True,
+    )
+    meaning = "close to the driver's actions"
+    checks.append(at_most("action_distance", e.distance, rules.avg_action_delta_threshold, meaning))
+    if e.held is not None and e.held.guard_candidate:
+        for name, own, rival, words in (
+            ("recorded_guard", e.held.guard_candidate, e.held.guard_current, "the guard would act"),
+            (
+                "recorded_head",
+                e.held.head_candidate,
+                e.held.head_current,
+                "the safety head would slow or stop",
+            ),
+        ):
+            if name == "recorded_guard" or e.sources.safety_head_sha256 is not None:
+                court.no_rise(
+                    name,
+                    own,
+                    rival,
+                    _GUARD_SLACK,
+                    f"{words} in no larger share of held-out steps than for what drives now",
+                    compare=court.over_recordings(share=False),
+                    limit=rules.max_harm,
+                    unit=court.recorded_unit,
+                )
+    if e.held_out_steps > 0 and not court.on_course:
+        # Recordings are all there is: who steers worse than a constant has learned nothing that drives.
+        held = e.held if e.mean is not None else None
+        court.no_rise(
+            "mean_command",
+            held.candidate if held else (),
+            held.mean if held else (),
+            0.0,
+            "share by which its held-out steering error exceeds that of always giving the mean command",
+            compare=court.over_recordings(share=True),
+            limit=0.0,
+            unit=court.recorded_unit,
+            share=True,
+        )
+
+
+def _gain(court: Court) -> None:
+    """Closer to the driver, or further round the track: the measure that shows it, else the one nearest to it."""
+    e = court.e
+    if e.held_out_steps == 0 and e.closed_candidate is None:
+        return
+    found: list[tuple[Interval, str, str]] = []
+    if court.by_episodes and e.held is not None and e.candidate is not None and e.current is not None:
+        compare = court.over_recordings(share=True)
+        error = compare(e.held.candidate, e.held.current, court.seed("gain"))
+        if error is not None:
+            won = Interval(-error.estimate, -error.high, -error.low, error.n, error.level)
+            found.append((won, "held-out steering error", "episodes"))
     if e.closed_candidate is not None and e.closed_current is not None:
-        gains.append(e.closed_candidate.completion - e.closed_current.completion)
-    return max(gains) if gains else None
+        laps = paired(e.closed_candidate.completions, e.closed_current.completions, seed=court.seed("gain"))
+        if laps is not None:
+            found.append((laps, "completion", "tracks"))
+    meaning = "better than what drives now, beyond chance"
+    least = court.rules.min_gain
+    if not found:
+        court.checks.append(
+            Check("gain", None, least, False, f"{meaning}: nothing could be compared", limit=0.0)
+        )
+        return
+    shown = [f for f in found if f[0].estimate >= least and f[0].low > 0]
+    best, measure, unit = max(shown or found, key=lambda f: f[0].low)
+    court.checks.append(compared("gain", best, least, bool(shown), f"{meaning}: {measure}", 0.0, unit))
 
 
-def _reflex_checks(e: Evidence, rules: Rules) -> list[Check]:
+def _driving(court: Court) -> None:
+    e, rules = court.e, court.rules
+    own, now = e.closed_candidate, e.closed_current
+    if own is None:
+        if now is not None:
+            court.checks.append(at_least("completion", None, now.completion, "was driven on the course"))
+        return
+    # Unknown, not zero: what drives now must have been measured on the same course.
+    court.no_loss(
+        "completion",
+        own.completions,
+        now.completions if now else (),
+        rules.max_completion_loss,
+        "share of a lap that it drives further than what drives now",
+        limit=rules.max_harm,
+    )
+    court.no_loss(
+        "following",
+        own.obeyed,
+        now.obeyed if now else (),
+        rules.max_following_loss,
+        "instructions obeyed beyond those of what drives now",
+        limit=_FOLLOWING_HARM,
+    )
+    court.checks += [
+        at_least("stop_obeyed", own.stop, rules.min_stop_obeyed, "obeys stop"),
+        at_most("guard_share", own.guard_share, rules.max_guard_share, "leaves the guard in peace"),
+    ]
+    for name, mine, rival, words in (
+        ("guard_rise", own.guard_shares, now.guard_shares if now else (), "the guard acts"),
+        ("head_rise", own.head_shares, now.head_shares if now else (), "the safety head slows or stops"),
+    ):
+        if name == "guard_rise" or e.sources.safety_head_sha256 is not None:
+            meaning = f"{words} in no larger share of ticks than for what drives now"
+            court.no_rise(name, mine, rival, _GUARD_SLACK, meaning, compare=by_track, limit=rules.max_harm)
+
+
+def _memory(court: Court) -> None:
+    e, rules = court.e, court.rules
+    if e.closed_candidate is not None:
+        own, base = e.unshifted_candidate, e.unshifted_base
+        court.no_loss(
+            "forgetting",
+            own.completions if own else (),
+            base.completions if base else (),
+            rules.max_forgetting,
+            "share of a lap that it drives further than the base on the roads that the base knew",
+            limit=rules.max_harm,
+        )
+    if e.replay is not None:
+        states = e.replay.states
+        court.no_rise(
+            "replay",
+            e.replay.candidate,
+            e.replay.base,
+            _REPLAY_SLACK,
+            "steering error that it has gained on frozen states of what the base knew",
+            compare=lambda own, base, seed: paired(own, base, seed=seed, weights=states),
+            limit=_REPLAY_SLACK,
+        )
+
+
+def _reflex(court: Court) -> None:
     """Whether the car is in good hands between slow decisions."""
-    checks = []
+    e, rules = court.e, court.rules
     if rules.needs_reflex:
         meaning = "comes with a reflex head (training.reflex_steps 0 learns without one)"
-        checks.append(_at_least("reflex", float(e.has_reflex), 1.0, meaning))
+        court.checks.append(at_least("reflex", float(e.has_reflex), 1.0, meaning))
     if e.reflex is not None:
         rivals = [rules.avg_action_delta_threshold]
         rivals += [] if e.candidate is None else [_REFLEX_TO_MODEL * e.candidate.steering]
         rivals += [] if e.reflex_current is None else [_REFLEX_SLACK * e.reflex_current.steering]
         meaning = "the reflex head steers like the driver, about as well as the model and the head before it"
-        checks.append(_at_most("reflex_steering", e.reflex.steering, min(rivals), meaning))
-    if e.closed_candidate is not None:
-        slow, now = e.slow_candidate, e.slow_current
-        floor = max(now.completion if now else math.nan, -1.0 if e.slow_path is None else e.slow_path)
-        checks += [
-            _at_least(
-                "slow_completion",
-                slow.completion if slow else None,
-                floor - rules.max_completion_loss,
-                "with slow decisions drives at least as far as what drives now, and as without the reflex head",
-            ),
-            _at_least(
-                "slow_following",
-                slow.following if slow else None,
-                (now.following if now else math.nan) - rules.max_following_loss,
-                "with slow decisions obeys as many instructions as what drives now",
-            ),
-        ]
-    return checks
-
-
-def judge(evidence: Evidence, rules: Rules) -> Verdict:
-    """Apply the rules to the evidence."""
-    checks = [
-        _at_least("differs_from_base", evidence.difference, _MIN_DIFFERENCE, "answers differ from the base")
-    ]
-    e, closed = evidence, evidence.closed_candidate
-    broken = _broken(asdict(e))
-    checks.append(
-        _at_most(
-            "measured",
-            float(len(broken)),
-            0.0,
-            f"not finite: {', '.join(broken)}" if broken else "every figure is a finite number",
-        )
+        court.checks.append(at_most("reflex_steering", e.reflex.steering, min(rivals), meaning))
+    if e.closed_candidate is None:
+        return
+    own, now = e.slow_candidate, e.slow_current
+    court.no_loss(
+        "slow_completion",
+        own.completions if own else (),
+        now.completions if now else (),
+        rules.max_completion_loss,
+        "with slow decisions drives at least as far as what drives now",
+        limit=rules.max_harm,
     )
-    if not (rules.allow_promotion_without_eval and e.held_out_steps == 0):
-        checks.append(
-            _at_least(
-                "held_out_steps", float(e.held_out_steps), rules.min_held_out_steps, "enough held-out steps"
-            )
+    if e.slow_path is not None:
+        court.no_loss(
+            "slow_reflex",
+            own.completions if own else (),
+            e.slow_path.completions,
+            rules.max_completion_loss,
+            "with slow decisions drives at least as far as without the reflex head",
+            limit=rules.max_harm,
         )
-        rival = e.current.steering if e.current else None
-        checks.append(
-            _at_most(
-                "imitation_steering",
-                e.candidate.steering if e.candidate else None,
-                math.nan if rival is None else rival * _IMITATION_SLACK,
-                "steers like the driver, no worse than what drives now",
-            )
-        )
-        checks.append(
-            _at_most(
-                "action_distance",
-                e.distance,
-                rules.avg_action_delta_threshold,
-                "close to the driver's actions",
-            )
-        )
-    if e.held_out_steps > 0 or closed is not None:
-        checks.append(
-            _at_least(
-                "gain", _gain(e), rules.min_gain, "better than what drives now: held-out error or completion"
-            )
-        )
-    if e.held_out_steps > 0 and closed is None and e.closed_current is None:
-        # Recordings are all there is: who steers worse than a constant has learned nothing that drives.
-        checks.append(
-            _at_most(
-                "mean_command",
-                e.candidate.steering if e.candidate else None,
-                e.mean.steering if e.mean else math.nan,
-                "steers better than always giving the mean command",
-            )
-        )
-    if closed is None and e.closed_current is not None:
-        checks.append(_at_least("completion", None, e.closed_current.completion, "was driven on the course"))
-    if closed is not None:
-        now = e.closed_current
-        # Unknown, not zero: what drives now must have been measured on the same course.
-        floor = (now.completion if now else math.nan) - rules.max_completion_loss
-        checks += [
-            _at_least("completion", closed.completion, floor, "drives at least as far as what drives now"),
-            _at_least(
-                "following",
-                closed.following,
-                (now.following if now else math.nan) - rules.max_following_loss,
-                "obeys as many instructions as what drives now",
-            ),
-            _at_least("stop_obeyed", closed.stop, rules.min_stop_obeyed, "obeys stop"),
-            _at_most("guard_share", closed.guard_share, rules.max_guard_share, "leaves the guard in peace"),
-        ]
-        forgotten = None
-        if e.unshifted_base is not None and e.unshifted_candidate is not None:
-            forgotten = e.unshifted_base - e.unshifted_candidate
-        checks.append(
-            _at_most("forgetting", forgotten, rules.max_forgetting, "still drives the roads the base knew")
-        )
-    checks += _reflex_checks(e, rules)
-    failed = [c for c in checks if not c.passed]
-    reason = (
-        ""
-        if not failed
-        else f"{failed[0].name}: {failed[0].value} against {failed[0].threshold} ({failed[0].meaning})"
+    court.no_loss(
+        "slow_following",
+        own.obeyed if own else (),
+        now.obeyed if now else (),
+        rules.max_following_loss,
+        "with slow decisions obeys as many instructions as what drives now",
+        limit=_FOLLOWING_HARM,
     )
-    return Verdict(not failed, reason, tuple(checks), evidence, rules)

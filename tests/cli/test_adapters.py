@@ -13,6 +13,9 @@ from continuonbrain.errors import BrainError
 from continuonbrain.loops.notices import NoticeAnswer
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
+from continuonbrain.trainer.checks import Rules
+from continuonbrain.trainer.evidence import Evidence, HeldOut, Imitation, Sources
+from continuonbrain.trainer.verdict import judge
 
 BASE = "b2" * 32
 
@@ -73,6 +76,47 @@ def test_show_prints_card_and_verdict(layout: BrainLayout) -> None:
     for expected in (version.version_id, "training.steps", "300", "e1, e2", "none", "completion", "0.9877"):
         assert expected in output
     assert json.loads(call(layout, "show", version.version_id, "--json"))["whole"] is True
+
+
+def test_show_prints_estimate_interval_threshold_n_and_hashes_within_100_columns(layout: BrainLayout) -> None:
+    store = AdapterStore(layout)
+    version = store.stage({"adapter_model.safetensors": b"a", "adapter_config.json": b"{}"})
+    names = (
+        "candidate",
+        "base",
+        "evaluation",
+        "current",
+        "reflex",
+        "safety_head",
+        "held_out",
+        "course",
+        "replay",
+    )
+    evidence = Evidence(
+        candidate_sha256="c" * 64,
+        base_sha256=BASE,
+        evaluation_sha256="e" * 64,
+        held_out_steps=600,
+        difference=0.2,
+        held=HeldOut((0, 1, 2, 3), (150.0,) * 4, (0.1, 0.11, 0.1, 0.12), (0.3, 0.29, 0.3, 0.32), (0.4,) * 4),
+        candidate=Imitation(0.1075, 0.1),
+        current=Imitation(0.3025, 0.1),
+        sources=Sources(engine="litert fp32", bundle_sha256="d" * 64, versions={"numpy": "2.0"}),
+    )
+    verdict = judge(evidence, Rules()).to_json()
+    store.attach(version, "verdict.json", json.dumps(verdict).encode())
+    result = CliRunner().invoke(
+        app, ["show", "candidate", "--root", str(layout.root)], env={"COLUMNS": "100"}
+    )
+    lines = result.output.splitlines()
+    assert max(len(line) for line in lines[lines.index(next(s for s in lines if "verdict" in s)) :]) <= 100
+    for expected in ("imitation_steering", "-0.6446", "95% interval", "0.02 (0.1)", "4 episodes", "d" * 16):
+        assert expected in result.output
+    for expected in ("litert fp32", "numpy 2.0", *(n.replace("_", " ") for n in names)):
+        assert expected in result.output
+    printed = json.loads(call(layout, "show", "candidate", "--json"))["verdict"]
+    assert printed == verdict
+    assert set(names) <= printed["hashes"].keys()
 
 
 def test_show_tells_a_damaged_adapter(layout: BrainLayout) -> None:

@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 
 from continuonbrain.brain_root import BrainRoot, open_brain  # noqa: E402
 from continuonbrain.errors import BrainError  # noqa: E402
-from continuonbrain.loops import learning, mid, training_log  # noqa: E402
+from continuonbrain.loops import judging, learning, mid, training_log  # noqa: E402
 from continuonbrain.loops.mid import MidLoop, Status, watch  # noqa: E402
 from continuonbrain.loops.promotion import promote_candidate  # noqa: E402
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder  # noqa: E402
@@ -36,9 +36,9 @@ from continuonbrain.storage.event_log import EventLog  # noqa: E402
 from continuonbrain.storage.layout import init_brain_root  # noqa: E402
 from continuonbrain.storage.lock import LockHeldError, ProcessLock  # noqa: E402
 from continuonbrain.trainer.course import Course  # noqa: E402
+from continuonbrain.trainer.evidence import Closed, Evidence, HeldOut, Imitation, Laps, Slow  # noqa: E402
 from continuonbrain.trainer.reflex_job import TaughtReflex  # noqa: E402
 from continuonbrain.trainer.steps import Progress  # noqa: E402
-from continuonbrain.trainer.verdict import Closed, Evidence, Imitation, Slow  # noqa: E402
 
 QUICK = {
     "min_episodes": 4,
@@ -76,7 +76,10 @@ def brain(tmp_path: Path, untrained_base: Path, taught: Path) -> Brain:
 @pytest.fixture
 def proven(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evidence that passes, bound to the real hashes, without driving anything."""
-    good = Closed(1.0, 0.02, 0.0, 1.0, 1.0, 1.0)
+    ones, nothing = (1.0,) * 4, (0.0,) * 4
+    good = Closed(1.0, 0.02, 0.0, 1.0, 1.0, 1.0, ones, nothing, nothing, ones)
+    slow = Slow(1.0, 1.0, ones, ones)
+    held = HeldOut((0, 1, 2, 3), (25.0,) * 4, (0.1,) * 4, (0.2,) * 4, (0.3,) * 4)
 
     def gathered(engine: Any, *, candidate: Any, on_part: Any, **_rest: Any) -> Evidence:
         on_part("candidate: laps", 1, 2)  # as every tick of a rollout does
@@ -91,14 +94,15 @@ def proven(monkeypatch: pytest.MonkeyPatch) -> None:
             difference=0.1,
             closed_candidate=good,
             closed_current=good,
-            unshifted_candidate=1.0,
-            unshifted_base=1.0,
+            held=held,
+            unshifted_candidate=Laps(1.0, ones),
+            unshifted_base=Laps(1.0, ones),
             has_reflex=(candidate.folder / REFLEX_FILE).exists(),
-            slow_candidate=Slow(1.0, 1.0),
-            slow_current=Slow(1.0, 1.0),
+            slow_candidate=slow,
+            slow_current=slow,
         )
 
-    monkeypatch.setattr(learning, "gather_evidence", gathered)
+    monkeypatch.setattr(judging, "gather_evidence", gathered)
 
 
 def loop(brain: BrainRoot, host: SimulatedHost | None = None) -> MidLoop:
@@ -213,7 +217,11 @@ def refused(
     seen: list[Status] = []
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learning, "Course", lambda world: Course(world, (40_000,), (40_100,), (40_200,)))
+        patch.setattr(
+            learning,
+            "Course",
+            lambda world: Course(world, (40_000,), (40_100,), (40_200,), (40_300,), (40_400,)),
+        )
         outcome = MidLoop(
             root, host=SimulatedHost(), on_status=lambda s: seen.append(replace(s, losses=list(s.losses)))
         ).round()
@@ -345,13 +353,13 @@ def test_without_hold_a_proven_candidate_is_promoted_and_the_next_one_is_judged_
     first = loop(root).round()
     assert first.phase == "promoted"
     rivals = []
-    gathered = learning.gather_evidence
+    gathered = judging.gather_evidence
 
     def remember(engine: Any, *, current: Any, **rest: Any) -> Evidence:
         rivals.append(current.sha256)
         return gathered(engine, current=current, **rest)
 
-    monkeypatch.setattr(learning, "gather_evidence", remember)
+    monkeypatch.setattr(judging, "gather_evidence", remember)
     sha256 = AdapterStore(root.layout).get(first.version_id).compute_sha256()
     assert loop(root).round(again=True).phase == "promoted"
     assert rivals == [sha256]
@@ -383,15 +391,15 @@ def test_a_candidate_whose_judging_was_cut_short_is_judged_and_not_trained_again
     brain: Brain, proven: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = brain()
-    gathered, trained = learning.gather_evidence, learning.train_adapter
+    gathered, trained = judging.gather_evidence, learning.train_adapter
 
     def interrupted(*_: Any, **__: Any) -> Any:
         raise SystemExit(130)
 
-    monkeypatch.setattr(learning, "gather_evidence", interrupted)
+    monkeypatch.setattr(judging, "gather_evidence", interrupted)
     with pytest.raises(SystemExit):
         loop(root).round()
-    monkeypatch.setattr(learning, "gather_evidence", gathered)
+    monkeypatch.setattr(judging, "gather_evidence", gathered)
     candidate = AdapterStore(root.layout).candidate()
     assert candidate is not None
     monkeypatch.setattr(learning, "train_adapter", lambda *_a, **_k: pytest.fail("it trained"))
@@ -408,15 +416,15 @@ def test_a_candidate_of_another_plan_is_not_gone_on_with(
     brain: Brain, proven: None, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     root = brain()
-    gathered = learning.gather_evidence
+    gathered = judging.gather_evidence
 
     def interrupted(*_: Any, **__: Any) -> Any:
         raise SystemExit(130)
 
-    monkeypatch.setattr(learning, "gather_evidence", interrupted)
+    monkeypatch.setattr(judging, "gather_evidence", interrupted)
     with pytest.raises(SystemExit):
         loop(root).round()
-    monkeypatch.setattr(learning, "gather_evidence", gathered)
+    monkeypatch.setattr(judging, "gather_evidence", gathered)
     candidate = AdapterStore(root.layout).candidate()
     assert candidate is not None
     if change == "bytes":
@@ -616,10 +624,12 @@ def test_phases_and_gates_are_events(refused: Refused, brain: Brain) -> None:
     assert phases[-1] == "refused"
     assert {"cache", "train", "judge"} <= set(phases)
     assert next(e.data for e in events if e.kind == "gate") == {"open": True, "closed": {}}
-    host, root = SimulatedHost(), brain()
-    trainer = loop(root, host)
+    now = [100.0]
+    host, root = SimulatedHost(clock=lambda: now[0]), brain()
+    trainer = MidLoop(root, host=host, clock=lambda: now[0])
     for teleop in (0.0, 0.0, 1.0, 1.0, 0.0):
         host.set(teleop_active=teleop)
+        now[0] += 2.0  # more than the dwell time
         trainer.poll_gates()
     gates = [e.data for e in EventLog(root.layout.events_dir).after(0)]
     assert [g["open"] for g in gates] == [True, False, True]  # changes only
@@ -743,7 +753,7 @@ def test_the_engine_that_will_serve_judges_the_bytes(
     root = make_brain(
         tmp_path / "b", tiny_base_folder(), taught, **{"policy.engine": engine, "training.reflex_steps": 0}
     )
-    gathered = learning.gather_evidence
+    gathered = judging.gather_evidence
     judges: list[Any] = []
 
     def seen(judge: Any, **rest: Any) -> Evidence:
@@ -752,7 +762,7 @@ def test_the_engine_that_will_serve_judges_the_bytes(
         judge.use_adapter(candidate.folder, sha256=candidate.sha256)  # it reads what was staged
         return gathered(judge, **rest)
 
-    monkeypatch.setattr(learning, "gather_evidence", seen)
+    monkeypatch.setattr(judging, "gather_evidence", seen)
     outcome = loop(root).round(hold=True)
     assert [type(judge).__name__ for judge in judges] == [name]
     assert judges[0].adapter_sha256 == outcome.verdict["candidate_sha256"]

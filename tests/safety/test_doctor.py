@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 
 from continuonbrain.cli.main import app
 from continuonbrain.model.base_identity import tiny_base_folder
-from continuonbrain.robot.host import HOST_FILE_NAME, FileHost, SimulatedHost
+from continuonbrain.robot.host import HOST_FILE_NAME, FileHost, Reading, SimulatedHost
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
 
 
@@ -33,6 +35,29 @@ def test_a_sound_brain_with_a_reporting_robot_is_healthy_and_may_train(tmp_path:
     assert code == 0
     assert report["healthy"] is True
     assert report["gates"]["open"] is True
+
+
+def test_every_gate_is_shown_with_its_reason_also_those_that_a_setting_opens(tmp_path: Path) -> None:
+    layout = brain(tmp_path / "brain")
+    host = SimulatedHost()
+    host.set(docked=0.0, cpu_temp_c=99.0)
+    file = FileHost(layout.run_dir / HOST_FILE_NAME)
+    absent = Reading.missing("probe", "none", monotonic_s=time.monotonic(), absent=True)
+    file.write(replace(host.read(), battery_fraction=absent, memory_pressure=absent))
+    config = json.loads(layout.config_path.read_text())
+    config["battery"], config["gates"]["require_docked"] = "none", True
+    layout.config_path.write_text(json.dumps(config))
+    gates = examined(layout.root)[1]["gates"]["gates"]
+    closed = {name for name, gate in gates.items() if not gate["open"]}
+    assert closed == {"thermal", "docked"}
+    assert "battery: none" in gates["battery"]["reason"]
+    assert "no PSI" in gates["memory_pressure"]["reason"]
+    shown = CliRunner().invoke(app, ["doctor", "--root", str(layout.root)], env={"COLUMNS": "200"}).stdout
+    for name, gate in gates.items():
+        assert name in shown
+        # The time goes on between the two looks; an idle time has grown.
+        assert name in ("idle", "thermal", "memory") or gate["reason"] in shown
+    assert "one look" in shown
 
 
 def test_a_robot_that_does_not_run_closes_gates_but_is_not_a_failure(tmp_path: Path) -> None:
@@ -80,6 +105,11 @@ def test_a_trainer_at_work_is_shown(tmp_path: Path) -> None:
     layout.status_path.parent.mkdir(parents=True, exist_ok=True)
     layout.status_path.write_text(json.dumps(status))
     assert said() == f"at work, pid {os.getpid()}: train 12 of 400"
+    paused = {"detail": "paused: thermal: stuck: 50 from sys for 301 s"}
+    layout.status_path.write_text(json.dumps(status | paused))
+    assert said() == f"at work, pid {os.getpid()}: train 12 of 400; {paused['detail']}"
+    layout.status_path.write_text(json.dumps(status | {"phase": "gates", "detail": "idle: stuck"}))
+    assert said() == "not at work; last: gates: idle: stuck"
     layout.status_path.write_text(json.dumps(status | {"phase": "refused"}))
     assert said() == "not at work; last: refused"
     layout.status_path.write_text("{")

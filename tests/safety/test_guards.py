@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from continuonbrain.config import GuardsConfig
 from continuonbrain.errors import BrainError
-from continuonbrain.safety.guards import Guard, Guarded, Limits, build_simple_action_guards
+from continuonbrain.safety.action_guards import build_simple_action_guards
+from continuonbrain.safety.guards import Guard, Guarded, Limits
 from continuonbrain.safety.reasons import CORRECTIONS, STOPS, Reason
 
 DT = 0.05
@@ -96,6 +97,7 @@ limits_strategy = st.builds(
     throttle_min=st.floats(-1, 0),
     throttle_max=st.floats(0, 1),
     steering_rate_per_s=st.floats(0.01, 100),
+    steering_jerk_per_s2=st.one_of(st.none(), st.floats(0.1, 1e6)),
     throttle_rate_per_s=st.floats(0.01, 100),
     throttle_fall_rate_per_s=st.one_of(st.just(math.inf), st.floats(0.01, 100)),
 )
@@ -316,6 +318,9 @@ def test_every_reason_is_either_a_correction_or_a_stop() -> None:
         ("steering_max", 1.5),
         ("throttle_max", math.nan),
         ("steering_rate_per_s", 0.0),
+        ("steering_jerk_per_s2", 0.0),
+        ("steering_jerk_per_s2", math.inf),
+        ("steering_jerk_per_s2", "1"),
         ("throttle_rate_per_s", math.inf),
         ("throttle_fall_rate_per_s", math.nan),
         ("throttle_fall_rate_per_s", -1.0),

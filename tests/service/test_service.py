@@ -112,6 +112,8 @@ def test_status_manifest_and_adapters(service: Any, helpers: Any) -> None:
         assert (status["current"], status["candidate"], status["last_event"]) == ("", "", 0)
         assert status["engines"] == {"driving": "litert", "words": None}
         assert status["gates"]["open"] is False
+        assert {"idle", "battery", "thermal", "teleop", "memory", "disk"} <= set(status["gates"]["gates"])
+        assert all(gate["reason"] for gate in status["gates"]["gates"].values())
         assert client.get("/v1/adapters").json() == {"adapters": []}
         version = helpers.stage(brain, seed=0)
         assert client.get("/v1/adapters/candidate").json()["slots"] == ["candidate"]

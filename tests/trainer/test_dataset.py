@@ -333,6 +333,15 @@ def test_rare_instructions_are_drawn_more_often_but_not_equally() -> None:
 # ---------------------------------------------------------------------------------------- held out
 
 
+@pytest.mark.parametrize(
+    ("count", "held"),
+    [(3, 0), (4, 1), (8, 2), (15, 3), (16, 4), (31, 4), (32, 4), (40, 5), (64, 8), (200, 8)],
+)
+def test_few_episodes_give_a_quarter_until_there_are_enough_to_judge_by(count: int, held: int) -> None:
+    train, out = hold_out([Path(f"e{i:04}") for i in range(count)], tail=8, least=4)
+    assert (len(train), len(out)) == (count - held, held)
+
+
 @given(st.integers(0, 300), st.integers(1, 20), st.randoms())
 def test_held_out_episodes_are_never_trained_on(count: int, tail: int, random: object) -> None:
     episodes = [Path(f"e{i:04}") for i in range(count)]

@@ -12,9 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from continuonbrain.policy.calibration import Calibration
-from continuonbrain.policy.engine import Decisions
+from continuonbrain.policy.engine import AdapterError, Decisions
 from continuonbrain.robot.sim.shifts import BASE
 from continuonbrain.safety.guards import Limits
+from continuonbrain.trainer.checks import Rules
 from continuonbrain.trainer.course import Course
 from continuonbrain.trainer.dataset import Samples
 from continuonbrain.trainer.evaluate import (
@@ -25,7 +26,7 @@ from continuonbrain.trainer.evaluate import (
     imitation,
     steering_of,
 )
-from continuonbrain.trainer.verdict import Rules, judge
+from continuonbrain.trainer.verdict import judge
 
 
 class Scripted:
@@ -135,7 +136,13 @@ def test_on_a_course_candidate_and_rival_drive_the_same_roads(
 ) -> None:
     engine = Scripted({"": 0.0, "c" * 64: 1.5})
     parts: list[str] = []
-    course = Course(BASE, tracks=(82_000,), follow_tracks=(82_001,), unshifted_tracks=(82_002,))
+    course = Course(
+        BASE,
+        tracks=(82_000, 82_003),
+        follow_tracks=(82_001,),
+        unshifted_tracks=(82_002,),
+        slow_follow_tracks=(82_004,),
+    )
     evidence = gather_evidence(
         engine,
         candidate=CANDIDATE,
@@ -226,7 +233,12 @@ def test_a_candidates_head_is_measured_against_the_driver_and_on_the_course(
 
     turned = replace(CANDIDATE, calibration=Calibration(steering_gain=0.7))
     course = Course(
-        BASE, tracks=(82_000,), follow_tracks=(82_001,), unshifted_tracks=(82_002,), slow_tracks=(82_003,)
+        BASE,
+        tracks=(82_000,),
+        follow_tracks=(82_001,),
+        unshifted_tracks=(82_002,),
+        slow_tracks=(82_003,),
+        slow_follow_tracks=(82_004,),
     )
     evidence = gather_evidence(
         Headed({"": 0.0, "c" * 64: 0.3}),
@@ -246,7 +258,12 @@ def test_a_candidates_head_is_measured_against_the_driver_and_on_the_course(
     assert None not in (evidence.slow_path, evidence.slow_candidate, evidence.slow_current)
     assert evidence.slow_candidate is not None
     assert evidence.slow_current is not None
-    laps = {evidence.slow_path, evidence.slow_candidate.completion, evidence.slow_current.completion}
+    assert evidence.slow_path is not None
+    laps = {
+        evidence.slow_path.completion,
+        evidence.slow_candidate.completion,
+        evidence.slow_current.completion,
+    }
     assert len(laps) == 3
 
 
@@ -283,3 +300,59 @@ def test_without_a_head_nothing_is_said_of_one(half: tuple[Samples, Samples], li
         course=None,
     )
     assert (evidence.has_reflex, evidence.reflex, evidence.slow_path) == (False, None, None)
+
+
+def test_an_adapter_that_the_engine_does_not_take_gets_a_verdict_and_nothing_is_driven(
+    half: tuple[Samples, Samples], limits: Limits
+) -> None:
+    class Refusing(Scripted):
+        def use_adapter(self, folder: Path | None, *, sha256: str = "") -> None:
+            if folder == CANDIDATE.folder:
+                raise AdapterError("candidate holds numbers that are not finite")
+            super().use_adapter(folder, sha256=sha256)
+
+        def decide(self, *_: Any) -> Decisions:
+            pytest.fail("it was asked")
+
+    evidence = gather_evidence(
+        Refusing({}),
+        candidate=CANDIDATE,
+        current=NOTHING,
+        train=half[0],
+        held=half[1],
+        limits=limits,
+        course=Course(BASE),
+    )
+    verdict = judge(evidence, Rules())
+    assert [c.name for c in verdict.checks] == ["loads"]
+    assert verdict.reason.endswith("candidate holds numbers that are not finite)")
+    assert (verdict.evidence.candidate_sha256, verdict.evidence.base_sha256) == ("c" * 64, "b" * 64)
+
+
+def test_frozen_states_are_asked_of_candidate_and_base_and_name_the_evaluation(
+    half: tuple[Samples, Samples], limits: Limits
+) -> None:
+    frozen = replace(half[0], episode=np.arange(48) % 6)
+
+    def gathered(replay: Samples | None) -> Any:
+        return gather_evidence(
+            Scripted({"": 0.1, "c" * 64: 0.3, "d" * 64: 0.2}),
+            candidate=CANDIDATE,
+            current=CURRENT,
+            train=half[0],
+            held=half[1],
+            limits=limits,
+            course=None,
+            replay=replay,
+        )
+
+    evidence = gathered(frozen)
+    assert evidence.replay is not None
+    assert evidence.replay.sha256 == evidence.sources.replay_sha256 == frozen.sha256()
+    assert evidence.replay.candidate != evidence.replay.base
+    assert evidence.held is not None
+    weights = evidence.held.steps
+    assert np.average(evidence.held.candidate, weights=weights) == pytest.approx(evidence.candidate.steering)
+    assert np.average(evidence.held.current, weights=weights) == pytest.approx(evidence.current.steering)
+    assert evidence.sources.current_sha256 == "d" * 64
+    assert gathered(None).evaluation_sha256 != evidence.evaluation_sha256

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,10 @@ from hypothesis import strategies as st
 from continuonbrain.config import load_preset
 from continuonbrain.errors import BrainError
 from continuonbrain.robot.host import READING_NAMES, FileHost, HostReadings, Reading, SimulatedHost
-from continuonbrain.trainer.gates import (
-    GateReport,
-    GateSet,
-    GateState,
-    build_gates,
-    build_pi5_gating,
-    gates_from_config,
-)
+from continuonbrain.trainer.build_gates import StuckWindows, build_gates, gates_from_config
+from continuonbrain.trainer.ecosystem_gates import build_pi5_gating
+from continuonbrain.trainer.gate_rules import GateState
+from continuonbrain.trainer.gates import GateReport, GateSet
 
 NOW = 1000.0
 GATE_OF = {
@@ -31,18 +28,28 @@ GATE_OF = {
     "throttled": "throttled",
     "idle_s": "idle",
     "teleop_active": "teleop",
+    "docked": "docked",
     "load": "load",
     "memory_available_mib": "memory",
+    "memory_pressure": "memory_pressure",
+    "io_pressure": "io_pressure",
     "disk_free_mib": "disk",
 }
 
 
 def all_gates() -> GateSet:
-    return build_gates(require_throttled=True, max_load=1.0)
+    return build_gates(
+        require_throttled=True,
+        require_pressure=True,
+        docked=True,
+        max_load=1.0,
+        dwell_s=0.0,
+        thermal_dwell_s=0.0,
+    )
 
 
 def good() -> HostReadings:
-    return SimulatedHost(clock=lambda: NOW).read()
+    return SimulatedHost(clock=lambda: NOW, jitter=False).read()
 
 
 def with_reading(name: str, reading: Any) -> HostReadings:
@@ -63,7 +70,9 @@ class RaisingReading:
 
 
 FAULTS: dict[str, Any] = {
-    "missing": Reading.missing("probe", "no such sensor", monotonic_s=NOW),
+    "missing": Reading.missing("probe", "no such sensor", monotonic_s=NOW, absent=True),
+    "missing for another reason": Reading.missing("probe", "bus error", monotonic_s=NOW),
+    "without a sign of life": Reading(0.0, NOW, "probe"),  # and a value that closes where none is asked for
     "missing without a reason": Reading(None, NOW, "probe"),
     "stale": Reading(0.9, NOW - 5.1, "probe"),
     "untimed": Reading(0.9, None, "probe"),
@@ -111,15 +120,19 @@ def test_a_faulty_sensor_closes_its_gate_alone_and_says_why(name: str, fault: st
         ("load", 1.1),
         ("memory_available_mib", 511.0),
         ("disk_free_mib", 0.0),
+        ("docked", 0.0),
+        ("docked", 0.99),
+        ("memory_pressure", 20.5),
+        ("io_pressure", 61.0),
     ],
 )
 def test_a_value_beyond_its_limit_closes_its_gate(name: str, value: float) -> None:
-    report = all_gates().evaluate(with_reading(name, Reading(value, NOW, "probe")), NOW)
+    report = all_gates().evaluate(with_reading(name, Reading(value, NOW, "probe", pulse=1.0)), NOW)
     assert [state.name for state in report.closed] == [GATE_OF[name]]
 
 
 def test_throttle_bits_of_the_past_do_not_close() -> None:
-    readings = with_reading("throttled", Reading(float(0x50000), NOW, "firmware"))
+    readings = with_reading("throttled", Reading(float(0x50000), NOW, "firmware", pulse=1.0))
     assert all_gates().evaluate(readings, NOW).open
 
 
@@ -144,9 +157,11 @@ def test_firmware_bits_that_make_no_sense_close_the_gate_although_none_are_requi
     if isinstance(garbage, float):  # the same through our own writer
         FileHost(path).write(with_reading("throttled", Reading(garbage, NOW, "firmware")))
         assert not optional.evaluate(FileHost(path).read(), NOW).open
-    document["readings"]["throttled"] = {"value": None, "monotonic_s": NOW, "error": "no such sensor"}
-    path.write_text(json.dumps(document))
-    assert optional.evaluate(FileHost(path).read(), NOW).open
+    for absent in (None, "yes", 1, False, True):
+        none = {"value": None, "monotonic_s": NOW, "error": "no such sensor", "absent": absent}
+        document["readings"]["throttled"] = none
+        path.write_text(json.dumps(document))
+        assert optional.evaluate(FileHost(path).read(), NOW).open is (absent is True)
 
 
 def test_mains_power_is_a_setting_that_opens_the_battery_gate_and_says_so() -> None:
@@ -157,6 +172,43 @@ def test_mains_power_is_a_setting_that_opens_the_battery_gate_and_says_so() -> N
     assert "mains" in state.reason
 
 
+def test_a_battery_without_a_gauge_is_a_setting_that_opens_its_gate_and_says_so() -> None:
+    missing = with_reading("battery_fraction", FAULTS["missing"])
+    state = gate(build_gates(battery="none").evaluate(missing, NOW), "battery")
+    assert state.open
+    assert "battery: none" in state.reason
+    config = load_preset("pi5-donkey")
+    assert not gate(gates_from_config(config).evaluate(missing, NOW), "battery").open
+    config = config.with_overrides({"battery": "none"})
+    assert gate(gates_from_config(config).evaluate(missing, NOW), "battery").open
+
+
+def test_the_dock_is_asked_for_only_where_it_is_wanted() -> None:
+    away = with_reading("docked", Reading(0.0, NOW, "probe", pulse=1.0))
+    assert build_gates().evaluate(away, NOW).open
+    assert "docked" not in build_gates().names
+    wanted = build_gates(docked=True)
+    assert gate(wanted.evaluate(away, NOW), "docked").reason == "not plugged in"
+    assert wanted.evaluate(good(), NOW).open
+    missing = with_reading("docked", FAULTS["missing"])
+    assert not wanted.evaluate(missing, NOW).open
+    assert build_gates(docked=True, power="mains").evaluate(missing, NOW).open
+    config = load_preset("sim-donkey")
+    assert "docked" not in gates_from_config(config).names
+    assert "docked" in gates_from_config(config, docked=True).names
+    assert "docked" in gates_from_config(config.with_overrides({"gates.require_docked": True})).names
+
+
+def test_without_psi_the_pressure_gates_say_so_and_with_garbage_they_close() -> None:
+    absent = with_reading("io_pressure", FAULTS["missing"])
+    state = gate(build_gates().evaluate(absent, NOW), "io_pressure")
+    assert state.open
+    assert "this kernel has no PSI" in state.reason
+    for fault in ("missing for another reason", "NaN", "out of range", "stale"):
+        report = build_gates().evaluate(with_reading("io_pressure", FAULTS[fault]), NOW)
+        assert [s.name for s in report.closed] == ["io_pressure"]
+
+
 @pytest.mark.parametrize(
     ("name", "closing", "between", "opening"),
     [
@@ -164,12 +216,14 @@ def test_mains_power_is_a_setting_that_opens_the_battery_gate_and_says_so() -> N
         ("cpu_temp_c", 76.0, 72.0, 70.0),
         ("memory_available_mib", 500.0, 600.0, 640.0),
         ("disk_free_mib", 500.0, 600.0, 640.0),
+        ("memory_pressure", 21.0, 15.0, 10.0),
+        ("io_pressure", 61.0, 55.0, 50.0),
     ],
 )
 def test_closing_is_immediate_and_opening_needs_the_margin(
     name: str, closing: float, between: float, opening: float
 ) -> None:
-    host = SimulatedHost(clock=lambda: NOW)
+    host = SimulatedHost(clock=lambda: NOW, jitter=False)
     gates = all_gates()
     seen = []
     for value in (between, closing, between, opening, between):
@@ -181,7 +235,7 @@ def test_closing_is_immediate_and_opening_needs_the_margin(
 def test_evaluate_is_pure() -> None:
     gates = all_gates()
     low = with_reading("battery_fraction", Reading(0.1, NOW, "probe"))
-    between = with_reading("battery_fraction", Reading(0.42, NOW, "probe"))
+    between = with_reading("battery_fraction", Reading(0.42, NOW, "probe", pulse=1.0))
     closed = gates.evaluate(low, NOW)
     assert gates.evaluate(between, NOW).open
     assert not gates.evaluate(between, NOW, previous=closed).open
@@ -193,7 +247,7 @@ def test_no_number_raises_and_only_usable_ones_open(value: float, age: float, pr
     before = GateReport(previous, tuple(GateState(name, previous, None, "") for name in GATE_OF.values()))
     for name in READING_NAMES:
         report = all_gates().evaluate(
-            with_reading(name, Reading(value, NOW - age, "p")), NOW, previous=before
+            with_reading(name, Reading(value, NOW - age, "p", pulse=1.0)), NOW, previous=before
         )
         state = gate(report, GATE_OF[name])
         if state.open:
@@ -221,9 +275,9 @@ def test_a_clock_that_raises_closes_every_gate() -> None:
 
 def test_a_gate_that_raises_is_closed() -> None:
     class Broken:
-        name = "broken"
+        name, dwell_s = "broken", 0.0
 
-        def __call__(self, readings: HostReadings, *, now_s: float, was_open: bool | None) -> GateState:
+        def __call__(self, readings: HostReadings, *, now_s: float, before: GateState | None) -> GateState:
             raise ZeroDivisionError("oops")
 
     report = GateSet((Broken(),)).evaluate(good(), NOW)
@@ -259,11 +313,17 @@ def test_the_report_is_json_shaped() -> None:
         ("max_temp_c", math.nan),
         ("idle_s", -1.0),
         ("power", "solar"),
+        ("battery", "sysfs"),
+        ("dwell_s", -1.0),
+        ("thermal_dwell_s", math.inf),
+        ("max_io_pressure", math.nan),
+        ("stuck", StuckWindows(memory_s=math.nan)),
+        ("poll_timeout_s", 0.0),
         ("max_age_s", "5"),
     ],
 )
 def test_unusable_thresholds_are_refused_by_name(name: str, value: Any) -> None:
-    with pytest.raises(BrainError, match=name):
+    with pytest.raises(BrainError, match="budget_s" if name == "poll_timeout_s" else name):
         build_gates(**{name: value})
 
 
@@ -299,6 +359,18 @@ class TestEcosystemGating:
 
         assert not build_pi5_gating(**{**self.PROBES, name: probe}).allow()
         assert not build_pi5_gating(**{**self.PROBES, name: None}).allow()
+
+    def test_a_temperature_that_stands_still_and_a_probe_that_hangs_do_not_allow(self) -> None:
+        now = [0.0]
+        gating = build_pi5_gating(**self.PROBES, clock=lambda: now[0])
+        seen = []
+        for now[0] in range(0, 400, 10):
+            seen.append(gating.allow())
+        assert seen == [True] * 31 + [False] * 9
+        go = threading.Event()
+        hanging = build_pi5_gating(**{**self.PROBES, "battery_level": lambda: go.wait() or 0.8})
+        assert not hanging.allow()
+        go.set()
 
     def test_its_defaults_are_the_ecosystems(self) -> None:
         assert not build_pi5_gating(**{**self.PROBES, "battery_level": lambda: 0.39}).allow()

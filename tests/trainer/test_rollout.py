@@ -19,7 +19,7 @@ from continuonbrain.robot.sim.instructions import NAMES
 from continuonbrain.robot.sim.shifts import BASE, SHIFTS
 from continuonbrain.safety.guards import Limits
 from continuonbrain.trainer import rollout as rollout_module
-from continuonbrain.trainer.rollout import decision_ticks, rollout
+from continuonbrain.trainer.rollout import count_reasons, decision_ticks, rollout
 from continuonbrain.trainer.score import drive_score, follow_score
 
 TRACKS = tuple(range(81_000, 81_003))
@@ -270,3 +270,30 @@ def test_a_head_that_sees_carries_a_model_that_is_too_slow_to(let_see: Let, limi
     # Where the model itself is quick, it drives.
     assert completion(reflex=True, decision_time_s=0.0) < 0.3
     assert head.asked == asked
+
+
+def test_each_instruction_on_tracks_of_its_own_is_as_many_cars_and_trials(
+    let_see: Callable[..., Any], limits: Limits
+) -> None:
+    seeds = tuple(range(83_000, 83_000 + len(NAMES)))
+    score = follow_score(
+        let_see(Oracle()), BASE, seeds, calibration=Calibration(), limits=limits, own_tracks=True
+    )
+    assert len(score.by_track) == len(NAMES)
+    assert score.following == pytest.approx(np.mean(score.by_track))
+    assert dict(zip(NAMES, score.by_track, strict=True)) == score.by_instruction
+    with pytest.raises(ValueError, match="shared out"):
+        follow_score(
+            let_see(Oracle()), BASE, seeds[:3], calibration=Calibration(), limits=limits, own_tracks=True
+        )
+
+
+def test_what_heads_do_is_counted_apart_from_the_guards_own_rules() -> None:
+    touched, slowed = np.zeros(2), np.zeros(2)
+    by_reason: dict[str, NDArray[np.float64]] = {}
+    count_reasons(("steering_slew", "safety_head_warn"), 0, touched, slowed, by_reason)
+    count_reasons(("safety_head_block",), 1, touched, slowed, by_reason)
+    count_reasons((), 1, touched, slowed, by_reason)
+    assert touched.tolist() == [1, 0]
+    assert slowed.tolist() == [1, 1]
+    assert by_reason["safety_head_warn"].tolist() == [1, 0]

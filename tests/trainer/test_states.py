@@ -7,7 +7,7 @@ import pytest
 
 from continuonbrain.policy.codec import CURVATURE_KNOTS_M
 from continuonbrain.robot.sim.instructions import BY_PHRASING, HELD_OUT, NAMES
-from continuonbrain.trainer.states import States, StateSource
+from continuonbrain.trainer.states import States, StateSource, frozen_samples, replay_samples
 
 
 def digest(states: States) -> tuple[bytes, ...]:
@@ -58,3 +58,15 @@ def test_stopping_is_answered_with_falling_speeds(drawn: States) -> None:
     stopping = np.array([BY_PHRASING[p].name == "stop" for p in drawn.phrases])
     assert drawn.speed_ahead[stopping, 1].max() < 0.35
     assert (drawn.speed_ahead[stopping, 1] <= drawn.speed_ahead[stopping, 0] + 1e-6).all()
+
+
+def test_the_frozen_states_are_the_same_for_every_candidate_of_a_base_and_on_roads_of_their_own() -> None:
+    looks: list[int] = []
+    first = frozen_samples("ab" * 32, look=lambda: looks.append(1))
+    assert first.sha256() == frozen_samples("ab" * 32).sha256()
+    assert first.sha256() != frozen_samples("cd" * 32).sha256()
+    assert looks
+    assert len(first) == 256
+    assert len(set(first.episode.tolist())) > 16  # tracks are the clusters
+    trained_with = replay_samples(128, seed=int("ab" * 4, 16))
+    assert trained_with.select(np.arange(128)).sha256() != first.select(np.arange(128)).sha256()

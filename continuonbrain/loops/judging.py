@@ -1,0 +1,138 @@
+"""The judging half of the mid loop: the candidate's bytes in the engine that serves, the rules, `verdict.json`.
+
+Free of torch where LiteRT serves.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from continuonbrain import __version__
+from continuonbrain.config import BrainConfig
+from continuonbrain.errors import BrainError
+from continuonbrain.policy.calibration import Calibration
+from continuonbrain.policy.engine import Engine
+from continuonbrain.policy.open_engine import BUNDLES, engine_name
+from continuonbrain.policy.open_watch import open_watches
+from continuonbrain.policy.reflex import Reflex
+from continuonbrain.safety.guards import Limits
+from continuonbrain.storage.adapter_version import CARD_FILE, VERDICT_FILE
+from continuonbrain.storage.adapters import AdapterVersion
+from continuonbrain.storage.content_hash import sha256_of_files, sha256_of_json
+from continuonbrain.trainer.checks import Rules
+from continuonbrain.trainer.course import Course
+from continuonbrain.trainer.dataset import Samples
+from continuonbrain.trainer.evaluate import Contender, gather_evidence
+from continuonbrain.trainer.evidence import Evidence, Sources
+from continuonbrain.trainer.states import REPLAY_SOURCE, frozen_samples
+from continuonbrain.trainer.verdict import judge
+
+if TYPE_CHECKING:
+    from continuonbrain.loops.mid import MidLoop
+
+_COMPUTED_WITH = ("numpy", "torch", "ai-edge-litert")
+
+
+def replayable(base: Path) -> bool:
+    """Whether states of what the base was made from can be drawn again here: of the simulator, for the tiny base."""
+    try:
+        card = json.loads((base / CARD_FILE).read_bytes())
+        return REPLAY_SOURCE in str(card["data"]["source"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def rules_of(config: BrainConfig, base: Path) -> Rules:
+    """The thresholds that a config asks for. Raises `ReflexError` for a damaged head of the base."""
+    p = config.promotion
+    return Rules(
+        avg_action_delta_threshold=p.avg_action_delta_threshold,
+        max_completion_loss=p.max_completion_loss,
+        max_forgetting=p.max_forgetting,
+        max_harm=p.max_harm,
+        min_stop_obeyed=p.min_stop_obeyed,
+        max_guard_share=p.max_guard_share,
+        min_eval_episodes=p.min_eval_episodes,
+        needs_reflex=config.training.reflex_steps > 0 and Reflex.of_folder(base) is not None,
+        allow_promotion_without_eval=p.allow_promotion_without_eval,
+    )
+
+
+def judge_candidate(
+    mid: MidLoop,
+    staged: AdapterVersion,
+    train: Samples,
+    held: Samples | None,
+    *,
+    engine: Engine,
+    course: Course | None,
+) -> dict[str, Any]:
+    """Measure the candidate's bytes in the engine that serves, apply the rules, attach `verdict.json`; returns it."""
+    config, base = mid.config, mid.layout.base_model_dir
+    mid.say(
+        phase="judge", candidate=staged.version_id, step=0, steps=0, loss=None, detail="judging the candidate"
+    )
+
+    def judging(part: str, done: int, total: int) -> None:
+        mid.wait_until_allowed()  # judging holds still while a gate is closed, as training does
+        mid.say(force=False, phase="judge", detail=part, step=done, steps=total)
+
+    watch_with = None
+    if config.heads.safety.enabled:
+        watch_with = open_watches(mid.layout.safety_dir, mid.layout.manifest_path, acts=False)
+    replay = frozen_samples(engine.base_sha256, look=mid.look) if replayable(base) else None
+    current = _contender(mid.store.current())
+    try:
+        candidate = _contender(staged)
+    except BrainError as error:  # its calibration: nothing can be driven with it
+        sha256 = staged.compute_sha256()
+        evidence = Evidence(sha256, engine.base_sha256, "", 0, refused=error.message)
+    else:
+        evidence = gather_evidence(
+            engine,
+            candidate=candidate,
+            current=current,
+            train=train,
+            held=held,
+            limits=Limits.from_config(config.guards),
+            course=course,
+            replay=replay,
+            decision_time_s=config.robot.decision_time_s,
+            watch_with=watch_with,
+            on_part=judging,
+        )
+    evidence = replace(evidence, sources=_with_what_computed(evidence.sources, config, base))
+    verdict = judge(evidence, rules_of(config, base)).to_json()
+    mid.store.attach(staged, VERDICT_FILE, (json.dumps(verdict, indent=2) + "\n").encode())
+    return verdict
+
+
+def _contender(version: AdapterVersion | None) -> Contender:
+    if version is None:
+        return Contender(None, "", Calibration())
+    calibration = Calibration.from_file(version.path / "calibration.json")
+    return Contender(version.path, version.compute_sha256(), calibration)
+
+
+def _with_what_computed(sources: Sources, config: BrainConfig, base: Path) -> Sources:
+    """The sources with engine, bundle, settings and versions."""
+    name, bundle = engine_name(base, config.policy), base / BUNDLES / config.policy.precision
+    versions = {"continuonbrain": __version__, "python": platform.python_version()}
+    for package in _COMPUTED_WITH:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    served = sorted(p.name for p in bundle.iterdir() if p.is_file()) if name == "litert" else []
+    return replace(
+        sources,
+        engine=f"{name} {config.policy.precision}" if name == "litert" else name,
+        bundle_sha256=sha256_of_files(bundle, served) if served else "",
+        config_sha256=sha256_of_json(config.model_dump(mode="json")),
+        versions=versions,
+    )

@@ -1,0 +1,75 @@
+"""A public key as people hand it to each other: a small JSON file that names itself. No I/O."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from continuonbrain.errors import BrainError
+from continuonbrain.storage.canonical_json import NotSignableError, parse_signable, signable_bytes
+from continuonbrain.storage.signing import ED25519, key_id_of
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
+_HEX64 = re.compile(r"[0-9a-f]{64}")
+
+
+class KeyFileError(BrainError):
+    """A key file or a key's name is not what it has to be."""
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """An Ed25519 public key: what people call it, and its 32 raw bytes."""
+
+    name: str
+    public: bytes
+
+    @property
+    def key_id(self) -> str:
+        """sha256 of the raw bytes, 64 hex digits."""
+        return key_id_of(self.public)
+
+    def to_bytes(self) -> bytes:
+        """The content of its file."""
+        body = {
+            "schema": 1,
+            "alg": ED25519,
+            "name": self.name,
+            "key_id": self.key_id,
+            "public": self.public.hex(),
+        }
+        return signable_bytes(body) + b"\n"
+
+
+def parse_public_key(data: bytes, *, what: str) -> PublicKey:
+    """Read a public key's file. `what` names it in errors. Raises KeyFileError."""
+    remedy = "it must be the file that `continuonbrain keys new` wrote into keys/public, unchanged"
+    try:
+        value = parse_signable(data.removesuffix(b"\n"), what=what)
+    except NotSignableError as error:
+        raise KeyFileError(error.message, remedy=remedy) from error
+    name, public = value.get("name"), value.get("public")
+    if not isinstance(name, str) or not isinstance(public, str) or not _HEX64.fullmatch(public):
+        raise KeyFileError(f"{what} is not a public key: name={name!r}, public={public!r}", remedy=remedy)
+    key = PublicKey(checked_name(name), bytes.fromhex(public))
+    if key.to_bytes().removesuffix(b"\n") != data.removesuffix(b"\n"):
+        raise KeyFileError(
+            f"{what} is not a public key of this format, or its key_id is not that of its bytes",
+            remedy=remedy,
+        )
+    return key
+
+
+def is_name(name: str) -> bool:
+    """Whether a key can be called so."""
+    return _NAME.fullmatch(name) is not None
+
+
+def checked_name(name: str) -> str:
+    """`name`, which becomes a file's. Raises KeyFileError."""
+    if not is_name(name):
+        raise KeyFileError(
+            f"a key cannot be called {name!r}",
+            remedy="use 1 to 32 lower-case letters, digits, '.', '_' and '-', a letter or digit first",
+        )
+    return name

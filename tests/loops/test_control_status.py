@@ -1,0 +1,79 @@
+"""Claims about what the control process tells the gates: a loop that hangs closes them, whoever goes on writing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from continuonbrain.loops.control_status import SimulatedMachine
+from continuonbrain.robot.host import MACHINE_READINGS, FileHost
+from continuonbrain.trainer.build_gates import build_gates
+from continuonbrain.trainer.gates import GateReport
+
+OF_THIS_MACHINE = {"load", "memory", "memory_pressure", "disk", "io_pressure"}
+
+
+class Parked:
+    """A parked simulated robot in simulated time, whose file is judged once a second."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now_s = 1000.0
+        self.file = FileHost(folder / "host.json")
+        self.machine = SimulatedMachine(folder, clock=lambda: self.now_s)
+        self.gates = build_gates(idle_s=2.0, docked=True)
+
+    def second(self, *, ticks: int = 20, driving: bool = False) -> None:
+        for _ in range(ticks):
+            self.now_s += 1.0 / ticks
+            self.machine.alive(driving=driving)
+        self.now_s += 0.0 if ticks else 1.0
+        self.file.write(self.machine.read())
+
+    def closed(self) -> dict[str, str]:
+        """Closed gates, without those of the machine under this test: its time is not simulated."""
+        report: GateReport = self.gates.poll(self.file, clock=lambda: self.now_s)
+        return {s.name: s.reason for s in report.closed if s.name not in OF_THIS_MACHINE}
+
+
+def test_a_parked_simulated_robot_opens_its_gates_and_keeps_them_open(tmp_path: Path) -> None:
+    robot = Parked(tmp_path)
+    for _ in range(5):
+        robot.second(driving=True)
+        assert set(robot.closed()) >= {"idle", "docked"}
+    seconds = 0
+    while robot.closed():
+        robot.second()
+        seconds += 1
+        assert seconds < 15
+    for _ in range(1200):  # longer than every window
+        robot.second(ticks=2)
+        assert robot.closed() == {}
+
+
+def test_a_control_loop_that_hangs_closes_by_age(tmp_path: Path) -> None:
+    robot = Parked(tmp_path)
+    for _ in range(12):
+        robot.second()
+    assert robot.closed() == {}
+    for _ in range(6):
+        robot.second(ticks=0)
+    assert "stale" in robot.closed()["idle"]
+
+
+def test_a_writer_that_stamps_what_it_had_anew_is_seen_by_the_ticks_it_does_not_have(tmp_path: Path) -> None:
+    robot = Parked(tmp_path)
+    for _ in range(12):
+        robot.second()
+    assert robot.closed() == {}
+    frozen = json.loads(robot.file.path.read_text())
+    closed: dict[str, str] = {}
+    for _ in range(7):
+        robot.now_s += 1.0
+        for name, reading in frozen["readings"].items():
+            if name not in MACHINE_READINGS:
+                reading["monotonic_s"] = robot.now_s
+        frozen["readings"]["idle_s"]["value"] += 1.0  # it even lets the time grow
+        robot.file.path.write_text(json.dumps(frozen))
+        closed = robot.closed()
+    assert set(closed) == {"idle", "teleop"}
+    assert "no sign of life" in closed["teleop"]
