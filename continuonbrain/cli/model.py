@@ -104,15 +104,18 @@ def build_safety_command(
         int | None,
         typer.Option("--parts", min=1, help="Parts of some 7,000 states each.", show_default=False),
     ] = None,
+    scores_only: Annotated[
+        bool, typer.Option("--scores-only", help="Score the head that is there; train nothing.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train the safety head from the simulator (seeded; some twenty minutes on two cores) and score it."""
-    from continuonbrain.trainer.build_safety import SafetyRecipe, build_safety
+    from continuonbrain.trainer.build_safety import SafetyRecipe, build_safety, score_again
 
     recipe = SafetyRecipe(seed=seed, parts=parts or SafetyRecipe().parts)
     console = Console(stderr=as_json, highlight=False)
     with _reporting(console) as report:
-        card = build_safety(out, recipe, report)
+        card = score_again(out, report) if scores_only else build_safety(out, recipe, report)
     if as_json:
         typer.echo(json.dumps(card))
         return

@@ -37,6 +37,7 @@ from continuonbrain.policy.safety_head import (
     RISK_INPUTS,
     SAFETY_HEAD_FILE,
     SEEN,
+    SafetyHead,
     scaled,
 )
 from continuonbrain.storage.adapter_version import CARD_FILE
@@ -171,6 +172,7 @@ def build_safety(out: Path, recipe: SafetyRecipe, report: Report) -> dict[str, A
     replace_file(out / SAFETY_HEAD_FILE, data)
     every = max(1, len(losses) // 40)
     lefts = np.concatenate([p.left for p in parts])
+    parts.clear()  # gigabytes
     card = {
         "name": "continuonbrain safety head",
         "what": "frame and planned way -> probability of leaving the road within a second",
@@ -184,4 +186,14 @@ def build_safety(out: Path, recipe: SafetyRecipe, report: Report) -> dict[str, A
         "wall_s": round(time.monotonic() - started, 1),
     }
     replace_file(out / CARD_FILE, (json.dumps(card, indent=2) + "\n").encode())
+    return card
+
+
+def score_again(folder: Path, report: Report) -> dict[str, Any]:
+    """Score the head in a folder and write the scores into its card; returns the card. Raises `SafetyHeadError`."""
+    path = folder / CARD_FILE
+    head = SafetyHead.from_file(folder / SAFETY_HEAD_FILE)
+    card: dict[str, Any] = json.loads(path.read_bytes())
+    card["scores"] = score_safety_head(head.data, report=report)
+    replace_file(path, (json.dumps(card, indent=2) + "\n").encode())
     return card

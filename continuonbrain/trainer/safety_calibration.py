@@ -22,14 +22,14 @@ from continuonbrain.robot.sim.track import TrackSet
 _ANGLES_RAD = np.radians(np.arange(-32.0, 32.5, 1.0))
 _MIN_VIEWS = 60
 _MIN_WAY_M = 0.4
-_MIN_BETTER = 0.05
-"""Mean log-likelihood by which an angle must be better than none."""
+_MIN_BETTER = 0.3
+"""Logit, in the mean, by which the road must look surer at an angle than straight ahead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """yaw_rad: the camera looks so far to the left of straight ahead. views: pictures that this rests on; better: mean
-    log-likelihood gained over 0."""
+    """yaw_rad: the camera looks so far to the left of straight ahead. views: pictures that this rests on; better: how much
+    surer the road then looks, logit in the mean."""
 
     yaw_rad: float
     views: int
@@ -44,17 +44,15 @@ def fit_mount(head: SafetyHead, frames: NDArray[np.uint8], ways: NDArray[np.floa
         return Mount(0.0, len(used), 0.0)
     grids = np.concatenate([head.grids(frames[used[i : i + 128]]) for i in range(0, len(used), 128)])
     fits = np.array([_fit(grids, turned_ways(ways[used], float(-angle))) for angle in _ANGLES_RAD])
-    # Several angles may be as good as the best: the middle of them.
-    good = np.flatnonzero(fits >= fits.max() - 0.01)
-    best = float(_ANGLES_RAD[good].mean())
+    best = float(_ANGLES_RAD[fits.argmax()])
     better = float(fits.max() - fits[len(fits) // 2])
     return Mount(best if better >= _MIN_BETTER else 0.0, len(used), round(better, 4))
 
 
 def _fit(grids: NDArray[np.float32], ways: NDArray[np.float32]) -> float:
-    """Mean log-probability that the ways stay on the road, each of their points as it looks."""
-    logits = along_ways(grids, ways).clip(-4, 8)
-    return float(-np.logaddexp(0, logits).mean())
+    """How surely the ways lie on the road. Logits and not probabilities: these are nearly 1 in all of the road's width,
+    while the logit falls towards its middle, where people drive in the mean."""
+    return float(-along_ways(grids, ways).clip(-25, 8).mean())
 
 
 def teleop_views(
