@@ -209,9 +209,28 @@ class WorldHeadConfig(_Group):
     enabled: bool = False
 
 
-class HeadsConfig(_Group):
-    """Optional heads beside the policy."""
+class SafetyHeadConfig(_Group):
+    """The head that watches where the car is going. Its thresholds go into the manifest, from where they are read."""
 
+    enabled: bool = True
+    warn_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """From this probability of leaving the road on the car goes slower."""
+    block_threshold: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """From this one on it stops."""
+
+    @model_validator(mode="after")
+    def _warns_before_it_blocks(self) -> SafetyHeadConfig:
+        if not self.warn_threshold < self.block_threshold:
+            raise ValueError(
+                f"warn_threshold ({self.warn_threshold}) must be below block_threshold ({self.block_threshold})"
+            )
+        return self
+
+
+class HeadsConfig(_Group):
+    """Heads beside the policy."""
+
+    safety: SafetyHeadConfig = SafetyHeadConfig()
     world: WorldHeadConfig = WorldHeadConfig()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import math
 import platform
 import shutil
 import sys
@@ -52,7 +53,7 @@ def doctor(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None
         checks += [base, *([check_engine(root)] if base.ok else [])]
         if has_base(root):  # one that cannot drive may talk
             checks += [check_words(root), check_adapter(root)]
-        checks.append(check_trainer(root))
+        checks += [check_safety_head(root), check_trainer(root)]
     healthy = all(check.ok for check in checks if check.needed)
 
     if as_json:
@@ -218,6 +219,26 @@ def check_adapter(root: Path) -> Check:
     if named != BASE_PREFIX + base:
         return Check("adapter", False, f"{current.version_id} was trained on another base", back)
     return Check("adapter", True, f"{current.version_id} is whole and of this base")
+
+
+def check_safety_head(root: Path) -> Check:
+    """The safety head is whole, and the manifest has its thresholds; or no head is wanted."""
+    from continuonbrain.brain_root import open_brain
+    from continuonbrain.policy.open_watch import open_watches
+
+    brain = open_brain(root)
+    layout = brain.layout
+    if not brain.config.heads.safety.enabled:
+        return Check("safety head", True, "none watches: heads.safety.enabled is off", needed=False)
+    try:
+        watch = open_watches(layout.safety_dir, layout.manifest_path)()
+    except BrainError as error:
+        return Check("safety head", False, error.message, error.remedy)
+    limits, told = watch.caution.thresholds, watch.calibration
+    value = f"slows from {limits.warn:g}, stops from {limits.block:g}"
+    if told.mount_yaw_rad:
+        value += f"; the camera looks {math.degrees(told.mount_yaw_rad):+.0f} degrees aside"
+    return Check("safety head", True, value)
 
 
 def check_words(root: Path) -> Check:

@@ -96,6 +96,44 @@ def build_reflex_command(
     _print_card(console, base, section)
 
 
+@app.command("build-safety")
+def build_safety_command(
+    out: Annotated[Path, typer.Argument(help="Folder to write the head and its card into.")],
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    parts: Annotated[
+        int | None,
+        typer.Option("--parts", min=1, help="Parts of some 7,000 states each.", show_default=False),
+    ] = None,
+    scores_only: Annotated[
+        bool, typer.Option("--scores-only", help="Score the head that is there; train nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the safety head from the simulator (seeded; some twenty minutes on two cores) and score it."""
+    from continuonbrain.trainer.build_safety import SafetyRecipe, build_safety, score_again
+
+    recipe = SafetyRecipe(seed=seed, parts=parts or SafetyRecipe().parts)
+    console = Console(stderr=as_json, highlight=False)
+    with _reporting(console) as report:
+        card = score_again(out, report) if scores_only else build_safety(out, recipe, report)
+    if as_json:
+        typer.echo(json.dumps(card))
+        return
+    table = Table(
+        "world", "AUROC", "as bought", "false alarms at 95 %", "calibration error", title=f"safety head {out}"
+    )
+    for name, found in card["scores"].items():
+        known, bought = found["calibrated"], found["as_bought"]
+        table.add_row(
+            name,
+            f"{known['auroc']:.3f}",
+            f"{bought['auroc']:.3f}",
+            f"{known['false_alarms_at_95']:.3f}",
+            f"{known['calibration_error']:.3f}",
+        )
+    console.print(table)
+
+
 @app.command("export")
 def export_command(
     base: Annotated[Path, typer.Argument(help="A driving base's folder, or one of a Hugging Face Gemma 3n.")],

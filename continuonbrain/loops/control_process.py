@@ -50,7 +50,9 @@ from continuonbrain.loops.reflex_keeper import ReflexKeeper
 from continuonbrain.loops.teach import episode_metadata, lessons, record_expert
 from continuonbrain.loops.wire_stream import Message, WireServer
 from continuonbrain.policy.calibration import Calibration
+from continuonbrain.policy.open_watch import open_watches
 from continuonbrain.policy.pilot import Pilot
+from continuonbrain.policy.watch import HeadCalibration
 from continuonbrain.rlds.recorder import EpisodeRecorder
 from continuonbrain.rlds.recovery import recover_unfinished
 from continuonbrain.robot.sim.robot import SimRobot
@@ -74,6 +76,7 @@ _TEACH_BYTES = 32 * 2**20
 _LONGEST_INSTRUCTION = 200
 _TRAIL_POINTS = 400
 _TRAIL_EVERY = 2
+_RECALIBRATE_EVERY = 40
 _NICE = -10
 
 
@@ -126,9 +129,12 @@ class ControlProcess:
         self._reflexes = ReflexKeeper(
             lambda version: brain.layout.versions_dir / version if version else brain.layout.base_model_dir
         )
+        watch = None
+        if brain.config.heads.safety.enabled:
+            watch = open_watches(brain.layout.safety_dir, brain.layout.manifest_path)()
         self._loop = FastLoop(
             self._robot,
-            Pilot(calibration=Calibration(), limits=self._limits),
+            Pilot(calibration=Calibration(), limits=self._limits, watch=watch),
             self._client,
             hz=robot_config.control_hz,
             recorder_factory=self._open_recorder if options.record else None,
@@ -141,7 +147,7 @@ class ControlProcess:
         self._taught = (0, 0)
         self._rounds = 0
         self._held = False
-        self._fault = ""
+        self._fault = self._head_fault = ""
         self._stopping = False
         self._last: LoopTick | None = None
         self._trail: deque[tuple[float, float]] = deque(maxlen=_TRAIL_POINTS)
@@ -195,9 +201,23 @@ class ControlProcess:
         if tick.number % _TRAIL_EVERY == 0 and tick.mode != "park":
             fleet = self._robot.fleet
             self._trail.append((round(float(fleet.x[0]), 3), round(float(fleet.y[0]), 3)))
+        if tick.number % _RECALIBRATE_EVERY == 0:
+            self._take_head_calibration()
         assert self._commands is not None
         for message in self._commands.wait(0.0):
             self._obey(message)
+
+    def _take_head_calibration(self) -> None:
+        """What the trainer has told the safety head meanwhile; a file that makes no sense changes nothing."""
+        watch = self._loop.pilot.watch
+        if watch is None:
+            return
+        try:
+            watch.calibration = HeadCalibration.from_folder(self._layout.safety_dir)
+        except BrainError as error:
+            if str(error) != self._head_fault:
+                self._head_fault = str(error)
+                log.error("the safety head keeps its calibration: %s", error)
 
     def _obey(self, message: Message) -> None:
         assert self._commands is not None
@@ -377,6 +397,7 @@ class ControlProcess:
             "stopped": guarded is None or guarded.stopped,
             "emergency_stop": loop.pilot.guard.emergency_stopped,
             "reasons": [] if guarded is None else [str(r) for r in guarded.reasons],
+            "safety_head": None if tick is None or tick.risk is None else round(tick.risk.probability, 4),
             "fault": self._fault or ("" if tick is None else tick.fault),
             "adapter_sha256": None if chunk is None else chunk.adapter_sha256,
             "decision_ms": None if chunk is None else round(chunk.decision_ms, 2),

@@ -8,6 +8,8 @@
 - The garbage collector is off inside the loop; once a second the young generations are collected in the slack
   before a deadline.
 - A path of the model that has grown old is carried on by the reflex head, frame by frame (`policy/reflex.py`).
+- The safety head looks at every frame (`policy/watch.py`): what it says stands in every step, slows the car or
+  stops it.
 - No torch. Leaving `run` by any way stops the robot.
 
 Modes: "autopilot" follows the policy's paths, "teleop" a person's commands, "park" stands still and records
@@ -35,7 +37,9 @@ from continuonbrain.loops.loop_report import Durations, FastReport, Swap
 from continuonbrain.loops.policy_client import Answer
 from continuonbrain.loops.reflex_keeper import ReflexName, ReflexSource
 from continuonbrain.policy.chunk import ActionChunk
+from continuonbrain.policy.convolution import F32
 from continuonbrain.policy.pilot import Pilot, Tick
+from continuonbrain.policy.watch import SAFETY_FLAG, SAFETY_LOGIT, SAFETY_SCORE, Risk
 from continuonbrain.rlds.schema import SOURCE_AUTOPILOT, SOURCE_HUMAN, Step, finite_pair
 from continuonbrain.robot.protocol import FRAME_SHAPE, Observation, Robot
 from continuonbrain.safety.guards import Guarded
@@ -76,7 +80,7 @@ class LoopTick:
 
     number: counts from 0 over all runs. now_s: monotonic time of the command. observation: None when the robot
     could not be looked at; fault then says why. guarded: what was sent (throttle 0 while parked). reflex: the reflex
-    head laid the path that was followed.
+    head laid the path that was followed. risk: what the safety head says, None where it was not asked.
     """
 
     number: int
@@ -88,6 +92,7 @@ class LoopTick:
     chunk: ActionChunk | None
     fault: str = ""
     reflex: bool = False
+    risk: Risk | None = None
 
 
 _PARKED = Guarded(0.0, 0.0, (), True)
@@ -159,6 +164,7 @@ class FastLoop:
         self._reflex: ReflexName | None = None
         self._reflex_ticks = 0
         self._reflex_faults = 0
+        self._safety_faults = 0
         pilot.instruct(instruction)
 
     # What may be told between two ticks (from `on_tick` or `should_stop`, which run on the loop's thread).
@@ -249,6 +255,7 @@ class FastLoop:
             chunks=self.chunks,
             reflex_ticks=self._reflex_ticks,
             reflex_faults=self._reflex_faults,
+            safety_faults=self._safety_faults,
             seconds=round(self._seconds, 3),
             lateness_us=self._lateness.percentiles(),
             work_us=self._work.percentiles(),
@@ -288,10 +295,10 @@ class FastLoop:
             decided = Tick(None, guarded, None if path is None else path.chunk)
         elif self.mode == "teleop":
             command, age_s = self._teleop_command()
-            decided = self.pilot.teleoperate(command, now_s=now, age_s=age_s)
+            decided = self.pilot.teleoperate(command, now_s=now, age_s=age_s, grid=self._road(observation))
         else:
             self._carry(observation, now)
-            decided = self.pilot.tick(now_s=now)
+            decided = self.pilot.tick(now_s=now, grid=self._road(observation))
         self._send(decided.guarded)
         tick = LoopTick(
             self.ticks,
@@ -303,6 +310,7 @@ class FastLoop:
             decided.chunk,
             fault,
             decided.reflex,
+            decided.risk,
         )
         self._record(tick)
         return tick
@@ -367,6 +375,21 @@ class FastLoop:
             if self._reflex_faults == 1 or self._reflex_faults % 200 == 0:
                 log.error("reflex fault %d: %s", self._reflex_faults, error)
 
+    def _road(self, observation: Observation) -> F32 | None:
+        """The safety head's grid of this frame; None without a head, and when it fails, which its watch counts as the
+        worst."""
+        watch = self.pilot.watch
+        if watch is None:
+            return None
+        try:
+            grid: F32 = watch.head.grids(observation.frame[None])[0]
+            return grid
+        except Exception as error:  # whatever it is, this tick must end with a command that is safe
+            self._safety_faults += 1
+            if self._safety_faults == 1 or self._safety_faults % 200 == 0:
+                log.error("safety head fault %d: %s: %s", self._safety_faults, type(error).__name__, error)
+            return None
+
     def _teleop_command(self) -> tuple[tuple[float, float], float]:
         try:
             if self.teleop is not None:
@@ -410,9 +433,19 @@ class FastLoop:
                 monotonic_ns=int((tick.now_s if seen is None else _measured_s(seen)) * 1e9),
                 frame_monotonic_ns=None if seen is None else int(seen.monotonic_s * 1e9),
                 wall_time_ms=int(time.time() * 1000),
-                extra={"path_by": "reflex"} if tick.reflex else {},
+                extra=self._notes(tick),
             )
         )
+
+    def _notes(self, tick: LoopTick) -> dict[str, str]:
+        """What else a step's metadata say."""
+        notes = {"path_by": "reflex"} if tick.reflex else {}
+        watch = self.pilot.watch
+        if watch is not None and tick.risk is not None:
+            p, logit = tick.risk.probability, tick.risk.logit
+            notes |= {SAFETY_SCORE: f"{p:.4f}", SAFETY_FLAG: watch.caution.thresholds.flag(p)}
+            notes |= {} if logit is None else {SAFETY_LOGIT: f"{logit:.3f}"}
+        return notes
 
     def _count(self, tick: LoopTick) -> None:
         self.ticks += 1

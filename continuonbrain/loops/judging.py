@@ -18,6 +18,7 @@ from continuonbrain.errors import BrainError
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.engine import Engine
 from continuonbrain.policy.open_engine import BUNDLES, engine_name
+from continuonbrain.policy.open_watch import open_watches
 from continuonbrain.policy.reflex import Reflex
 from continuonbrain.safety.guards import Limits
 from continuonbrain.storage.adapter_version import CARD_FILE, VERDICT_FILE
@@ -81,6 +82,9 @@ def judge_candidate(
         mid.wait_until_allowed()  # judging holds still while a gate is closed, as training does
         mid.say(force=False, phase="judge", detail=part, step=done, steps=total)
 
+    watch_with = None
+    if config.heads.safety.enabled:
+        watch_with = open_watches(mid.layout.safety_dir, mid.layout.manifest_path, acts=False)
     replay = frozen_samples(engine.base_sha256, look=mid.look) if replayable(base) else None
     current = _contender(mid.store.current())
     try:
@@ -99,6 +103,7 @@ def judge_candidate(
             course=course,
             replay=replay,
             decision_time_s=config.robot.decision_time_s,
+            watch_with=watch_with,
             on_part=judging,
         )
     evidence = replace(evidence, sources=_with_what_computed(evidence.sources, config, base))

@@ -28,12 +28,15 @@ from continuonbrain.policy.intent import Intents
 from continuonbrain.policy.open_engine import engine_name, open_engine
 from continuonbrain.policy.prompt import LAYOUT_VERSION, InstructionError, PromptLayout
 from continuonbrain.policy.reflex import REFLEX_FILE
+from continuonbrain.policy.safety_head import SAFETY_HEAD_FILE, SafetyHead
 from continuonbrain.policy.torch_engine import TorchEngine
+from continuonbrain.policy.watch import HEAD_CALIBRATION_FILE, HeadCalibration
 from continuonbrain.rlds.reader import list_episodes, read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.robot.sim.shifts import world
 from continuonbrain.storage.adapter_version import CARD_FILE, AdapterError
 from continuonbrain.storage.adapters import AdapterVersion
+from continuonbrain.storage.durable import write_bytes_durably
 from continuonbrain.trainer.course import Course
 from continuonbrain.trainer.dataset import (
     Drive,
@@ -49,6 +52,7 @@ from continuonbrain.trainer.job import JobSettings, train_adapter
 from continuonbrain.trainer.pausing import Look, unwatched
 from continuonbrain.trainer.pool import Recall, mix
 from continuonbrain.trainer.reflex_job import ReflexSettings, teach_reflex
+from continuonbrain.trainer.safety_evidence import fit_head
 from continuonbrain.trainer.states import replay_samples
 from continuonbrain.trainer.steps import JobResult, Progress
 from continuonbrain.trainer.training_state import forget_state
@@ -149,7 +153,7 @@ def _samples(
 @dataclass(frozen=True, slots=True)
 class Lessons:
     """What episodes give: samples to train on and held-out ones, from which episodes; the calibration fitted to them;
-    whether all of them measured motion; and what was left out, in words."""
+    whether all of them measured motion; what was left out, in words; and what they told the safety head."""
 
     train: Samples
     held: Samples | None
@@ -158,6 +162,7 @@ class Lessons:
     calibration: Calibration
     measured: bool
     left_out: list[str]
+    safety_head: dict[str, Any]
 
 
 def read_lessons(mid: MidLoop, episodes: list[Path]) -> Lessons:
@@ -172,9 +177,10 @@ def read_lessons(mid: MidLoop, episodes: list[Path]) -> Lessons:
             f"continuonbrain episodes list --root {mid.layout.root}",
         )
     calibration = calibrate(drives)
+    watched = _fit_safety_head(mid, drives)
     train, held, trained_on, held_out = _samples(mid, drives, calibration, left_out)
     measured = all(d.measured for d in drives)
-    return Lessons(train, held, trained_on, held_out, calibration, measured, left_out)
+    return Lessons(train, held, trained_on, held_out, calibration, measured, left_out, watched)
 
 
 def course_of(mid: MidLoop) -> Course | None:
@@ -285,6 +291,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         "considered": [p.name for p in episodes],
         "left_out": left_out,
         "training": training,
+        "safety_head": lessons.safety_head,
         "losses": [round(x, 4) for x in result.losses],
         "reflex_losses": reflex_losses,
         "trained_unix_s": round(time.time(), 3),
@@ -298,6 +305,19 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         layout.training_state_path
     )  # not before: who is interrupted while judging need not train again
     return Learned(staged.version_id, verdict, training, left_out)
+
+
+def _fit_safety_head(mid: MidLoop, drives: list[Drive]) -> dict[str, Any]:
+    """Tell the safety head what this robot's episodes say of it; {} where none watches."""
+    if not mid.config.heads.safety.enabled:
+        return {}
+    folder = mid.layout.safety_dir
+    head = SafetyHead.from_file(folder / SAFETY_HEAD_FILE)
+    before = HeadCalibration.from_folder(folder)
+    told, figures = fit_head(head, drives, mid.layout.episodes_dir, before, mid.look)
+    if told != before:
+        write_bytes_durably(folder / HEAD_CALIBRATION_FILE, told.to_json())
+    return {"sha256": head.sha256, **figures}
 
 
 def _serving(mid: MidLoop, trained_in: TorchEngine) -> Engine:

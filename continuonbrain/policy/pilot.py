@@ -1,7 +1,8 @@
 """One car's driver: odometry, path tracker and guard in the order in which every tick needs them.
 
 The same object drives in the fast loop, in rollouts and in the demo: what a verdict measures is what drives.
-"Stop" works without the model: an instruction that says so brakes along the path that is still known.
+"Stop" works without the model: an instruction that says so brakes along the path that is still known. So does the
+safety head: it slows the car down or stops it, and the path stays the policy's.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ from dataclasses import dataclass, replace
 
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.chunk import ActionChunk
+from continuonbrain.policy.convolution import F32
+from continuonbrain.policy.lookahead import way_along_path, way_of_command
 from continuonbrain.policy.tracker import Odometry, PathTracker
+from continuonbrain.policy.watch import Risk, Watch
+from continuonbrain.safety.caution import FREE, Counsel
 from continuonbrain.safety.guards import Guard, Guarded, Limits
 from continuonbrain.safety.reasons import Reason
 
@@ -32,21 +37,34 @@ def means_stop(instruction: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class Tick:
     """What a tick decided: what the tracker proposed (None: nothing to follow) and what may be sent. chunk: the
-    model's latest decision; reflex: the path followed was laid by the reflex head under it."""
+    model's latest decision; reflex: the path followed was laid by the reflex head under it; risk: what the
+    safety head makes of the way ahead, None without a head."""
 
     proposed: tuple[float, float] | None
     guarded: Guarded
     chunk: ActionChunk | None
     reflex: bool = False
+    risk: Risk | None = None
 
 
 class Pilot:
-    """Call `tick` at the control rate, `accept` whenever a decision arrives, `instruct` when told something."""
+    """Call `tick` at the control rate, `accept` whenever a decision arrives, `instruct` when told something.
 
-    def __init__(self, *, calibration: Calibration, limits: Limits, stop_without_model: bool = True) -> None:
+    watch: the safety head over this car; None drives without one.
+    """
+
+    def __init__(
+        self,
+        *,
+        calibration: Calibration,
+        limits: Limits,
+        stop_without_model: bool = True,
+        watch: Watch | None = None,
+    ) -> None:
         self.odometry = Odometry(calibration)
         self.tracker = PathTracker(calibration)
         self.guard = Guard(limits)
+        self.watch = watch
         self._sent = (0.0, 0.0)
         self._stop_without_model = stop_without_model
         self._stopping = False
@@ -95,36 +113,82 @@ class Pilot:
         """Drop the path followed, and every decision about what was seen before now: the robot may have been moved."""
         self.tracker.path = None
         self.odometry.forget()
+        if self.watch is not None:
+            self.watch.reset()
 
     def observe(self, *, now_s: float, speed_mps: float | None, yaw_rate_rps: float | None) -> None:
         """Measured motion of this tick; None where the robot has no sensor."""
         self.odometry.update(
             now_s=now_s, speed_mps=speed_mps, yaw_rate_rps=yaw_rate_rps, commanded=self._sent
         )
+        if self.watch is not None:
+            self.watch.response.update(
+                now_s=now_s,
+                steering=self._sent[0],
+                speed_mps=speed_mps,
+                yaw_rate_rps=yaw_rate_rps,
+                calibration=self.tracker.calibration,
+            )
 
-    def tick(self, *, now_s: float) -> Tick:
-        """The command for now. Call after `observe`."""
+    def tick(self, *, now_s: float, grid: F32 | None = None) -> Tick:
+        """The command for now. Call after `observe`. grid: the safety head's of the frame of now, `[13, 17]`; where a
+        head watches, none counts as a road that ends here."""
         path = self.tracker.path
         limit = 0.0 if self._stopping else None
-        proposed = self.tracker.command(now_s=now_s, odometry=self.odometry, speed_limit_mps=limit)
+        risk, counsel = self._counsel(grid, now_s, limit)
+        proposed = allowed = self.tracker.command(now_s=now_s, odometry=self.odometry, speed_limit_mps=limit)
+        acts = counsel.reason is not None and self.watch is not None and self.watch.acts
+        if acts:
+            most = counsel.share * self.tracker.target_speed(now_s=now_s)
+            limit = most if limit is None else min(limit, most)
+            allowed = self.tracker.command(now_s=now_s, odometry=self.odometry, speed_limit_mps=limit)
         standing = self.odometry.speed_mps < _STANDING_MPS
-        stop = Reason.INSTRUCTION_STOP if self._stopping and (standing or proposed is None) else None
+        stop = None
+        if standing or proposed is None:
+            # Standing it stays until whoever stopped it lets it go; before, it brakes along the path.
+            if self._stopping:
+                stop = Reason.INSTRUCTION_STOP
+            elif acts and counsel.reason is Reason.SAFETY_HEAD_BLOCK:
+                stop = counsel.reason
         guarded = self.guard.step(
-            proposed,
+            allowed,
             now_s=now_s,
             chunk_age_s=None if path is None else now_s - path.chunk.observed_s,
             requested_stop=stop,
         )
+        if counsel.reason is not None and counsel.reason not in guarded.reasons:
+            guarded = guarded._replace(reasons=(*guarded.reasons, counsel.reason))
         self._sent = (guarded.steering, guarded.throttle)
         return Tick(
             proposed,
             guarded,
             None if path is None else path.chunk,
             path is not None and self._laid_s is not None,
+            risk,
         )
 
-    def teleoperate(self, command: tuple[float, float], *, now_s: float, age_s: float) -> Tick:
-        """The same for a human's command of the given age."""
+    def _counsel(self, grid: F32 | None, now_s: float, limit: float | None) -> tuple[Risk | None, Counsel]:
+        """The head's probability for the way as the policy asks for it, whatever the head allows; and its counsel."""
+        if self.watch is None:
+            return None, FREE
+        if self.tracker.path is None:
+            return None, FREE  # the guard stands already
+        if grid is None and not self.watch.acts:
+            return None, FREE
+        way = way_along_path(
+            self.tracker, self.odometry, self.watch.response, now_s=now_s, speed_limit_mps=limit
+        )
+        risk = self.watch.risk(grid, way, speed_mps=self.odometry.speed_mps)
+        return risk, self.watch.caution.judge(risk.probability, now_s=now_s)
+
+    def teleoperate(
+        self, command: tuple[float, float], *, now_s: float, age_s: float, grid: F32 | None = None
+    ) -> Tick:
+        """The same for a human's command of the given age. The safety head tells its probability, no more."""
         guarded = self.guard.step(command, now_s=now_s, chunk_age_s=None, teleop_age_s=age_s)
         self._sent = (guarded.steering, guarded.throttle)
-        return Tick(command, guarded, None)
+        risk = None
+        if self.watch is not None and grid is not None:
+            way = way_of_command(self._sent, self.odometry, self.watch.response, self.tracker.calibration)
+            risk = self.watch.risk(grid, way, speed_mps=self.odometry.speed_mps)
+        return Tick(command, guarded, None, risk=risk)

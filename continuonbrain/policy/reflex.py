@@ -18,13 +18,13 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from continuonbrain.errors import BrainError
 from continuonbrain.policy.codec import CURVATURE_BINS, CURVATURE_KNOTS_M, QUERIES
+from continuonbrain.policy.convolution import F32, convolve, group_norm, linear, silu
 from continuonbrain.storage.adapter_version import REFLEX_FILE as REFLEX_FILE
 
 FRAME_SHAPE = (120, 160, 3)
@@ -40,7 +40,6 @@ INTENT = QUERIES
 HIDDEN = (32, 160, 96)
 """Widths: of the intent, and of the two layers that read picture and intent together."""
 _INPUTS = (12, *CHANNELS[:-1])
-F32 = NDArray[np.float32]
 
 
 def _shapes() -> dict[str, tuple[int, ...]]:
@@ -127,12 +126,16 @@ class Reflex:
         scaled: F32 = (frames.astype(np.float32) / np.float32(255) - np.float32(0.45)) / np.float32(0.25)
         x = _unshuffled(scaled)
         for layer, kernel, size in zip(_LAYERS, self._kernels, _KERNELS, strict=True):
-            x = _convolve(x, kernel, size) + wide[f"trunk.{layer}.bias"]
-            x = _silu(_group_norm(x, wide[f"trunk.{layer + 1}.weight"], wide[f"trunk.{layer + 1}.bias"]))
+            x = convolve(x, kernel, size) + wide[f"trunk.{layer}.bias"]
+            x = silu(
+                group_norm(
+                    x, wide[f"trunk.{layer + 1}.weight"], wide[f"trunk.{layer + 1}.bias"], groups=_GROUPS
+                )
+            )
         seen = x.reshape(len(x), -1)
-        meant = _silu(_linear(intents, wide, "intent"))
-        hidden = _silu(_linear(np.concatenate([seen, meant], 1), wide, "first"))
-        out = _linear(_silu(_linear(hidden, wide, "second")), wide, "answer")
+        meant = silu(linear(intents, wide, "intent"))
+        hidden = silu(linear(np.concatenate([seen, meant], 1), wide, "first"))
+        out = linear(silu(linear(hidden, wide, "second")), wide, "answer")
         bounded: F32 = out.clip(CURVATURE_BINS.low, CURVATURE_BINS.high)
         return bounded
 
@@ -151,41 +154,8 @@ def _checked_probes(probes: NDArray[np.uint8] | None, source: str) -> NDArray[np
     return probes
 
 
-def _linear(x: F32, wide: dict[str, F32], name: str) -> F32:
-    out: F32 = x @ wide[f"{name}.weight"].T + wide[f"{name}.bias"]
-    return out
-
-
-def _silu(x: F32) -> F32:
-    out: F32 = x / (1 + np.exp(-x.clip(-60, 60)))
-    return out
-
-
 def _unshuffled(x: F32) -> F32:
     """`[B, H, W, C]` -> `[B, H/2, W/2, 4 C]`, channels as torch's `PixelUnshuffle(2)` orders them."""
     batch, height, width, channels = x.shape
     blocks = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
     return blocks.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height // 2, width // 2, 4 * channels)
-
-
-def _convolve(x: F32, kernel: F32, size: int) -> F32:
-    """Stride 2, padding size // 2; x `[B, H, W, C]`, kernel `[size * size * C, outputs]`."""
-    edge = size // 2
-    padded = np.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
-    windows = sliding_window_view(padded, (size, size), axis=(1, 2))[:, ::2, ::2]
-    batch, height, width = windows.shape[:3]
-    columns = windows.transpose(0, 1, 2, 4, 5, 3).reshape(batch * height * width, -1)
-    return (columns @ kernel).reshape(batch, height, width, -1)
-
-
-def _group_norm(x: F32, weight: F32, bias: F32) -> F32:
-    # By channel first and then by group: sums over neighbours in memory are several times as fast.
-    batch, channels = len(x), x.shape[-1]
-    flat = x.reshape(batch, -1, channels)
-    by_group = (batch, _GROUPS, channels // _GROUPS)
-    mean = flat.mean(1).reshape(by_group).mean(2)
-    square = np.einsum("bpc,bpc->bc", flat, flat).reshape(by_group).mean(2) / flat.shape[1]
-    spread = np.sqrt((square - mean**2).clip(0) + 1e-5)
-    mean, spread = (np.repeat(v, channels // _GROUPS, 1)[:, None, None, :] for v in (mean, spread))
-    out: F32 = (x - mean) * (weight / spread) + bias
-    return out

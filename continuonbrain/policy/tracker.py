@@ -24,7 +24,8 @@ _STEP_M = 0.05
 _K_LATERAL = 3.0  # 1/m^2
 _K_HEADING = 2 * math.sqrt(_K_LATERAL)  # 1/m, critically damped
 _HISTORY = 128  # ticks of poses kept: 6.4 s at 20 Hz, more than any chunk may be old
-_ACCELERATION, _DRAG = 3.0, 1.2
+ACCELERATION, DRAG = 3.0, 1.2
+"""v' = ACCELERATION * throttle - DRAG * v, in m/s and seconds, where the throttle is not measured."""
 _MAX_CURVATURE = 1.8
 _MAX_SPEED_MPS = 10.0
 _MAX_YAW_RATE_RPS = 35.0  # 2000 degrees/s, the range of a common gyro
@@ -83,7 +84,7 @@ class Odometry:
         # A reading that no such car can have is a broken sensor's: not believed, as a missing one (NaN too).
         if speed_mps is None or not abs(speed_mps) <= _MAX_SPEED_MPS:
             change = (
-                _ACCELERATION * self.calibration.throttle_gain * throttle - _DRAG * self.speed_mps
+                ACCELERATION * self.calibration.throttle_gain * throttle - DRAG * self.speed_mps
             ) * elapsed
             self.speed_mps = min(3.0, max(0.0, self.speed_mps + change))
         else:
@@ -138,14 +139,31 @@ class Path:
 
     def nearest(self, pose: Pose) -> int:
         """Index of the path point nearest to `pose`; never goes back."""
-        best = self._progress
+        self._progress = self.nearest_from(self._progress, pose, 24)
+        return self._progress
+
+    def nearest_from(self, start: int, pose: Pose, points: int) -> int:
+        """Index of the nearest of so many points from `start` on."""
+        best = start
         shortest = math.inf
-        for i in range(self._progress, min(self._progress + 24, len(self.x))):
+        for i in range(start, min(start + points, len(self.x))):
             squared = (self.x[i] - pose.x) ** 2 + (self.y[i] - pose.y) ** 2
             if squared < shortest:
                 best, shortest = i, squared
-        self._progress = best
         return best
+
+    def bend(self, i: int, pose: Pose) -> float:
+        """Curvature (1/m) that brings a car at `pose` back to the path at its point `i`: the tracker's law."""
+        cos, sin = math.cos(self.heading[i]), math.sin(self.heading[i])
+        lateral = -sin * (pose.x - self.x[i]) + cos * (pose.y - self.y[i])
+        turned = math.remainder(pose.heading - self.heading[i], 2 * math.pi)
+        curvature = self.curvature[i] - _K_LATERAL * lateral - _K_HEADING * math.sin(turned)
+        return max(-_MAX_CURVATURE, min(_MAX_CURVATURE, curvature))
+
+    @property
+    def progress(self) -> int:
+        """Index of the point that the car has come to."""
+        return self._progress
 
     @property
     def exhausted(self) -> bool:
@@ -164,6 +182,17 @@ class PathTracker:
         """Follow a new chunk whose observation was made at pose `start`."""
         self.path = Path(chunk, start)
 
+    def target_speed(self, *, now_s: float) -> float:
+        """What the path asks for now, m/s; 0 without one.
+
+        The driver's speed law closes most of the gap to its cruise speed within half a second, so the speed expected
+        half a second from now stands in for the cruise speed.
+        """
+        if self.path is None:
+            return 0.0
+        ahead_s = max(0.0, now_s - self.path.chunk.observed_s) + SPEED_KNOTS_S[0]
+        return _interpolate(ahead_s, SPEED_KNOTS_S, self.path.chunk.speed)
+
     def command(
         self, *, now_s: float, odometry: Odometry, speed_limit_mps: float | None = None
     ) -> tuple[float, float] | None:
@@ -176,15 +205,8 @@ class PathTracker:
         i = path.nearest(pose)
         if path.exhausted:
             return None
-        cos, sin = math.cos(path.heading[i]), math.sin(path.heading[i])
-        lateral = -sin * (pose.x - path.x[i]) + cos * (pose.y - path.y[i])
-        turned = math.remainder(pose.heading - path.heading[i], 2 * math.pi)
-        curvature = path.curvature[i] - _K_LATERAL * lateral - _K_HEADING * math.sin(turned)
-        steering = self.calibration.steering(max(-_MAX_CURVATURE, min(_MAX_CURVATURE, curvature)))
-        # The driver's speed law closes most of the gap to its cruise speed within half a second, so the speed
-        # expected half a second from now stands in for the cruise speed.
-        ahead_s = max(0.0, now_s - path.chunk.observed_s) + SPEED_KNOTS_S[0]
-        target = _interpolate(ahead_s, SPEED_KNOTS_S, path.chunk.speed)
+        steering = self.calibration.steering(path.bend(i, pose))
+        target = self.target_speed(now_s=now_s)
         if speed_limit_mps is not None:
             target = min(target, speed_limit_mps)
         throttle = (THROTTLE_PER_MPS * target + (target - speed)) / self.calibration.throttle_gain

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from continuonbrain.configs import preset_bytes
@@ -225,6 +226,7 @@ def init_brain_root(root: Path, preset: str, *, base_model: Path | None = None) 
         root: the brain root.
         preset: name of a shipped preset, copied to config.json when there is none yet.
         base_model: folder copied to `model/base_model/` when that is still empty; None leaves it empty.
+            The shipped safety head is copied to `model/safety/current/` when that is empty.
 
     Raises:
         UnknownPresetError: no preset has this name; nothing is created.
@@ -244,6 +246,8 @@ def init_brain_root(root: Path, preset: str, *, base_model: Path | None = None) 
                 raise PermissionError(13, "Permission denied", str(directory))
         if base_model is not None and not any(layout.base_model_dir.iterdir()):
             copy_tree_durably(base_model, layout.base_model_dir)
+        if not any(layout.safety_dir.iterdir()):
+            copy_tree_durably(shipped_safety_head(), layout.safety_dir)
         if not layout.config_path.exists():
             write_bytes_durably(layout.config_path, settings)
         if not layout.manifest_path.exists():
@@ -256,6 +260,11 @@ def init_brain_root(root: Path, preset: str, *, base_model: Path | None = None) 
             remedy=f"choose another place with --root, or: sudo install -d -o $USER {layout.root}",
         ) from error
     return layout
+
+
+def shipped_safety_head() -> Path:
+    """The folder of the safety head that ships with the package."""
+    return Path(str(resources.files("continuonbrain"))) / "model" / "safety_head"
 
 
 def _is_of_something_else(layout: BrainLayout) -> bool:

@@ -15,9 +15,6 @@ from continuonbrain.storage.durable import write_json_durably
 if TYPE_CHECKING:  # layout.py writes the first manifest, so it imports this module
     from continuonbrain.storage.layout import BrainLayout
 
-_WARN_THRESHOLD = 0.25
-_BLOCK_THRESHOLD = 0.6
-"""The ecosystem's thresholds for the safety head's score, in [0, 1]."""
 
 APP_BUNDLES = {"plain_bundle": "plain.litertlm", "merged_bundle": "merged.litertlm"}
 """What `continuonbrain model export-app` leaves in the base's folder for flutter_gemma, by its name among the paths."""
@@ -46,6 +43,7 @@ class ManifestSettings:
         rank, alpha: of the LoRA adapters.
         adapter_filename: the file that apps load from the adapter folder.
         steering_bounds, throttle_bounds: (low, high) in actuator units.
+        warn_threshold, block_threshold: of the safety head's score, in [0, 1].
     """
 
     model_name: str
@@ -57,6 +55,8 @@ class ManifestSettings:
     adapter_filename: str
     steering_bounds: tuple[float, float]
     throttle_bounds: tuple[float, float]
+    warn_threshold: float
+    block_threshold: float
 
 
 def build_manifest(layout: BrainLayout, settings: ManifestSettings) -> dict[str, Any]:
@@ -87,8 +87,8 @@ def build_manifest(layout: BrainLayout, settings: ManifestSettings) -> dict[str,
                 "steering": list(settings.steering_bounds),
                 "throttle": list(settings.throttle_bounds),
             },
-            "warn_threshold": _WARN_THRESHOLD,
-            "block_threshold": _BLOCK_THRESHOLD,
+            "warn_threshold": settings.warn_threshold,
+            "block_threshold": settings.block_threshold,
         },
         "notes": _NOTES,
     }
@@ -105,6 +105,8 @@ def manifest_from_settings(layout: BrainLayout, config: Mapping[str, Any]) -> di
             adapter_filename=config["adapter_filename"],
             steering_bounds=config["guards"]["steering_bounds"],
             throttle_bounds=config["guards"]["throttle_bounds"],
+            warn_threshold=config["heads"]["safety"]["warn_threshold"],
+            block_threshold=config["heads"]["safety"]["block_threshold"],
         ),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.engine import Engine
+from continuonbrain.policy.watch import Watch
 from continuonbrain.robot.sim.instructions import NAMES
 from continuonbrain.robot.sim.shifts import BASE, World
 from continuonbrain.safety.guards import Limits
@@ -41,17 +42,19 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class CourseDriver:
-    """Drives an engine, with the adapter that it has now, over a course. decision_time_s: imposed on decisions."""
+    """Drives an engine, with the adapter that it has now, over a course. decision_time_s: imposed on decisions;
+    watch_with: watches that count what the safety head would have stopped."""
 
     engine: Engine
     course: Course
     limits: Limits
     decision_time_s: float
     on_part: OnPart
+    watch_with: Callable[[], Watch] | None = None
 
     def closed(self, label: str, calibration: Calibration) -> Closed:
         """Laps and instructions at the robot's own pace of deciding."""
-        lap = self._laps(f"{label}: laps", self.course.tracks, calibration)
+        lap = self._laps(f"{label}: laps", self.course.tracks, calibration, watch_with=self.watch_with)
         follow = self._follow(f"{label}: instructions", self.course.follow_tracks, calibration)
         return Closed(
             lap.completion,
@@ -105,6 +108,7 @@ class CourseDriver:
         world: World | None = None,
         decision_time_s: float | None = None,
         reflex: bool = True,
+        watch_with: Callable[[], Watch] | None = None,
     ) -> DriveScore:
         return drive_score(
             self.engine,
@@ -114,6 +118,7 @@ class CourseDriver:
             limits=self.limits,
             decision_time_s=self.decision_time_s if decision_time_s is None else decision_time_s,
             reflex=reflex,
+            watch_with=watch_with,
             on_tick=lambda done, total: self.on_part(part, done, total),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from continuonbrain.policy.calibration import Calibration
+from continuonbrain.policy.convolution import F32
 from continuonbrain.policy.engine import AdapterError, Decisions, Engine
 from continuonbrain.policy.intent import Intents
 from continuonbrain.policy.reflex import Reflex
+from continuonbrain.policy.safety_head import SafetyHead
+from continuonbrain.policy.watch import Watch
 from continuonbrain.safety.guards import Limits
 from continuonbrain.trainer.course import Course, CourseDriver, OnPart
 from continuonbrain.trainer.dataset import Samples
@@ -109,16 +113,19 @@ def gather_evidence(
     course: Course | None,
     replay: Samples | None = None,
     decision_time_s: float = 0.0,
+    watch_with: Callable[[], Watch] | None = None,
     on_part: OnPart = _quiet,
 ) -> Evidence:
     """Measure candidate, current and base. The engine ends with the candidate in use, unless it does not take it.
 
     held: samples of held-out episodes, None when there are none. course: None where there is no simulator. replay:
-    frozen states of the base's family (`states.frozen_samples`), None where they cannot be drawn.
+    frozen states of the base's family (`states.frozen_samples`), None where they cannot be drawn. watch_with: makes
+    watches that count what the safety head would have stopped, None where no head is installed.
     """
     steps = 0 if held is None else len(held)
     sources = Sources(
         current_sha256=current.sha256,
+        safety_head_sha256=None if watch_with is None else watch_with().head.sha256,
         held_out_sha256="" if held is None else held.sha256(lambda: on_part("recorded steps", 0, steps)),
         course_sha256="" if course is None else course.sha256,
         replay_sha256=""
@@ -137,7 +144,9 @@ def gather_evidence(
     except AdapterError as error:
         return replace(evidence, refused=error.message)
     sources = replace(sources, reflex_sha256="" if engine.reflex is None else engine.reflex.sha256)
-    driver = None if course is None else CourseDriver(engine, course, limits, decision_time_s, on_part)
+    driver = (
+        None if course is None else CourseDriver(engine, course, limits, decision_time_s, on_part, watch_with)
+    )
     probe = held if held is not None else train
     base = _Measured("base", Contender(None, "", current.calibration))
     own = _Measured("candidate", candidate)
@@ -189,7 +198,16 @@ def gather_evidence(
         evidence = replace(evidence, replay=found)
     if held is None:
         return evidence
-    return _with_recordings(evidence, base, now, own, train, held, limits, on_part)
+    watch = None if watch_with is None else (watch_with, _grids(watch_with().head, held, on_part))
+    return _with_recordings(evidence, base, now, own, train, held, limits, on_part, watch)
+
+
+def _grids(head: SafetyHead, held: Samples, on_part: OnPart) -> F32:
+    out = []
+    for i in range(0, len(held), _BATCH):
+        on_part("recorded steps: the safety head", i, len(held))
+        out.append(head.grids(held.frames[i : i + _BATCH]))
+    return np.concatenate(out)
 
 
 @dataclass(slots=True, eq=False)  # by identity: it is asked which run this is
@@ -222,6 +240,7 @@ def _with_recordings(
     held: Samples,
     limits: Limits,
     on_part: OnPart,
+    watch: tuple[Callable[[], Watch], F32] | None,
 ) -> Evidence:
     """The evidence with what the held-out steps say, as means and by block."""
     mean, repeat = constant_baselines(train, held)
@@ -232,7 +251,7 @@ def _with_recordings(
         errors[name] = np.abs(steering_of(run.answer, held, run.of.calibration) - driven)
         part = f"{run.label}: the guard on recorded steps"
         look = partial(on_part, part, 0, len(held))
-        acted[name] = guarded_on(run.answer, held, run.of.calibration, limits, look)
+        acted[name] = guarded_on(run.answer, held, run.of.calibration, limits, look, watch)
     speed_gap = np.abs(own.answer.speed[:, 0] - held.speed_ahead[:, 0]) / 2
     return replace(
         evidence,

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.codec import CURVATURE_KNOTS_M
+from continuonbrain.policy.convolution import F32
 from continuonbrain.policy.engine import Decisions
 from continuonbrain.policy.pilot import Pilot
+from continuonbrain.policy.watch import Watch
 from continuonbrain.robot.protocol import CONTROL_DT_S
 from continuonbrain.safety.guards import Limits
 from continuonbrain.safety.reasons import HEADS
@@ -102,16 +104,18 @@ def guarded_on(
     calibration: Calibration,
     limits: Limits,
     look: Callable[[], None] = lambda: None,
+    watch: tuple[Callable[[], Watch], F32] | None = None,
 ) -> tuple[F64, F64]:
     """Where the guard, and where a head, would have acted on the decisions, `[n]` each in {0, 1}.
 
     The recorded frames and speeds go on as they were driven; the pilot that drives tracks each decision from where the
-    car was, so this counts what a contender proposes on the driver's own road, not where it would have gone.
+    car was, so this counts what a contender proposes on the driver's own road, not where it would have gone. watch:
+    makes watches that do not act, and the safety head's grids of the frames `[n, 13, 17]`.
     """
     guard, head = np.zeros(len(samples)), np.zeros(len(samples))
     between = seconds_between(samples).clip(0.0, 0.8 * limits.max_gap_s)
     for rows in _runs(samples):
-        pilot = Pilot(calibration=calibration, limits=limits)
+        pilot = Pilot(calibration=calibration, limits=limits, watch=None if watch is None else watch[0]())
         now = 0.0
         for k, i in enumerate(rows):
             if k % _LOOK_EVERY == 0:
@@ -126,7 +130,8 @@ def guarded_on(
                 )
                 continue
             pilot.accept(ActionChunk(tuple(map(float, bends)), tuple(map(float, speeds)), now, "held out"))
-            reasons = pilot.tick(now_s=now).guarded.reasons
+            grid = None if watch is None else watch[1][i]
+            reasons = pilot.tick(now_s=now, grid=grid).guarded.reasons
             if k >= _SETTLING:
                 guard[i] = any(r not in HEADS for r in reasons)
                 head[i] = any(r in HEADS for r in reasons)

@@ -18,6 +18,7 @@ from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.engine import Engine
 from continuonbrain.policy.intent import Intents
 from continuonbrain.policy.pilot import Pilot
+from continuonbrain.policy.watch import Watch
 from continuonbrain.robot.protocol import CONTROL_DT_S
 from continuonbrain.robot.sim.fleet import Fleet
 from continuonbrain.robot.sim.instructions import BY_PHRASING
@@ -40,7 +41,8 @@ class RolloutResult:
     (mean distance from the instructed lane while on the road), obeyed (speed and lane kept in the second half,
     or standing for "stop"), interventions (share of ticks in which the guard changed the command for a reason of its
     own), blocks (in which a head slowed or stopped the car), reasons (of each reason that occurred).
-    trajectory `[ticks, cars, 2]` in metres, NaN after a car has left the road or finished its lap.
+    trajectory `[ticks, cars, 2]` in metres, NaN after a car has left the road or finished its lap. left_road: it did;
+    mean_speed_mps: while it was on the road.
     """
 
     completion: Array
@@ -50,6 +52,8 @@ class RolloutResult:
     blocks: Array
     reasons: dict[str, Array]
     trajectory: Array
+    left_road: NDArray[np.bool_]
+    mean_speed_mps: Array
 
 
 def decision_ticks(decision_time_s: float) -> tuple[int, int]:
@@ -85,6 +89,8 @@ def rollout(
     decision_time_s: float = 0.0,
     stop_without_model: Sequence[bool] | None = None,
     reflex: bool = True,
+    watch_with: Callable[[], Watch] | None = None,
+    watch_every: int = 1,
     on_tick: Callable[[int, int], None] | None = None,
 ) -> RolloutResult:
     """Drive car i on track i under instruction i.
@@ -92,7 +98,9 @@ def rollout(
     laps: until one lap is done, else for `seconds`. Instructions are phrasings that the simulator knows.
     stop_without_model: per car, whether "stop" may be obeyed without the model (default: all).
     reflex: between slow decisions the engine's reflex head carries the cars, as in the fast loop; False: paths of
-    the model alone. on_tick(tick, ticks) reports progress.
+    the model alone. watch_with: makes each car's watch, all with one safety head; None drives without;
+    watch_every: ticks from one look of the head to the next (more than 1 for watches that do not act).
+    on_tick(tick, ticks) reports progress.
     """
     n = len(track_seeds)
     tracks = TrackSet(track_seeds, world)
@@ -107,7 +115,12 @@ def rollout(
         instruction=[g.name for g in goals],
     )
     brakes = [True] * n if stop_without_model is None else list(stop_without_model)
-    pilots = [Pilot(calibration=calibration, limits=limits, stop_without_model=b) for b in brakes]
+    watches = [None if watch_with is None else watch_with() for _ in brakes]
+    safety = None if watches[0] is None else watches[0].head
+    pilots = [
+        Pilot(calibration=calibration, limits=limits, stop_without_model=b, watch=w)
+        for b, w in zip(brakes, watches, strict=True)
+    ]
     every, late = decision_ticks(decision_time_s)
     head = engine.reflex if reflex and late > 1 else None
     intents = Intents(engine).of_all(instructions) if head is not None else None
@@ -123,6 +136,7 @@ def rollout(
     errors, on_road = np.zeros(n), np.zeros(n)
     touched, slowed, driven = np.zeros(n), np.zeros(n), np.zeros(n)
     by_reason: dict[str, Array] = {}
+    moved = np.zeros(n)
     trajectory = np.full((ticks, n, 2), np.nan)
     speeds, places = np.zeros((ticks, n)), np.zeros((ticks, n))
     waiting: list[tuple[int, NDArray[np.int64], list[ActionChunk]]] = []
@@ -142,9 +156,11 @@ def rollout(
             _, cars, chunks = waiting.pop(0)
             for i, chunk in zip(cars, chunks, strict=True):
                 pilots[i].accept(chunk)
-        if tick % every == 0:
+        looks = safety is not None and tick % watch_every == 0
+        frames = fleet.render() if looks or head is not None or tick % every == 0 else None
+        if tick % every == 0 and frames is not None:
             answers = engine.decide(
-                fleet.render()[rows], [instructions[int(i)] for i in rows], [float(speed[i]) for i in rows]
+                frames[rows], [instructions[int(i)] for i in rows], [float(speed[i]) for i in rows]
             )
             chunks = [
                 ActionChunk(
@@ -157,15 +173,16 @@ def rollout(
                 for i, c, v in zip(rows, *answers, strict=True)
             ]
             waiting.append((tick + late, rows, chunks))
-        if head is not None and intents is not None:
+        if head is not None and intents is not None and frames is not None:
             carried = np.array([i for i in rows if pilots[i].wants_reflex(now_s=now)], np.int64)
             if len(carried):
-                bends = head.curvatures(fleet.render()[carried], intents[carried])
+                bends = head.curvatures(frames[carried], intents[carried])
                 for i, bend in zip(carried, bends, strict=True):
                     pilots[i].carry(bend.tolist(), now_s=now)
+        grids = safety.grids(frames[rows]) if safety is not None and looks and frames is not None else None
         steering[:], throttle[:] = 0.0, 0.0
-        for i in rows:
-            guarded = pilots[i].tick(now_s=now).guarded
+        for row, i in enumerate(rows):
+            guarded = pilots[i].tick(now_s=now, grid=None if grids is None else grids[row]).guarded
             steering[i], throttle[i] = guarded.steering, guarded.throttle
             driven[i] += 1
             if tick > late + 1:
@@ -176,6 +193,7 @@ def rollout(
         running = driving & alive
         errors += np.where(running, fleet.lane_error_m, 0)
         on_road += running
+        moved += np.where(running, fleet.speed, 0)
         trajectory[tick, running, 0], trajectory[tick, running, 1] = fleet.x[running], fleet.y[running]
         speeds[tick], places[tick] = fleet.speed, fleet.lateral_m / tracks.half_m[fleet.track]
         if on_tick is not None:
@@ -195,4 +213,6 @@ def rollout(
         blocks=slowed / np.maximum(driven, 1),
         reasons={name: counts / np.maximum(driven, 1) for name, counts in sorted(by_reason.items())},
         trajectory=trajectory[:done],
+        left_road=~alive,
+        mean_speed_mps=moved / np.maximum(on_road, 1),
     )

@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.engine import Engine
+from continuonbrain.policy.watch import Watch
 from continuonbrain.robot.sim.instructions import NAMES
 from continuonbrain.robot.sim.shifts import World
 from continuonbrain.safety.guards import Limits
 from continuonbrain.trainer.rollout import RolloutResult, rollout
 
+WATCH_EVERY = 4
+"""Ticks between two looks of the safety head while it only counts: a fifth of a second."""
 OnTick = Callable[[int, int], None]
 
 
@@ -60,9 +63,11 @@ def drive_score(
     seed: int = 7,
     decision_time_s: float = 0.0,
     reflex: bool = True,
+    watch_with: Callable[[], Watch] | None = None,
     on_tick: OnTick | None = None,
 ) -> DriveScore:
-    """One lap on each track under "drive". reflex: see `rollout`."""
+    """One lap on each track under "drive". reflex: see `rollout`. watch_with: makes watches that do not act; each looks
+    at every fourth tick, and its shares are of those."""
     result: RolloutResult = rollout(
         engine,
         world,
@@ -73,6 +78,8 @@ def drive_score(
         seed=seed,
         decision_time_s=decision_time_s,
         reflex=reflex,
+        watch_with=watch_with,
+        watch_every=WATCH_EVERY,
         on_tick=on_tick,
     )
     return DriveScore(
@@ -84,7 +91,7 @@ def drive_score(
         trajectory=result.trajectory,
         completions=tuple(result.completion.tolist()),
         guard_shares=tuple(result.interventions.tolist()),
-        head_shares=tuple(result.blocks.tolist()),
+        head_shares=tuple((result.blocks * WATCH_EVERY).clip(0, 1).tolist()),
         reasons={name: float(shares.mean()) for name, shares in result.reasons.items()},
     )
 

@@ -152,9 +152,10 @@ def test_the_manifest_says_what_each_path_can_do_and_names_no_bundle_that_is_not
 def test_the_manifest_names_a_safety_head_only_when_there_is_one(tmp_path: Path) -> None:
     layout = init_brain_root(tmp_path, "sim-donkey")
     config = open_brain(tmp_path).config.model_dump(mode="json")
-    assert "safety_head" not in manifest_from_settings(layout, config)["paths"]
-    (layout.safety_dir / "head.npz").write_bytes(b"")
     assert manifest_from_settings(layout, config)["paths"]["safety_head"] == str(layout.safety_dir)
+    for file in layout.safety_dir.iterdir():
+        file.unlink()
+    assert "safety_head" not in manifest_from_settings(layout, config)["paths"]
 
 
 def test_writing_the_manifest_touches_it_after_the_rename(

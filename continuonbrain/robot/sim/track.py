@@ -84,7 +84,31 @@ def _palette(rng: np.random.Generator, look: str) -> tuple[Colour, Colour, Colou
         return _jitter(rng, (150, 60, 50), 10), _jitter(rng, (150, 170, 200), 10), (30, 30, 40), None, 0.075
     if look == "invert":  # pale road, black tape
         return _jitter(rng, (215, 215, 215), 10), _jitter(rng, (225, 205, 175), 8), (20, 20, 20), None, 0.075
-    raise ValueError(f"unknown look {look!r}; known: asphalt, tape, colour, invert")
+    if look == "any":
+        return _any_palette(rng)
+    raise ValueError(f"unknown look {look!r}; known: asphalt, tape, colour, invert, any")
+
+
+def _any_palette(rng: np.random.Generator) -> tuple[Colour, Colour, Colour, Colour | None, float]:
+    """Colours of no place in particular: what must not depend on a look is taught on these. A road may have the
+    ground's own colour (lines taped on a floor); its edge is always another one."""
+
+    def colour() -> Colour:
+        grey = rng.integers(15, 241) * np.ones(3)
+        mixed = grey + rng.uniform(0, 1) * (rng.integers(0, 256, 3) - grey)
+        r, g, b = (int(c) for c in mixed.clip(5, 250))
+        return r, g, b
+
+    def apart(one: Colour, other: Colour) -> float:
+        return float(np.abs(np.subtract(one, other)).mean())
+
+    ground = colour()
+    road = ground if rng.random() < 0.3 else colour()
+    edge = colour()
+    while apart(edge, road) < 50:
+        edge = colour()
+    centre = None if rng.random() < 0.6 else (edge if rng.random() < 0.5 else colour())
+    return road, ground, edge, centre, float(rng.uniform(0.04, 0.1))
 
 
 def bake(
@@ -103,10 +127,11 @@ def bake(
     for i in range(POINTS):
         k = (i + 1) % POINTS
         draw.polygon([left[i], left[k], right[k], right[i]], fill=road)
-    if look == "tape":
+    if look == "tape" or (look == "any" and rng.random() < 0.3):
+        stray: Colour = (225, 225, 215) if look == "tape" else _any_palette(rng)[0]
         for _ in range(14):
             x0, y0, x1, y1 = rng.uniform(0, TEXELS, 4)
-            draw.line([(x0, y0), (x1, y1)], fill=(225, 225, 215), width=round(0.05 / TEXEL_M))
+            draw.line([(x0, y0), (x1, y1)], fill=stray, width=round(0.05 / TEXEL_M))
     for line in (left, right):
         draw.line([*line, line[0]], fill=edge, width=max(2, round(edge_m / TEXEL_M)))
     if centre is not None:

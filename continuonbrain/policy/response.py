@@ -1,0 +1,80 @@
+"""How the car answers its steering now: fitted tick by tick from what was commanded and what was measured.
+
+The calibration travels with the adapter and was fitted from recordings. A servo that was turned around or bent since
+then answers otherwise, and who predicts where the car will be has to know it at once. Recursive least squares with
+forgetting (e.g. Ljung, System Identification, ch. 11) on the front wheels' angle:
+
+    measured = gain * expected by the calibration + offset
+
+starting from gain 1 and offset 0, which are also what is gone back to while nothing is learned (standing, no sensors).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+from continuonbrain.policy.calibration import WHEELBASE_M, Calibration
+
+_FORGET = 0.97
+"""By tick: what counts is the last second or two."""
+_PRIOR_GAIN, _PRIOR_OFFSET_RAD = 0.5, 0.12
+_NOISE_RAD = 0.05
+_MIN_SPEED_MPS = 0.3
+_GAIN = (-1.7, 1.7)
+_OFFSET_RAD = (-0.35, 0.35)
+_LATEST = 16
+
+
+@dataclass(slots=True)
+class Response:
+    """gain, offset_rad: of the wheels' angle beside what the calibration says. Call `update` once a tick."""
+
+    gain: float = 1.0
+    offset_rad: float = 0.0
+    _sums: list[float] = field(default_factory=lambda: [0.0] * 5)
+    _commands: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_LATEST))
+
+    def update(
+        self,
+        *,
+        now_s: float,
+        steering: float,
+        speed_mps: float | None,
+        yaw_rate_rps: float | None,
+        calibration: Calibration,
+    ) -> None:
+        """steering: the command in force since the last tick; speed and yaw rate as measured at `now_s`, None without
+        sensors."""
+        self._commands.append((now_s, steering))
+        if speed_mps is None or yaw_rate_rps is None or not _MIN_SPEED_MPS <= speed_mps <= 10.0:
+            return
+        then = None
+        for time_s, command in reversed(self._commands):
+            if time_s <= now_s - calibration.delay_s + 1e-6:
+                then = command
+                break
+        if then is None or not abs(yaw_rate_rps) <= 35.0:
+            return
+        expected = math.atan(WHEELBASE_M * calibration.curvature(then))
+        measured = math.atan(WHEELBASE_M * yaw_rate_rps / speed_mps)
+        n, x, y, xx, xy = (_FORGET * v for v in self._sums)
+        # What differs from the expectation is regressed, so that the prior is "as expected".
+        error = measured - expected
+        self._sums = [n + 1, x + expected, y + error, xx + expected * expected, xy + expected * error]
+        self._solve()
+
+    def _solve(self) -> None:
+        n, x, y, xx, xy = self._sums
+        a = xx + (_NOISE_RAD / _PRIOR_GAIN) ** 2
+        d = n + (_NOISE_RAD / _PRIOR_OFFSET_RAD) ** 2
+        det = a * d - x * x  # positive: both priors are
+        gain, offset = 1.0 + (xy * d - x * y) / det, (a * y - x * xy) / det
+        self.gain = min(_GAIN[1], max(_GAIN[0], gain))
+        self.offset_rad = min(_OFFSET_RAD[1], max(_OFFSET_RAD[0], offset))
+
+    def curvature(self, expected: float) -> float:
+        """What a curvature (1/m) that the calibration expects becomes on this car now."""
+        wheel = self.gain * math.atan(WHEELBASE_M * expected) + self.offset_rad
+        return math.tan(max(-0.9, min(0.9, wheel))) / WHEELBASE_M
