@@ -6,17 +6,17 @@ Each operation is done once in a traced process, which gives its calls that may 
 write, rename, symlink, unlink, mkdir, fsync, ftruncate, flock, ...). Then it is done again from the same state for each
 of them, and the process is killed before the call, after it and, where it is a write to a file, in the middle of it.
 Enumerated, not sampled. After each kill, `benchmarks.crash_reader`, which shares no code with the store, checks that
-`current` is whole and the old or the new one and that the history's chain holds; then a fresh process starts as the brain
-does, and it checks again: links as the history says, everybody told once, a second start changes nothing, and the
-operation can be done to its end.
+`current` is whole and the old or the new one and that the history's chain holds; then a fresh process starts as the
+brain does, and it checks again: links as the history says, everybody told once, a second start changes nothing, and
+the operation can be done to its end.
 
 Keys:
   operations    how many
   crash_points  kills, over all operations
   violations    of what is checked (goal 0)
   by_operation  calls, kills and violations of each
---control adds an operation in the wrong order, which must be found out. A killed process leaves the kernel's cache alone:
-what a power cut does to calls that were not synced is not shown here. Takes minutes.
+--control adds an operation in the wrong order, which must be found out. A killed process leaves the kernel's cache
+alone: what a power cut does to calls that were not synced is not shown here. Takes minutes.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ _SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """prepare: brings a fresh root to where it begins. act: does it; done to the end already, it changes nothing. boot: of
-    the start after the kill. new: which of the names that `prepare` gave drives at the end, "" the base; kept: whether
-    what drove before may drive on after a recovery (a kill before anything was written down)."""
+    """prepare: brings a fresh root to where it begins. act: does it; done to the end already, it changes nothing. new:
+    which of the names that `prepare` gave drives at the end, "" the base. boot: of the start after the kill.
+    always_old: that start must take back whatever was begun."""
 
     name: str
     prepare: Callable[[BrainRoot], dict[str, str]]

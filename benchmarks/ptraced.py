@@ -1,8 +1,8 @@
 """Stop a process at each of its file-system calls: ptrace, without a compiler or strace.
 
-A child of a warm parent is traced from its first call on; at the n-th call that may change a file system it is killed,
-before the kernel does the call, in the middle of it (a write of which half arrives), or after. What lies in the kernel's
-cache stays, as it does when a process dies: a power cut is not imitated.
+A child of a warm parent is traced from its first call on; at the n-th call that may change a file system it is
+killed, before the kernel does the call, in the middle of it (a write of which half arrives), or after. What lies in
+the kernel's cache stays, as it does when a process dies: a power cut is not imitated.
 """
 
 from __future__ import annotations
