@@ -3,7 +3,8 @@
 Rates of incidents are compared, and few ticks say little about a rate:
 
 - What the adapter before may have had at worst is the exact (Garwood) upper bound of its Poisson rate, times what is
-  tolerated, and never less than a floor. Without a record that says anything it is a limit of the settings.
+  tolerated. Where it kept the limit of the settings that is no more than this limit, and never less than a quarter of
+  it; without a record that says anything it is the limit itself.
 - Against that rate the new adapter's incidents are held once a second, for as long as the probation lasts. Ordinary
   tests are wrong when they are asked again and again, so this is a test martingale: likelihood ratios of several worse
   rates, averaged. Ville's inequality bounds the chance that an adapter within the limit is *ever* taken back, over all
@@ -108,8 +109,12 @@ def limit_per_s(name: str, before: DrivingRecord, rules: Rules) -> float:
     absolute = rules.limits_per_min[name] / 60.0
     if before.ticks < rules.enough_ticks or before.seconds <= 0.0:
         return absolute
-    at_worst = poisson_upper(before.incidents.get(name, 0), rules.alpha) / before.seconds
-    return max(absolute / 4.0, rules.tolerance * at_worst)
+    count = before.incidents.get(name, 0)
+    at_worst = rules.tolerance * poisson_upper(count, rules.alpha) / before.seconds
+    if count / before.seconds > absolute:
+        return max(absolute, at_worst)
+    # It kept the limit. That it may have been worse, for all that a short record says, is no reason to accept more.
+    return min(absolute, max(absolute / 4.0, at_worst))
 
 
 def log_evidence(count: int, seconds: float, limit: float) -> float:

@@ -98,6 +98,12 @@ def test_a_short_record_of_before_says_nothing() -> None:
     assert limit_per_s("off_road", long, RULES) > 0.05
 
 
+def test_a_short_clean_record_does_not_loosen_the_limit_and_a_long_one_tightens_it() -> None:
+    assert limit_per_s("off_road", record(25.0), RULES) == pytest.approx(1 / 60)
+    assert limit_per_s("off_road", record(3600.0), RULES) == pytest.approx(1 / 240)
+    assert look(record(5.0, off_road=3), record(25.0), TERMS).reason == "off_road"
+
+
 def test_a_good_adapter_is_ever_taken_back_less_often_than_alpha_says() -> None:
     """At the limit itself, asked every second for five minutes, a thousand times."""
     random.seed(0)
