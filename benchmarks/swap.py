@@ -54,10 +54,11 @@ LATE = 8
 
 
 def new_root(folder: Path) -> BrainRoot:
-    """A root with the shipped base whose control runs at 50 Hz."""
+    """A root with the shipped base whose control runs at 50 Hz, and where a promotion is final."""
     layout = init_brain_root(folder, "sim-donkey", base_model=tiny_base_folder())
     settings = json.loads(layout.config_path.read_text())
     settings["robot"]["control_hz"] = HZ
+    settings["promotion"] |= {"probation_ticks": 0, "probation_minutes": 0.0}  # the next one comes at once
     layout.config_path.write_text(json.dumps(settings))
     return open_brain(folder)
 

@@ -192,6 +192,25 @@ class PromotionConfig(_Group):
     min_stop_obeyed: Annotated[float, Field(ge=0, le=1)] = 1.0
     max_guard_share: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Largest share of steps on which the guard had to change the proposed action."""
+    probation_ticks: Annotated[int, Field(ge=0, le=10**9)] = 4000
+    """Control ticks that a promoted adapter must have driven before it is confirmed."""
+    probation_minutes: Annotated[float, Field(ge=0, le=100_000)] = 5.0
+    """Minutes that it must have driven, too, standing still not counted. Both 0: no probation."""
+    probation_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
+    """Starts of the policy process on probation; one more takes the adapter back."""
+    max_takeovers_per_min: Annotated[float, Field(gt=0, le=60)] = 1.0
+    """A person driving on by hand. Each of these limits holds where the adapter before has driven too little to say;
+    a quarter of it is accepted always."""
+    max_off_road_per_min: Annotated[float, Field(gt=0, le=60)] = 1.0
+    """Where the robot knows it: in the simulator."""
+    max_stops_per_min: Annotated[float, Field(gt=0, le=60)] = 2.0
+    """Seconds in which there was no fresh or no usable path."""
+    max_blocks_per_min: Annotated[float, Field(gt=0, le=60)] = 2.0
+    """Seconds in which the safety head or the world head stopped the robot."""
+    max_warnings_per_min: Annotated[float, Field(gt=0, le=60)] = 20.0
+    """Seconds in which the safety head slowed it."""
+    max_corrections_per_min: Annotated[float, Field(gt=0, le=60)] = 30.0
+    """Seconds in which the guard changed a command."""
 
     @model_validator(mode="after")
     def _enough_can_be_held_out(self) -> PromotionConfig:

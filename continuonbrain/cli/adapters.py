@@ -27,19 +27,29 @@ app.command()(export)
 @app.command("list")
 def list_adapters(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
     """List all adapters, oldest first, and which of them drives."""
-    store = AdapterStore(open_brain(root).layout)
-    rows = [_row(version, _slots(store)) for version in store.list()]
-    check = store.verify_history()
+    from continuonbrain.cli.probation_words import fate, in_words, told_of
+
+    brain = open_brain(root)
+    store = AdapterStore(brain.layout)
+    check, entries = store.verify_history(), store.history()
+    rows = [{**_row(version, _slots(store)), "fate": fate(entries, version)} for version in store.list()]
+    probation = told_of(brain) if check.ok else {}
     if as_json:
-        _print_json({"adapters": rows, "history": {"entries": check.entries, "problem": check.problem}})
+        history = {"entries": check.entries, "problem": check.problem}
+        _print_json({"adapters": rows, "probation": probation, "history": history})
         return
     console = Console()
     if not rows:
         console.print("no adapters yet: the base model drives alone")
     else:
-        table = Table("adapter", "slot", "verdict", "trained on", "bytes")
+        table = Table("adapter", "slot", "verdict", "what came of it", "trained on", "bytes")
         for row in rows:
-            table.add_row(row["id"], row["slot"], row["verdict"], row["trained_on"], f"{row['bytes']:,}")
+            came = row["fate"]
+            if probation.get("state") == "probation" and row["id"] == probation["version_id"]:
+                came = in_words(probation)
+            table.add_row(
+                row["id"], row["slot"], row["verdict"], came, row["trained_on"], f"{row['bytes']:,}"
+            )
         console.print(table)
     if not check.ok:
         console.print(
@@ -54,11 +64,16 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show an adapter's card and verdict, and whether its bytes are still the ones that were staged."""
+    from continuonbrain.cli.probation_words import fate, in_words, told_of
     from continuonbrain.rlds.summary import sparkline  # numpy: not for listing commands
 
-    store = AdapterStore(open_brain(root).layout)
+    brain = open_brain(root)
+    store = AdapterStore(brain.layout)
     found = store.find(version)
     sha256 = found.compute_sha256()
+    probation = told_of(brain) if store.verify_history().ok else {}
+    drives = probation.get("state") == "probation" and probation["version_id"] == found.version_id
+    came = fate(store.history(), found)
     whole = sha256.startswith(found.sha8)
     card, verdict = found.card(), found.verdict()
     if as_json:
@@ -68,6 +83,8 @@ def show(
                 "path": str(found.path),
                 "sha256": sha256,
                 "whole": whole,
+                "fate": came,
+                "probation": probation if drives else {},
                 "card": card,
                 "verdict": verdict,
             }
@@ -80,6 +97,8 @@ def show(
         highlight=False,
         soft_wrap=True,
     )
+    if came or drives:
+        console.print(in_words(probation) if drives else came, highlight=False, soft_wrap=True, markup=False)
     if card is None:
         console.print("no card")
     else:
@@ -98,11 +117,18 @@ def show(
 
 
 @app.command()
-def promote(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
+def promote(
+    version: Annotated[str | None, typer.Argument(help="Adapter id; the candidate when left out.")] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Although it was taken back while on probation.")
+    ] = False,
+    root: RootOption = DEFAULT_ROOT,
+    as_json: JsonOption = False,
+) -> None:
     """Promote the candidate on the verdict beside it, as the sidecar does. Exit 1: the running brain did not follow."""
     from continuonbrain.loops.promotion import promote_candidate
 
-    told = promote_candidate(open_brain(root))
+    told = promote_candidate(open_brain(root), version_id=version, again=again)
     if as_json:
         _print_json({"to": told.version_id, "noticed": told.noticed, "detail": told.detail})
     else:
@@ -112,8 +138,21 @@ def promote(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> Non
 
 
 @app.command()
+def confirm(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
+    """Confirm the adapter that is on probation, whatever it has driven so far."""
+    from continuonbrain.loops.probation import confirm_by_hand
+
+    told = confirm_by_hand(open_brain(root))
+    if as_json:
+        _print_json({"confirmed": told.version_id, "sha256": told.sha256, "detail": told.detail})
+    else:
+        Console(highlight=False).print(told.detail, markup=False, soft_wrap=True)
+
+
+@app.command()
 def rollback(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
-    """Go back to the adapter that drove before. Once more returns. Exit 1: the running brain did not follow."""
+    """Go back to the adapter that drove before. Once more returns, unless it was on probation. Exit 1: the running
+    brain did not follow."""
     from continuonbrain.loops.promotion import roll_back
 
     brain = open_brain(root)

@@ -53,7 +53,7 @@ def doctor(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None
         checks += [base, *([check_engine(root)] if base.ok else [])]
         if has_base(root):  # one that cannot drive may talk
             checks += [check_words(root), check_adapter(root)]
-        checks += [check_safety_head(root), check_trainer(root)]
+        checks += [check_safety_head(root), check_history(root), check_trainer(root)]
     healthy = all(check.ok for check in checks if check.needed)
 
     if as_json:
@@ -190,6 +190,28 @@ def check_engine(root: Path) -> Check:
     if importlib.util.find_spec("ai_edge_litert") is None:
         return Check("engine", False, "LiteRT is not installed", installing("litert"))
     return Check("engine", True, f"litert, {policy.precision}, adapters up to rank {spec.lora.rank}")
+
+
+def check_history(root: Path) -> Check:
+    """The history's hash chain holds from the first entry to the last."""
+    from continuonbrain.brain_root import open_brain
+    from continuonbrain.storage.adapters import AdapterStore
+
+    layout = open_brain(root).layout
+    store = AdapterStore(layout)
+    remedy = (
+        f"compare {layout.history_path} with a copy; moved away, a new history begins and what drives stays"
+    )
+    try:
+        check = store.verify_history()
+        if not check.ok:
+            told = f"{layout.history_path} {check.problem}; {check.entries} entries before it are sound"
+            return Check("history", False, told, remedy)
+        state = store.standing()
+    except BrainError as error:
+        return Check("history", False, error.message, error.remedy or remedy)
+    on = f", {state.version_id} is on probation" if state.kind == "probation" else ""
+    return Check("history", True, f"{check.entries} entries, the chain holds{on}")
 
 
 def check_adapter(root: Path) -> Check:

@@ -43,6 +43,7 @@ from continuonbrain.loops.control_status import (
     SimulatedMachine,
     StatusWriter,
 )
+from continuonbrain.loops.driving_counter import DrivingCounter, DrivingKeeper
 from continuonbrain.loops.fast import FastLoop, LoopTick
 from continuonbrain.loops.loop_report import FastReport
 from continuonbrain.loops.policy_client import PolicyClient
@@ -143,6 +144,7 @@ class ControlProcess:
             reflexes=self._reflexes,
         )
         self._machine = SimulatedMachine(brain.layout.root)
+        self._counter = DrivingCounter()
         self._phase = "park" if options.cycle else "drive"
         self._taught = (0, 0)
         self._rounds = 0
@@ -165,8 +167,10 @@ class ControlProcess:
             (layout.run_dir / CONTROL_REPORT_NAME).unlink(missing_ok=True)
             events = EventLog(layout.events_dir)
             writer = StatusWriter(layout.run_dir, self._snapshot, self._machine, events)
+            keeper = DrivingKeeper(layout, self._counter)
             with WireServer(layout.run_dir / CONTROL_SOCKET_NAME) as self._commands:
                 writer.start()
+                keeper.start()
                 _prefer_this_thread()
                 _one_thread_for_products()
                 try:
@@ -183,6 +187,7 @@ class ControlProcess:
                     report = self._loop.close()
                     self._client.close()
                     self._reflexes.close()
+                    keeper.close()
                     writer.close()
             write_json_durably(layout.run_dir / CONTROL_REPORT_NAME, report.to_json())
         return report
@@ -198,6 +203,14 @@ class ControlProcess:
     def _on_tick(self, tick: LoopTick) -> None:
         self._last = tick
         self._machine.alive(driving=tick.mode != "park", teleop=tick.mode == "teleop")
+        self._counter.tick(
+            now_s=tick.now_s,
+            mode=tick.mode,
+            reasons=tick.guarded.reasons,
+            chunk=tick.chunk,
+            off_road=self._robot.off_road,
+            served_by=self._client.connects if self._client.connected else 0,
+        )
         if tick.number % _TRAIL_EVERY == 0 and tick.mode != "park":
             fleet = self._robot.fleet
             self._trail.append((round(float(fleet.x[0]), 3), round(float(fleet.y[0]), 3)))

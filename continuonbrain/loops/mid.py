@@ -26,6 +26,7 @@ from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError, told_from, told_from_import
 from continuonbrain.loops.memory import keep_within_limits
+from continuonbrain.loops.probation import look_after
 from continuonbrain.loops.promotion import Promotion, announce_unfinished, promote_candidate
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.rlds.reader import is_being_recorded, list_episodes, read_metadata
@@ -36,7 +37,7 @@ from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.durable import replace_file
 from continuonbrain.storage.event_log import EventLog
 from continuonbrain.storage.lock import ProcessLock
-from continuonbrain.storage.promotion_rule import PromotionRefused
+from continuonbrain.storage.promotion_rule import OnProbation, PromotionRefused
 from continuonbrain.trainer.build_gates import gates_from_config
 from continuonbrain.trainer.gates import GateReport, GateSet
 
@@ -191,15 +192,18 @@ class MidLoop:
             )
 
     def _standing_candidate(self) -> Promotion | None:
-        """Promote a candidate whose passing verdict stands but whose promotion never came (a crash, --hold)."""
+        """Promote a candidate whose passing verdict stands but whose promotion never came (a crash, --hold, another one
+        on probation). Raises `OnProbation` while that lasts."""
         candidate = self.store.candidate()
         verdict = None if candidate is None else _paper(candidate.verdict)
         if verdict is None or verdict.get("passed") is not True:
             return None
         try:
             return promote_candidate(self.brain)
+        except OnProbation:
+            raise
         except PromotionRefused:
-            return None  # of another base, or its bytes changed: learn anew
+            return None  # of another base, its bytes changed, or it was taken back: learn anew
 
     def round(self, *, hold: bool = False, again: bool = False) -> Outcome:
         """One round. again: train even when no episode is new. Raises `BrainError`s with nothing changed.
@@ -218,9 +222,13 @@ class MidLoop:
 
     def _round(self, *, hold: bool, again: bool) -> Outcome:
         announce_unfinished(self.brain)
+        look_after(self.brain)
         keep_within_limits(self.brain)
-        if not hold and not again and (standing := self._standing_candidate()) is not None:
-            return self._end("promoted", standing.detail, version_id=standing.version_id)
+        try:
+            if not hold and not again and (standing := self._standing_candidate()) is not None:
+                return self._end("promoted", standing.detail, version_id=standing.version_id)
+        except OnProbation as waits:  # another training would only replace what has been proved
+            return self._end("judged", _held(waits), version_id=waits.version_id)
         episodes, fresh = self.new_episodes()
         self.say(episodes=len(episodes))
         if len(episodes) < self.config.min_episodes:
@@ -261,7 +269,12 @@ class MidLoop:
             return self._end("refused", learned.verdict["reason"], **details)
         if hold:
             return self._end("judged", "passed; not promoted yet (--hold)", **details)
-        promoted = promote_candidate(self.brain)
+        try:
+            promoted = promote_candidate(self.brain)
+        except OnProbation as waits:
+            return self._end("judged", _held(waits), **details)
+        except PromotionRefused as refused:
+            return self._end("refused", refused.reason, **details)
         return self._end("promoted", promoted.detail, **details)
 
     def _end(self, phase: str, detail: str, **details: Any) -> Outcome:
@@ -299,6 +312,10 @@ class MidLoop:
     def max_samples(self) -> int:
         """Upper bound of samples per round: memory, and what `max_steps` can use."""
         return _MAX_SAMPLES
+
+
+def _held(waits: OnProbation) -> str:
+    return f"passed; held until that is over: {waits.reason}"
 
 
 def _paper(read: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:

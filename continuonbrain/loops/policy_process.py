@@ -2,17 +2,18 @@
 
     python -m continuonbrain.loops.policy_process --root R [--decision-time S]
 
-It decides on frames for the control process and takes notices from the sidecar ("promotion", "rollback"). One
+It decides on frames for the control process and takes notices of changes ("promotion", "revert", "rollback"). One
 thread does everything, so an adapter is always changed between two decisions and never inside one; the control
 process keeps following its last path meanwhile. An adapter that cannot be used changes nothing: the old one
 goes on, and the notice is answered with the reason. At the start the same fault ends the process (exit 2),
-because driving on without the adapter that was promoted would be another robot than the one that was proved.
+because driving on without the adapter that was promoted would be another robot than the one that was proved; unless
+it is on probation: then it is taken back, and what drove before is loaded.
 
 Requests and answers are headers of `wire`:
 
     {"type": "decide", "observed_s", "instruction", "speed_mps"} + frame  ->  {"type": "chunk", ...}
                                                                          or  {"type": "refused", "reason", "remedy"}
-    {"type": "notice", "event": {"kind": "promotion" | "rollback", ...}}  ->  {"type": "ack", "ok", "detail"}
+    {"type": "notice", "event": {"kind": "promotion" | "revert" | "rollback", ...}}  ->  {"type": "ack", "ok", "detail"}
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.child_process import exit_code
 from continuonbrain.loops.notices import NoticeBoard
+from continuonbrain.loops.probation import at_policy_start, take_back
 from continuonbrain.loops.wire_stream import Message, Peer, WireServer
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.chunk import ActionChunk
@@ -55,7 +57,7 @@ _LONGEST_UPTIME_S = 1e9
 CALIBRATION_FILE = "calibration.json"
 _FRAME_BYTES = FRAME_SHAPE[0] * FRAME_SHAPE[1] * FRAME_SHAPE[2]
 _SERVICE_S = 0.1
-_NOTICES = ("promotion", "rollback")
+_NOTICES = ("promotion", "confirm", "revert", "rollback")
 
 
 class _Due(NamedTuple):
@@ -292,12 +294,19 @@ def run_policy(
     with WireServer(brain.layout.policy_socket) as server, NoticeBoard(brain.layout.notice_socket) as board:
         store = AdapterStore(brain.layout)
         store.recover()
+        at_policy_start(brain)
         imposed = brain.config.robot.decision_time_s if decision_time_s is None else decision_time_s
         engine = load_engine(brain)
         policy = PolicyServer(
             engine, store, server, board, decision_time_s=imposed, remember=_memory(brain, engine)
         )
-        policy.use_current_adapter()
+        try:
+            policy.use_current_adapter()
+        except BrainError as error:
+            if take_back(brain, "unusable", error.message, policy=False) is None:
+                raise
+            log.error("%s", error)
+            policy.use_current_adapter()
         _warm_up(engine)
         log.info(
             "serving on %s: base %s, adapter %s, decision time %s",

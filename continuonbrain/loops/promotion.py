@@ -1,4 +1,4 @@
-"""Promotion and rollback as the running brain sees them: the store changes, then everybody is told."""
+"""Changes of the adapter as the running brain sees them: the store changes, then everybody is told."""
 
 from __future__ import annotations
 
@@ -9,23 +9,30 @@ import time
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.notices import NoticeAnswer, ask_notice
 from continuonbrain.loops.wire import WireError
 from continuonbrain.model.base_identity import checkpoint_sha256
-from continuonbrain.storage.adapters import AdapterStore
+from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
+from continuonbrain.storage.boot import boot_id
+from continuonbrain.storage.driving_record import read_record
 from continuonbrain.storage.durable import write_bytes_durably
 from continuonbrain.storage.event_log import EventLog
+from continuonbrain.storage.history import HistoryEntry
 from continuonbrain.storage.lock import LockHeldError, ProcessLock
 from continuonbrain.storage.manifest import manifest_from_settings, write_manifest
+from continuonbrain.storage.probation_rule import Terms
 from continuonbrain.storage.signal_listeners import signal_listeners
 
 log = logging.getLogger(__name__)
 
-_TELLING_S = 10.0
+ChangeKind = Literal["promotion", "confirm", "revert", "rollback"]
+_KINDS: dict[str, ChangeKind] = {"promote": "promotion", "confirm": "confirm", "revert": "revert"}
+
+TELLING_S = 10.0
 _APART_S = 0.6
 """Between two tellings: the app's 200 ms, and time for what it loads then."""
 
@@ -48,15 +55,23 @@ class Promotion:
     running: bool = False
 
 
-def promote_candidate(brain: BrainRoot) -> Promotion:
-    """Promote `adapters/candidate` on the verdict beside it and tell the running brain.
+def promote_candidate(
+    brain: BrainRoot, *, version_id: str | None = None, again: bool = False, boot: str | None = None
+) -> Promotion:
+    """Promote `adapters/candidate` on the verdict beside it and tell the running brain. Its probation begins.
 
-    Raises `PromotionRefused` or `AdapterError` with nothing changed.
+    Args:
+        brain: the root.
+        version_id: another version than the candidate, on the verdict beside that one.
+        again: although it was taken back on probation once: a person's decision.
+        boot: identity of this start of the machine; None asks the kernel.
+
+    Raises `OnProbation`, `PromotionRefused` or `AdapterError` with nothing changed.
     """
-    with _telling(brain, timeout_s=_TELLING_S):
-        _finish_the_last(brain)
+    with changing(brain, timeout_s=TELLING_S):
+        finish_the_last(brain)
         store = AdapterStore(brain.layout)
-        candidate = store.candidate()
+        candidate = store.candidate() if version_id is None else store.get(version_id)
         if candidate is None:
             raise BrainError(
                 f"there is no candidate in {brain.layout.candidate}",
@@ -67,20 +82,45 @@ def promote_candidate(brain: BrainRoot) -> Promotion:
             candidate.version_id,
             candidate.verdict(),
             base_sha256=checkpoint_sha256(brain.layout.base_model_dir),
+            terms=_terms(brain, candidate, boot),
+            again=again,
         )
         return announce(brain, "promotion", version.version_id, version.compute_sha256())
 
 
 def roll_back(brain: BrainRoot) -> Promotion:
-    """Go back to the adapter that drove before, and tell the running brain. Raises as `AdapterStore.rollback`."""
-    with _telling(brain, timeout_s=_TELLING_S):
-        _finish_the_last(brain)
+    """Go back to the adapter that drove before, and tell the running brain; by hand, also on probation. Raises as
+    `AdapterStore.rollback`."""
+    with changing(brain, timeout_s=TELLING_S):
+        finish_the_last(brain)
         _apart(brain.layout.manifest_path)
-        now = AdapterStore(brain.layout).rollback()
+        now = AdapterStore(brain.layout).rollback(about={"by": "person"})
         return announce(brain, "rollback", now.version_id if now else "", now.compute_sha256() if now else "")
 
 
-def _finish_the_last(brain: BrainRoot) -> None:
+def _terms(brain: BrainRoot, version: AdapterVersion, boot: str | None) -> Terms | None:
+    """Of the probation that the config asks for; None when it asks for none."""
+    promotion = brain.config.promotion
+    if not promotion.probation_ticks and not promotion.probation_minutes:
+        return None
+    sha256 = version.compute_sha256()
+    driven = read_record(brain.layout.driving_dir, sha256, now=brain.layout.driving_now_dir)
+    return Terms(
+        promotion.probation_ticks,
+        promotion.probation_minutes,
+        boot_id() if boot is None else boot,
+        driven.to_json() if driven.ticks else {},
+    )
+
+
+def tell_of(brain: BrainRoot, entry: HistoryEntry, *, policy: bool = True) -> Promotion:
+    """`announce` the last entry of the history."""
+    return announce(
+        brain, _KINDS.get(entry.event, "rollback"), entry.to_version or "", entry.sha256 or "", policy=policy
+    )
+
+
+def finish_the_last(brain: BrainRoot) -> None:
     """Tell what was left untold; what keeps it from being told keeps nobody from a change."""
     try:
         _tell_what_was_left(brain)
@@ -110,7 +150,7 @@ def announce_unfinished(brain: BrainRoot) -> Promotion | None:
     if last is None or _told(brain.layout.announced_path) == last.hash:
         return None
     try:
-        with _telling(brain, timeout_s=0.0):
+        with changing(brain, timeout_s=0.0):
             return _tell_what_was_left(brain)
     except LockHeldError:
         return None
@@ -129,23 +169,29 @@ def _tell_what_was_left(brain: BrainRoot) -> Promotion | None:
         if _note_earlier(brain, EventLog(brain.layout.events_dir)):
             _mark(brain.layout.announced_path, last.hash)
         return None
-    kind: Literal["promotion", "rollback"] = "promotion" if last.event == "promote" else "rollback"
-    return announce(brain, kind, last.to_version or "", last.sha256 or "")
+    return tell_of(brain, last)
 
 
 def announce(
-    brain: BrainRoot, kind: Literal["promotion", "rollback"], version_id: str, sha256: str
+    brain: BrainRoot, kind: ChangeKind, version_id: str, sha256: str, *, policy: bool = True
 ) -> Promotion:
     """Tell everybody what drives now: apps by the manifest and, at once after it, by SIGUSR1 to those registered (an
     app that takes both for one change must not wait in between); who follows events; the running policy process. Last
-    it is noted that all were told (`run/announced`). An event that could not be noted is left for the next round."""
+    it is noted that all were told (`run/announced`). An event that could not be noted is left for the next round.
+
+    A confirmation changes nothing that drives: who knows of the promotion is told by the event alone. policy: whether
+    the policy process is told; it does not ask itself."""
     layout = brain.layout
     last = AdapterStore(layout).last_change()
     change = "" if last is None else last.hash
+    before = "" if last is None else last.prev_hash
+    known = kind == "confirm" and _told(layout.announced_path) in (before, _apps(before))
     events = EventLog(layout.events_dir)
     noted = _is_noted(events, change)
-    apps = noted or _told(layout.announced_path) == _apps(change) or _tell_apps(brain, change)
+    apps = noted or known or _told(layout.announced_path) == _apps(change) or _tell_apps(brain, change)
     named = {"change": change} if change else {}
+    if last is not None and kind in ("confirm", "revert"):
+        named["reason"] = str(last.about.get("reason", ""))
     noted = noted or (
         _note_earlier(brain, events)
         and events.note(kind, {"version_id": version_id, "sha256": sha256, **named})
@@ -154,7 +200,7 @@ def announce(
     event = {"kind": kind, "version_id": version_id, "sha256": sha256}
     # A policy process that starts later reads `current` by itself.
     answer = NoticeAnswer(False, False, False, "")
-    if brain.layout.policy_socket.exists():
+    if policy and not known and brain.layout.policy_socket.exists():
         try:
             answer = ask_notice(brain.layout.policy_socket, event)
         except WireError as error:
@@ -162,7 +208,11 @@ def announce(
     took = (time.monotonic() - started) * 1000
     if noted and apps:
         _mark(layout.announced_path, change)
-    said = f"{kind} of {version_id or 'the base'}: {_in_words(answer)}"
+    said = f"{kind} of {version_id or 'the base'}: {'it stays' if known else _in_words(answer)}"
+    if kind == "revert":
+        said = (
+            f"taken back ({named.get('reason', '')}), {version_id or 'the base'} drives: {_in_words(answer)}"
+        )
     return Promotion(version_id, sha256, answer.ok, took, said, answer.listening)
 
 
@@ -196,7 +246,7 @@ def _note_earlier(brain: BrainRoot, events: EventLog) -> bool:
     for entry, following in pairwise(history[known[-1] + 1 :]):
         if entry.event == "abandon" or following.event == "abandon":
             continue  # it never came to drive
-        kind: Literal["promotion", "rollback"] = "promotion" if entry.event == "promote" else "rollback"
+        kind = _KINDS.get(entry.event, "rollback")
         told_of = {"version_id": entry.to_version or "", "sha256": entry.sha256 or "", "change": entry.hash}
         if not events.note(kind, told_of):
             return False
@@ -222,7 +272,7 @@ def _apart(manifest: Path) -> None:
             time.sleep(_APART_S - since)
 
 
-def _telling(brain: BrainRoot, *, timeout_s: float) -> ProcessLock:
+def changing(brain: BrainRoot, *, timeout_s: float) -> ProcessLock:
     """Held from before a change of the adapter until everybody has been told."""
     brain.layout.run_dir.mkdir(parents=True, exist_ok=True)
     path = brain.layout.announced_path
@@ -242,7 +292,7 @@ def _is_noted(events: EventLog, change: str) -> bool:
     except OSError:
         return False
     return bool(change) and any(
-        e.data.get("change") == change for e in kept if e.kind in ("promotion", "rollback")
+        e.data.get("change") == change for e in kept if e.kind in get_args(ChangeKind)
     )
 
 

@@ -6,6 +6,7 @@ Rules:
   nothing moves the robot (a simulated one stands still; hardware must stop when its commands end).
 - Exit code 2 says that a person must put something right. At the first start, or three times in a row, the
   supervisor gives up and says what it was.
+- An adapter on probation is looked after once a second (`loops/probation.py`).
 - The end: control first (it stops the robot and closes its recording), then the others; five seconds at most.
 """
 
@@ -28,6 +29,8 @@ from continuonbrain.loops.control_status import CONTROL_REPORT_NAME
 from continuonbrain.loops.drive_session import CONTROL_MODULE, POLICY_MODULE, read_status
 from continuonbrain.loops.loop_report import FastReport
 from continuonbrain.loops.notices import Subscription, subscribe
+from continuonbrain.loops.probation import ProbationWatch
+from continuonbrain.loops.promotion import Promotion
 from continuonbrain.loops.wire import WireError
 from continuonbrain.robot.host import HOST_FILE_NAME, host_for
 from continuonbrain.storage.layout import BrainLayout
@@ -126,8 +129,10 @@ class Supervisor:
         self._swaps = 0
         self._phases: dict[str, str] = {}
         self._summary: RunSummary | None = None
+        self._probation = ProbationWatch(brain, on_change=self._take_change)
 
     def __enter__(self) -> Supervisor:
+        self._probation.start()
         try:
             for plan in self._plans:
                 self._watched.append(_Watched(plan, self._spawn(plan), self._clock()))
@@ -182,6 +187,7 @@ class Supervisor:
         """End all, robot first. Safe to call again."""
         if self._summary is not None:
             return self._summary
+        self._probation.close()
         status = read_status(self._layout)
         controls = [w.child for w in self._watched if w.plan.name == "control"]
         end_together(controls, _CONTROL_END_S)
@@ -259,6 +265,9 @@ class Supervisor:
             self._event(f"adapter refused, the old one stays: {event.get('reason')}")
         else:
             self._event(f"notice: {json.dumps(event)}")
+
+    def _take_change(self, told: Promotion) -> None:
+        self._event(told.detail)
 
     def _note_phases(self) -> None:
         for who, phase in (

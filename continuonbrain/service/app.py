@@ -19,6 +19,7 @@ from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.drive_session import read_status
+from continuonbrain.loops.probation import progress
 from continuonbrain.model.base_identity import checkpoint_sha256
 from continuonbrain.robot.host import HOST_FILE_NAME, host_for
 from continuonbrain.service import problems
@@ -155,6 +156,7 @@ def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastA
                 control=plain({k: v for k, v in read_status(layout).items() if k != "trail"}),
                 training=_json_file(layout.status_path),
                 gates=gates.poll(host).as_dict(),
+                probation=_probation(brain),
                 last_event=0,
             )
 
@@ -338,6 +340,13 @@ def _named(read: Callable[[], AdapterVersion | None]) -> tuple[str, str]:
     except BrainError as error:
         return "", error.message
     return ("" if version is None else version.version_id), ""
+
+
+def _probation(brain: BrainRoot) -> dict[str, Any]:
+    try:
+        return progress(brain)
+    except BrainError:  # a damaged history is the doctor's to tell
+        return {}
 
 
 def _adapter(version: AdapterVersion, slots: dict[str, list[str]]) -> AdapterOut:

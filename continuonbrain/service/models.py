@@ -32,7 +32,8 @@ class Problem(_Model):
 class EventOut(_Model):
     """Something that happened.
 
-    data, by kind: promotion, rollback {version_id, sha256} ("" for the base alone);
+    data, by kind: promotion, confirm, revert, rollback {version_id, sha256} ("" for the base alone) of what drives
+    then, with reason for confirm and revert;
     training {phase, detail, candidate}; gate {open, closed: {name: reason}};
     safety {mode, stopped, emergency_stop, reasons, fault}.
     """
@@ -79,7 +80,9 @@ class EnginesOut(_Model):
 class StatusOut(_Model):
     """The brain now. control, training: what those processes last wrote ({} where none did); running: a control process
     is alive now; gates: open, and every gate's reading and reason; last_event: number of the newest event; problem: why
-    the base or the current adapter cannot be used, or the adapter was refused, "" when nothing is wrong."""
+    the base or the current adapter cannot be used, or the adapter was refused, "" when nothing is wrong; probation:
+    {state: base, confirmed or probation, version_id} and, on probation, {ticks, of_ticks, minutes, of_minutes,
+    incidents, restarts}, {} when the history is damaged."""
 
     version: str
     base_sha256: str
@@ -92,6 +95,7 @@ class StatusOut(_Model):
     last_event: int
     problem: str = ""
     running: bool = False
+    probation: dict[str, Any] = Field(default_factory=dict)
 
 
 class ActIn(_Model):

@@ -5,38 +5,52 @@ Rules:
   papers about it (card.json, verdict.json) may be attached.
 - An adapter gets to drive (`current`) only by a verdict that passed, that was given to exactly these bytes,
   on exactly this base. The sha256 is taken again from disk at that moment.
+- It then drives on probation, until it is confirmed or taken back; one at a time.
 - `current` absent means the base model alone. It changes by one atomic rename; after a crash at any point
   it is the old version whole or the new one whole.
 - Every change is in the hash-chained history before it happens, and is finished from there after a crash.
 - One writer at a time (a lock); readers need none.
 
-`promotion_rule.py` is the rule itself, without I/O; `AdapterStore` is the I/O around it.
+`promotion_rule.py` and `probation_rule.py` are the rules themselves, without I/O; `AdapterStore` is the I/O around
+them, `adapter_links.py` and `adapter_journal.py` are its parts.
 """
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Literal
 
 from continuonbrain.storage import durable
+from continuonbrain.storage.adapter_reader import AdapterReader
 from continuonbrain.storage.adapter_version import (
     BEHAVIOURAL_FILES,
     CARD_FILE,
     LAST_PROMOTION_FILE,
     REQUIRED_FILES,
     VERDICT_FILE,
-    VERSION_ID,
     AdapterError,
     AdapterVersion,
     adapter_sha256,
     adapter_sha256_on_disk,
 )
-from continuonbrain.storage.history import HistoryCheck, HistoryEntry, next_entry, parse_history
-from continuonbrain.storage.layout import BrainLayout
+from continuonbrain.storage.history import HistoryEntry
 from continuonbrain.storage.lock import ProcessLock
-from continuonbrain.storage.promotion_rule import PromotionRefused, promotion_refusal
+from continuonbrain.storage.probation_rule import (
+    PROBATION,
+    Boot,
+    Change,
+    Confirm,
+    Event,
+    Promote,
+    Refused,
+    Revert,
+    Rollback,
+    Standing,
+    Terms,
+    decide,
+    standing,
+)
+from continuonbrain.storage.promotion_rule import OnProbation, PromotionRefused, promotion_refusal
 
 __all__ = [
     "BEHAVIOURAL_FILES",
@@ -47,6 +61,7 @@ __all__ = [
     "AdapterError",
     "AdapterStore",
     "AdapterVersion",
+    "OnProbation",
     "PromotionRefused",
     "adapter_sha256",
     "adapter_sha256_on_disk",
@@ -56,76 +71,8 @@ __all__ = [
 _LOCK_WAIT_S = 10.0
 
 
-class AdapterStore:
-    """The adapters of one brain root."""
-
-    def __init__(self, layout: BrainLayout) -> None:
-        self._layout = layout
-
-    # Reading needs no lock: a version never changes and a name changes in one step.
-
-    @property
-    def layout(self) -> BrainLayout:
-        """The root whose adapters these are."""
-        return self._layout
-
-    def list(self) -> tuple[AdapterVersion, ...]:
-        """All versions, oldest first. Raises AdapterError when the folder cannot be read."""
-        try:
-            names = os.listdir(self._layout.versions_dir)
-        except FileNotFoundError:
-            return ()
-        except OSError as error:
-            raise AdapterError(f"{self._layout.versions_dir} cannot be read: {error.strerror}") from error
-        ids = sorted(name for name in names if VERSION_ID.fullmatch(name))
-        return tuple(AdapterVersion(version_id, self._layout.versions_dir / version_id) for version_id in ids)
-
-    def get(self, version_id: str) -> AdapterVersion:
-        """The version with this id. Raises AdapterError when there is none."""
-        path = self._layout.versions_dir / version_id
-        if not VERSION_ID.fullmatch(version_id) or not path.is_dir():
-            known = ", ".join(version.version_id for version in self.list()[-5:]) or "none yet"
-            raise AdapterError(
-                f"there is no adapter {version_id!r} in {self._layout.versions_dir}",
-                remedy=f"see: continuonbrain adapters list --root {self._layout.root} (newest: {known})",
-            )
-        return AdapterVersion(version_id, path)
-
-    def current(self) -> AdapterVersion | None:
-        """The adapter that drives; None is the base model alone. Raises AdapterError when damaged."""
-        return self._slot(self._layout.current)
-
-    def candidate(self) -> AdapterVersion | None:
-        """The adapter that waits for a verdict or a promotion. Raises AdapterError when damaged."""
-        return self._slot(self._layout.candidate)
-
-    def previous(self) -> AdapterVersion | None:
-        """What `rollback` returns to; None is the base model alone. Raises AdapterError when damaged."""
-        return self._slot(self._layout.previous)
-
-    def find(self, name: str) -> AdapterVersion:
-        """A version by its id, or by the slot that it stands in. `AdapterError` when there is none."""
-        slots = {"current": self.current, "candidate": self.candidate, "previous": self.previous}
-        if name not in slots:
-            return self.get(name)
-        found = slots[name]()
-        if found is None:
-            raise AdapterError(
-                f"there is no {name} adapter"
-                + (": the base model drives alone" if name == "current" else ""),
-                remedy=f"continuonbrain adapters list --root {self.layout.root}",
-            )
-        return found
-
-    def history(self) -> tuple[HistoryEntry, ...]:
-        """The sound entries of the history, oldest first. Raises AdapterError when it cannot be read."""
-        return self._read_history()[0]
-
-    def verify_history(self) -> HistoryCheck:
-        """Check the hash chain from its first entry on. Raises AdapterError when it cannot be read."""
-        return self._read_history()[1]
-
-    # Writing.
+class AdapterStore(AdapterReader):
+    """The adapters of one brain root, for reading and, one writer at a time, for changing."""
 
     def stage(self, files: Mapping[str, bytes]) -> AdapterVersion:
         """Write a new version and point `candidate` at it.
@@ -146,13 +93,13 @@ class AdapterStore:
                 raise AdapterError(f"cannot stage a file named {name!r}: it must be a plain file name")
         self._layout.versions_dir.mkdir(parents=True, exist_ok=True)
         with self._lock("stage an adapter"):
-            self._recover()
+            self._journal.recover()
             durable.remove_staging_leftovers(self._layout.versions_dir)
             durable.remove_staging_leftovers(self._layout.adapters_dir)
             version_id = f"{self._last_counter() + 1:06d}-{adapter_sha256(files)[:8]}"
             path = self._layout.versions_dir / version_id
             durable.write_directory_durably(path, files)
-            self._point(self._layout.candidate, version_id)
+            self._links.point(self._layout.candidate, version_id)
         return AdapterVersion(version_id, path)
 
     def attach(self, version: AdapterVersion, name: str, data: bytes) -> None:
@@ -172,9 +119,15 @@ class AdapterStore:
         durable.write_bytes_durably(version.path / name, data)
 
     def promote(
-        self, version_id: str, verdict: Mapping[str, object] | None, *, base_sha256: str
+        self,
+        version_id: str,
+        verdict: Mapping[str, object] | None,
+        *,
+        base_sha256: str,
+        terms: Terms | None = None,
+        again: bool = False,
     ) -> AdapterVersion:
-        """Let a version drive, if `promotion_refusal` has nothing against it.
+        """Let a version drive, if `promotion_refusal` and `probation_rule` have nothing against it.
 
         Promoting what drives already changes nothing but is checked all the same.
 
@@ -182,8 +135,11 @@ class AdapterStore:
             version_id: which one.
             verdict: what the trainer found; kept as verdict.json beside the adapter.
             base_sha256: of the base model that serves now.
+            terms: of its probation; None confirms it at once.
+            again: promote it although it was taken back on probation once: a person's decision.
 
         Raises:
+            OnProbation: another adapter is; nothing was changed.
             PromotionRefused: the rules are against it; nothing was changed.
             AdapterError: there is no such version, or it is damaged.
             LockHeldError: another process is changing the store.
@@ -199,22 +155,107 @@ class AdapterStore:
                 raise PromotionRefused(
                     version_id, reason or "it has no verdict", remedy="train and judge it again on this base"
                 )
-            self._recover()
+            self._journal.recover()
+            change = decide(self._standing_of_links(), Promote(version_id, sha256, terms, again))
+            if isinstance(change, Refused):
+                kind = OnProbation if change.code == "on_probation" else PromotionRefused
+                raise kind(version_id, change.reason, remedy=change.remedy)
             durable.write_json_durably(version.path / VERDICT_FILE, dict(verdict))
-            old_id = self._slot_id(self._layout.current)
-            if old_id != version_id:
-                self._change("promote", to=version_id, previous=old_id, sha256=sha256, verdict=verdict)
-            self._write_last_promotion(version, sha256)
-            if self._slot_id(self._layout.candidate) == version_id:
+            if change is not None:
+                about = {
+                    **({} if terms is None else {PROBATION: terms.to_json()}),
+                    **({"again": True} if again else {}),
+                }
+                self._journal.change(
+                    change.event,
+                    to=change.to,
+                    previous=change.previous,
+                    sha256=sha256,
+                    verdict=verdict,
+                    about=about,
+                )
+            last = self.last_change()
+            if last is not None and last.to_version == version_id:
+                self._journal.finish_promotion(last)
+            if self._links.target_id(self._layout.candidate) == version_id:
                 durable.remove_durably(self._layout.candidate)
         return version
 
-    def rollback(self, *, from_version: str | None = None) -> AdapterVersion | None:
-        """Swap `current` and `previous`; a second rollback undoes the first.
+    def confirm(
+        self, *, sha256: str | None = None, about: Mapping[str, object] | None = None
+    ) -> HistoryEntry | None:
+        """End the probation of what drives: it stays.
+
+        Args:
+            sha256: confirm only if this adapter is on probation; None whichever is.
+            about: kept in the history: by whom, why, the figures.
+
+        Returns:
+            The entry; None when `sha256` is not on probation any more.
+
+        Raises:
+            AdapterError: none is on probation, or its bytes are not those that were promoted.
+            LockHeldError, OSError: nothing was changed.
+        """
+        with self._lock("confirm an adapter"):
+            self._journal.recover()
+            state = self._standing_of_links()
+            if sha256 is not None and (state.kind != "probation" or state.sha256 != sha256):
+                return None
+            change = self._decided(state, Confirm())
+            if not self._links.is_whole(state.version_id, state.sha256):
+                raise AdapterError(
+                    f"adapter {state.version_id} is not confirmed: its bytes are not those that were promoted",
+                    remedy=f"continuonbrain adapters rollback --root {self._layout.root}",
+                )
+            return self._made(change, state.sha256, about)
+
+    def revert(self, *, sha256: str, about: Mapping[str, object] | None = None) -> HistoryEntry | None:
+        """Take back the adapter that is on probation: what drove before drives again.
+
+        Where that is damaged or gone the base model alone drives: what has been found bad does not stay because
+        something else is bad, too.
+
+        Args:
+            sha256: revert only if this adapter is on probation, so that two who watch take back one.
+            about: kept in the history.
+
+        Returns:
+            The entry; None when `sha256` is not on probation any more.
+
+        Raises:
+            AdapterError: the history is damaged.
+            LockHeldError, OSError: `current` is the old one or the new one, whole.
+        """
+        with self._lock("take an adapter back"):
+            self._journal.recover()
+            state = self._standing_of_links()
+            if state.kind != "probation" or state.sha256 != sha256:
+                return None
+            return self._go_back(state, self._decided(state, Revert()), about)
+
+    def revert_after_boot(self, boot_id: str) -> HistoryEntry | None:
+        """Take back an adapter that was on probation when the machine went down. None: there is none, or it is still
+        the same start of the machine. Raises as `revert`."""
+        if decide(self.standing(), Boot(boot_id)) is None:  # nearly always, and then without a lock
+            return None
+        with self._lock("take an adapter back"):
+            self._journal.recover()
+            state = self._standing_of_links()
+            change = decide(state, Boot(boot_id))
+            if not isinstance(change, Change):
+                return None
+            return self._go_back(state, change, {"by": "boot", "reason": "boot"})
+
+    def rollback(
+        self, *, from_version: str | None = None, about: Mapping[str, object] | None = None
+    ) -> AdapterVersion | None:
+        """Swap `current` and `previous`; a second rollback undoes the first. On probation: as `revert`.
 
         Args:
             from_version: roll back only if this one drives now, so that a supervisor that tries twice does
                 not bring the bad adapter back.
+            about: kept in the history.
 
         Returns:
             What drives now; None is the base model alone.
@@ -226,28 +267,23 @@ class AdapterStore:
             OSError: the file system refused; `current` is the old one or the new one, whole.
         """
         with self._lock("roll an adapter back"):
-            self._recover()
-            current_id = self._slot_id(self._layout.current)
-            previous_id = self._slot_id(self._layout.previous)
-            if current_id is None and previous_id is None:
+            self._journal.recover()
+            state = self._standing_of_links()
+            change = decide(state, Rollback())
+            if from_version is not None and from_version != state.version_id:
+                raise AdapterError(
+                    f"adapter {from_version} is not rolled back: {state.version_id or 'the base model'} drives now"
+                )
+            if not isinstance(change, Change):
                 raise AdapterError(
                     "there is nothing to roll back: the base model drives alone and no adapter came before",
                 )
-            if from_version is not None and from_version != current_id:
-                raise AdapterError(
-                    f"adapter {from_version} is not rolled back: {current_id or 'the base model'} drives now"
-                )
-            target = None if previous_id is None else self.get(previous_id)
-            sha256 = None if target is None else _whole_sha256(target)
-            self._change("rollback", to=previous_id, previous=current_id, sha256=sha256, verdict=None)
+            if state.kind == "probation":
+                entry = self._go_back(state, change, about)
+                return None if entry.to_version is None else self.get(entry.to_version)
+            target = None if change.to is None else self.get(change.to)
+            self._made(change, None if target is None else _whole_sha256(target), about)
         return target
-
-    def last_change(self) -> HistoryEntry | None:
-        """The newest entry of the history, also one that a crash interrupted. Raises AdapterError."""
-        entries, check = self._read_history()
-        if not check.ok:
-            raise _damaged_history(self._layout.history_path, check)
-        return entries[-1] if entries else None
 
     def recover(self) -> bool:
         """Finish a change that a crash interrupted. Call it once when a process starts that serves.
@@ -260,131 +296,58 @@ class AdapterStore:
             LockHeldError: another process is changing the store.
         """
         with self._lock("recover the adapter store"):
-            return self._recover()
+            return self._journal.recover()
 
-    # The steps of a change. All are idempotent, so recovery repeats them from the top.
-
-    def _change(
-        self,
-        event: str,
-        *,
-        to: str | None,
-        previous: str | None,
-        sha256: str | None,
-        verdict: Mapping[str, object] | None,
-    ) -> None:
-        entries, check = self._read_history()
-        if not check.ok:
-            raise _damaged_history(self._layout.history_path, check)
-        entry = next_entry(
-            entries[-1] if entries else None,
-            event=event,
-            to_version=to,
-            from_version=previous,
-            sha256=sha256,
-            verdict=verdict,
-            time_unix_s=round(time.time(), 3),
+    def _standing_of_links(self) -> Standing:
+        """After `recover`: the history, or the links of a root that has none."""
+        entries = self._journal.sound()
+        if entries:
+            return standing(entries)
+        current, previous = (
+            self._links.target_id(slot) for slot in (self._layout.current, self._layout.previous)
         )
-        durable.append_line_durably(self._layout.history_path, entry.to_json_line())
-        self._settle(entry)
+        kind: Literal["base", "confirmed"] = "base" if current is None else "confirmed"
+        return Standing(kind, current, None, previous)
 
-    def _settle(self, entry: HistoryEntry) -> None:
-        self._point(self._layout.previous, entry.from_version)
-        self._point(self._layout.current, entry.to_version)
-
-    def _recover(self) -> bool:
-        entries, check = self._read_history()
-        if not check.ok:
-            raise _damaged_history(self._layout.history_path, check)
-        if not entries:
-            return False
-        last = entries[-1]
-        current_id = self._slot_id(self._layout.current)
-        previous_id = self._slot_id(self._layout.previous)
-        if (current_id, previous_id) == (last.to_version, last.from_version):
-            return False
-        if self._is_whole(last.to_version, last.sha256):
-            self._settle(last)
-            if last.event == "promote" and last.to_version is not None and last.sha256 is not None:
-                self._write_last_promotion(self.get(last.to_version), last.sha256)
-            return True
-        # What was to drive is gone or damaged: stay with what drives, and say so in the history.
-        current = None if current_id is None else self.get(current_id)
-        self._change(
-            "abandon",
-            to=current_id,
-            previous=previous_id,
-            sha256=None if current is None else current.compute_sha256(),
-            verdict=None,
+    def _decided(self, state: Standing, event: Event) -> Change:
+        change = decide(state, event)
+        if isinstance(change, Change):
+            return change
+        reason, remedy = (
+            (change.reason, change.remedy) if isinstance(change, Refused) else ("nothing changes", "")
         )
-        return True
+        raise AdapterError(
+            f"{reason} in {self._layout.adapters_dir}",
+            remedy=remedy or f"see: continuonbrain adapters list --root {self._layout.root}",
+        )
 
-    def _is_whole(self, version_id: str | None, sha256: str | None) -> bool:
-        if version_id is None:
-            return True
+    def _go_back(self, state: Standing, change: Change, about: Mapping[str, object] | None) -> HistoryEntry:
+        before = state.before or Standing()
+        told = {**(about or {}), "reverted": state.version_id, "reverted_sha256": state.sha256}
+        if change.to is not None and not self._names_itself(change.to, before.sha256):
+            told["instead_of"] = change.to
+            change = Change(change.event, None, None)
+        sha256 = None if change.to is None else self.get(change.to).compute_sha256()
+        return self._made(change, sha256, told)
+
+    def _names_itself(self, version_id: str, sha256: str | None) -> bool:
+        """Whole, and as the history bound it (a root that began without a history bound nothing)."""
         try:
-            return self.get(version_id).compute_sha256() == sha256
+            found = self.get(version_id).whole_sha256()
         except AdapterError:
             return False
+        return sha256 is None or found == sha256
 
-    def _point(self, slot: Path, version_id: str | None) -> None:
-        if self._slot_id(slot) == version_id:
-            return
-        if version_id is None:
-            durable.remove_durably(slot)
-        else:
-            # Relative, so that a brain root can be moved or mounted elsewhere.
-            durable.replace_symlink_atomically(slot, f"{self._layout.versions_dir.name}/{version_id}")
-
-    def _slot_id(self, slot: Path) -> str | None:
-        try:
-            target = os.readlink(slot)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise AdapterError(
-                f"{slot} is not a symlink made by this store: {error.strerror}",
-                remedy=f"move {slot} away; adapters live in {self._layout.versions_dir}",
-            ) from error
-        name = Path(target).name
-        if not VERSION_ID.fullmatch(name):
-            raise AdapterError(
-                f"{slot} points at {target}, which is not a version of this store",
-                remedy=f"remove the link {slot}, then: continuonbrain adapters list --root {self._layout.root}",
-            )
-        return name
-
-    def _slot(self, slot: Path) -> AdapterVersion | None:
-        version_id = self._slot_id(slot)
-        if version_id is None:
-            return None
-        if not (self._layout.versions_dir / version_id).is_dir():
-            raise AdapterError(
-                f"{slot} points at {version_id}, which is gone",
-                remedy="restore that folder, or roll back: continuonbrain adapters rollback "
-                f"--root {self._layout.root}",
-            )
-        return self.get(version_id)
+    def _made(self, change: Change, sha256: str | None, about: Mapping[str, object] | None) -> HistoryEntry:
+        return self._journal.change(
+            change.event, to=change.to, previous=change.previous, sha256=sha256, about=about
+        )
 
     def _last_counter(self) -> int:
         # The history counts too: a version that was deleted must not lend its number to another adapter.
         on_disk = [version.counter for version in self.list()]
-        in_history = [int(e.to_version[:6]) for e in self._read_history()[0] if e.to_version is not None]
+        in_history = [int(e.to_version[:6]) for e in self._journal.read()[0] if e.to_version is not None]
         return max([0, *on_disk, *in_history])
-
-    def _read_history(self) -> tuple[tuple[HistoryEntry, ...], HistoryCheck]:
-        try:
-            return parse_history(durable.read_whole_lines(self._layout.history_path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise AdapterError(f"{self._layout.history_path} cannot be read: {error}") from error
-
-    def _write_last_promotion(self, version: AdapterVersion, sha256: str) -> None:
-        record = {
-            "timestamp_unix_s": int(time.time()),
-            "current_path": str(self._layout.current),
-            "sha256": sha256,
-        }
-        durable.write_json_durably(version.path / LAST_PROMOTION_FILE, record)
 
     def _lock(self, purpose: str) -> ProcessLock:
         return ProcessLock(
@@ -402,10 +365,3 @@ def _whole_sha256(version: AdapterVersion) -> str:
             remedy=f"remove the link to it, or restore {version.path} from a backup",
         )
     return sha256
-
-
-def _damaged_history(path: Path, check: HistoryCheck) -> AdapterError:
-    return AdapterError(
-        f"{path} {check.problem}",
-        remedy="what drives stays as it is; look at the file, then move it away to start a new history",
-    )

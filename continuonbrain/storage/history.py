@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from continuonbrain.storage.canonical_json import canonical_json
@@ -27,12 +27,15 @@ class HistoryEntry:
 
     Attributes:
         seq: 1, 2, 3, ...
-        event: "promote", "rollback" or "abandon" (a change whose adapter was lost before it finished).
+        event: "promote", "confirm", "revert" (by the probation), "rollback" (by a person) or "abandon" (a change
+            whose adapter was lost before it finished).
         to_version, from_version: version ids; None is the base model alone.
         sha256: of the behavioural files of `to_version`; None for the base alone.
         verdict_sha256: of the verdict's canonical JSON, for "promote".
         time_unix_s: wall clock, a label only.
         prev_hash, hash: the chain.
+        about: what else belongs to the change: the terms of a probation, why it was made and by whom. Not written
+            when empty, so that entries from before it existed keep their hash.
     """
 
     seq: int
@@ -44,6 +47,7 @@ class HistoryEntry:
     time_unix_s: float
     prev_hash: str
     hash: str
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json_line(self) -> str:
         return canonical_json({**self._chained(), "hash": self.hash})
@@ -58,6 +62,7 @@ class HistoryEntry:
             "verdict_sha256": self.verdict_sha256,
             "time_unix_s": self.time_unix_s,
             "prev_hash": self.prev_hash,
+            **({"about": dict(self.about)} if self.about else {}),
         }
 
 
@@ -87,6 +92,7 @@ def next_entry(
     sha256: str | None,
     time_unix_s: float,
     verdict: Mapping[str, object] | None = None,
+    about: Mapping[str, object] | None = None,
 ) -> HistoryEntry:
     """The entry that follows `last` in the chain."""
     verdict_sha256 = None if verdict is None else _sha256_text(canonical_json(verdict))
@@ -99,6 +105,7 @@ def next_entry(
         "verdict_sha256": verdict_sha256,
         "time_unix_s": time_unix_s,
         "prev_hash": FIRST_PREV_HASH if last is None else last.hash,
+        **({"about": dict(about)} if about else {}),
     }
     return _entry_from_json({**body, "hash": _sha256_text(canonical_json(body))})
 
@@ -145,7 +152,14 @@ def _entry_from_json(raw: dict[str, Any]) -> HistoryEntry:
         time_unix_s=float(raw["time_unix_s"]),
         prev_hash=str(raw["prev_hash"]),
         hash=str(raw["hash"]),
+        about=_about(raw.get("about", {})),
     )
+
+
+def _about(value: object) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    raise TypeError(f"about must be an object, found {value!r}")
 
 
 def _optional_text(value: object) -> str | None:

@@ -7,6 +7,7 @@ model/safety/current/                   the safety head
 model/adapters/versions/000001-ab12cd34/
 model/adapters/{current,candidate,previous} -> versions/...
 model/adapters/history.jsonl            append-only, hash-chained
+model/adapters/driving/                 what happened while each adapter drove
 rlds/episodes/
 trainer/logs/  trainer/status.json  trainer/cache/
 keys/trusted/ revoked/ accepted/        whose signed adapters are taken, and the last counter taken from each
@@ -104,6 +105,11 @@ class BrainLayout:
         return self.adapters_dir / "history.jsonl"
 
     @property
+    def driving_dir(self) -> Path:
+        """What happened while each adapter drove."""
+        return self.adapters_dir / "driving"
+
+    @property
     def adapters_lock_path(self) -> Path:
         return self.adapters_dir / ".lock"
 
@@ -188,6 +194,16 @@ class BrainLayout:
     def announced_path(self) -> Path:
         """Names the last change of the adapter that everybody was told of."""
         return self.run_dir / "announced"
+
+    @property
+    def driving_now_dir(self) -> Path:
+        """The same, a second old and not synced."""
+        return self.run_dir / "driving"
+
+    @property
+    def probation_path(self) -> Path:
+        """How often the policy process was started while the adapter was on probation."""
+        return self.run_dir / "probation.json"
 
     @property
     def service_socket(self) -> Path:

@@ -25,6 +25,10 @@ class PromotionRefused(BrainError):
         self.reason = reason
 
 
+class OnProbation(PromotionRefused):
+    """Not now: another adapter is on probation. It may be promoted when that one is confirmed or taken back."""
+
+
 def promotion_refusal(
     verdict: Mapping[str, object] | None, *, candidate_sha256: str, staged_sha8: str, base_sha256: str
 ) -> str | None:

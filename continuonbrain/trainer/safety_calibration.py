@@ -28,8 +28,8 @@ _MIN_BETTER = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """yaw_rad: the camera looks so far to the left of straight ahead. views: pictures that this rests on; better: how much
-    surer the road then looks, logit in the mean."""
+    """yaw_rad: the camera looks so far to the left of straight ahead. views: pictures that this rests on; better: how
+    much surer the road then looks, logit in the mean."""
 
     yaw_rad: float
     views: int

@@ -11,7 +11,7 @@ void main() {
       for (final Object? e in jsonDecode(golden('events.json')) as List<Object?>)
         BrainEvent.fromJson(e! as Map<String, Object?>),
     ];
-    expect([for (final e in events) e.sequence], [7, 8, 9, 10, 11]);
+    expect([for (final e in events) e.sequence], [7, 8, 9, 10, 11, 12, 13]);
     expect(
       [for (final e in events) e.kind],
       [
@@ -20,11 +20,13 @@ void main() {
         EventKind.gate,
         EventKind.training,
         EventKind.safety,
+        EventKind.confirm,
+        EventKind.revert,
       ],
     );
     expect(
       [for (final e in events) e.changesAdapter],
-      [true, true, false, false, false],
+      [true, true, false, false, false, false, true],
     );
     expect(events[0].versionId, '000003-5c777765');
     expect(events[1].versionId, isEmpty);

@@ -9,10 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 from continuonbrain.cli.adapters import app
+from continuonbrain.cli.doctor import check_history
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.notices import NoticeAnswer
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
+from continuonbrain.storage.boot import boot_id
+from continuonbrain.storage.driving_record import DrivingRecord, write_record
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
+from continuonbrain.storage.probation_rule import Terms
 from continuonbrain.trainer.checks import Rules
 from continuonbrain.trainer.evidence import Evidence, HeldOut, Imitation, Sources
 from continuonbrain.trainer.verdict import judge
@@ -176,3 +180,69 @@ def test_promote_does_as_the_sidecar_does_and_refuses_without_a_verdict(
     assert current is not None
     assert current.version_id == version.version_id
     assert layout.announced_path.exists()
+
+
+TERMS = Terms(400, 0.0, boot_id())
+
+
+def on_probation(layout: BrainLayout, tag: str) -> AdapterVersion:
+    store = AdapterStore(layout)
+    version = store.stage({"adapter_model.safetensors": tag.encode(), "adapter_config.json": b"{}"})
+    verdict = {"passed": True, "candidate_sha256": version.compute_sha256(), "base_sha256": BASE}
+    return store.promote(version.version_id, verdict, base_sha256=BASE, terms=TERMS)
+
+
+def test_list_and_show_say_how_far_the_probation_is_and_what_came_of_it(layout: BrainLayout) -> None:
+    version = on_probation(layout, "a")
+    record = DrivingRecord(ticks=120, seconds=6.0, incidents={"correction": 2})
+    write_record(layout.driving_dir, version.compute_sha256(), record)
+    for output in (call(layout, "list"), call(layout, "show")):
+        assert "on probation: 120 of 400 ticks, 2 x correction" in output
+    told = json.loads(call(layout, "list", "--json"))["probation"]
+    assert (told["state"], told["ticks"], told["of_ticks"]) == ("probation", 120, 400)
+    AdapterStore(layout).revert(sha256=version.compute_sha256(), about={"words": "off_road: 3 in 6 s"})
+    (row,) = json.loads(call(layout, "list", "--json"))["adapters"]
+    assert row["fate"] == "taken back (off_road: 3 in 6 s)"
+    assert "taken back" in call(layout, "show", version.version_id)
+
+
+def test_confirm_by_hand_ends_the_probation(layout: BrainLayout) -> None:
+    version = on_probation(layout, "a")
+    assert json.loads(call(layout, "confirm", "--json"))["confirmed"] == version.version_id
+    assert "confirmed (by_hand)" in call(layout, "list")
+    with pytest.raises(BrainError, match="no adapter is on probation"):
+        call(layout, "confirm")
+
+
+def test_what_was_taken_back_by_hand_is_promoted_only_with_again(
+    layout: BrainLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from continuonbrain.loops import promotion
+
+    monkeypatch.setattr(promotion, "checkpoint_sha256", lambda _folder: BASE)
+    monkeypatch.setattr(promotion, "_APART_S", 0.0)
+    version = on_probation(layout, "a")
+    assert json.loads(call(layout, "rollback", "--json"))["to"] is None
+    with pytest.raises(BrainError, match="taken back while on probation") as caught:
+        call(layout, "promote", version.version_id)
+    assert f"adapters promote {version.version_id} --again" in caught.value.remedy
+    assert (
+        json.loads(call(layout, "promote", version.version_id, "--again", "--json"))["to"]
+        == version.version_id
+    )
+    assert "on probation" in call(layout, "list")
+
+
+def test_the_doctor_names_the_broken_entry_of_the_history(layout: BrainLayout) -> None:
+    for tag in "abc":
+        promoted(AdapterStore(layout), tag)
+    good = check_history(layout.root)
+    assert (good.ok, good.value) == (True, "3 entries, the chain holds")
+    lines = layout.history_path.read_text().splitlines()
+    layout.history_path.write_text(
+        "\n".join([lines[0], lines[1].replace("promote", "confirm"), lines[2]]) + "\n"
+    )
+    broken = check_history(layout.root)
+    assert not broken.ok
+    assert "line 2 was changed after it was written" in broken.value
+    assert "1 entries before it are sound" in broken.value

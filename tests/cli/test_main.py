@@ -108,7 +108,11 @@ def test_the_root_can_come_from_the_environment(tmp_path: Path) -> None:
     root = str(tmp_path / "brain")
     assert continuonbrain("init", CONTINUONBRAIN_ROOT=root).returncode == 0
     listed = continuonbrain("adapters", "list", "--json", CONTINUONBRAIN_ROOT=root)
-    assert json.loads(listed.stdout) == {"adapters": [], "history": {"entries": 0, "problem": ""}}
+    assert json.loads(listed.stdout) == {
+        "adapters": [],
+        "probation": {"state": "base", "version_id": ""},
+        "history": {"entries": 0, "problem": ""},
+    }
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from continuonbrain.brain_root import BrainRoot, open_brain  # noqa: E402
 from continuonbrain.errors import BrainError  # noqa: E402
 from continuonbrain.loops import judging, learning, mid, training_log  # noqa: E402
 from continuonbrain.loops.mid import MidLoop, Status, watch  # noqa: E402
+from continuonbrain.loops.probation import confirm_by_hand  # noqa: E402
 from continuonbrain.loops.promotion import promote_candidate  # noqa: E402
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder  # noqa: E402
 from continuonbrain.policy.reflex import REFLEX_FILE, Reflex  # noqa: E402
@@ -361,8 +362,14 @@ def test_without_hold_a_proven_candidate_is_promoted_and_the_next_one_is_judged_
 
     monkeypatch.setattr(judging, "gather_evidence", remember)
     sha256 = AdapterStore(root.layout).get(first.version_id).compute_sha256()
-    assert loop(root).round(again=True).phase == "promoted"
+    held = loop(root).round(again=True)
+    assert held.phase == "judged"
+    assert "is on probation" in held.detail
     assert rivals == [sha256]
+    assert loop(root).round().version_id == held.version_id  # held, not learned anew
+    confirm_by_hand(root)
+    outcome = loop(root).round()
+    assert (outcome.phase, outcome.version_id) == ("promoted", held.version_id)
 
 
 def test_bytes_that_changed_after_the_verdict_are_not_promoted(brain: Brain, proven: None) -> None:

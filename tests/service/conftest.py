@@ -26,7 +26,7 @@ from continuonbrain.model.base_identity import base_sha256, checkpoint_sha256, t
 from continuonbrain.model.lora import adapter_files, add_lora, attach_lora, lora_config, peft_files  # noqa: E402
 from continuonbrain.policy.calibration import Calibration  # noqa: E402
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion  # noqa: E402
-from continuonbrain.storage.layout import init_brain_root  # noqa: E402
+from continuonbrain.storage.layout import BrainLayout, init_brain_root  # noqa: E402
 
 TALKING_BASE = Path(__file__).parents[1] / "talking_base" / "base"
 
@@ -128,15 +128,21 @@ def helpers() -> type[Helpers]:
     return Helpers
 
 
+def without_probation(layout: BrainLayout) -> BrainRoot:
+    """These tests promote one adapter after the other, and nobody drives."""
+    settings = json.loads(layout.config_path.read_bytes())
+    settings["promotion"] |= {"probation_ticks": 0, "probation_minutes": 0.0}
+    layout.config_path.write_text(json.dumps(settings))
+    return open_brain(layout.root)
+
+
 @pytest.fixture
 def driving(tmp_path: Path) -> BrainRoot:
     """A root with the shipped base."""
-    init_brain_root(tmp_path / "d", "sim-donkey", base_model=tiny_base_folder())
-    return open_brain(tmp_path / "d")
+    return without_probation(init_brain_root(tmp_path / "d", "sim-donkey", base_model=tiny_base_folder()))
 
 
 @pytest.fixture
 def talking(tmp_path: Path) -> BrainRoot:
     """A root with the base that talks."""
-    init_brain_root(tmp_path / "t", "sim-donkey", base_model=TALKING_BASE)
-    return open_brain(tmp_path / "t")
+    return without_probation(init_brain_root(tmp_path / "t", "sim-donkey", base_model=TALKING_BASE))

@@ -192,7 +192,7 @@ def test_a_change_waits_for_the_one_that_is_being_told(
 ) -> None:
     helpers.promote(driving, helpers.stage(driving, seed=0))
     helpers.stage(driving, seed=1)
-    monkeypatch.setattr(promotion, "_TELLING_S", 0.1)
+    monkeypatch.setattr(promotion, "TELLING_S", 0.1)
     current = AdapterStore(driving.layout).current()
     with (
         ProcessLock(driving.layout.announced_path.with_name("announced.lock"), purpose="test"),

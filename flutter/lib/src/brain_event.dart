@@ -1,7 +1,16 @@
 import 'brain_exception.dart';
 
 /// What an event is about. [unknown]: of a newer service.
-enum EventKind { promotion, rollback, gate, training, safety, unknown }
+enum EventKind {
+  promotion,
+  confirm,
+  revert,
+  rollback,
+  gate,
+  training,
+  safety,
+  unknown,
+}
 
 /// Something that happened to the brain.
 class BrainEvent {
@@ -30,12 +39,15 @@ class BrainEvent {
 
   /// Another adapter is in use from now on.
   bool get changesAdapter =>
-      kind == EventKind.promotion || kind == EventKind.rollback;
+      kind == EventKind.promotion ||
+      kind == EventKind.revert ||
+      kind == EventKind.rollback;
 
-  /// Of a promotion or rollback: the adapter's id, empty for the base alone.
+  /// Of a promotion, confirmation, revert or rollback: the adapter that drives
+  /// then, empty for the base alone.
   String get versionId => optional<String>(data, 'version_id') ?? '';
 
-  /// Of a promotion or rollback: sha256 of the adapter, empty for the base alone.
+  /// Of the same: its sha256, empty for the base alone.
   String get sha256 => optional<String>(data, 'sha256') ?? '';
 
   /// Of a gate event: the robot may learn.

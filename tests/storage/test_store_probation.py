@@ -1,0 +1,407 @@
+"""The store on probation: one at a time, confirmed, taken back, over reboots, full disks, clocks and signals."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from continuonbrain.storage import durable
+from continuonbrain.storage.adapters import AdapterError, AdapterStore, OnProbation, PromotionRefused
+from continuonbrain.storage.boot import boot_id
+from continuonbrain.storage.driving_record import DrivingRecord, read_record, write_record
+from continuonbrain.storage.layout import BrainLayout
+from continuonbrain.storage.probation_rule import Terms
+
+BASE = "ba5e" * 16
+TERMS = Terms(400, 0.0, "boot-1")
+
+
+@pytest.fixture
+def try_out(store: AdapterStore, adapters: type) -> Callable[..., object]:
+    """Stage an adapter and begin its probation."""
+
+    def do(tag: str, *, again: bool = False, terms: Terms | None = TERMS) -> object:
+        version = store.stage(adapters.files(tag))
+        verdict = adapters.verdict(version)
+        return store.promote(version.version_id, verdict, base_sha256=BASE, terms=terms, again=again)
+
+    return do
+
+
+def sha256(store: AdapterStore) -> str:
+    return store.standing().sha256 or ""
+
+
+def test_one_at_a_time_and_the_candidate_waits(store: AdapterStore, try_out: Callable[..., object]) -> None:
+    first = try_out("a")
+    with pytest.raises(OnProbation, match="is on probation") as caught:
+        try_out("b")
+    assert "adapters confirm" in caught.value.remedy
+    assert store.current() == first
+    waiting = store.candidate()
+    assert waiting is not None
+    store.confirm(sha256=sha256(store), about={"reason": "drove_well"})
+    assert store.standing().kind == "confirmed"
+    assert try_out("b") is not None
+    assert [e.event for e in store.history()] == ["promote", "confirm", "promote"]
+    assert store.history()[1].sha256 == store.history()[0].sha256
+    assert store.history()[1].about == {"reason": "drove_well"}
+    assert store.verify_history().ok
+
+
+def test_a_revert_is_done_once_and_keeps_the_same_bytes_away(
+    store: AdapterStore, adapters: type, try_out: Callable[..., object]
+) -> None:
+    older, old = adapters.promoted(store, "older"), adapters.promoted(store, "old")
+    try_out("bad")
+    bad = sha256(store)
+    entry = store.revert(sha256=bad, about={"reason": "off_road"})
+    assert entry is not None
+    assert entry.about["reverted_sha256"] == bad
+    assert store.revert(sha256=bad) is None  # two who watch take back one
+    assert (store.current(), store.previous()) == (old, older)
+    with pytest.raises(PromotionRefused, match="taken back while on probation"):
+        try_out("bad")  # staged anew: other number, same bytes
+    assert store.current() == old
+    try_out("bad", again=True)
+    assert store.history()[-1].about["again"] is True
+    assert store.standing().kind == "probation"
+
+
+def test_by_hand_it_goes_back_in_every_state(
+    store: AdapterStore, adapters: type, try_out: Callable[..., object]
+) -> None:
+    first = adapters.promoted(store, "a")
+    try_out("b")
+    assert store.rollback() == first  # on probation
+    with pytest.raises(PromotionRefused, match="taken back"):
+        try_out("b")
+    assert store.rollback() is None  # confirmed
+    assert store.rollback() == first  # base
+    try_out("c")
+    store.confirm()
+    assert store.rollback() == first
+
+
+def test_where_the_one_before_is_damaged_the_base_drives(
+    store: AdapterStore, adapters: type, try_out: Callable[..., object]
+) -> None:
+    first = adapters.promoted(store, "a")
+    try_out("b")
+    (first.path / "adapter_model.safetensors").write_bytes(b"bit rot")
+    entry = store.revert(sha256=sha256(store))
+    assert entry is not None
+    assert entry.about["instead_of"] == first.version_id
+    assert store.current() is None
+    assert store.standing().kind == "base"
+
+
+def test_bytes_that_changed_on_probation_are_not_confirmed(
+    store: AdapterStore, try_out: Callable[..., object]
+) -> None:
+    version = try_out("a")
+    (version.path / "calibration.json").write_bytes(b"{}")  # type: ignore[attr-defined]
+    with pytest.raises(AdapterError, match="not those that were promoted"):
+        store.confirm()
+    assert store.standing().kind == "probation"
+
+
+def test_a_start_of_the_machine_takes_back_what_was_not_confirmed(
+    store: AdapterStore, layout: BrainLayout, try_out: Callable[..., object]
+) -> None:
+    try_out("a")
+    assert store.revert_after_boot("boot-1") is None
+    again = AdapterStore(layout)
+    entry = again.revert_after_boot("boot-2")
+    assert entry is not None
+    assert entry.about["reason"] == "boot"
+    assert again.current() is None
+    assert again.revert_after_boot("boot-3") is None
+    with pytest.raises(PromotionRefused):
+        try_out("a")
+
+
+def test_a_confirmed_one_outlives_the_start(store: AdapterStore, try_out: Callable[..., object]) -> None:
+    version = try_out("a")
+    store.confirm()
+    assert store.revert_after_boot("boot-2") is None
+    assert store.current() == version
+
+
+def test_the_kernel_names_this_start(tmp_path: Path) -> None:
+    assert boot_id() == boot_id()
+    assert boot_id(tmp_path / "none") == ""
+
+
+def test_a_clock_that_jumps_back_a_day_breaks_nothing(
+    store: AdapterStore, adapters: type, try_out: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapters.promoted(store, "a")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 86_400.0)
+    store._journal._wall_clock = time.time
+    try_out("b")
+    assert store.revert(sha256=sha256(store)) is not None
+    first, *_, last = store.history()
+    assert last.time_unix_s < first.time_unix_s - 86_000
+    assert store.verify_history().ok
+    assert not store.recover()
+
+
+def test_driving_records_outlive_everything_and_a_torn_copy_costs_only_itself(layout: BrainLayout) -> None:
+    name = "ab" * 32
+    write_record(layout.driving_dir, name, DrivingRecord(ticks=100, seconds=5.0))
+    write_record(layout.driving_now_dir, name, DrivingRecord(ticks=120, seconds=6.0), durably=False)
+    assert read_record(layout.driving_dir, name, now=layout.driving_now_dir).ticks == 120
+    (layout.driving_now_dir / f"{name}.json").write_bytes(b"")
+    assert read_record(layout.driving_dir, name, now=layout.driving_now_dir).ticks == 100
+    with pytest.raises(ValueError, match="hexadecimal"):
+        read_record(layout.driving_dir, "../evil")
+
+
+# Disks.
+
+
+def mount(*arguments: str) -> bool:
+    try:
+        return subprocess.run(["mount", *arguments], capture_output=True, timeout=20).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def disk(layout: BrainLayout) -> Iterator[Path]:
+    """The adapters on a disk of one MiB of their own."""
+    folder = layout.adapters_dir
+    if not mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)):
+        pytest.skip("this user may not mount a file system")
+    layout.versions_dir.mkdir()
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True, timeout=20)
+
+
+def test_a_full_disk_leaves_the_old_or_the_new_one_and_the_next_attempt_finishes(
+    disk: Path, store: AdapterStore, adapters: type, try_out: Callable[..., object]
+) -> None:
+    old = adapters.promoted(store, "old")
+    try_out("new")
+    new = store.current()
+    filler = disk / "filler"
+    for act in (lambda: store.confirm(), lambda: store.revert(sha256=sha256(store))):
+        with filler.open("wb", buffering=0) as file:  # until not a byte more
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                pass
+        # What still finds room in the last page of the history is done, whole.
+        try:
+            act()
+        except OSError:
+            assert store.standing().kind == "probation"
+        filler.unlink()
+        assert store.verify_history().ok
+        assert store.current() in (old, new)
+        store.recover()
+    for _ in range(2):
+        if store.standing().kind == "probation":
+            store.revert(sha256=sha256(store))
+    assert store.current() in (old, new)
+    assert store.verify_history().ok
+
+
+class FullOs:
+    """Stands in for `os` inside `durable`: from the chosen call on, nothing new fits on the disk."""
+
+    def __init__(self, call: int) -> None:
+        self.left = call
+        self.refused = 0
+
+    def __getattr__(self, name: str) -> object:
+        real = getattr(os, name)
+        if name not in ("open", "write", "symlink", "mkdir", "fsync", "replace"):
+            return real
+
+        def act(*args: object, **kwargs: object) -> object:
+            self.left -= 1
+            if self.left < 0 and (name != "open" or int(args[1]) & os.O_CREAT):  # type: ignore[call-overload]
+                self.refused += 1
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*args, **kwargs)
+
+        return act
+
+
+@pytest.mark.parametrize("act", ["promote", "confirm", "revert"])
+def test_a_disk_that_fills_up_at_any_call_leaves_the_old_or_the_new_one(
+    store: AdapterStore, layout: BrainLayout, adapters: type, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    old = adapters.promoted(store, "old")
+    version = store.stage(adapters.files("new"))
+    verdict = adapters.verdict(version)
+
+    def promote() -> None:
+        store.promote(version.version_id, verdict, base_sha256=BASE, terms=TERMS)
+
+    if act != "promote":
+        promote()
+    pristine = layout.root.with_name("pristine")
+    shutil.copytree(layout.root, pristine, symlinks=True)
+
+    def do() -> None:
+        if act == "promote":
+            promote()
+        elif store.standing().kind == "probation":
+            store.confirm() if act == "confirm" else store.revert(sha256=version.compute_sha256())
+
+    for call in range(100):
+        shutil.rmtree(layout.root)
+        shutil.copytree(pristine, layout.root, symlinks=True)
+        full = FullOs(call)
+        monkeypatch.setattr(durable, "os", full)
+        with contextlib.suppress(OSError):
+            do()
+        monkeypatch.undo()
+        assert store.verify_history().ok
+        assert store.current() in (old, version)
+        store.recover()
+        do()
+        assert store.standing().kind == {"promote": "probation"}.get(act, "confirmed")
+        assert store.current() == (old if act == "revert" else version)
+        if not full.refused:
+            break
+    assert 3 <= call < 99
+
+
+def test_a_read_only_disk_changes_nothing_and_says_so(
+    disk: Path, store: AdapterStore, adapters: type, try_out: Callable[..., object]
+) -> None:
+    adapters.promoted(store, "old")
+    version = try_out("new")
+    name = sha256(store)
+    assert mount("-o", "remount,ro", str(disk))
+    for act in (
+        lambda: store.confirm(),
+        lambda: store.revert(sha256=name),
+        lambda: store.rollback(),
+        lambda: store.revert_after_boot("boot-2"),
+    ):
+        with pytest.raises((OSError, Exception), match=r"Read-only file system|cannot be taken"):
+            act()
+    assert store.current() == version
+    assert store.standing().kind == "probation"
+    assert mount("-o", "remount,rw", str(disk))
+    assert store.revert_after_boot("boot-2") is not None
+
+
+# Several at once.
+
+
+def _promote(root: Path, version_id: str) -> None:
+    store = AdapterStore(BrainLayout(root))
+    verdict = store.get(version_id).verdict()
+    try:
+        store.promote(version_id, verdict, base_sha256=BASE, terms=TERMS)
+    except OnProbation:
+        sys.exit(3)
+
+
+def test_of_two_promoters_at_once_one_gets_its_way(
+    store: AdapterStore, layout: BrainLayout, adapters: type
+) -> None:
+    names = []
+    for tag in "ab":
+        version = store.stage(adapters.files(tag))
+        store.attach(version, "verdict.json", json.dumps(adapters.verdict(version)).encode())
+        names.append(version.version_id)
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_promote, args=(layout.root, name)) for name in names]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert sorted(process.exitcode or 0 for process in processes) == [0, 3]
+    assert [e.event for e in store.history()] == ["promote"]
+    assert store.standing().kind == "probation"
+    assert store.verify_history().ok
+
+
+CHANGE = """
+import signal, sys, time
+from pathlib import Path
+from continuonbrain.storage import durable
+from continuonbrain.storage.adapters import AdapterStore
+from continuonbrain.storage.layout import BrainLayout
+from continuonbrain.storage.probation_rule import Terms
+got = []
+def end(number, frame):
+    got.append(number)
+    raise SystemExit(128 + number)
+signal.signal(signal.SIGTERM, end)
+signal.signal(signal.SIGUSR1, lambda *_: got.append(1))
+real = durable.sync_directory
+def slow(folder):
+    print("in the middle", flush=True)
+    time.sleep(0.2)
+    real(folder)
+durable.sync_directory = slow
+store = AdapterStore(BrainLayout(Path(sys.argv[1])))
+version = store.candidate()
+store.promote(version.version_id, version.verdict(), base_sha256="ba5e" * 16, terms=Terms(400, 0.0, "boot-1"))
+"""
+
+
+@pytest.mark.parametrize("signals", [(signal.SIGTERM, signal.SIGUSR1), (signal.SIGTERM, signal.SIGTERM)])
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_two_signals_in_the_middle_of_a_promotion_leave_it_whole(
+    store: AdapterStore, layout: BrainLayout, adapters: type, signals: tuple[int, ...], after: int
+) -> None:
+    old = adapters.promoted(store, "old")
+    new = store.stage(adapters.files("new"))
+    store.attach(new, "verdict.json", json.dumps(adapters.verdict(new)).encode())
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHANGE, str(layout.root)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for _ in range(after):
+        assert process.stdout.readline() == "in the middle\n"
+    for number in signals:
+        os.kill(process.pid, number)
+    process.communicate(timeout=60)
+    assert store.verify_history().ok
+    assert store.current() in (old, new)
+    store.recover()
+    assert not store.recover()
+    state = store.standing()
+    current = store.current()
+    assert current is not None
+    assert (state.version_id, state.kind) == (
+        current.version_id,
+        "probation" if current == new else "confirmed",
+    )
+    if current == old:
+        store.promote(new.version_id, new.verdict(), base_sha256=BASE, terms=TERMS)
+    assert store.standing().kind == "probation"
+
+
+def test_a_history_that_lost_its_versions_does_not_lend_their_place(
+    store: AdapterStore, try_out: Callable[..., object]
+) -> None:
+    version = try_out("a")
+    shutil.rmtree(version.path)  # type: ignore[attr-defined]
+    assert store.revert(sha256=sha256(store)) is not None
+    assert store.current() is None
