@@ -159,7 +159,7 @@ def behavioural_files(folder: Path) -> Files:
 
 def with_weights(files: Files, change: Callable[[str, F32], F32]) -> Files:
     """The same adapter with other LoRA factors; change is given the name of each and its values."""
-    tensors = {name: change(name, values) for name, values in load(files[WEIGHTS]).items()}
+    tensors = {name: change(name, values) for name, values in sorted(load(files[WEIGHTS]).items())}
     return files | {WEIGHTS: save(tensors, metadata={"format": "pt"})}
 
 
@@ -223,7 +223,7 @@ def bad_cases(brain: BrainRoot, good: Files) -> list[Case]:
     return [
         Case(
             "noise weights",
-            with_weights(good, lambda _n, v: rng.normal(0, 0.1, v.shape).astype(np.float32)),
+            with_weights(good, lambda _n, v: rng.normal(0, 0.3, v.shape).astype(np.float32)),
             ("imitation_steering",),
         ),
         Case("zero adapter", with_weights(good, lambda _n, v: np.zeros_like(v)), ("differs_from_base",)),

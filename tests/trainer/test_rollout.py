@@ -273,7 +273,7 @@ def test_a_head_that_sees_carries_a_model_that_is_too_slow_to(let_see: Let, limi
 
 
 def test_each_instruction_on_tracks_of_its_own_is_as_many_cars_and_trials(
-    let_see: Callable[..., Any], limits: Limits
+    let_see: Let, limits: Limits
 ) -> None:
     seeds = tuple(range(83_000, 83_000 + len(NAMES)))
     score = follow_score(
