@@ -60,6 +60,9 @@ from continuonbrain.storage.trusted_keys import KeyRefused, PrivateKeys, Trusted
 PAPERS = (CARD_FILE, VERDICT_FILE)
 """About the adapter; of the sender, so they end up inside this brain's own card."""
 
+ORIGIN = "origin"
+"""The key of a card under which an adapter that came from elsewhere says from where."""
+
 LARGEST_PAPER = 4 << 20
 """Bytes of a card or verdict."""
 
@@ -225,7 +228,7 @@ def _card(checked: _Checked, *, sha256: str, base_sha256: str) -> bytes:
             "signatures_not_verified": list(checked.not_verified),
             "imported_unix_s": round(time.time(), 3),
         },
-        "origin": origin,
+        ORIGIN: origin,
     }
     try:
         plain(card)

@@ -307,6 +307,21 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     return Learned(staged.version_id, verdict, training, left_out)
 
 
+def judge_imported(mid: MidLoop, candidate: AdapterVersion, episodes: list[Path]) -> Learned:
+    """Judge a candidate that came from elsewhere as one's own is judged, on this robot's episodes. Raises
+    `BrainError`."""
+    torch.set_num_threads(mid.config.training.threads)
+    mid.say(phase="read", step=0, steps=len(episodes), losses=[], loss=None, verdict=None, left_out=[])
+    mid.check_current()
+    lessons = read_lessons(mid, episodes)
+    mid.say(left_out=lessons.left_out)
+    engine = open_engine(mid.layout.base_model_dir, mid.config.policy)
+    verdict = judge_candidate(
+        mid, candidate, lessons.train, lessons.held, engine=engine, course=course_of(mid)
+    )
+    return Learned(candidate.version_id, verdict, {}, lessons.left_out)
+
+
 def _fit_safety_head(mid: MidLoop, drives: list[Drive]) -> dict[str, Any]:
     """Tell the safety head what this robot's episodes say of it; {} where none watches."""
     if not mid.config.heads.safety.enabled:

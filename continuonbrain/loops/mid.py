@@ -25,6 +25,7 @@ from typing import Any
 from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError, told_from, told_from_import
+from continuonbrain.loops.adapter_import import ORIGIN
 from continuonbrain.loops.memory import keep_within_limits
 from continuonbrain.loops.probation import look_after
 from continuonbrain.loops.promotion import Promotion, announce_unfinished, promote_candidate
@@ -33,7 +34,7 @@ from continuonbrain.rlds.reader import is_being_recorded, list_episodes, read_me
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.robot.host import HOST_FILE_NAME, Host, host_for
 from continuonbrain.storage.adapter_version import AdapterError
-from continuonbrain.storage.adapters import AdapterStore
+from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 from continuonbrain.storage.durable import replace_file
 from continuonbrain.storage.event_log import EventLog
 from continuonbrain.storage.lock import ProcessLock
@@ -156,8 +157,9 @@ class MidLoop:
         # A version without a verdict was cut short (a crash, a power cut): its episodes are still to be learned.
         seen: set[str] = set()
         for version in reversed(self.store.list()):
-            if _paper(version.verdict) is not None:
-                card = _paper(version.card) or {}
+            card = _paper(version.card) or {}
+            # What came from elsewhere was judged on episodes here, and has learned nothing from them.
+            if _paper(version.verdict) is not None and ORIGIN not in card:
                 seen = {str(e) for e in card.get("considered", [])}
                 break
         return episodes, any(p.name not in seen for p in episodes)
@@ -205,6 +207,13 @@ class MidLoop:
         except PromotionRefused:
             return None  # of another base, its bytes changed, or it was taken back: learn anew
 
+    def _waits_for_judgment(self) -> AdapterVersion | None:
+        """The candidate, when it came from elsewhere and this brain has not judged it yet."""
+        candidate = self.store.candidate()
+        if candidate is None or ORIGIN not in (_paper(candidate.card) or {}):
+            return None
+        return candidate if _paper(candidate.verdict) is None else None
+
     def round(self, *, hold: bool = False, again: bool = False) -> Outcome:
         """One round. again: train even when no episode is new. Raises `BrainError`s with nothing changed.
 
@@ -234,7 +243,8 @@ class MidLoop:
         if len(episodes) < self.config.min_episodes:
             words = f"{len(episodes)} of {self.config.min_episodes} episodes (min_episodes) driven by a human"
             return self._end("waiting", "; ".join([words, *self._not_counted()]))
-        if not fresh and not again:
+        waiting = None if again else self._waits_for_judgment()
+        if waiting is None and not fresh and not again:
             words = f"nothing new in {len(episodes)} episodes since the last candidate"
             return self._end("waiting", words, nothing_new=True)
         # Names a base that cannot be taught, before an episode is read.
@@ -244,7 +254,7 @@ class MidLoop:
             return self._end("gates", "; ".join(f"{s.name}: {s.reason}" for s in report.closed))
         # Imported here: a sidecar that only waits must not hold torch in memory.
         try:
-            from continuonbrain.loops.learning import learn
+            from continuonbrain.loops.learning import judge_imported, learn
         except ModuleNotFoundError as error:
             told = told_from_import(error)
             if told is None:
@@ -252,7 +262,7 @@ class MidLoop:
             raise told from error
 
         self.look()  # importing takes seconds
-        learned = learn(self, episodes)
+        learned = learn(self, episodes) if waiting is None else judge_imported(self, waiting, episodes)
         self.say(
             phase="judged",
             candidate=learned.version_id,

@@ -773,3 +773,51 @@ def test_the_engine_that_will_serve_judges_the_bytes(
     outcome = loop(root).round(hold=True)
     assert [type(judge).__name__ for judge in judges] == [name]
     assert judges[0].adapter_sha256 == outcome.verdict["candidate_sha256"]
+
+
+# ------------------------------------------------------------------------------ what came from elsewhere
+
+
+def test_a_candidate_from_elsewhere_is_judged_here_once_and_promoted_on_that(
+    brain: Brain, proven: None
+) -> None:
+    root = brain(**{"promotion.probation_ticks": 0, "promotion.probation_minutes": 0.0})
+    own = loop(root).round()
+    assert own.phase == "promoted"
+    store = AdapterStore(root.layout)
+    folder = store.get(own.version_id).path
+    files = {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".safetensors", ".pt")}
+    config = json.loads((folder / "adapter_config.json").read_bytes()) | {"lora_dropout": 0.25}
+    files |= {
+        "adapter_config.json": json.dumps(config).encode(),
+        "calibration.json": (folder / "calibration.json").read_bytes(),
+        "card.json": b'{"origin": {"key_id": "ab"}}',
+    }
+    foreign = store.stage(files)
+    assert foreign.verdict() is None
+    judged = loop(root).round()
+    assert (judged.phase, judged.version_id) == ("promoted", foreign.version_id)
+    assert foreign.verdict() is not None
+    current = store.current()
+    assert current is not None
+    assert current.version_id == foreign.version_id
+    after = loop(root).round()
+    assert (after.phase, after.nothing_new) == ("waiting", True), (
+        "its episodes were learned from before it came"
+    )
+
+
+def test_a_candidate_from_elsewhere_that_fails_does_not_drive(brain: Brain) -> None:
+    root = brain(**{"promotion.probation_ticks": 0, "promotion.probation_minutes": 0.0})
+    store = AdapterStore(root.layout)
+    foreign = store.stage(
+        {
+            "adapter_model.safetensors": b"no weights",
+            "adapter_config.json": b"{}",
+            "card.json": b'{"origin": {"key_id": "ab"}}',
+        }
+    )
+    outcome = loop(root).round()
+    assert (outcome.phase, outcome.version_id) == ("refused", foreign.version_id)
+    assert outcome.detail.startswith("loads")
+    assert store.current() is None
