@@ -33,6 +33,7 @@ from continuonbrain.safety.reasons import Reason
 from continuonbrain.storage.adapters import AdapterStore, OnProbation
 from continuonbrain.storage.driving_record import INCIDENTS, read_record
 from continuonbrain.storage.event_log import EventLog
+from continuonbrain.storage.lock import LockHeldError
 from continuonbrain.storage.probation_rule import Terms
 
 BOOT = "boot-1"
@@ -261,6 +262,22 @@ def test_the_policy_process_starts_a_few_times_and_no_more(brain: BrainRoot) -> 
     promote_candidate(brain, boot=BOOT)
     at_policy_start(brain)
     assert progress(brain)["restarts"] == 1  # each has its own
+
+
+def test_whoever_holds_the_lock_delays_a_start_and_never_lets_an_unconfirmed_one_through(
+    brain: BrainRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probation, "TELLING_S", 0.05)
+    staged(brain, "a")
+    bad = promote_candidate(brain, boot=BOOT)
+    drove(brain, bad.version_id, off_road=20)
+    with promotion.changing(brain, timeout_s=1.0):
+        assert look_after(brain) is None
+        at_policy_start(brain)
+        with pytest.raises(LockHeldError):
+            at_policy_start(brain, boot="boot-2")
+    assert progress(brain)["state"] == "probation"
+    assert look_after(brain) is not None
 
 
 def test_one_that_cannot_be_loaded_is_taken_back(brain: BrainRoot) -> None:
