@@ -16,7 +16,7 @@ from benchmarks.crash_points import driving, drove, new_root, staged
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
 from continuonbrain.loops import policy_process, probation, promotion
-from continuonbrain.loops.driving_counter import BLAME, DrivingCounter, DrivingKeeper
+from continuonbrain.loops.driving_counter import BLAME, BLAMED, DrivingCounter, DrivingKeeper
 from continuonbrain.loops.probation import (
     ProbationWatch,
     at_policy_start,
@@ -29,7 +29,7 @@ from continuonbrain.loops.probation import (
 from continuonbrain.loops.promotion import announce_unfinished, promote_candidate, roll_back
 from continuonbrain.loops.supervisor import Supervisor
 from continuonbrain.policy.chunk import ActionChunk
-from continuonbrain.safety.reasons import Reason
+from continuonbrain.safety.reasons import STOPS, Reason
 from continuonbrain.storage.adapters import AdapterStore, OnProbation
 from continuonbrain.storage.driving_record import INCIDENTS, read_record
 from continuonbrain.storage.event_log import EventLog
@@ -57,8 +57,9 @@ def drive(counter: DrivingCounter, seconds: float, *, start_s: float = 100.0, **
 
 
 def test_every_reason_is_somebodys_fault_or_nobodys() -> None:
-    assert set(BLAME) == set(Reason)
-    assert set(BLAME.values()) - {"nobody"} <= set(INCIDENTS)
+    assert set(BLAMED) == set(Reason)
+    assert set(BLAME) >= STOPS  # somebody has thought about each; a new correction is one
+    assert set(BLAMED.values()) - {"nobody"} <= set(INCIDENTS)
 
 
 def test_ticks_time_and_decisions_are_counted_for_the_adapter_that_decided() -> None:
