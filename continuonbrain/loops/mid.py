@@ -70,8 +70,8 @@ class Status:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a round ended. phase: waiting, gates, judged, promoted or refused; training: figures of the job; left_out:
-    episodes that could not be learned from, and why; nothing_new: it waits only because all has been learned; held: the candidate has
-    passed and waits for another one's probation."""
+    episodes that could not be learned from, and why; nothing_new: it waits only because all has been learned; held:
+    the candidate has passed and waits for another one's probation."""
 
     phase: str
     detail: str
