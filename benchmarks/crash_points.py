@@ -22,6 +22,7 @@ alone: what a power cut does to calls that were not synced is not shown here. Ta
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import logging
 import os
@@ -225,7 +226,7 @@ OPERATIONS = (
     Operation("recover", _interrupted, lambda brain: recover(brain, _BOOT), "new"),
     Operation("stage", _confirmed("old"), _stage, "old"),
 )
-"""Another one is a function on a brain root: `import` ends with `stage`."""
+"""Another one is a function on a brain root; `import` stands in a module of its own."""
 
 CONTROL = Operation("wrong_order", _candidate_over("older", "old"), _wrong_order, "new")
 
@@ -350,14 +351,23 @@ def measure(operations: tuple[Operation, ...], *, quiet: bool) -> dict[str, Any]
     }
 
 
+def operations() -> tuple[Operation, ...]:
+    """All that this release has."""
+    if importlib.util.find_spec("continuonbrain.loops.adapter_import") is None:
+        return OPERATIONS
+    from benchmarks.crash_import import IMPORT
+
+    return (*OPERATIONS, IMPORT)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    known = [operation.name for operation in OPERATIONS]
+    known = [operation.name for operation in operations()]
     parser.add_argument("--operation", choices=known, action="append", help="only this one")
     parser.add_argument("--control", action="store_true", help="add one that must be found out")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    chosen = tuple(o for o in OPERATIONS if arguments.operation is None or o.name in arguments.operation)
+    chosen = tuple(o for o in operations() if arguments.operation is None or o.name in arguments.operation)
     found = measure((*chosen, *([CONTROL] if arguments.control else [])), quiet=arguments.json)
     if arguments.json:
         print(json.dumps(found))

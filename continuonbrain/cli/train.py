@@ -202,7 +202,10 @@ def _print(console: Console, outcome: Outcome, root: str) -> None:
         f"import-tub TUB --root {root} brings recordings; or fewer are enough: --min-episodes",
         "gates": "wait until the robot is idle, cool and charged; where no robot runs: --simulate-host",
         "refused": f"see it whole: continuonbrain adapters show candidate --root {root}",
-        "judged": f"promote it: continuonbrain train --root {root} (without --hold; nothing is trained again)",
+        "judged": "let the robot drive on until that is over; by hand: continuonbrain adapters confirm or rollback "
+        f"--root {root}"
+        if outcome.held
+        else f"promote it: continuonbrain train --root {root} (without --hold; nothing is trained again)",
         "promoted": f"see it: continuonbrain adapters show --root {root}",
     }
     console.print(f"next: {advice.get(outcome.phase, f'continuonbrain doctor --root {root}')}")

@@ -14,7 +14,7 @@ from typing import Literal
 
 from continuonbrain.errors import BrainError
 from continuonbrain.policy.chunk import ActionChunk
-from continuonbrain.safety.reasons import Reason
+from continuonbrain.safety.reasons import CORRECTIONS, Reason
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.driving_record import DrivingRecord, read_record, write_record
 from continuonbrain.storage.layout import BrainLayout
@@ -44,7 +44,9 @@ BLAME: dict[Reason, Blame] = {
     Reason.SENSOR_FAULT: "nobody",
 }
 """What a reason says about the adapter."""
-BLAMED: dict[str, Blame] = {str(reason): blame for reason, blame in BLAME.items()}
+BLAMED: dict[str, Blame] = {
+    str(reason): BLAME.get(reason, "correction" if reason in CORRECTIONS else "nobody") for reason in Reason
+}
 
 _ONCE_A_S = 1.0
 """An incident that lasts is counted once a second: ticks that follow each other are one thing, not twenty."""

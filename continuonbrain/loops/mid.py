@@ -72,7 +72,8 @@ class Status:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a round ended. phase: waiting, gates, judged, promoted or refused; training: figures of the job; left_out:
-    episodes that could not be learned from, and why; nothing_new: it waits only because all has been learned."""
+    episodes that could not be learned from, and why; nothing_new: it waits only because all has been learned; held:
+    the candidate has passed and waits for another one's probation."""
 
     phase: str
     detail: str
@@ -82,6 +83,7 @@ class Outcome:
     gates: dict[str, object] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     nothing_new: bool = False
+    held: bool = False
 
     @property
     def said_no(self) -> bool:
@@ -237,7 +239,7 @@ class MidLoop:
             if not hold and not again and (standing := self._standing_candidate()) is not None:
                 return self._end("promoted", standing.detail, version_id=standing.version_id)
         except OnProbation as waits:  # another training would only replace what has been proved
-            return self._end("judged", _held(waits), version_id=waits.version_id)
+            return self._end("judged", _held(waits), version_id=waits.version_id, held=True)
         episodes, fresh = self.new_episodes()
         self.say(episodes=len(episodes))
         if len(episodes) < self.config.min_episodes:
@@ -282,7 +284,7 @@ class MidLoop:
         try:
             promoted = promote_candidate(self.brain)
         except OnProbation as waits:
-            return self._end("judged", _held(waits), **details)
+            return self._end("judged", _held(waits), held=True, **details)
         except PromotionRefused as refused:
             return self._end("refused", refused.reason, **details)
         return self._end("promoted", promoted.detail, **details)

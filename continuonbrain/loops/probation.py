@@ -99,10 +99,22 @@ def judge(brain: BrainRoot, state: Standing) -> Look:
 
 def at_policy_start(brain: BrainRoot, *, boot: str | None = None) -> None:
     """Before the policy process loads what drives: after a start of the machine that is no longer the adapter on
-    probation; otherwise the start is counted, and one too many takes it back. Raises `AdapterError`."""
-    if look_after(brain, boot=boot, wait_s=TELLING_S, policy=False) is None:
-        note_start(brain)
-        look_after(brain, boot=boot, wait_s=TELLING_S, policy=False)
+    probation; otherwise the start is counted, and one too many takes it back.
+
+    Raises:
+        AdapterError: the store is damaged.
+        LockHeldError: after a start of the machine, when others keep it from being taken back: it must not drive.
+    """
+    boot = boot_id() if boot is None else boot
+    try:
+        if look_after(brain, boot=boot, wait_s=TELLING_S, policy=False) is None:
+            note_start(brain)
+            look_after(brain, boot=boot, wait_s=TELLING_S, policy=False)
+    except LockHeldError as error:
+        terms = AdapterStore(brain.layout).standing().terms
+        if terms is not None and (not boot or terms.boot_id != boot):
+            raise
+        log.warning("probation: %s", error)  # somebody is changing the adapter right now, and will tell us
 
 
 def note_start(brain: BrainRoot) -> None:
@@ -167,7 +179,8 @@ def _changed(
             if entry is None:
                 return None
             told = tell_of(brain, entry, policy=policy)
-            log.warning("%s %s", told.detail, entry.about.get("words", ""))
+            level = logging.INFO if entry.event == "confirm" else logging.WARNING
+            log.log(level, "%s %s", told.detail, entry.about.get("words", ""))
             return told
     except LockHeldError:
         if wait_s > 0.0:

@@ -210,9 +210,8 @@ def announce(
         _mark(layout.announced_path, change)
     said = f"{kind} of {version_id or 'the base'}: {'it stays' if known else _in_words(answer)}"
     if kind == "revert":
-        said = (
-            f"taken back ({named.get('reason', '')}), {version_id or 'the base'} drives: {_in_words(answer)}"
-        )
+        now = _in_words(answer) if policy else "it is loaded next"
+        said = f"taken back ({named.get('reason', '')}), {version_id or 'the base'} drives: {now}"
     return Promotion(version_id, sha256, answer.ok, took, said, answer.listening)
 
 

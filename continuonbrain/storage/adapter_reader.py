@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from continuonbrain.storage.adapter_journal import AdapterJournal
 from continuonbrain.storage.adapter_links import AdapterLinks
 from continuonbrain.storage.adapter_version import AdapterError, AdapterVersion
@@ -71,5 +73,15 @@ class AdapterReader:
         return entries[-1] if entries else None
 
     def standing(self) -> Standing:
-        """What drives and whether it is on probation, as the history says. Raises AdapterError when that is damaged."""
-        return standing(self._journal.sound())
+        """What drives and whether it is on probation, as the history says; of a root that has none, as the links say.
+
+        Raises AdapterError when either is damaged.
+        """
+        entries = self._journal.sound()
+        if entries:
+            return standing(entries)
+        current, previous = (
+            self._links.target_id(slot) for slot in (self._layout.current, self._layout.previous)
+        )
+        kind: Literal["base", "confirmed"] = "base" if current is None else "confirmed"
+        return Standing(kind, current, None, previous)

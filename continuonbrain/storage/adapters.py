@@ -18,7 +18,6 @@ them, `adapter_links.py` and `adapter_journal.py` are its parts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from continuonbrain.storage import durable
 from continuonbrain.storage.adapter_reader import AdapterReader
@@ -48,7 +47,6 @@ from continuonbrain.storage.probation_rule import (
     Standing,
     Terms,
     decide,
-    standing,
 )
 from continuonbrain.storage.promotion_rule import OnProbation, PromotionRefused, promotion_refusal
 
@@ -156,7 +154,7 @@ class AdapterStore(AdapterReader):
                     version_id, reason or "it has no verdict", remedy="train and judge it again on this base"
                 )
             self._journal.recover()
-            change = decide(self._standing_of_links(), Promote(version_id, sha256, terms, again))
+            change = decide(self.standing(), Promote(version_id, sha256, terms, again))
             if isinstance(change, Refused):
                 kind = OnProbation if change.code == "on_probation" else PromotionRefused
                 raise kind(version_id, change.reason, remedy=change.remedy)
@@ -199,7 +197,7 @@ class AdapterStore(AdapterReader):
         """
         with self._lock("confirm an adapter"):
             self._journal.recover()
-            state = self._standing_of_links()
+            state = self.standing()
             if sha256 is not None and (state.kind != "probation" or state.sha256 != sha256):
                 return None
             change = self._decided(state, Confirm())
@@ -229,7 +227,7 @@ class AdapterStore(AdapterReader):
         """
         with self._lock("take an adapter back"):
             self._journal.recover()
-            state = self._standing_of_links()
+            state = self.standing()
             if state.kind != "probation" or state.sha256 != sha256:
                 return None
             return self._go_back(state, self._decided(state, Revert()), about)
@@ -241,7 +239,7 @@ class AdapterStore(AdapterReader):
             return None
         with self._lock("take an adapter back"):
             self._journal.recover()
-            state = self._standing_of_links()
+            state = self.standing()
             change = decide(state, Boot(boot_id))
             if not isinstance(change, Change):
                 return None
@@ -268,7 +266,7 @@ class AdapterStore(AdapterReader):
         """
         with self._lock("roll an adapter back"):
             self._journal.recover()
-            state = self._standing_of_links()
+            state = self.standing()
             change = decide(state, Rollback())
             if from_version is not None and from_version != state.version_id:
                 raise AdapterError(
@@ -297,17 +295,6 @@ class AdapterStore(AdapterReader):
         """
         with self._lock("recover the adapter store"):
             return self._journal.recover()
-
-    def _standing_of_links(self) -> Standing:
-        """After `recover`: the history, or the links of a root that has none."""
-        entries = self._journal.sound()
-        if entries:
-            return standing(entries)
-        current, previous = (
-            self._links.target_id(slot) for slot in (self._layout.current, self._layout.previous)
-        )
-        kind: Literal["base", "confirmed"] = "base" if current is None else "confirmed"
-        return Standing(kind, current, None, previous)
 
     def _decided(self, state: Standing, event: Event) -> Change:
         change = decide(state, event)

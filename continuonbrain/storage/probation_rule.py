@@ -183,6 +183,9 @@ def after(state: Standing, entry: HistoryEntry) -> Standing:
         if terms is None:
             return replace(_settled(state, entry), reverted=state.reverted - {entry.sha256 or ""})
         before = replace(state, before=None, terms=None)
+        if before.version_id != entry.from_version:  # this history began when something drove already
+            kind: Literal["base", "confirmed"] = "base" if entry.from_version is None else "confirmed"
+            before = Standing(kind, entry.from_version, reverted=state.reverted)
         return replace(_settled(state, entry), kind="probation", terms=terms, before=before)
     if state.kind == "probation" and state.sha256 is not None:
         state = replace(state, reverted=state.reverted | {state.sha256})

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import signal
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from benchmarks.crash_points import driving, drove, new_root, staged
 from continuonbrain.brain_root import BrainRoot, open_brain
-from continuonbrain.loops import probation, promotion
-from continuonbrain.loops.driving_counter import BLAME, DrivingCounter, DrivingKeeper
+from continuonbrain.errors import BrainError
+from continuonbrain.loops import policy_process, probation, promotion
+from continuonbrain.loops.driving_counter import BLAME, BLAMED, DrivingCounter, DrivingKeeper
 from continuonbrain.loops.probation import (
     ProbationWatch,
     at_policy_start,
@@ -23,11 +27,14 @@ from continuonbrain.loops.probation import (
     take_back,
 )
 from continuonbrain.loops.promotion import announce_unfinished, promote_candidate, roll_back
+from continuonbrain.loops.supervisor import Supervisor
 from continuonbrain.policy.chunk import ActionChunk
-from continuonbrain.safety.reasons import Reason
+from continuonbrain.safety.reasons import STOPS, Reason
 from continuonbrain.storage.adapters import AdapterStore, OnProbation
 from continuonbrain.storage.driving_record import INCIDENTS, read_record
 from continuonbrain.storage.event_log import EventLog
+from continuonbrain.storage.lock import LockHeldError
+from continuonbrain.storage.probation_rule import Terms
 
 BOOT = "boot-1"
 OLD, NEW = "aa" * 32, "bb" * 32
@@ -50,8 +57,9 @@ def drive(counter: DrivingCounter, seconds: float, *, start_s: float = 100.0, **
 
 
 def test_every_reason_is_somebodys_fault_or_nobodys() -> None:
-    assert set(BLAME) == set(Reason)
-    assert set(BLAME.values()) - {"nobody"} <= set(INCIDENTS)
+    assert set(BLAMED) == set(Reason)
+    assert set(BLAME) >= STOPS  # somebody has thought about each; a new correction is one
+    assert set(BLAMED.values()) - {"nobody"} <= set(INCIDENTS)
 
 
 def test_ticks_time_and_decisions_are_counted_for_the_adapter_that_decided() -> None:
@@ -257,6 +265,22 @@ def test_the_policy_process_starts_a_few_times_and_no_more(brain: BrainRoot) -> 
     assert progress(brain)["restarts"] == 1  # each has its own
 
 
+def test_whoever_holds_the_lock_delays_a_start_and_never_lets_an_unconfirmed_one_through(
+    brain: BrainRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probation, "TELLING_S", 0.05)
+    staged(brain, "a")
+    bad = promote_candidate(brain, boot=BOOT)
+    drove(brain, bad.version_id, off_road=20)
+    with promotion.changing(brain, timeout_s=1.0):
+        assert look_after(brain) is None
+        at_policy_start(brain)
+        with pytest.raises(LockHeldError):
+            at_policy_start(brain, boot="boot-2")
+    assert progress(brain)["state"] == "probation"
+    assert look_after(brain) is not None
+
+
 def test_one_that_cannot_be_loaded_is_taken_back(brain: BrainRoot) -> None:
     assert take_back(brain, "unusable", "it does not fit") is None
     staged(brain, "a")
@@ -328,3 +352,73 @@ def test_the_config_sets_the_limits(brain: BrainRoot) -> None:
     rules = rules_from_config(open_brain(brain.layout.root).config.promotion)
     assert (rules.limits_per_min["off_road"], rules.max_restarts) == (7.0, 9)
     assert set(rules.limits_per_min) == set(INCIDENTS)
+
+
+# Real processes around it.
+
+
+def _stub() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("stub_policy", Path(__file__).with_name("stub_policy.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def unusable(brain: BrainRoot, tag: bytes, terms: Terms | None) -> str:
+    """An adapter of another base that got to drive all the same."""
+    store = AdapterStore(brain.layout)
+    files = {
+        "adapter_model.safetensors": tag,
+        "adapter_config.json": b'{"base": "other"}',
+        "card.json": b"{}",
+    }
+    version = store.stage(files)
+    verdict = {"passed": True, "candidate_sha256": version.compute_sha256(), "base_sha256": "ba5e" * 16}
+    store.promote(version.version_id, verdict, base_sha256="ba5e" * 16, terms=terms)
+    return version.version_id
+
+
+def test_a_policy_process_that_cannot_load_it_takes_it_back_and_serves_what_was_before(
+    brain: BrainRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[str] = []
+    monkeypatch.setattr(
+        policy_process.PolicyServer, "serve", lambda self, _stop: served.append(self._engine.adapter_sha256)
+    )
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    engine = _stub().StubEngine
+    try:
+        unusable(brain, b"a", Terms(400, 0.0, BOOT))
+        policy_process.run_policy(brain.layout.root, load_engine=lambda _base: engine())
+        assert served == [""]
+        entry = AdapterStore(brain.layout).last_change()
+        assert entry is not None
+        assert (entry.event, entry.about["reason"]) == ("revert", "unusable")
+        assert kinds(brain) == ["promotion", "revert"]  # the promotion had not been told
+        unusable_again = unusable(brain, b"b", None)  # confirmed by a person: it is not ours to take back
+        with pytest.raises(BrainError, match="is for base other"):
+            policy_process.run_policy(brain.layout.root, load_engine=lambda _base: engine())
+        current = AdapterStore(brain.layout).current()
+        assert current is not None
+        assert current.version_id == unusable_again
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+
+
+def test_the_supervisor_watches_and_says_what_became_of_it(brain: BrainRoot) -> None:
+    staged(brain, "bad")
+    bad = promote_candidate(brain, boot=BOOT)
+    with Supervisor(brain, []) as supervisor:
+        drove(brain, bad.version_id, off_road=20)
+        deadline = time.monotonic() + 10
+        while progress(brain)["state"] == "probation" and time.monotonic() < deadline:
+            supervisor.poll()
+            time.sleep(0.05)
+        while not supervisor.snapshot()["events"] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        told = [event["text"] for event in supervisor.snapshot()["events"]]
+    assert progress(brain)["state"] == "base"
+    assert any("taken back (off_road)" in text for text in told)

@@ -398,6 +398,17 @@ def test_two_signals_in_the_middle_of_a_promotion_leave_it_whole(
     assert store.standing().kind == "probation"
 
 
+def test_a_history_that_was_moved_away_does_not_send_a_revert_to_the_base(
+    store: AdapterStore, layout: BrainLayout, adapters: type, try_out: Callable[..., object]
+) -> None:
+    old = adapters.promoted(store, "old")
+    layout.history_path.rename(layout.history_path.with_suffix(".damaged"))
+    assert (store.standing().kind, store.standing().version_id) == ("confirmed", old.version_id)
+    try_out("new")
+    assert store.revert(sha256=sha256(store)) is not None
+    assert store.current() == old
+
+
 def test_a_history_that_lost_its_versions_does_not_lend_their_place(
     store: AdapterStore, try_out: Callable[..., object]
 ) -> None:
