@@ -18,6 +18,7 @@ from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.engine import Engine
 from continuonbrain.policy.intent import Intents
 from continuonbrain.policy.pilot import Pilot
+from continuonbrain.policy.veto import Veto
 from continuonbrain.policy.watch import Watch
 from continuonbrain.robot.protocol import CONTROL_DT_S
 from continuonbrain.robot.sim.fleet import Fleet
@@ -41,7 +42,8 @@ class RolloutResult:
     (mean distance from the instructed lane while on the road), obeyed (speed and lane kept in the second half,
     or standing for "stop"), interventions (share of ticks in which the guard changed the command).
     trajectory `[ticks, cars, 2]` in metres, NaN after a car has left the road or finished its lap. left_road: it did;
-    mean_speed_mps: while it was on the road; blocked: share of ticks in which the safety head held it.
+    mean_speed_mps: while it was on the road; blocked: share of ticks in which the safety head held it; vetoed: share
+    of its chunks that the world head forbade.
     """
 
     completion: Array
@@ -52,6 +54,7 @@ class RolloutResult:
     left_road: NDArray[np.bool_]
     mean_speed_mps: Array
     blocked: Array
+    vetoed: Array
 
 
 def decision_ticks(decision_time_s: float) -> tuple[int, int]:
@@ -78,6 +81,7 @@ def rollout(
     stop_without_model: Sequence[bool] | None = None,
     reflex: bool = True,
     watch_with: Callable[[], Watch] | None = None,
+    veto_with: Callable[[], Veto] | None = None,
     on_tick: Callable[[int, int], None] | None = None,
 ) -> RolloutResult:
     """Drive car i on track i under instruction i.
@@ -86,7 +90,7 @@ def rollout(
     stop_without_model: per car, whether "stop" may be obeyed without the model (default: all).
     reflex: between slow decisions the engine's reflex head carries the cars, as in the fast loop; False: paths of
     the model alone. watch_with: makes each car's watch, all with one safety head; None drives without.
-    on_tick(tick, ticks) reports progress.
+    veto_with: makes each car's veto, all with one world head; needs a watch. on_tick(tick, ticks) reports progress.
     """
     n = len(track_seeds)
     tracks = TrackSet(track_seeds, world)
@@ -104,7 +108,13 @@ def rollout(
     watches = [None if watch_with is None else watch_with() for _ in brakes]
     safety = None if watches[0] is None else watches[0].head
     pilots = [
-        Pilot(calibration=calibration, limits=limits, stop_without_model=b, watch=w)
+        Pilot(
+            calibration=calibration,
+            limits=limits,
+            stop_without_model=b,
+            watch=w,
+            veto=None if veto_with is None else veto_with(),
+        )
         for b, w in zip(brakes, watches, strict=True)
     ]
     every, late = decision_ticks(decision_time_s)
@@ -121,6 +131,7 @@ def rollout(
     progress, alive = np.zeros(n), np.ones(n, bool)
     errors, on_road = np.zeros(n), np.zeros(n)
     touched, driven, blocked = np.zeros(n), np.zeros(n), np.zeros(n)
+    shown, vetoed = np.zeros(n), np.zeros(n)
     moved = np.zeros(n)
     trajectory = np.full((ticks, n, 2), np.nan)
     speeds, places = np.zeros((ticks, n)), np.zeros((ticks, n))
@@ -141,6 +152,8 @@ def rollout(
             _, cars, chunks = waiting.pop(0)
             for i, chunk in zip(cars, chunks, strict=True):
                 pilots[i].accept(chunk)
+                shown[i] += 1
+                vetoed[i] += pilots[i].vetoed is chunk
         frames = fleet.render() if safety is not None or head is not None or tick % every == 0 else None
         if tick % every == 0 and frames is not None:
             answers = engine.decide(
@@ -198,4 +211,5 @@ def rollout(
         left_road=~alive,
         mean_speed_mps=moved / np.maximum(on_road, 1),
         blocked=blocked / np.maximum(driven, 1),
+        vetoed=vetoed / np.maximum(shown, 1),
     )
