@@ -139,6 +139,7 @@ def closed_loop(
     tracks: int,
     seconds: float | None,
     block: float,
+    jobs: int,
     on_part: Callable[[str], None],
 ) -> dict[str, Any]:
     """The comparison over all perturbed worlds, and by world with the base's own."""
@@ -149,7 +150,7 @@ def closed_loop(
     ]
     results: list[RolloutResult] = []
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, mp_context=context) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
         for task, result in zip(tasks, pool.map(drive, tasks), strict=True):
             results.append(result)
             on_part(f"{task.name}: {'safety head alone' if task.head is None else 'both'}")
@@ -194,10 +195,11 @@ def measure(
     seconds: float | None,
     states: int,
     block: float,
+    jobs: int,
     on_part: Callable[[str], None],
 ) -> dict[str, Any]:
     """All figures."""
-    loop = closed_loop(safety, head, tracks=tracks, seconds=seconds, block=block, on_part=on_part)
+    loop = closed_loop(safety, head, tracks=tracks, seconds=seconds, block=block, jobs=jobs, on_part=on_part)
     scores = score_world_head(
         head.data,
         safety,
@@ -230,6 +232,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="drive for so long (default: a lap)")
     parser.add_argument("--states", type=int, default=1000, help="counterfactual states of each world")
     parser.add_argument("--block", type=float, default=BLOCK_THRESHOLD, help="veto from this probability on")
+    parser.add_argument("--jobs", type=int, default=2, help="rollouts at a time (default 2)")
     given = parser.parse_args()
     console = Console(stderr=True)
     try:
@@ -243,6 +246,8 @@ def main() -> int:
 
         def on_part(part: str) -> None:
             bar.update(task, advance=1, description=part)
+            if not console.is_terminal:
+                bar.console.print(part)
 
         found = measure(
             safety,
@@ -251,6 +256,7 @@ def main() -> int:
             seconds=given.seconds,
             states=given.states,
             block=given.block,
+            jobs=given.jobs,
             on_part=on_part,
         )
     if given.json:
