@@ -223,7 +223,8 @@ class PromotionConfig(_Group):
 
 
 class WorldHeadConfig(_Group):
-    """The head that predicts the next observation. Off until it earns its place."""
+    """The head that foresees where a new path leads and refuses one that leads off the road. Needs the safety head, and
+    an edge build (`continuonbrain model build-world`). Off until it earns its place: see docs/architecture.md."""
 
     enabled: bool = False
 
@@ -251,6 +252,14 @@ class HeadsConfig(_Group):
 
     safety: SafetyHeadConfig = SafetyHeadConfig()
     world: WorldHeadConfig = WorldHeadConfig()
+
+    @model_validator(mode="after")
+    def _the_world_head_has_grids_to_read(self) -> HeadsConfig:
+        if self.world.enabled and not self.safety.enabled:
+            raise ValueError(
+                "heads.world.enabled needs heads.safety.enabled: the world head reads the safety head's grids"
+            )
+        return self
 
 
 class CloudConfig(_Group):

@@ -53,7 +53,7 @@ def doctor(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None
         checks += [base, *([check_engine(root)] if base.ok else [])]
         if has_base(root):  # one that cannot drive may talk
             checks += [check_words(root), check_adapter(root)]
-        checks += [check_safety_head(root), check_history(root), check_trainer(root)]
+        checks += [check_safety_head(root), *check_world_head(root), check_history(root), check_trainer(root)]
     healthy = all(check.ok for check in checks if check.needed)
 
     if as_json:
@@ -286,6 +286,22 @@ def check_words(root: Path) -> Check:
         remedy = error.remedy if isinstance(error, BundleError) else "none is needed to drive"
         return Check("words", False, told, remedy, needed=False)
     return Check("words", True, engine, needed=False)
+
+
+def check_world_head(root: Path) -> list[Check]:
+    """Where it is enabled: whether its edge build is whole, and of this root's safety head."""
+    from continuonbrain.brain_root import open_brain
+    from continuonbrain.policy.open_world import open_vetoes
+
+    brain = open_brain(root)
+    if not brain.config.heads.world.enabled:
+        return []
+    layout = brain.layout
+    try:
+        head = open_vetoes(layout.world_dir, layout.safety_dir, layout.manifest_path)().head
+    except BrainError as error:
+        return [Check("world head", False, error.message, error.remedy)]
+    return [Check("world head", True, f"{layout.world_dir} {head.sha256[:12]}")]
 
 
 def check_trainer(root: Path) -> Check:

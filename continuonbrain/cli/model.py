@@ -134,6 +134,51 @@ def build_safety_command(
     console.print(table)
 
 
+@app.command("build-world")
+def build_world_command(
+    out: Annotated[Path, typer.Argument(help="Folder to write the head and its card into.")],
+    safety: Annotated[
+        Path | None,
+        typer.Option(
+            "--safety",
+            help="Folder of the safety head whose grids it reads. Default: the shipped one.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    parts: Annotated[
+        int | None,
+        typer.Option("--parts", min=1, help="Parts of some 2,900 states each.", show_default=False),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a world head from the simulator (seeded; some ten minutes on two cores) and score it."""
+    from continuonbrain.storage.layout import shipped_safety_head
+    from continuonbrain.trainer.build_world import WorldRecipe, build_world
+
+    recipe = WorldRecipe(seed=seed, parts=parts or WorldRecipe().parts)
+    console = Console(stderr=as_json, highlight=False)
+    with _reporting(console) as report:
+        card = build_world(out, safety or shipped_safety_head(), recipe, report)
+    if as_json:
+        typer.echo(json.dumps(card))
+        return
+    table = Table(
+        "world", "AUROC", "as bought", "grid error", "if unchanged", "if moved", title=f"world head {out}"
+    )
+    for name, found in card["scores"].items():
+        known = found["calibrated"]
+        table.add_row(
+            name,
+            f"{known['auroc']:.3f}",
+            f"{found['as_bought']['auroc']:.3f}",
+            f"{known['feature_error']:.4f}",
+            f"{known['feature_error_unchanged']:.4f}",
+            f"{known['feature_error_moved']:.4f}",
+        )
+    console.print(table)
+
+
 @app.command("export")
 def export_command(
     base: Annotated[Path, typer.Argument(help="A driving base's folder, or one of a Hugging Face Gemma 3n.")],

@@ -52,6 +52,7 @@ from continuonbrain.loops.teach import episode_metadata, lessons, record_expert
 from continuonbrain.loops.wire_stream import Message, WireServer
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.open_watch import open_watches
+from continuonbrain.policy.open_world import open_vetoes
 from continuonbrain.policy.pilot import Pilot
 from continuonbrain.policy.watch import HeadCalibration
 from continuonbrain.rlds.recorder import EpisodeRecorder
@@ -133,9 +134,12 @@ class ControlProcess:
         watch = None
         if brain.config.heads.safety.enabled:
             watch = open_watches(brain.layout.safety_dir, brain.layout.manifest_path)()
+        veto = None
+        if brain.config.heads.world.enabled:
+            veto = open_vetoes(brain.layout.world_dir, brain.layout.safety_dir, brain.layout.manifest_path)()
         self._loop = FastLoop(
             self._robot,
-            Pilot(calibration=Calibration(), limits=self._limits, watch=watch),
+            Pilot(calibration=Calibration(), limits=self._limits, watch=watch, veto=veto),
             self._client,
             hz=robot_config.control_hz,
             recorder_factory=self._open_recorder if options.record else None,
@@ -411,6 +415,9 @@ class ControlProcess:
             "emergency_stop": loop.pilot.guard.emergency_stopped,
             "reasons": [] if guarded is None else [str(r) for r in guarded.reasons],
             "safety_head": None if tick is None or tick.risk is None else round(tick.risk.probability, 4),
+            "world_head": None
+            if tick is None or tick.foreseen is None
+            else round(tick.foreseen.probability, 4),
             "fault": self._fault or ("" if tick is None else tick.fault),
             "adapter_sha256": None if chunk is None else chunk.adapter_sha256,
             "decision_ms": None if chunk is None else round(chunk.decision_ms, 2),

@@ -10,6 +10,8 @@
 - A path of the model that has grown old is carried on by the reflex head, frame by frame (`policy/reflex.py`).
 - The safety head looks at every frame (`policy/watch.py`): what it says stands in every step, slows the car or
   stops it.
+- The world head, where it is enabled, forbids new paths that are foreseen to lead off the road (`policy/veto.py`): the
+  one followed goes on until it is too old.
 - No torch. Leaving `run` by any way stops the robot.
 
 Modes: "autopilot" follows the policy's paths, "teleop" a person's commands, "park" stands still and records
@@ -39,6 +41,7 @@ from continuonbrain.loops.reflex_keeper import ReflexName, ReflexSource
 from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.convolution import F32
 from continuonbrain.policy.pilot import Pilot, Tick
+from continuonbrain.policy.veto import WORLD_SCORE, Foreseen
 from continuonbrain.policy.watch import SAFETY_FLAG, SAFETY_LOGIT, SAFETY_SCORE, Risk
 from continuonbrain.rlds.schema import SOURCE_AUTOPILOT, SOURCE_HUMAN, Step, finite_pair
 from continuonbrain.robot.protocol import FRAME_SHAPE, Observation, Robot
@@ -80,7 +83,8 @@ class LoopTick:
 
     number: counts from 0 over all runs. now_s: monotonic time of the command. observation: None when the robot
     could not be looked at; fault then says why. guarded: what was sent (throttle 0 while parked). reflex: the reflex
-    head laid the path that was followed. risk: what the safety head says, None where it was not asked.
+    head laid the path that was followed. risk: what the safety head says, foreseen: what the world head said
+    of the latest chunk that it was shown; None where they were not asked.
     """
 
     number: int
@@ -93,6 +97,7 @@ class LoopTick:
     fault: str = ""
     reflex: bool = False
     risk: Risk | None = None
+    foreseen: Foreseen | None = None
 
 
 _PARKED = Guarded(0.0, 0.0, (), True)
@@ -165,6 +170,7 @@ class FastLoop:
         self._reflex_ticks = 0
         self._reflex_faults = 0
         self._safety_faults = 0
+        self._world_vetoes = 0
         pilot.instruct(instruction)
 
     # What may be told between two ticks (from `on_tick` or `should_stop`, which run on the loop's thread).
@@ -256,6 +262,8 @@ class FastLoop:
             reflex_ticks=self._reflex_ticks,
             reflex_faults=self._reflex_faults,
             safety_faults=self._safety_faults,
+            world_vetoes=self._world_vetoes,
+            world_faults=0 if self.pilot.veto is None else self.pilot.veto.faults,
             seconds=round(self._seconds, 3),
             lateness_us=self._lateness.percentiles(),
             work_us=self._work.percentiles(),
@@ -311,6 +319,7 @@ class FastLoop:
             fault,
             decided.reflex,
             decided.risk,
+            decided.foreseen,
         )
         self._record(tick)
         return tick
@@ -339,10 +348,15 @@ class FastLoop:
     def _take_answers(self) -> None:
         for answer in self.client.poll():
             chunk = answer.chunk
-            if not self.pilot.accept(chunk):
+            followed = self.pilot.accept(chunk)
+            vetoed = self.pilot.vetoed is chunk
+            if not followed and not vetoed:
                 continue  # older than the path followed, or than the poses known
             if answer.calibration != self.pilot.tracker.calibration:
                 self.pilot.recalibrate(answer.calibration)
+            if vetoed:
+                self._world_vetoes += 1
+                continue
             self.chunks += 1
             self._reflex = answer.reflex
             now, last = self._clock(), self._last_chunk
@@ -445,6 +459,8 @@ class FastLoop:
             p, logit = tick.risk.probability, tick.risk.logit
             notes |= {SAFETY_SCORE: f"{p:.4f}", SAFETY_FLAG: watch.caution.thresholds.flag(p)}
             notes |= {} if logit is None else {SAFETY_LOGIT: f"{logit:.3f}"}
+        if tick.foreseen is not None:
+            notes[WORLD_SCORE] = f"{tick.foreseen.probability:.4f}"
         return notes
 
     def _count(self, tick: LoopTick) -> None:

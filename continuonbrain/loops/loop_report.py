@@ -68,8 +68,9 @@ class FastReport:
     stopped because three were late in a row. stopped_ticks: ticks on which the guard's safe stop replaced the
     command. sensor_faults, actuator_faults: exceptions of the robot. chunks: decisions followed. reflex_ticks: ticks
     on a path that the reflex head laid; reflex_faults: answers of it that were no path; safety_faults: frames that the
-    safety head failed on. lateness_us:
-    start of a tick after its deadline; work_us: from start to end of a tick. reasons: ticks per guard reason.
+    safety head failed on; world_vetoes: chunks that the world head forbade, world_faults: those that it failed on.
+    lateness_us: start of a tick after its deadline; work_us: from start to end of a tick. reasons: ticks per guard
+    reason.
     adapter_ticks: ticks driven on a path of each adapter ("" is the base alone). recorded_steps, dropped_steps,
     episodes: what the recorder took, did not take, and wrote.
     """
@@ -85,6 +86,8 @@ class FastReport:
     reflex_ticks: int = 0
     reflex_faults: int = 0
     safety_faults: int = 0
+    world_vetoes: int = 0
+    world_faults: int = 0
     seconds: float = 0.0
     lateness_us: dict[str, float] = field(default_factory=dict)
     work_us: dict[str, float] = field(default_factory=dict)

@@ -30,11 +30,27 @@ def way_along_path(
     speed_limit_mps: float | None,
 ) -> Way:
     """The way along the path that is followed. Without one, or at its end, the car brakes as it rolls."""
+    poses = poses_along_path(
+        tracker, odometry, response, now_s=now_s, speed_limit_mps=speed_limit_mps, points=POINTS
+    )
+    return [(pose.x, pose.y) for pose in poses]
+
+
+def poses_along_path(
+    tracker: PathTracker,
+    odometry: Odometry,
+    response: Response,
+    *,
+    now_s: float,
+    speed_limit_mps: float | None,
+    points: int,
+) -> list[Pose]:
+    """So many places of that way, a tenth of a second apart, with headings, all as seen from the car now."""
     path, known = tracker.path, tracker.calibration
     here = odometry.pose
     pose, speed, at = here, odometry.speed_mps, 0 if path is None else path.progress
-    way: Way = []
-    for i in range(POINTS):
+    poses: list[Pose] = []
+    for i in range(points):
         time_s = i * _DT_S
         bend, target = odometry.curvature, 0.0
         if path is not None:
@@ -47,8 +63,8 @@ def way_along_path(
             target = min(target, speed_limit_mps)
         throttle = max(-0.5, min(1.0, THROTTLE_PER_MPS * target + (target - speed)))
         pose, speed = _moved(pose, speed, bend, throttle)
-        way.append(_seen_from(here, pose))
-    return way
+        poses.append(Pose(*_seen_from(here, pose), pose.heading - here.heading))
+    return poses
 
 
 def way_of_command(

@@ -2,7 +2,8 @@
 
 The same object drives in the fast loop, in rollouts and in the demo: what a verdict measures is what drives.
 "Stop" works without the model: an instruction that says so brakes along the path that is still known. So does the
-safety head: it slows the car down or stops it, and the path stays the policy's.
+safety head: it slows the car down or stops it, and the path stays the policy's. The world head, where there is one,
+refuses paths before they are followed: the earlier one goes on.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from continuonbrain.errors import BrainError
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.convolution import F32
 from continuonbrain.policy.lookahead import way_along_path, way_of_command
-from continuonbrain.policy.tracker import Odometry, PathTracker
+from continuonbrain.policy.response import Response
+from continuonbrain.policy.tracker import Odometry, PathTracker, asked_speed
+from continuonbrain.policy.veto import Foreseen, Veto
 from continuonbrain.policy.watch import Risk, Watch
 from continuonbrain.safety.caution import FREE, Counsel
 from continuonbrain.safety.guards import Guard, Guarded, Limits
@@ -38,19 +42,22 @@ def means_stop(instruction: str) -> bool:
 class Tick:
     """What a tick decided: what the tracker proposed (None: nothing to follow) and what may be sent. chunk: the
     model's latest decision; reflex: the path followed was laid by the reflex head under it; risk: what the
-    safety head makes of the way ahead, None without a head."""
+    safety head makes of the way ahead, None without a head; foreseen: what the world head makes of the latest chunk
+    that it was shown."""
 
     proposed: tuple[float, float] | None
     guarded: Guarded
     chunk: ActionChunk | None
     reflex: bool = False
     risk: Risk | None = None
+    foreseen: Foreseen | None = None
 
 
 class Pilot:
     """Call `tick` at the control rate, `accept` whenever a decision arrives, `instruct` when told something.
 
-    watch: the safety head over this car; None drives without one.
+    watch: the safety head over this car; None drives without one. veto: the world head over it, which reads the
+    safety head's grids. Raises `BrainError` for a veto without a watch.
     """
 
     def __init__(
@@ -60,11 +67,22 @@ class Pilot:
         limits: Limits,
         stop_without_model: bool = True,
         watch: Watch | None = None,
+        veto: Veto | None = None,
     ) -> None:
+        if veto is not None and watch is None:
+            raise BrainError(
+                "a world head reads the safety head's grids, and there is no safety head",
+                remedy="set heads.safety.enabled to true, or heads.world.enabled to false",
+            )
         self.odometry = Odometry(calibration)
         self.tracker = PathTracker(calibration)
         self.guard = Guard(limits)
         self.watch = watch
+        self.veto = veto
+        self.vetoed: ActionChunk | None = None
+        """The latest chunk that was not to be followed, while nothing fresher is."""
+        self._foreseen: Foreseen | None = None
+        self._observed_s: float | None = None
         self._sent = (0.0, 0.0)
         self._stop_without_model = stop_without_model
         self._stopping = False
@@ -76,19 +94,32 @@ class Pilot:
 
     def recalibrate(self, calibration: Calibration) -> None:
         """Use another calibration from the next tick on (it travels with the adapter)."""
+        if self.watch is not None and calibration != self.tracker.calibration:
+            self.watch.response = Response()  # how the car answered beside the old one
         self.odometry.calibration = calibration
         self.tracker.calibration = calibration
 
     def accept(self, chunk: ActionChunk) -> bool:
-        """Follow a fresh chunk; False when it is older than the one followed or older than known poses."""
+        """Follow a fresh chunk; False when it is older than the one followed or older than known poses, and when the
+        world head forbids it: then it is `vetoed`."""
         path = self.tracker.path
         if path is not None and chunk.observed_s <= path.chunk.observed_s:
             return False
         start = self.odometry.at(chunk.observed_s)
         if start is None:
             return False
+        if self.veto is not None and self.watch is not None:
+            self._foreseen = self.veto.judge(
+                chunk,
+                calibration=self.tracker.calibration,
+                response=self.watch.response,
+                mount_yaw_rad=self.watch.calibration.mount_yaw_rad,
+            )
+            if self.veto.forbids(self._foreseen):
+                self.vetoed = chunk
+                return False
         self.tracker.follow(chunk, start)
-        self._laid_s = None
+        self._laid_s = self.vetoed = None
         return True
 
     def wants_reflex(self, *, now_s: float) -> bool:
@@ -113,14 +144,18 @@ class Pilot:
         """Drop the path followed, and every decision about what was seen before now: the robot may have been moved."""
         self.tracker.path = None
         self.odometry.forget()
+        self.vetoed = self._foreseen = None
         if self.watch is not None:
             self.watch.reset()
+        if self.veto is not None:
+            self.veto.forget()
 
     def observe(self, *, now_s: float, speed_mps: float | None, yaw_rate_rps: float | None) -> None:
         """Measured motion of this tick; None where the robot has no sensor."""
         self.odometry.update(
             now_s=now_s, speed_mps=speed_mps, yaw_rate_rps=yaw_rate_rps, commanded=self._sent
         )
+        self._observed_s = now_s
         if self.watch is not None:
             self.watch.response.update(
                 now_s=now_s,
@@ -133,14 +168,20 @@ class Pilot:
     def tick(self, *, now_s: float, grid: F32 | None = None) -> Tick:
         """The command for now. Call after `observe`. grid: the safety head's of the frame of now, `[13, 17]`; where a
         head watches, none counts as a road that ends here."""
+        self._remember(grid)
         path = self.tracker.path
         limit = 0.0 if self._stopping else None
         risk, counsel = self._counsel(grid, now_s, limit)
         proposed = allowed = self.tracker.command(now_s=now_s, odometry=self.odometry, speed_limit_mps=limit)
         acts = counsel.reason is not None and self.watch is not None and self.watch.acts
+        most = [] if limit is None else [limit]
         if acts:
-            most = counsel.share * self.tracker.target_speed(now_s=now_s)
-            limit = most if limit is None else min(limit, most)
+            most.append(counsel.share * self.tracker.target_speed(now_s=now_s))
+        if self.vetoed is not None:
+            # The policy may be braking: a path that is not followed must not leave the car faster.
+            most.append(asked_speed(self.vetoed, now_s=now_s))
+        if acts or self.vetoed is not None:
+            limit = max(0.0, min(most))
             allowed = self.tracker.command(now_s=now_s, odometry=self.odometry, speed_limit_mps=limit)
         standing = self.odometry.speed_mps < _STANDING_MPS
         stop = None
@@ -156,8 +197,9 @@ class Pilot:
             chunk_age_s=None if path is None else now_s - path.chunk.observed_s,
             requested_stop=stop,
         )
-        if counsel.reason is not None and counsel.reason not in guarded.reasons:
-            guarded = guarded._replace(reasons=(*guarded.reasons, counsel.reason))
+        for reason in (counsel.reason, None if self.vetoed is None else Reason.WORLD_HEAD_VETO):
+            if reason is not None and reason not in guarded.reasons:
+                guarded = guarded._replace(reasons=(*guarded.reasons, reason))
         self._sent = (guarded.steering, guarded.throttle)
         return Tick(
             proposed,
@@ -165,6 +207,15 @@ class Pilot:
             None if path is None else path.chunk,
             path is not None and self._laid_s is not None,
             risk,
+            self._foreseen,
+        )
+
+    def _remember(self, grid: F32 | None) -> None:
+        if self.veto is None or grid is None or self._observed_s is None:
+            return
+        speed = self.odometry.speed_mps
+        self.veto.remember(
+            self._observed_s, grid, speed_mps=speed, yaw_rate_rps=speed * self.odometry.curvature
         )
 
     def _counsel(self, grid: F32 | None, now_s: float, limit: float | None) -> tuple[Risk | None, Counsel]:

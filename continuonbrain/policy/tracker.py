@@ -171,6 +171,12 @@ class Path:
         return self._progress >= len(self.x) - 4
 
 
+def asked_speed(chunk: ActionChunk, *, now_s: float) -> float:
+    """What a chunk asks for now, m/s (see `PathTracker.target_speed`)."""
+    ahead_s = max(0.0, now_s - chunk.observed_s) + SPEED_KNOTS_S[0]
+    return _interpolate(ahead_s, SPEED_KNOTS_S, chunk.speed)
+
+
 class PathTracker:
     """Follows the freshest path. `command` returns None when there is nothing left to follow."""
 
@@ -188,10 +194,7 @@ class PathTracker:
         The driver's speed law closes most of the gap to its cruise speed within half a second, so the speed expected
         half a second from now stands in for the cruise speed.
         """
-        if self.path is None:
-            return 0.0
-        ahead_s = max(0.0, now_s - self.path.chunk.observed_s) + SPEED_KNOTS_S[0]
-        return _interpolate(ahead_s, SPEED_KNOTS_S, self.path.chunk.speed)
+        return 0.0 if self.path is None else asked_speed(self.path.chunk, now_s=now_s)
 
     def command(
         self, *, now_s: float, odometry: Odometry, speed_limit_mps: float | None = None

@@ -4,6 +4,7 @@ config.json
 model/base_model/                       the base that acts and that adapters are trained on
 model/manifest.json                     what an app reads to find base and adapter
 model/safety/current/                   the safety head
+model/world/current/                    the world head, where one was built
 model/adapters/versions/000001-ab12cd34/
 model/adapters/{current,candidate,previous} -> versions/...
 model/adapters/history.jsonl            append-only, hash-chained
@@ -83,6 +84,11 @@ class BrainLayout:
     @property
     def safety_dir(self) -> Path:
         return self.root / "model" / "safety" / "current"
+
+    @property
+    def world_dir(self) -> Path:
+        """Is not there until `continuonbrain model build-world` makes it."""
+        return self.root / "model" / "world" / "current"
 
     @property
     def versions_dir(self) -> Path:

@@ -60,7 +60,7 @@ class ManifestSettings:
 
 
 def build_manifest(layout: BrainLayout, settings: ManifestSettings) -> dict[str, Any]:
-    """The manifest as JSON-ready data, with absolute paths. Reads only whether a safety head and app bundles exist."""
+    """The manifest as JSON-ready data, with absolute paths. Reads only whether heads and app bundles exist."""
     paths = {
         "base_model": str(layout.base_model_dir),
         "adapter_dir": str(layout.current),
@@ -69,6 +69,8 @@ def build_manifest(layout: BrainLayout, settings: ManifestSettings) -> dict[str,
     }
     if layout.safety_dir.is_dir() and any(layout.safety_dir.iterdir()):
         paths["safety_head"] = str(layout.safety_dir)
+    if layout.world_dir.is_dir() and any(layout.world_dir.iterdir()):
+        paths["world_head"] = str(layout.world_dir)
     bundles = {name: layout.base_model_dir / file for name, file in APP_BUNDLES.items()}
     paths |= {name: str(path) for name, path in bundles.items() if path.is_file()}
     return {

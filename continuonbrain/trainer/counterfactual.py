@@ -77,31 +77,12 @@ def draw(
     that its `Response` is known; otherwise it is what the calibration says.
     """
     rng = np.random.default_rng(seed)
-    fleet = Fleet(
-        tracks,
-        rng.integers(len(tracks), size=count),
-        seed=int(rng.integers(1 << 31)),
-        cameras=cameras,
-    )
     known = calibration or calibration_of(tracks.world)
-    half = tracks.half_m[fleet.track]
-    fleet.place(
-        lateral_m=rng.uniform(-1.0, 1.0, count) * half * (0.5 if warm_up else 1.0),
-        heading_error=rng.normal(0, 0.35, count).clip(-0.9, 0.9) * (0.3 if warm_up else 1.0),
-        speed_mps=rng.uniform(0.0, 1.9, count),
-        instruction=[NAMES[i] for i in rng.integers(len(NAMES), size=count)],
-    )
-    responses = [Response() for _ in range(count)]
-    if warm_up:
-        _drive_unsteadily(fleet, rng, known, responses)
-    else:
-        bend = rng.uniform(-0.9, 0.9, count)
-        for _ in range(4):
-            _drive(fleet, bend, fleet.speed, known)
-    frames, off = fleet.render(), _grid(fleet)
+    fleet, responses = placed(tracks, count, rng, known, cameras=cameras, warm_up=warm_up)
+    frames, off = fleet.render(), road_grid(fleet)
     speed, yaw_rate = fleet.measured()
     on_road = ~fleet.off_road
-    planned, target = _plans(fleet, rng)
+    planned, target = draw_plans(fleet, rng)
     ways = plan_ways(_answered(planned, responses), target, speed, yaw_rate, known.delay_s)
     left = np.zeros(count, bool)
     moved = np.zeros(count)
@@ -117,6 +98,39 @@ def draw(
     return Counterfactuals(
         frames[rows], off[rows], ways[rows].astype(as32), speed[rows].astype(as32), left[rows]
     )
+
+
+def placed(
+    tracks: TrackSet,
+    count: int,
+    rng: np.random.Generator,
+    known: Calibration,
+    *,
+    cameras: Cameras | None,
+    warm_up: bool,
+) -> tuple[Fleet, list[Response]]:
+    """`count` cars somewhere on these tracks that have been driving a while (see `draw`), and how each answers."""
+    fleet = Fleet(
+        tracks,
+        rng.integers(len(tracks), size=count),
+        seed=int(rng.integers(1 << 31)),
+        cameras=cameras,
+    )
+    half = tracks.half_m[fleet.track]
+    fleet.place(
+        lateral_m=rng.uniform(-1.0, 1.0, count) * half * (0.5 if warm_up else 1.0),
+        heading_error=rng.normal(0, 0.35, count).clip(-0.9, 0.9) * (0.3 if warm_up else 1.0),
+        speed_mps=rng.uniform(0.0, 1.9, count),
+        instruction=[NAMES[i] for i in rng.integers(len(NAMES), size=count)],
+    )
+    responses = [Response() for _ in range(count)]
+    if warm_up:
+        _drive_unsteadily(fleet, rng, known, responses)
+    else:
+        bend = rng.uniform(-0.9, 0.9, count)
+        for _ in range(4):
+            _drive(fleet, bend, fleet.speed, known)
+    return fleet, responses
 
 
 def _at(planned: Array, distance_m: Array) -> Array:
@@ -162,7 +176,7 @@ def _answered(planned: Array, responses: list[Response]) -> Array:
     return np.array([[r.curvature(float(c)) for c in row] for r, row in zip(responses, planned, strict=True)])
 
 
-def _plans(fleet: Fleet, rng: np.random.Generator) -> tuple[Array, Array]:
+def draw_plans(fleet: Fleet, rng: np.random.Generator) -> tuple[Array, Array]:
     """Curvatures `[cars, knots]` and speeds `[cars]` that the cars drive for: a third of them well, the others with
     errors of every size."""
     n = fleet.cars
@@ -203,7 +217,7 @@ def plan_ways(
     return out
 
 
-def _grid(fleet: Fleet) -> NDArray[np.bool_]:
+def road_grid(fleet: Fleet) -> NDArray[np.bool_]:
     """Which points of each car's road grid are off the road, `[cars, 13, 17]`."""
     ahead, left = np.meshgrid(GRID_AHEAD_M, GRID_LEFT_M, indexing="ij")
     cos, sin = np.cos(fleet.heading)[:, None], np.sin(fleet.heading)[:, None]
@@ -234,6 +248,11 @@ class AnyWorlds:
 
     def draw(self) -> Counterfactuals:
         """One chunk; every eighth is on new roads."""
+        tracks, cameras, seed = self.next_world()
+        return draw(tracks, self._chunk, seed=seed, cameras=cameras)
+
+    def next_world(self) -> tuple[TrackSet, Cameras, int]:
+        """Roads, cameras and a seed for a chunk of `chunk` cars."""
         rng = self._rng
         if self._used % 8 == 0:
             look = "asphalt" if rng.random() < 0.33 else "any"
@@ -251,4 +270,4 @@ class AnyWorlds:
             light=BASE.light if ordinary else (brightness, 1.5 * brightness),
         )
         cameras = Cameras(seen, self._chunk, rng)
-        return draw(self._set, self._chunk, seed=int(rng.integers(1 << 31)), cameras=cameras)
+        return self._set, cameras, int(rng.integers(1 << 31))

@@ -18,6 +18,7 @@ from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.engine import Engine
 from continuonbrain.policy.intent import Intents
 from continuonbrain.policy.pilot import Pilot
+from continuonbrain.policy.veto import Veto
 from continuonbrain.policy.watch import Watch
 from continuonbrain.robot.protocol import CONTROL_DT_S
 from continuonbrain.robot.sim.fleet import Fleet
@@ -42,7 +43,7 @@ class RolloutResult:
     or standing for "stop"), interventions (share of ticks in which the guard changed the command for a reason of its
     own), blocks (in which a head slowed or stopped the car), reasons (of each reason that occurred).
     trajectory `[ticks, cars, 2]` in metres, NaN after a car has left the road or finished its lap. left_road: it did;
-    mean_speed_mps: while it was on the road.
+    mean_speed_mps: while it was on the road; vetoed: share of its chunks that the world head forbade.
     """
 
     completion: Array
@@ -54,6 +55,7 @@ class RolloutResult:
     trajectory: Array
     left_road: NDArray[np.bool_]
     mean_speed_mps: Array
+    vetoed: Array
 
 
 def decision_ticks(decision_time_s: float) -> tuple[int, int]:
@@ -91,6 +93,7 @@ def rollout(
     reflex: bool = True,
     watch_with: Callable[[], Watch] | None = None,
     watch_every: int = 1,
+    veto_with: Callable[[], Veto] | None = None,
     on_tick: Callable[[int, int], None] | None = None,
 ) -> RolloutResult:
     """Drive car i on track i under instruction i.
@@ -100,7 +103,7 @@ def rollout(
     reflex: between slow decisions the engine's reflex head carries the cars, as in the fast loop; False: paths of
     the model alone. watch_with: makes each car's watch, all with one safety head; None drives without;
     watch_every: ticks from one look of the head to the next (more than 1 for watches that do not act).
-    on_tick(tick, ticks) reports progress.
+    veto_with: makes each car's veto, all with one world head; needs a watch. on_tick(tick, ticks) reports progress.
     """
     n = len(track_seeds)
     tracks = TrackSet(track_seeds, world)
@@ -118,7 +121,13 @@ def rollout(
     watches = [None if watch_with is None else watch_with() for _ in brakes]
     safety = None if watches[0] is None else watches[0].head
     pilots = [
-        Pilot(calibration=calibration, limits=limits, stop_without_model=b, watch=w)
+        Pilot(
+            calibration=calibration,
+            limits=limits,
+            stop_without_model=b,
+            watch=w,
+            veto=None if veto_with is None else veto_with(),
+        )
         for b, w in zip(brakes, watches, strict=True)
     ]
     every, late = decision_ticks(decision_time_s)
@@ -136,6 +145,7 @@ def rollout(
     errors, on_road = np.zeros(n), np.zeros(n)
     touched, slowed, driven = np.zeros(n), np.zeros(n), np.zeros(n)
     by_reason: dict[str, Array] = {}
+    shown, vetoed = np.zeros(n), np.zeros(n)
     moved = np.zeros(n)
     trajectory = np.full((ticks, n, 2), np.nan)
     speeds, places = np.zeros((ticks, n)), np.zeros((ticks, n))
@@ -156,6 +166,8 @@ def rollout(
             _, cars, chunks = waiting.pop(0)
             for i, chunk in zip(cars, chunks, strict=True):
                 pilots[i].accept(chunk)
+                shown[i] += 1
+                vetoed[i] += pilots[i].vetoed is chunk
         looks = safety is not None and tick % watch_every == 0
         frames = fleet.render() if looks or head is not None or tick % every == 0 else None
         if tick % every == 0 and frames is not None:
@@ -215,4 +227,5 @@ def rollout(
         trajectory=trajectory[:done],
         left_road=~alive,
         mean_speed_mps=moved / np.maximum(on_road, 1),
+        vetoed=vetoed / np.maximum(shown, 1),
     )

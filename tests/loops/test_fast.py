@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from continuonbrain.loops.fast import FastLoop, LoopTick
 from continuonbrain.loops.loop_report import Durations, FastReport
@@ -24,9 +25,14 @@ from continuonbrain.loops.reflex_keeper import ReflexName
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.pilot import Pilot
+from continuonbrain.policy.safety_head import SAFETY_HEAD_FILE, SafetyHead
+from continuonbrain.policy.veto import Veto
+from continuonbrain.policy.watch import Watch
+from continuonbrain.policy.world_head import SHAPES, WorldHead
 from continuonbrain.rlds.schema import Step
 from continuonbrain.robot.protocol import Observation
 from continuonbrain.safety.guards import Limits
+from continuonbrain.storage.layout import shipped_safety_head
 
 PERIOD_S = 0.05
 FRAME = np.zeros((120, 160, 3), np.uint8)
@@ -175,7 +181,7 @@ class Heads:
         return np.full((1, 8), self.bend, np.float32)
 
 
-def rig(heads: Heads | None = None, **body: Callable[[int], object]) -> Rig:
+def rig(heads: Heads | None = None, *, pilot: Pilot | None = None, **body: Callable[[int], object]) -> Rig:
     time = Time()
     robot = Body(time, **body)  # type: ignore[arg-type]
     paths = Paths(time)
@@ -187,7 +193,7 @@ def rig(heads: Heads | None = None, **body: Callable[[int], object]) -> Rig:
 
     loop = FastLoop(
         robot,
-        Pilot(calibration=Calibration(), limits=Limits(chunk_timeout_s=1.0)),
+        pilot or Pilot(calibration=Calibration(), limits=Limits(chunk_timeout_s=1.0)),
         paths,
         recorder_factory=open_recorder,
         reflexes=heads,
@@ -563,3 +569,46 @@ def test_a_simulated_robot_stays_parked_while_it_learns_and_not_for_ever(
     from continuonbrain.loops.control_process import drives_on
 
     assert drives_on(parked_s, phase) is drives
+
+
+def world_head(logit: float) -> WorldHead:
+    """Foresees the same whatever comes."""
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+    return WorldHead(save(tensors | {"risk1.bias": np.full(1, logit, np.float32)}))
+
+
+def test_a_vetoed_chunk_is_counted_and_stands_in_the_steps_until_a_fresher_one_is_followed() -> None:
+    veto = Veto(world_head(-9.0))
+    safety = SafetyHead.from_file(shipped_safety_head() / SAFETY_HEAD_FILE)
+    limits = Limits(chunk_timeout_s=1.0)
+    r = rig(pilot=Pilot(calibration=Calibration(), limits=limits, watch=Watch(safety), veto=veto))
+
+    def turn(tick: LoopTick) -> None:
+        veto.head = world_head(9.0 if 10 <= tick.number < 20 else -9.0)
+        if tick.number == 14:
+            r.paths.calibration = Calibration(steering_trim_rad=0.1)
+        if tick.number == 15:
+            assert r.loop.pilot.tracker.calibration == r.paths.calibration, (
+                "the robot's, whatever is followed"
+            )
+
+    report = r.run(30, turn)
+    assert report.world_vetoes == 10
+    assert report.world_faults == 0
+    assert report.chunks == 29 - 10
+    steps = [step for memory in r.episodes for step in memory.steps]
+    vetoed = [s.tick for s in steps if "world_head_veto" in s.reasons]
+    assert vetoed == list(range(11, 21))
+    assert [s.tick for s in steps if float(s.extra["world_head"]) > 0.99] == vetoed
+    assert report.reasons["world_head_veto"] == 10
+    assert FastReport.from_json(report.to_json()) == report
+
+
+def test_after_a_change_of_who_drives_no_grid_of_before_counts() -> None:
+    veto = Veto(world_head(-9.0))
+    safety = SafetyHead.from_file(shipped_safety_head() / SAFETY_HEAD_FILE)
+    r = rig(pilot=Pilot(calibration=Calibration(), limits=Limits(), watch=Watch(safety), veto=veto))
+    r.run(10)
+    assert len(veto) == 10
+    r.loop.set_mode("park")
+    assert len(veto) == 0
