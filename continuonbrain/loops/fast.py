@@ -36,7 +36,8 @@ from continuonbrain.loops.policy_client import Answer
 from continuonbrain.loops.reflex_keeper import ReflexName, ReflexSource
 from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.pilot import Pilot, Tick
-from continuonbrain.rlds.schema import SOURCE_AUTOPILOT, SOURCE_HUMAN, Step, finite_pair
+from continuonbrain.rlds.checked import finite_pair
+from continuonbrain.rlds.step import SOURCE_AUTOPILOT, SOURCE_HUMAN, Step
 from continuonbrain.robot.protocol import FRAME_SHAPE, Observation, Robot
 from continuonbrain.safety.guards import Guarded
 from continuonbrain.safety.reasons import Reason

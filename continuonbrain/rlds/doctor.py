@@ -15,6 +15,7 @@ from typing import Any
 
 from continuonbrain.rlds.errors import CorruptRecordError, EpisodeError
 from continuonbrain.rlds.linescan import MAX_NAMED, scan_lines
+from continuonbrain.rlds.metadata import RecordingState
 from continuonbrain.rlds.reader import (
     decode_image,
     is_being_recorded,
@@ -22,7 +23,7 @@ from continuonbrain.rlds.reader import (
     read_metadata_and_seal,
 )
 from continuonbrain.rlds.recorder import DROPPED_BEFORE
-from continuonbrain.rlds.schema import RecordingState, Step
+from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.stepline import decode_step_line
 from continuonbrain.rlds.tfrecord import FRAMING_BYTES, read_record
 from continuonbrain.rlds.writer import METADATA_FILE

@@ -53,8 +53,8 @@ from continuonbrain.rlds.lerobot_schema import (
 )
 from continuonbrain.rlds.lerobot_stats import FeatureStats, ImageTotals, VectorTotals, vector_stats
 from continuonbrain.rlds.reader import Episode, decode_image, open_episode
-from continuonbrain.rlds.schema import Step
 from continuonbrain.rlds.statistics import dropped_before
+from continuonbrain.rlds.step import Step
 from continuonbrain.storage.durable import sync_directory, write_json_durably
 
 VERSION: Final = "v3.0"

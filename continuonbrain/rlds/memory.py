@@ -24,7 +24,7 @@ from continuonbrain.rlds.files import is_regular
 from continuonbrain.rlds.foreign_steps import StepRecordMemory
 from continuonbrain.rlds.foreign_tfds import INFO_FILE, TfdsMemory
 from continuonbrain.rlds.reader import Episode, list_episodes, open_episode
-from continuonbrain.rlds.schema import Frame, Step
+from continuonbrain.rlds.step import Frame, Step
 from continuonbrain.rlds.writer import METADATA_FILE
 
 _LEVELS = 3  # <name>/<config>/<version>

@@ -21,10 +21,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from continuonbrain.rlds.checked import parse_json
 from continuonbrain.rlds.errors import CorruptRecordError, EpisodeError, doctor_remedy
 from continuonbrain.rlds.files import is_regular, open_regular, read_limited
+from continuonbrain.rlds.metadata import EpisodeMetadata, RecordingState
 from continuonbrain.rlds.pieces import Pieces, flat_pieces, lines_of
-from continuonbrain.rlds.schema import EpisodeMetadata, Frame, FrameRef, RecordingState, Step, parse_json
+from continuonbrain.rlds.step import Frame, FrameRef, Step
 from continuonbrain.rlds.stepline import decode_step_line
 from continuonbrain.rlds.tfrecord import read_record
 from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE, metadata_alteration

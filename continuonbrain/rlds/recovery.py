@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from continuonbrain.rlds.errors import CorruptRecordError, EpisodeError
+from continuonbrain.rlds.metadata import RecordingState
 from continuonbrain.rlds.reader import list_episodes, read_metadata, split_lines
-from continuonbrain.rlds.schema import RecordingState, Step
+from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.stepline import decode_step_line
 from continuonbrain.rlds.tfrecord import read_record
 from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE, metadata_bytes

@@ -24,9 +24,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from continuonbrain.rlds.checked import parse_json
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.reader import Episode, decode_image, open_episode
-from continuonbrain.rlds.schema import Step, parse_json
+from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.tfrecord import FeatureIn, FeatureOut, decode_example, encode_example, frame_record
 from continuonbrain.rlds.tfrecord import read_records as read_tfrecords
 from continuonbrain.storage.durable import sync_directory, write_bytes_durably, write_json_durably

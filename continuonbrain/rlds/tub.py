@@ -30,18 +30,12 @@ from typing import Any
 
 from PIL import Image
 
+from continuonbrain.rlds.checked import Action, parse_json
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.files import is_regular, open_regular, read_limited
+from continuonbrain.rlds.metadata import EpisodeMetadata, Software
 from continuonbrain.rlds.reader import MAX_FRAME_BYTES, MAX_FRAME_PIXELS, is_being_recorded, open_episode
-from continuonbrain.rlds.schema import (
-    SOURCE_AUTOPILOT,
-    SOURCE_HUMAN,
-    Action,
-    EpisodeMetadata,
-    Software,
-    Step,
-    parse_json,
-)
+from continuonbrain.rlds.step import SOURCE_AUTOPILOT, SOURCE_HUMAN, Step
 from continuonbrain.rlds.writer import EpisodeWriter
 
 FRAME_WIDTH, FRAME_HEIGHT = 160, 120

@@ -24,7 +24,7 @@ from continuonbrain.loops.reflex_keeper import ReflexName
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.pilot import Pilot
-from continuonbrain.rlds.schema import Step
+from continuonbrain.rlds.step import Step
 from continuonbrain.robot.protocol import Observation
 from continuonbrain.safety.guards import Limits
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
+from continuonbrain.rlds.metadata import EpisodeMetadata
 from continuonbrain.rlds.recorder import EpisodeRecorder
-from continuonbrain.rlds.schema import EpisodeMetadata
 
 RecordEpisode = Callable[..., Path]
 

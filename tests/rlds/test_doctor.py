@@ -13,7 +13,7 @@ from continuonbrain.cli.episodes import app
 from continuonbrain.rlds.doctor import ERROR, WARNING, Finding, examine
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
 from continuonbrain.rlds.reader import open_episode
-from continuonbrain.rlds.schema import Step
+from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.writer import BLOB_FILE, METADATA_FILE, STEPS_FILE, EpisodeWriter
 
 runner = CliRunner()

@@ -17,10 +17,10 @@ import pytest
 from continuonbrain.rlds.doctor import ERROR, examine
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
+from continuonbrain.rlds.metadata import EpisodeMetadata, RecordingState
 from continuonbrain.rlds.reader import is_being_recorded, list_episodes, open_episode
 from continuonbrain.rlds.recorder import EpisodeRecorder
 from continuonbrain.rlds.recovery import recover_unfinished
-from continuonbrain.rlds.schema import EpisodeMetadata, RecordingState
 from continuonbrain.rlds.writer import BLOB_FILE, STEPS_FILE, EpisodeWriter, metadata_bytes
 
 RecordEpisode = Callable[..., Path]
