@@ -17,19 +17,17 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from continuonbrain.rlds.checked import parse_json
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.reader import Episode, decode_image, open_episode
 from continuonbrain.rlds.step import Step
-from continuonbrain.rlds.tfrecord import FeatureIn, FeatureOut, decode_example, encode_example, frame_record
-from continuonbrain.rlds.tfrecord import read_records as read_tfrecords
+from continuonbrain.rlds.tfrecord import FeatureIn, encode_example, frame_record
 from continuonbrain.storage.durable import sync_directory, write_bytes_durably, write_json_durably
 
 EPISODES_PER_SHARD: Final = 64
@@ -261,39 +259,7 @@ def _dataset_info(name: str, version: str, total: int, shard_lengths: list[int])
     }
 
 
-# ----------------------------------------------------------------------------------------- reading back
-
-
-def read_tfds(path: Path) -> Iterator[dict[str, FeatureOut]]:
-    """The flat features of each episode of a TFDS version folder, checked against `dataset_info.json`.
-
-    Raises:
-        EpisodeError: no such dataset, a torn or altered record, or another number of episodes than declared.
-    """
-    info_file = path / "dataset_info.json"
-    try:
-        info = parse_json(info_file.read_bytes())
-        name = str(info["name"])
-        declared = {str(split["name"]): [int(n) for n in split["shardLengths"]] for split in info["splits"]}
-    except EpisodeError as error:
-        raise error.at(file=info_file) from error
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise EpisodeError(
-            f"not the dataset_info.json of a TFDS folder: {error!r}", file=info_file
-        ) from error
-    for split, lengths in declared.items():
-        for number, length in enumerate(lengths):
-            file = path / f"{name}-{split}.tfrecord-{number:05d}-of-{len(lengths):05d}"
-            if not file.is_file():
-                raise EpisodeError("this shard is missing", file=file)
-            found = 0
-            for _, record in read_tfrecords(file):
-                found += 1
-                yield decode_example(record)
-            if found != length:
-                raise EpisodeError(
-                    f"{found} episodes are here, {length} are declared", file=file, field="shardLengths"
-                )
+# --------------------------------------------------------------------------------------------- per step
 
 
 def export_step_records(episode: Episode, out_file: Path) -> int:
