@@ -28,10 +28,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -55,7 +52,7 @@ from continuonbrain.rlds.lerobot_stats import FeatureStats, ImageTotals, VectorT
 from continuonbrain.rlds.reader import Episode, decode_image, open_episode
 from continuonbrain.rlds.statistics import dropped_before
 from continuonbrain.rlds.step import Step
-from continuonbrain.storage.durable import sync_directory, write_json_durably
+from continuonbrain.storage.durable import new_directory_durably, remove_abandoned_staging, write_json_durably
 
 VERSION: Final = "v3.0"
 FILES_PER_CHUNK: Final = 1000
@@ -122,9 +119,8 @@ def export_lerobot(
         raise EpisodeError(f"none of {len(episodes)} episodes has a step", field="episodes")
     fps = _common_rate(kept)
     out_dir.mkdir(parents=True, exist_ok=True)
-    staging = out_dir / f".staging-{secrets.token_hex(4)}-{name}"
-    staging.mkdir()
-    try:
+    remove_abandoned_staging(out_dir)
+    with new_directory_durably(target) as staging:
         writer = _Writer(staging, fps)
         try:
             for number, survey in enumerate(kept):
@@ -134,14 +130,7 @@ def export_lerobot(
         finally:
             writer.close_files()
         writer.finish()
-        size = sum(_sync(file) for file in staging.rglob("*") if file.is_file())
-        for folder in (staging, *(inner for inner in staging.rglob("*") if inner.is_dir())):
-            sync_directory(folder)
-        os.rename(staging, target)
-        sync_directory(out_dir)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+        size = sum(file.stat().st_size for file in staging.rglob("*") if file.is_file())
     return LeRobotExport(
         path=target,
         episodes=len(kept),
@@ -377,12 +366,6 @@ class _Writer:
             "features": features_json(*self._size),
         }
         write_json_durably(meta / "info.json", info)
-
-
-def _sync(path: Path) -> int:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-        return os.fstat(file.fileno()).st_size
 
 
 def _check_finite(columns: dict[str, Any], path: Path) -> None:

@@ -9,11 +9,8 @@ does not say is_last is what happened, and the reader knows it from `closed_by: 
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-import shutil
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,11 +21,10 @@ from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.stepline import decode_step_line
 from continuonbrain.rlds.tfrecord import read_record
 from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE, metadata_bytes
-from continuonbrain.storage.durable import STAGING_PREFIX, write_bytes_durably
+from continuonbrain.storage.durable import remove_abandoned_staging, write_bytes_durably
 
 _UNSYNCED_NS = 60_000_000_000
 """The longest `recorder.sync_interval_s` that a config may say."""
-_LEFT_S = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,9 @@ def recover_unfinished(episodes_dir: Path) -> list[Recovered]:
     Returns:
         One entry for each unfinished episode of a dead recorder, those that could not be closed included.
     """
-    _sweep(episodes_dir)
+    remove_abandoned_staging(
+        episodes_dir
+    )  # an opening or an import that was killed: no episode was ever in it
     done = []
     for path in list_episodes(episodes_dir):
         try:
@@ -83,14 +81,6 @@ def recover_unfinished(episodes_dir: Path) -> list[Recovered]:
         finally:
             os.close(fd)
     return done
-
-
-def _sweep(episodes_dir: Path) -> None:
-    """Remove what an opening or an import left half made that was killed long ago: no episode was ever in it."""
-    for left in episodes_dir.glob(f"{STAGING_PREFIX}*") if episodes_dir.is_dir() else ():
-        with contextlib.suppress(OSError):
-            if left.is_dir() and time.time() - left.stat().st_mtime > _LEFT_S:
-                shutil.rmtree(left)
 
 
 def _whole_step(path: Path, line: bytes, index: int) -> Step | None:

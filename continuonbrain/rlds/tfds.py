@@ -16,7 +16,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,12 @@ from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.reader import Episode, decode_image, open_episode
 from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.tfrecord import FeatureIn, encode_example, frame_record
-from continuonbrain.storage.durable import sync_directory, write_bytes_durably, write_json_durably
+from continuonbrain.storage.durable import (
+    new_directory_durably,
+    remove_abandoned_staging,
+    sync_directory,
+    write_json_durably,
+)
 
 EPISODES_PER_SHARD: Final = 64
 SPLIT: Final = "train"
@@ -183,9 +187,8 @@ def export_tfds(
         raise EpisodeError(f"none of {len(episodes)} episodes has a step", field="episodes")
     shards = [kept[at : at + EPISODES_PER_SHARD] for at in range(0, len(kept), EPISODES_PER_SHARD)]
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.parent / f".staging-{secrets.token_hex(4)}-{version}"
-    staging.mkdir()
-    try:
+    remove_abandoned_staging(target.parent)
+    with new_directory_durably(target) as staging:
         size = _first_size(kept[0])
         total = done = 0
         for number, shard in enumerate(shards):
@@ -198,17 +201,10 @@ def export_tfds(
                     done += 1
                     if progress is not None:
                         progress(done, len(kept))
-                file.flush()
-                os.fsync(file.fileno())
         text = json.dumps(features_json(*size), indent=4, sort_keys=True)  # byte for byte as TFDS writes it
-        write_bytes_durably(staging / "features.json", text.encode())
+        (staging / "features.json").write_text(text)
         info = _dataset_info(name, version, total, [len(shard) for shard in shards])
         write_json_durably(staging / "dataset_info.json", info)
-        os.rename(staging, target)
-        sync_directory(target.parent)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return TfdsExport(
         path=target,
         episodes=len(kept),

@@ -271,9 +271,10 @@ def test_append_after_close_is_counted_and_refused(tmp_path: Path, metadata: Epi
 
 
 def test_what_a_killed_opening_left_is_removed_after_a_day(tmp_path: Path) -> None:
-    old, young = tmp_path / ".staging-aa-e", tmp_path / ".staging-bb-f"
+    old, young = tmp_path / ".staging-aaaaaaaa-e", tmp_path / ".staging-bbbbbbbb-f"
     for folder in (old, young):
         (folder / "steps").mkdir(parents=True)
+    os.utime(old / "steps", (1, 1))
     os.utime(old, (1, 1))
     assert recover_unfinished(tmp_path) == []
     assert (old.exists(), young.exists()) == (False, True)
