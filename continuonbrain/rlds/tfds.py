@@ -26,6 +26,7 @@ import numpy as np
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.reader import Episode, decode_image, open_episode
 from continuonbrain.rlds.step import Step
+from continuonbrain.rlds.step_arrays import command_array, measured_array, proposed_array, state_array
 from continuonbrain.rlds.tfrecord import FeatureIn, encode_example, frame_record
 from continuonbrain.storage.durable import (
     new_directory_durably,
@@ -110,18 +111,16 @@ def features_json(height: int, width: int) -> dict[str, Any]:
 
 
 def _episode_example(episode: Episode, steps: list[Step], jpegs: list[bytes]) -> bytes:
-    measured = [(step.speed_mps is not None, step.yaw_rate_rps is not None) for step in steps]
+    path = episode.path
     features: dict[str, FeatureIn] = {
         "episode_metadata/episode_id": [episode.episode_id.encode()],
         "episode_metadata/environment_id": [episode.metadata.environment_id.encode()],
         "episode_metadata/metadata_json": [json.dumps(episode.metadata.to_json()).encode()],
         "steps/observation/image": jpegs,
-        "steps/observation/state": np.array(
-            [(step.speed_mps or 0.0, step.yaw_rate_rps or 0.0) for step in steps], np.float32
-        ),
-        "steps/observation/state_measured": np.array(measured, np.int64),
-        "steps/action": np.array([step.command for step in steps], np.float32),
-        "steps/proposed_action": np.array([step.proposed or (0.0, 0.0) for step in steps], np.float32),
+        "steps/observation/state": state_array(steps, file=path),
+        "steps/observation/state_measured": measured_array(steps),
+        "steps/action": command_array(steps, file=path),
+        "steps/proposed_action": proposed_array(steps, file=path),
         "steps/has_proposed_action": np.array([step.proposed is not None for step in steps]),
         "steps/language_instruction": [step.instruction.encode() for step in steps],
         "steps/source": [step.source.encode() for step in steps],
@@ -168,8 +167,8 @@ def export_tfds(
         progress: called with (episodes done, episodes in all).
 
     Raises:
-        EpisodeError: an episode cannot be read, a step has no frame, frames differ in size, or the folder
-            exists already.
+        EpisodeError: an episode cannot be read, a step has no frame, frames differ in size, a number is too
+            large for float32, or the folder exists already.
         OSError: the folder cannot be written.
     """
     if not _NAME.fullmatch(name):
@@ -264,13 +263,18 @@ def export_step_records(episode: Episode, out_file: Path) -> int:
     Keys: episode_id, step_index, reward, is_terminal, is_first, is_last; observation, action, step_metadata
     (JSON); observation_command and action_command (floats). A car observes no command of its own, so
     observation_command is the measured [speed_mps, yaw_rate_rps], empty where it measures neither.
+
+    Raises:
+        EpisodeError: a step cannot be read, or a number is too large for float32.
+        OSError: the file cannot be written; nothing is left behind.
     """
     staging = out_file.with_name(f".staging-{secrets.token_hex(4)}-{out_file.name}")
     try:
         with open(staging, "wb") as file:
             for index, step in enumerate(episode):
                 value = step.to_json()
-                state = [number for number in (step.speed_mps, step.yaw_rate_rps) if number is not None]
+                state = state_array([step], file=episode.path, first=index)[measured_array([step])]
+                command = command_array([step], file=episode.path, first=index)[0]
                 example = encode_example(
                     {
                         "episode_id": [episode.episode_id.encode()],
@@ -282,8 +286,8 @@ def export_step_records(episode: Episode, out_file: Path) -> int:
                         "observation": [json.dumps(value["observation"]).encode()],
                         "action": [json.dumps(value["action"]).encode()],
                         "step_metadata": [json.dumps(value["step_metadata"]).encode()],
-                        "observation_command": np.array(state, np.float32),
-                        "action_command": np.array(step.command, np.float32),
+                        "observation_command": state,
+                        "action_command": command,
                     }
                 )
                 file.write(frame_record(example))
