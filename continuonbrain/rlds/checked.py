@@ -111,7 +111,7 @@ def only_known_keys(value: Mapping[str, Any], known: Iterable[str], name: str) -
     names = list(known)
     for key in value:
         if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1)
+            near = difflib.get_close_matches(str(key)[:100], names, n=1)  # comparing costs by the length
             hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(names)}"
             raise EpisodeError(f"unknown key {shown(key)}{hint}", field=name)
 

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from continuonbrain.rlds.checked import parse_json
-from continuonbrain.rlds.doctor import ERROR, episode_folders, examine, is_episode_folder
+from continuonbrain.rlds.doctor import episode_folders, examine, is_episode_folder
 from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.finding import ERROR
 from continuonbrain.rlds.metadata import EpisodeMetadata, RecordingState
 from continuonbrain.rlds.reader import MAX_METADATA_BYTES
 from continuonbrain.rlds.repair_rules import (

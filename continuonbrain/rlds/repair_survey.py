@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from continuonbrain.rlds.checked import parse_json
-from continuonbrain.rlds.doctor import data_files
 from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.files import data_files
 from continuonbrain.rlds.linescan import MAX_NAMED, Line, holds_seal, scan_lines
 from continuonbrain.rlds.metadata import EpisodeMetadata, RecordingState
 from continuonbrain.rlds.reader import MAX_METADATA_BYTES, MAX_STEPS_BYTES, decode_image

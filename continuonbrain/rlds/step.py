@@ -37,7 +37,7 @@ SOURCE_AUTOPILOT: Final = "autopilot"
 
 FLAT_FRAMES: Final = ".frames"
 """A flat JSON episode NAME.json has its frames, if any, in NAME.frames/."""
-_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}"  # no file system holds a longer one
 _FRAME_FILE = re.compile(rf"(blobs|{_NAME}\{FLAT_FRAMES})/{_NAME}")
 
 Frame: TypeAlias = NDArray[np.uint8]

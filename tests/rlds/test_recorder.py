@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from continuonbrain.rlds.doctor import ERROR, examine
+from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
+from continuonbrain.rlds.finding import ERROR
 from continuonbrain.rlds.metadata import EpisodeMetadata, RecordingState
 from continuonbrain.rlds.reader import is_being_recorded, list_episodes, open_episode
 from continuonbrain.rlds.recorder import EpisodeRecorder
