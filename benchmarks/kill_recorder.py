@@ -36,10 +36,11 @@ from rich.console import Console
 from rich.progress import track
 
 from continuonbrain.errors import BrainError
+from continuonbrain.rlds.metadata import EpisodeMetadata, Software
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.rlds.recorder import EpisodeRecorder
 from continuonbrain.rlds.recovery import recover_unfinished
-from continuonbrain.rlds.schema import EpisodeMetadata, Software, Step
+from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.writer import encode_jpeg
 
 _PATTERNS = [np.random.default_rng(seed).integers(0, 255, (48, 64, 3), dtype=np.uint8) for seed in range(16)]

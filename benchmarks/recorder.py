@@ -30,9 +30,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from continuonbrain.rlds.metadata import EpisodeMetadata, Software
 from continuonbrain.rlds.reader import open_episode
 from continuonbrain.rlds.recorder import EpisodeRecorder
-from continuonbrain.rlds.schema import EpisodeMetadata, Software, Step
+from continuonbrain.rlds.step import Step
 from continuonbrain.robot.sim.robot import SimRobot
 from continuonbrain.robot.sim.shifts import world
 

@@ -162,8 +162,8 @@ def closed_loop(
         worlds[name] = paired([alone], [both]) | {
             "completion_safety": round(float(alone.completion.mean()), 4),
             "completion_both": round(float(both.completion.mean()), 4),
-            "held_safety": round(float(alone.blocked.mean()), 4),
-            "held_both": round(float(both.blocked.mean()), 4),
+            "held_safety": round(float(alone.reasons.get("safety_head_block", np.zeros(1)).mean()), 4),
+            "held_both": round(float(both.reasons.get("safety_head_block", np.zeros(1)).mean()), 4),
             "vetoed": round(float(both.vetoed.mean()), 4),
         }
     perturbed = [runs[name] for name in PERTURBED]

@@ -19,8 +19,9 @@ from continuonbrain.cli.episodes_render import render
 from continuonbrain.cli.episodes_repair import repair
 from continuonbrain.cli.episodes_stats import stats
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
-from continuonbrain.rlds.doctor import ERROR, examine
+from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.finding import ERROR
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.rlds.summary import EpisodeSummary, summarise
 from continuonbrain.rlds.tub import import_tub as import_tub_folder

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from continuonbrain.errors import BrainError
-from continuonbrain.rlds.schema import Step
+from continuonbrain.rlds.step import Step
 
 log = logging.getLogger(__name__)
 

@@ -43,7 +43,8 @@ from continuonbrain.policy.convolution import F32
 from continuonbrain.policy.pilot import Pilot, Tick
 from continuonbrain.policy.veto import WORLD_SCORE, Foreseen
 from continuonbrain.policy.watch import SAFETY_FLAG, SAFETY_LOGIT, SAFETY_SCORE, Risk
-from continuonbrain.rlds.schema import SOURCE_AUTOPILOT, SOURCE_HUMAN, Step, finite_pair
+from continuonbrain.rlds.checked import finite_pair
+from continuonbrain.rlds.step import SOURCE_AUTOPILOT, SOURCE_HUMAN, Step
 from continuonbrain.robot.protocol import FRAME_SHAPE, Observation, Robot
 from continuonbrain.safety.guards import Guarded
 from continuonbrain.safety.reasons import Reason

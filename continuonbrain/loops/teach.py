@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from continuonbrain import __version__
+from continuonbrain.rlds.metadata import EpisodeMetadata, Software
 from continuonbrain.rlds.recorder import EpisodeRecorder
-from continuonbrain.rlds.schema import EpisodeMetadata, Software, Step
+from continuonbrain.rlds.step import Step
 from continuonbrain.robot.protocol import CONTROL_DT_S
 from continuonbrain.robot.sim.fleet import Fleet
 from continuonbrain.robot.sim.instructions import BY_PHRASING

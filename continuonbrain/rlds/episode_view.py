@@ -17,7 +17,7 @@ import numpy as np
 
 from continuonbrain.rlds.feature_decode import Value
 from continuonbrain.rlds.feature_spec import IMAGE, TENSOR, TEXT, FeatureSpec
-from continuonbrain.rlds.schema import Frame, Step
+from continuonbrain.rlds.step import Frame, Step
 
 
 class LazyValues(Mapping[str, Value]):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from continuonbrain.rlds.schema import EpisodeMetadata, Software, Step
+from continuonbrain.rlds.metadata import EpisodeMetadata, Software
+from continuonbrain.rlds.step import Step
 
 
 def make_metadata_example(episode_id: str = "") -> EpisodeMetadata:

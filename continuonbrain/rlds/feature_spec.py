@@ -20,9 +20,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from continuonbrain.rlds.checked import parse_json
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.files import read_limited
-from continuonbrain.rlds.schema import parse_json
 
 FEATURES_FILE: Final = "features.json"
 STEPS: Final = "steps"

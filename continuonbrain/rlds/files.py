@@ -7,15 +7,15 @@ reader of this room opens through here.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 from continuonbrain.rlds.errors import EpisodeError
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """`path` opened for reading.
 
     Raises:
@@ -40,6 +40,11 @@ def is_regular(path: Path) -> bool:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (OSError, ValueError):
         return False
+
+
+def data_files(folder: Path, pattern: str) -> list[Path]:
+    """The regular files of `folder` that match `pattern`, in their order, without hidden ones."""
+    return sorted(file for file in folder.glob(pattern) if file.name[0] != "." and is_regular(file))
 
 
 def read_limited(path: Path, limit: int) -> bytes:

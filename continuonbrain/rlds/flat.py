@@ -16,7 +16,7 @@ from pathlib import Path
 
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.reader import Episode
-from continuonbrain.rlds.schema import FLAT_FRAMES, FrameRef
+from continuonbrain.rlds.step import FLAT_FRAMES, FrameRef
 from continuonbrain.storage.durable import sync_directory
 
 

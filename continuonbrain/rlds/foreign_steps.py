@@ -20,13 +20,14 @@ from typing import Any, Final
 
 import numpy as np
 
+from continuonbrain.rlds.checked import parse_json
 from continuonbrain.rlds.episode_view import EpisodeStep, EpisodeView, LazyValues, Memory, described
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.example_view import BYTES, FLOAT, Column, Record, index_records, view_example
 from continuonbrain.rlds.feature_decode import Value
 from continuonbrain.rlds.feature_spec import FeatureSpec
 from continuonbrain.rlds.reader import decode_image
-from continuonbrain.rlds.schema import Frame, Step, parse_json
+from continuonbrain.rlds.step import Frame, Step
 
 JSON_KEYS: Final = ("observation", "action", "step_metadata")
 _FLAGS = ("is_first", "is_last", "is_terminal")

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from continuonbrain.rlds.checked import parse_json
 from continuonbrain.rlds.episode_view import EpisodeStep, EpisodeView, LazyValues, Memory
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.example_view import Record, index_records, view_example
@@ -34,7 +35,7 @@ from continuonbrain.rlds.feature_spec import (
     read_features,
 )
 from continuonbrain.rlds.files import is_regular, read_limited
-from continuonbrain.rlds.schema import Frame, parse_json
+from continuonbrain.rlds.step import Frame
 
 INFO_FILE: Final = "dataset_info.json"
 MAX_INFO_BYTES: Final = 2 << 20

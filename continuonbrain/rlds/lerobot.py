@@ -28,10 +28,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -53,9 +50,10 @@ from continuonbrain.rlds.lerobot_schema import (
 )
 from continuonbrain.rlds.lerobot_stats import FeatureStats, ImageTotals, VectorTotals, vector_stats
 from continuonbrain.rlds.reader import Episode, decode_image, open_episode
-from continuonbrain.rlds.schema import Step
 from continuonbrain.rlds.statistics import dropped_before
-from continuonbrain.storage.durable import sync_directory, write_json_durably
+from continuonbrain.rlds.step import Step
+from continuonbrain.rlds.step_arrays import command_array, measured_array, proposed_array, state_array
+from continuonbrain.storage.durable import new_directory_durably, remove_abandoned_staging, write_json_durably
 
 VERSION: Final = "v3.0"
 FILES_PER_CHUNK: Final = 1000
@@ -105,7 +103,8 @@ def export_lerobot(
 
     Raises:
         EpisodeError: pyarrow is not installed, an episode cannot be read, a step has no frame, frames differ in
-            size, episodes differ in rate by more than a tenth, or the folder exists already.
+            size, a number is too large for float32, episodes differ in rate by more than a tenth, or
+            the folder exists already.
         OSError: the folder cannot be written.
     """
     if not _NAME.fullmatch(name):
@@ -122,9 +121,8 @@ def export_lerobot(
         raise EpisodeError(f"none of {len(episodes)} episodes has a step", field="episodes")
     fps = _common_rate(kept)
     out_dir.mkdir(parents=True, exist_ok=True)
-    staging = out_dir / f".staging-{secrets.token_hex(4)}-{name}"
-    staging.mkdir()
-    try:
+    remove_abandoned_staging(out_dir)
+    with new_directory_durably(target) as staging:
         writer = _Writer(staging, fps)
         try:
             for number, survey in enumerate(kept):
@@ -134,14 +132,7 @@ def export_lerobot(
         finally:
             writer.close_files()
         writer.finish()
-        size = sum(_sync(file) for file in staging.rglob("*") if file.is_file())
-        for folder in (staging, *(inner for inner in staging.rglob("*") if inner.is_dir())):
-            sync_directory(folder)
-        os.rename(staging, target)
-        sync_directory(out_dir)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+        size = sum(file.stat().st_size for file in staging.rglob("*") if file.is_file())
     return LeRobotExport(
         path=target,
         episodes=len(kept),
@@ -220,9 +211,7 @@ class _Writer:
         for jpeg, frame in self._frames(episode):
             jpegs.append(jpeg)
             pictures.add(frame)
-        with np.errstate(over="ignore"):  # what does not fit is refused in the next line
-            columns = self._columns(steps)
-        _check_finite(columns, path)
+        columns = self._columns(steps, path)
         self._write_data(columns, jpegs)
         stats: dict[str, FeatureStats] = {CAMERA: pictures.stats()}
         for name, totals in self._totals.items():
@@ -276,21 +265,17 @@ class _Writer:
                 )
             yield jpeg, frame
 
-    def _columns(self, steps: Sequence[Step]) -> dict[str, Any]:
+    def _columns(self, steps: Sequence[Step], path: Path) -> dict[str, Any]:
         count = len(steps)
         grid = np.arange(count, dtype=np.int64)
         for step in steps:
             self._tasks.setdefault(step.instruction, len(self._tasks))
         return {
-            "observation.state": np.array(
-                [(s.speed_mps or 0.0, s.yaw_rate_rps or 0.0) for s in steps], np.float32
-            ),
-            "action": np.array([s.command for s in steps], np.float32),
-            "proposed_action": np.array([s.proposed or (0.0, 0.0) for s in steps], np.float32),
+            "observation.state": state_array(steps, file=path),
+            "action": command_array(steps, file=path),
+            "proposed_action": proposed_array(steps, file=path),
             "has_proposed_action": np.array([s.proposed is not None for s in steps]),
-            "state_measured": np.array(
-                [(s.speed_mps is not None, s.yaw_rate_rps is not None) for s in steps]
-            ),
+            "state_measured": measured_array(steps),
             "source": [s.source for s in steps],
             "safety_violations": [",".join(s.reasons) for s in steps],
             "adapter_sha256": [s.adapter_sha256 for s in steps],
@@ -377,24 +362,3 @@ class _Writer:
             "features": features_json(*self._size),
         }
         write_json_durably(meta / "info.json", info)
-
-
-def _sync(path: Path) -> int:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-        return os.fstat(file.fileno()).st_size
-
-
-def _check_finite(columns: dict[str, Any], path: Path) -> None:
-    # A step's numbers are finite in 64 bits; one beyond 32 would become an infinity here.
-    for name, (dtype, _) in FEATURES.items():
-        if dtype == "float32":
-            wrong = np.flatnonzero(~np.isfinite(columns[name]).reshape(len(columns[name]), -1).all(1))
-            if len(wrong):
-                raise EpisodeError(
-                    "a number too large for 32 bits",
-                    file=path,
-                    step=int(wrong[0]),
-                    field=name,
-                    remedy=f"continuonbrain episodes show {path}",
-                )

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from continuonbrain.rlds.measures import Quantiles
-from continuonbrain.rlds.schema import Frame
+from continuonbrain.rlds.step import Frame
 
 QUANTILES: Final = (0.01, 0.10, 0.50, 0.90, 0.99)
 FeatureStats = dict[str, Any]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from continuonbrain.rlds.files import open_regular
 from continuonbrain.rlds.stepline import MAX_LINE_BYTES
 
 MAX_NAMED = 1000
@@ -51,10 +52,10 @@ def scan_lines(file: Path, *, hopeless: Callable[[], bool]) -> Iterator[Line]:
             one run. Garbage of empty lines would be a finding for each of its bytes.
 
     Raises:
-        OSError: the disk refused; the lines before were given.
+        OSError: the disk refused, the lines before were given; or it is no regular file.
     """
     offset = 0
-    with io.BufferedReader(io.FileIO(file), _BLOCK) as stream:
+    with io.BufferedReader(open_regular(file).detach(), _BLOCK) as stream:
         while True:
             if hopeless() and (skipped := _no_steps(stream.peek())):
                 run = stream.read(skipped)
@@ -79,10 +80,20 @@ def _no_steps(ahead: bytes) -> int:
     return ahead.rfind(b"\n", 0, len(ahead) if step < 0 else step) + 1
 
 
+def count_ends(file: Path, start: int) -> int:
+    """How many newlines are in `file` from byte `start` on. Raises OSError."""
+    ends = 0
+    with open_regular(file) as stream:
+        stream.seek(start)
+        while block := stream.read(_BLOCK):
+            ends += block.count(b"\n")
+    return ends
+
+
 def holds_seal(file: Path) -> bool:
     """Whether a line of `file` carries a CRC. Raises OSError."""
     tail = b""
-    with open(file, "rb") as stream:
+    with open_regular(file) as stream:
         while block := stream.read(_BLOCK):
             if _SEAL.search(tail + block):
                 return True

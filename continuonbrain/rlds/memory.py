@@ -24,14 +24,14 @@ from continuonbrain.rlds.files import is_regular
 from continuonbrain.rlds.foreign_steps import StepRecordMemory
 from continuonbrain.rlds.foreign_tfds import INFO_FILE, TfdsMemory
 from continuonbrain.rlds.reader import Episode, list_episodes, open_episode
-from continuonbrain.rlds.schema import Frame, Step
+from continuonbrain.rlds.step import Frame, Step
+from continuonbrain.rlds.step_arrays import command_array, measured_array, proposed_array, state_array
 from continuonbrain.rlds.writer import METADATA_FILE
 
 _LEVELS = 3  # <name>/<config>/<version>
 FRAME_KEY: Final = "observation/image"
 
 _OF_STEP: Final[Mapping[str, Callable[[Step], Any]]] = {
-    "action": lambda step: np.array(step.command, np.float32),
     "adapter_sha256": lambda step: step.adapter_sha256,
     "discount": lambda step: np.float32(1),
     "has_proposed_action": lambda step: np.bool_(step.proposed is not None),
@@ -40,14 +40,16 @@ _OF_STEP: Final[Mapping[str, Callable[[Step], Any]]] = {
     "is_terminal": lambda step: np.bool_(step.is_terminal),
     "language_instruction": lambda step: step.instruction,
     "monotonic_ns": lambda step: np.int64(step.monotonic_ns),
-    "observation/state": lambda step: np.array((step.speed_mps or 0.0, step.yaw_rate_rps or 0.0), np.float32),
-    "observation/state_measured": lambda step: np.array(
-        (step.speed_mps is not None, step.yaw_rate_rps is not None)
-    ),
-    "proposed_action": lambda step: np.array(step.proposed or (0.0, 0.0), np.float32),
+    "observation/state_measured": lambda step: measured_array([step])[0],
     "reward": lambda step: np.float32(0),
     "safety_violations": lambda step: ",".join(step.reasons),
     "source": lambda step: step.source,
+}
+
+_FLOATS: Final = {
+    "action": command_array,
+    "observation/state": state_array,
+    "proposed_action": proposed_array,
 }
 
 
@@ -66,11 +68,13 @@ class RecordedEpisode(EpisodeView):
         """As `EpisodeView.step`."""
         index = self.place(index)
         step = self.episode.step(index)
-        keys = list(_OF_STEP) + ([FRAME_KEY] if step.frame_ref is not None else [])
+        keys = [*_OF_STEP, *_FLOATS] + ([FRAME_KEY] if step.frame_ref is not None else [])
 
         def value(key: str) -> Value:
             if key == FRAME_KEY:
                 return self.episode.frame(index)
+            if key in _FLOATS:
+                return np.asarray(_FLOATS[key]([step], file=self.source, first=index)[0])
             found = _OF_STEP[key](step)
             return found if isinstance(found, str) else np.asarray(found)
 

@@ -21,10 +21,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from continuonbrain.rlds.checked import parse_json
 from continuonbrain.rlds.errors import CorruptRecordError, EpisodeError, doctor_remedy
-from continuonbrain.rlds.files import is_regular, open_regular, read_limited
+from continuonbrain.rlds.files import data_files, is_regular, open_regular, read_limited
+from continuonbrain.rlds.metadata import EpisodeMetadata, RecordingState
 from continuonbrain.rlds.pieces import Pieces, flat_pieces, lines_of
-from continuonbrain.rlds.schema import EpisodeMetadata, Frame, FrameRef, RecordingState, Step, parse_json
+from continuonbrain.rlds.step import Frame, FrameRef, Step
 from continuonbrain.rlds.stepline import decode_step_line
 from continuonbrain.rlds.tfrecord import read_record
 from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE, metadata_alteration
@@ -89,12 +91,6 @@ def read_metadata_and_seal(path: Path) -> tuple[EpisodeMetadata, EpisodeError | 
             field="metadata",
             remedy="give the folder of an episode",
         ) from error
-
-
-def split_lines(data: bytes) -> tuple[list[bytes], int]:
-    """The newline-terminated lines of a steps file, and how many bytes of a torn line follow them."""
-    end = data.rfind(b"\n") + 1
-    return data[:end].split(b"\n")[:-1], len(data) - end
 
 
 class Episode:
@@ -319,7 +315,7 @@ def _check_whole(path: Path, metadata: EpisodeMetadata, count: int, torn: int) -
             field="metadata.provenance.recording.steps",
             remedy=doctor_remedy(path),
         )
-    blobs = sum(file.stat().st_size for file in (path / "blobs").glob("*.tfrecord") if file.name[0] != ".")
+    blobs = sum(file.stat().st_size for file in data_files(path / "blobs", "*.tfrecord"))
     if blobs != state.blob_bytes:
         raise EpisodeError(
             f"{blobs} bytes of frames are here, {state.blob_bytes} were recorded",
@@ -409,7 +405,9 @@ def _is_finished(path: Path) -> bool:
 def is_being_recorded(path: Path) -> bool:
     """Whether a living writer holds this episode's lock."""
     try:
-        fd = os.open(path / STEPS_FILE, os.O_RDONLY)
+        fd = os.open(
+            path / STEPS_FILE, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        )  # a pipe would be waited for
     except OSError:
         return False
     try:

@@ -18,7 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from continuonbrain.rlds.schema import EpisodeMetadata, Step
+from continuonbrain.rlds.metadata import EpisodeMetadata
+from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.writer import EpisodeWriter
 
 log = logging.getLogger(__name__)

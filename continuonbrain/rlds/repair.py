@@ -23,8 +23,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from continuonbrain.rlds.doctor import ERROR, episode_folders, examine, is_episode_folder
+from continuonbrain.rlds.checked import parse_json
+from continuonbrain.rlds.doctor import episode_folders, examine, is_episode_folder
 from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.finding import ERROR
+from continuonbrain.rlds.metadata import EpisodeMetadata, RecordingState
 from continuonbrain.rlds.reader import MAX_METADATA_BYTES
 from continuonbrain.rlds.repair_rules import (
     Arrangement,
@@ -36,7 +39,7 @@ from continuonbrain.rlds.repair_rules import (
     salvage_metadata,
 )
 from continuonbrain.rlds.repair_survey import Blobs, Survey, left_over_frames, survey
-from continuonbrain.rlds.schema import EpisodeMetadata, FrameRef, RecordingState, parse_json
+from continuonbrain.rlds.step import FrameRef
 from continuonbrain.rlds.tfrecord import frame_record
 from continuonbrain.rlds.writer import BLOB_FILE, METADATA_FILE, STEPS_FILE, metadata_bytes
 from continuonbrain.storage.durable import new_directory_durably

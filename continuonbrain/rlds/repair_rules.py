@@ -21,17 +21,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
+from continuonbrain.rlds.checked import parse_json
 from continuonbrain.rlds.errors import EpisodeError
-from continuonbrain.rlds.schema import (
-    ALWAYS_PRESENT_STEP_METADATA,
-    EPISODE_ID,
-    EpisodeMetadata,
-    FrameRef,
-    RecordingState,
-    Software,
-    Step,
-    parse_json,
-)
+from continuonbrain.rlds.metadata import EPISODE_ID, EpisodeMetadata, RecordingState, Software
+from continuonbrain.rlds.step import ALWAYS_PRESENT_STEP_METADATA, FrameRef, Step
 from continuonbrain.rlds.stepline import (
     MAX_LINE_BYTES,
     decode_step_object,

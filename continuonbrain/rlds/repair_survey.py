@@ -12,9 +12,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
-from continuonbrain.rlds.doctor import data_files
+from continuonbrain.rlds.checked import parse_json
 from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.files import data_files
 from continuonbrain.rlds.linescan import MAX_NAMED, Line, holds_seal, scan_lines
+from continuonbrain.rlds.metadata import EpisodeMetadata, RecordingState
 from continuonbrain.rlds.reader import MAX_METADATA_BYTES, MAX_STEPS_BYTES, decode_image
 from continuonbrain.rlds.repair_flat import find_flat
 from continuonbrain.rlds.repair_rules import (
@@ -25,7 +27,7 @@ from continuonbrain.rlds.repair_rules import (
     read_line,
     salvage_metadata,
 )
-from continuonbrain.rlds.schema import EpisodeMetadata, FrameRef, RecordingState, parse_json
+from continuonbrain.rlds.step import FrameRef
 from continuonbrain.rlds.tfrecord import FRAMING_BYTES, read_record
 from continuonbrain.rlds.writer import METADATA_FILE, metadata_alteration
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.metadata import RecordingState
 from continuonbrain.rlds.reader import list_episodes, read_metadata
-from continuonbrain.rlds.schema import RecordingState
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.storage.durable import sync_directory
 

@@ -17,9 +17,10 @@ from typing import Any, Final
 
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.measures import Histogram, Quantiles, Tally
+from continuonbrain.rlds.metadata import RecordingState
 from continuonbrain.rlds.reader import Episode, is_being_recorded, open_episode
 from continuonbrain.rlds.recorder import DROPPED_BEFORE
-from continuonbrain.rlds.schema import RecordingState, Step
+from continuonbrain.rlds.step import Step
 
 WHOLE: Final = "whole"
 RECORDING: Final = "recording"

@@ -12,8 +12,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from continuonbrain.rlds.checked import parse_json
 from continuonbrain.rlds.errors import EpisodeError
-from continuonbrain.rlds.schema import Step, parse_json
+from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.tfrecord import crc32c
 
 _OPENING = b',"crc32c":"'

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from continuonbrain.rlds.schema import Step
 from continuonbrain.rlds.statistics import dropped_before
+from continuonbrain.rlds.step import Step
 
 F64 = NDArray[np.float64]
 

@@ -16,8 +16,7 @@ import json
 import os
 import re
 import secrets
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,10 +25,15 @@ import numpy as np
 
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.reader import Episode, decode_image, open_episode
-from continuonbrain.rlds.schema import Step, parse_json
-from continuonbrain.rlds.tfrecord import FeatureIn, FeatureOut, decode_example, encode_example, frame_record
-from continuonbrain.rlds.tfrecord import read_records as read_tfrecords
-from continuonbrain.storage.durable import sync_directory, write_bytes_durably, write_json_durably
+from continuonbrain.rlds.step import Step
+from continuonbrain.rlds.step_arrays import command_array, measured_array, proposed_array, state_array
+from continuonbrain.rlds.tfrecord import FeatureIn, encode_example, frame_record
+from continuonbrain.storage.durable import (
+    new_directory_durably,
+    remove_abandoned_staging,
+    sync_directory,
+    write_json_durably,
+)
 
 EPISODES_PER_SHARD: Final = 64
 SPLIT: Final = "train"
@@ -107,18 +111,16 @@ def features_json(height: int, width: int) -> dict[str, Any]:
 
 
 def _episode_example(episode: Episode, steps: list[Step], jpegs: list[bytes]) -> bytes:
-    measured = [(step.speed_mps is not None, step.yaw_rate_rps is not None) for step in steps]
+    path = episode.path
     features: dict[str, FeatureIn] = {
         "episode_metadata/episode_id": [episode.episode_id.encode()],
         "episode_metadata/environment_id": [episode.metadata.environment_id.encode()],
         "episode_metadata/metadata_json": [json.dumps(episode.metadata.to_json()).encode()],
         "steps/observation/image": jpegs,
-        "steps/observation/state": np.array(
-            [(step.speed_mps or 0.0, step.yaw_rate_rps or 0.0) for step in steps], np.float32
-        ),
-        "steps/observation/state_measured": np.array(measured, np.int64),
-        "steps/action": np.array([step.command for step in steps], np.float32),
-        "steps/proposed_action": np.array([step.proposed or (0.0, 0.0) for step in steps], np.float32),
+        "steps/observation/state": state_array(steps, file=path),
+        "steps/observation/state_measured": measured_array(steps),
+        "steps/action": command_array(steps, file=path),
+        "steps/proposed_action": proposed_array(steps, file=path),
         "steps/has_proposed_action": np.array([step.proposed is not None for step in steps]),
         "steps/language_instruction": [step.instruction.encode() for step in steps],
         "steps/source": [step.source.encode() for step in steps],
@@ -165,8 +167,8 @@ def export_tfds(
         progress: called with (episodes done, episodes in all).
 
     Raises:
-        EpisodeError: an episode cannot be read, a step has no frame, frames differ in size, or the folder
-            exists already.
+        EpisodeError: an episode cannot be read, a step has no frame, frames differ in size, a number is too
+            large for float32, or the folder exists already.
         OSError: the folder cannot be written.
     """
     if not _NAME.fullmatch(name):
@@ -184,9 +186,8 @@ def export_tfds(
         raise EpisodeError(f"none of {len(episodes)} episodes has a step", field="episodes")
     shards = [kept[at : at + EPISODES_PER_SHARD] for at in range(0, len(kept), EPISODES_PER_SHARD)]
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.parent / f".staging-{secrets.token_hex(4)}-{version}"
-    staging.mkdir()
-    try:
+    remove_abandoned_staging(target.parent)
+    with new_directory_durably(target) as staging:
         size = _first_size(kept[0])
         total = done = 0
         for number, shard in enumerate(shards):
@@ -199,17 +200,10 @@ def export_tfds(
                     done += 1
                     if progress is not None:
                         progress(done, len(kept))
-                file.flush()
-                os.fsync(file.fileno())
         text = json.dumps(features_json(*size), indent=4, sort_keys=True)  # byte for byte as TFDS writes it
-        write_bytes_durably(staging / "features.json", text.encode())
+        (staging / "features.json").write_text(text)
         info = _dataset_info(name, version, total, [len(shard) for shard in shards])
         write_json_durably(staging / "dataset_info.json", info)
-        os.rename(staging, target)
-        sync_directory(target.parent)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return TfdsExport(
         path=target,
         episodes=len(kept),
@@ -260,39 +254,7 @@ def _dataset_info(name: str, version: str, total: int, shard_lengths: list[int])
     }
 
 
-# ----------------------------------------------------------------------------------------- reading back
-
-
-def read_tfds(path: Path) -> Iterator[dict[str, FeatureOut]]:
-    """The flat features of each episode of a TFDS version folder, checked against `dataset_info.json`.
-
-    Raises:
-        EpisodeError: no such dataset, a torn or altered record, or another number of episodes than declared.
-    """
-    info_file = path / "dataset_info.json"
-    try:
-        info = parse_json(info_file.read_bytes())
-        name = str(info["name"])
-        declared = {str(split["name"]): [int(n) for n in split["shardLengths"]] for split in info["splits"]}
-    except EpisodeError as error:
-        raise error.at(file=info_file) from error
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise EpisodeError(
-            f"not the dataset_info.json of a TFDS folder: {error!r}", file=info_file
-        ) from error
-    for split, lengths in declared.items():
-        for number, length in enumerate(lengths):
-            file = path / f"{name}-{split}.tfrecord-{number:05d}-of-{len(lengths):05d}"
-            if not file.is_file():
-                raise EpisodeError("this shard is missing", file=file)
-            found = 0
-            for _, record in read_tfrecords(file):
-                found += 1
-                yield decode_example(record)
-            if found != length:
-                raise EpisodeError(
-                    f"{found} episodes are here, {length} are declared", file=file, field="shardLengths"
-                )
+# --------------------------------------------------------------------------------------------- per step
 
 
 def export_step_records(episode: Episode, out_file: Path) -> int:
@@ -301,13 +263,18 @@ def export_step_records(episode: Episode, out_file: Path) -> int:
     Keys: episode_id, step_index, reward, is_terminal, is_first, is_last; observation, action, step_metadata
     (JSON); observation_command and action_command (floats). A car observes no command of its own, so
     observation_command is the measured [speed_mps, yaw_rate_rps], empty where it measures neither.
+
+    Raises:
+        EpisodeError: a step cannot be read, or a number is too large for float32.
+        OSError: the file cannot be written; nothing is left behind.
     """
     staging = out_file.with_name(f".staging-{secrets.token_hex(4)}-{out_file.name}")
     try:
         with open(staging, "wb") as file:
             for index, step in enumerate(episode):
                 value = step.to_json()
-                state = [number for number in (step.speed_mps, step.yaw_rate_rps) if number is not None]
+                state = state_array([step], file=episode.path, first=index)[measured_array([step])]
+                command = command_array([step], file=episode.path, first=index)[0]
                 example = encode_example(
                     {
                         "episode_id": [episode.episode_id.encode()],
@@ -319,8 +286,8 @@ def export_step_records(episode: Episode, out_file: Path) -> int:
                         "observation": [json.dumps(value["observation"]).encode()],
                         "action": [json.dumps(value["action"]).encode()],
                         "step_metadata": [json.dumps(value["step_metadata"]).encode()],
-                        "observation_command": np.array(state, np.float32),
-                        "action_command": np.array(step.command, np.float32),
+                        "observation_command": state,
+                        "action_command": command,
                     }
                 )
                 file.write(frame_record(example))

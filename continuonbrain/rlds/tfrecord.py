@@ -4,7 +4,7 @@ Framing (tensorflow/core/lib/io/record_writer.h): little-endian uint64 length, u
 eight bytes, the data, uint32 masked CRC32C of the data. The mask is `rotate_right(crc, 15) + 0xa282ead8`.
 
 Example (tensorflow/core/example/{example,feature}.proto): a map from name to one of bytes_list (1),
-float_list (2), int64_list (3). Numbers are written packed; packed and unpacked are read.
+float_list (2), int64_list (3). Numbers are written packed. `example_view.py` reads Examples.
 
 Everything read here may be arbitrary bytes. Lengths are checked against what is really there before anything
 is allocated, and the only exception is `CorruptRecordError`.
@@ -12,10 +12,8 @@ is allocated, and the only exception is `CorruptRecordError`.
 
 from __future__ import annotations
 
-import os
 import struct
-from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -24,7 +22,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from continuonbrain.rlds.errors import CorruptRecordError
-from continuonbrain.rlds.files import open_regular
 
 HEADER_BYTES = 12
 FOOTER_BYTES = 4
@@ -32,10 +29,9 @@ FRAMING_BYTES = HEADER_BYTES + FOOTER_BYTES
 MAX_RECORD_BYTES = 1 << 30  # a longer record is a wrong length whose CRC happens to fit, or not ours to load
 
 FeatureIn: TypeAlias = "Sequence[bytes] | ArrayLike"
-FeatureOut: TypeAlias = "list[bytes] | NDArray[np.float32] | NDArray[np.int64]"
 
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+_LENGTH = 2  # the wire type of everything that is written here
 
 
 def crc32c(data: bytes) -> int:
@@ -112,21 +108,6 @@ def read_record(
     return data
 
 
-def read_records(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Every record of a TFRecord file as (offset, data), streaming.
-
-    Raises:
-        CorruptRecordError: at the first record that is torn or altered.
-    """
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        offset = 0
-        while offset < size:
-            data = read_record(file, path=path, offset=offset, size=size)
-            yield offset, data
-            offset += FRAMING_BYTES + len(data)
-
-
 # ---------------------------------------------------------------------------------------------- Example
 
 
@@ -177,45 +158,6 @@ def _bad(problem: str, offset: int) -> CorruptRecordError:
     return CorruptRecordError(f"not a tf.train.Example: {problem}", file=None, offset=offset)
 
 
-def _read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= end:
-            raise _bad("a number is cut short", at)
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value & 0xFFFFFFFFFFFFFFFF, at
-    raise _bad("a number is longer than 10 bytes", at)
-
-
-def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """(field number, wire type, start, end) of each field; for a varint, `start` is its value."""
-    at = start
-    while at < end:
-        tag, at = _read_varint(data, at, end)
-        number, wire = tag >> 3, tag & 7
-        if number == 0:
-            raise _bad("field number 0", at)
-        if wire == _VARINT:
-            value, at = _read_varint(data, at, end)
-            yield number, wire, value, at
-            continue
-        if wire == _LENGTH:
-            length, at = _read_varint(data, at, end)
-        elif wire == _FIXED64:
-            length = 8
-        elif wire == _FIXED32:
-            length = 4
-        else:
-            raise _bad(f"wire type {wire}", at)
-        if length > end - at:
-            raise _bad(f"a field of {length} bytes is cut short", at)
-        yield number, wire, at, at + length
-        at += length
-
-
 def unpack_varints(data: bytes, start: int, end: int) -> NDArray[np.int64]:
     """Packed varints, vectorised: a Python loop over a million steps' flags would be the slow part."""
     raw = np.frombuffer(data, np.uint8, end - start, start)
@@ -233,82 +175,3 @@ def unpack_varints(data: bytes, start: int, end: int) -> NDArray[np.int64]:
     shifts = (np.arange(raw.size) - np.repeat(starts, widths)).astype(np.uint64) * np.uint64(7)
     parts = (raw & 127).astype(np.uint64) << shifts
     return np.bitwise_or.reduceat(parts, starts).astype(np.int64)
-
-
-def _decode_feature(data: bytes, start: int, end: int) -> FeatureOut:
-    value: FeatureOut = np.zeros(0, np.int64)
-    for kind, wire, lo, hi in _fields(data, start, end):
-        if kind not in (_BYTES_LIST, _FLOAT_LIST, _INT64_LIST):
-            continue
-        if wire != _LENGTH:
-            raise _bad(f"list with wire type {wire}", hi)
-        if kind == _BYTES_LIST:
-            items: list[bytes] = []
-            for number, inner, a, b in _fields(data, lo, hi):
-                if number == 1:
-                    if inner != _LENGTH:
-                        raise _bad(f"bytes with wire type {inner}", b)
-                    items.append(data[a:b])
-            value = items
-        elif kind == _FLOAT_LIST:
-            packed = bytearray()
-            for number, inner, a, b in _fields(data, lo, hi):
-                if number == 1:
-                    if inner not in (_LENGTH, _FIXED32) or (b - a) % 4:
-                        raise _bad("floats that are not a multiple of four bytes", b)
-                    packed += data[a:b]
-            value = np.frombuffer(packed, "<f4").astype(np.float32)
-        else:
-            runs: list[NDArray[np.int64]] = []
-            single = array("Q")  # unpacked numbers: as machine words, not as a Python object each
-            for number, inner, a, b in _fields(data, lo, hi):
-                if number == 1:
-                    if inner == _LENGTH:
-                        runs.append(np.array(single, np.uint64).astype(np.int64))
-                        runs.append(unpack_varints(data, a, b))
-                        single = array("Q")
-                    elif inner == _VARINT:
-                        single.append(a)
-                    else:
-                        raise _bad(f"integers with wire type {inner}", b)
-            runs.append(np.array(single, np.uint64).astype(np.int64))
-            value = np.concatenate(runs)
-    return value
-
-
-def decode_example(data: bytes) -> dict[str, FeatureOut]:
-    """The features of a serialised tf.train.Example.
-
-    Returns:
-        name -> list of bytes, float32 array or int64 array, each flat; a feature without a list is an empty
-        int64 array, as an empty list of any kind is in the wire format.
-
-    Raises:
-        CorruptRecordError: anything that is not an Example (`offset` is inside `data`).
-    """
-    out: dict[str, FeatureOut] = {}
-    for number, wire, lo, hi in _fields(data, 0, len(data)):
-        if number != 1:
-            continue
-        if wire != _LENGTH:
-            raise _bad(f"features with wire type {wire}", hi)
-        for inner, inner_wire, a, b in _fields(data, lo, hi):
-            if inner != 1:
-                continue
-            if inner_wire != _LENGTH:
-                raise _bad(f"map entry with wire type {inner_wire}", b)
-            name, feature = "", (0, 0)
-            for part, part_wire, x, y in _fields(data, a, b):
-                if part not in (1, 2):
-                    continue
-                if part_wire != _LENGTH:
-                    raise _bad(f"map entry field with wire type {part_wire}", y)
-                if part == 1:
-                    try:
-                        name = data[x:y].decode()
-                    except UnicodeDecodeError as error:
-                        raise _bad("a feature name is not UTF-8", x) from error
-                else:
-                    feature = (x, y)
-            out[name] = _decode_feature(data, *feature)
-    return out

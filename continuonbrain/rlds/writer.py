@@ -32,7 +32,8 @@ from types import TracebackType
 from PIL import Image
 
 from continuonbrain.rlds.errors import EpisodeError
-from continuonbrain.rlds.schema import EPISODE_ID, EpisodeMetadata, Frame, FrameRef, RecordingState, Step
+from continuonbrain.rlds.metadata import EPISODE_ID, EpisodeMetadata, RecordingState
+from continuonbrain.rlds.step import Frame, FrameRef, Step
 from continuonbrain.rlds.stepline import encode_step_line
 from continuonbrain.rlds.tfrecord import crc32c, frame_record
 from continuonbrain.storage.durable import sync_directory, write_bytes_durably

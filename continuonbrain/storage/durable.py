@@ -14,14 +14,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 STAGING_PREFIX = ".staging-"
 """What is being written and has no name of its own yet."""
+ABANDONED_S = 86_400.0
+_STAGED = re.compile(re.escape(STAGING_PREFIX) + "[0-9a-f]{8}-")
 
 
 def write_bytes_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -185,6 +189,26 @@ def remove_staging_leftovers(directory: Path) -> None:
 def staging_leftovers(directory: Path) -> Iterator[Path]:
     """Half-written files and folders that a killed writer left in `directory`."""
     return directory.glob(f"{STAGING_PREFIX}*")
+
+
+def remove_abandoned_staging(directory: Path) -> None:
+    """Remove what writers without a lock (recorders, exports) left half written in `directory` a day ago or more.
+
+    A younger one may be at work: whoever writes for longer writes some file of it in that time. What cannot be
+    removed stays for the next call.
+    """
+    for leftover in staging_leftovers(directory):
+        with contextlib.suppress(OSError):
+            if _STAGED.match(leftover.name) and time.time() - _last_written(leftover) > ABANDONED_S:
+                if leftover.is_dir() and not leftover.is_symlink():
+                    shutil.rmtree(leftover)
+                else:
+                    leftover.unlink()
+
+
+def _last_written(path: Path) -> float:
+    inside = list(path.rglob("*")) if path.is_dir() and not path.is_symlink() else []
+    return max(entry.lstat().st_mtime for entry in [path, *inside])
 
 
 def sync_directory(directory: Path) -> None:

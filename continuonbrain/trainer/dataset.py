@@ -25,7 +25,7 @@ from continuonbrain.errors import BrainError
 from continuonbrain.policy.calibration import Calibration, MotionLog, fit_calibration
 from continuonbrain.policy.codec import CURVATURE_BINS, CURVATURE_KNOTS_M, QUERIES, SPEED_KNOTS_S
 from continuonbrain.rlds.reader import Episode, open_episode
-from continuonbrain.rlds.schema import Step
+from continuonbrain.rlds.step import Step
 from continuonbrain.robot.protocol import CONTROL_DT_S, FRAME_SHAPE
 from continuonbrain.trainer.pausing import Look, unwatched
 

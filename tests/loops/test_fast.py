@@ -29,7 +29,7 @@ from continuonbrain.policy.safety_head import SAFETY_HEAD_FILE, SafetyHead
 from continuonbrain.policy.veto import Veto
 from continuonbrain.policy.watch import Watch
 from continuonbrain.policy.world_head import SHAPES, WorldHead
-from continuonbrain.rlds.schema import Step
+from continuonbrain.rlds.step import Step
 from continuonbrain.robot.protocol import Observation
 from continuonbrain.safety.guards import Limits
 from continuonbrain.storage.layout import shipped_safety_head

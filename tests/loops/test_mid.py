@@ -27,9 +27,10 @@ from continuonbrain.loops.promotion import promote_candidate  # noqa: E402
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder  # noqa: E402
 from continuonbrain.policy.reflex import REFLEX_FILE, Reflex  # noqa: E402
 from continuonbrain.rlds.examples import make_metadata_example  # noqa: E402
+from continuonbrain.rlds.metadata import RecordingState  # noqa: E402
 from continuonbrain.rlds.reader import list_episodes, open_episode  # noqa: E402
 from continuonbrain.rlds.recorder import EpisodeRecorder  # noqa: E402
-from continuonbrain.rlds.schema import RecordingState, Step  # noqa: E402
+from continuonbrain.rlds.step import Step  # noqa: E402
 from continuonbrain.rlds.writer import metadata_bytes  # noqa: E402
 from continuonbrain.robot.host import SimulatedHost  # noqa: E402
 from continuonbrain.storage.adapters import AdapterStore, PromotionRefused  # noqa: E402

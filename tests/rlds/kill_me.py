@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from continuonbrain.rlds.metadata import EpisodeMetadata, Software
 from continuonbrain.rlds.recorder import EpisodeRecorder
-from continuonbrain.rlds.schema import EpisodeMetadata, Software, Step
+from continuonbrain.rlds.step import Step
 
 
 def main(episodes_dir: Path) -> None:

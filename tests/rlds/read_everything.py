@@ -7,14 +7,18 @@ a traceback. The limit is on the address space, so it counts what C code allocat
 from __future__ import annotations
 
 import contextlib
+import json
 import resource
 import sys
 import tempfile
 from pathlib import Path
 
+from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.finding import ERROR
 from continuonbrain.rlds.memory import open_memory
 from continuonbrain.rlds.reader import open_episode
+from continuonbrain.rlds.recovery import recover_unfinished
 from continuonbrain.rlds.tub import import_tub
 
 STEPS_READ = 50
@@ -74,12 +78,50 @@ def read_tub(path: Path) -> None:
         import_tub(path, Path(out) / "memory")
 
 
+def read_doctor(path: Path) -> None:
+    """The doctor never raises; its first error is raised here, so that what it takes for sick counts as refused."""
+    try:
+        findings = examine(path)
+    except EpisodeError as error:
+        raise AssertionError("the doctor raised") from error
+    for finding in findings:
+        json.dumps(finding.to_json())
+        assert finding.file
+        assert finding.field
+        assert finding.problem
+    for finding in findings:
+        if finding.severity == ERROR:
+            raise EpisodeError(finding.problem, file=Path(finding.file))
+
+
+def read_recovery(path: Path) -> None:
+    """Recovery never raises: what it leaves it says, and what it closes opens, with as many steps as it says."""
+    try:
+        done = recover_unfinished(path)
+    except EpisodeError as error:
+        raise AssertionError("recovery raised") from error
+    for one in done:
+        if one.problem:
+            raise EpisodeError(one.problem, file=one.path)
+        try:
+            assert len(open_episode(one.path)) == one.steps
+        except EpisodeError as error:
+            raise AssertionError("what was closed does not open") from error
+
+
 def read_greedily(path: Path) -> None:
     """What none of the others may do: shows that the limit holds."""
     bytes(path.stat().st_size)
 
 
-READERS = {"episode": read_episode, "memory": read_memory, "tub": read_tub, "greedy": read_greedily}
+READERS = {
+    "episode": read_episode,
+    "memory": read_memory,
+    "tub": read_tub,
+    "doctor": read_doctor,
+    "recovery": read_recovery,
+    "greedy": read_greedily,
+}
 
 
 def main() -> None:

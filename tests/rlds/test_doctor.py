@@ -10,10 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from continuonbrain.cli.episodes import app
-from continuonbrain.rlds.doctor import ERROR, WARNING, Finding, examine
+from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
+from continuonbrain.rlds.finding import ERROR, WARNING, Finding
 from continuonbrain.rlds.reader import open_episode
-from continuonbrain.rlds.schema import Step
+from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.writer import BLOB_FILE, METADATA_FILE, STEPS_FILE, EpisodeWriter
 
 runner = CliRunner()

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from continuonbrain.rlds import writer as writing
-from continuonbrain.rlds.doctor import ERROR, examine
+from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
+from continuonbrain.rlds.finding import ERROR
 from continuonbrain.rlds.reader import open_episode
 from continuonbrain.rlds.recovery import recover_unfinished
 from continuonbrain.rlds.writer import EpisodeWriter

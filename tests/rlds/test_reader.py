@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from continuonbrain.rlds.doctor import ERROR, examine
+from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
+from continuonbrain.rlds.finding import ERROR
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.rlds.summary import sparkline, summarise
 from continuonbrain.rlds.writer import BLOB_FILE, STEPS_FILE, EpisodeWriter

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from continuonbrain.rlds.doctor import ERROR, examine
+from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
+from continuonbrain.rlds.finding import ERROR
+from continuonbrain.rlds.metadata import EpisodeMetadata, RecordingState
 from continuonbrain.rlds.reader import is_being_recorded, list_episodes, open_episode
 from continuonbrain.rlds.recorder import EpisodeRecorder
 from continuonbrain.rlds.recovery import recover_unfinished
-from continuonbrain.rlds.schema import EpisodeMetadata, RecordingState
 from continuonbrain.rlds.writer import BLOB_FILE, STEPS_FILE, EpisodeWriter, metadata_bytes
 
 RecordEpisode = Callable[..., Path]
@@ -271,9 +272,10 @@ def test_append_after_close_is_counted_and_refused(tmp_path: Path, metadata: Epi
 
 
 def test_what_a_killed_opening_left_is_removed_after_a_day(tmp_path: Path) -> None:
-    old, young = tmp_path / ".staging-aa-e", tmp_path / ".staging-bb-f"
+    old, young = tmp_path / ".staging-aaaaaaaa-e", tmp_path / ".staging-bbbbbbbb-f"
     for folder in (old, young):
         (folder / "steps").mkdir(parents=True)
+    os.utime(old / "steps", (1, 1))
     os.utime(old, (1, 1))
     assert recover_unfinished(tmp_path) == []
     assert (old.exists(), young.exists()) == (False, True)

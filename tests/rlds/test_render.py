@@ -26,7 +26,7 @@ from continuonbrain.rlds.render import (
     save_png,
 )
 from continuonbrain.rlds.render_plot import plot
-from continuonbrain.rlds.schema import Step
+from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.storyline import Story, evenly, tell, ticks
 from continuonbrain.rlds.writer import BLOB_FILE, STEPS_FILE, EpisodeWriter
 

@@ -19,14 +19,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from continuonbrain.cli.episodes import app
-from continuonbrain.rlds.doctor import ERROR, examine
+from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
+from continuonbrain.rlds.finding import ERROR
+from continuonbrain.rlds.metadata import EpisodeMetadata, RecordingState
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.rlds.repair import repair
 from continuonbrain.rlds.repair_rules import arrange, part_names, read_line
 from continuonbrain.rlds.repair_survey import survey
-from continuonbrain.rlds.schema import EpisodeMetadata, RecordingState, Step
+from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.writer import (
     BLOB_FILE,
     METADATA_FILE,

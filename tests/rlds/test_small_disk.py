@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from continuonbrain.loops.episode_keeper import EpisodeKeeper
-from continuonbrain.rlds.doctor import ERROR, examine
+from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
+from continuonbrain.rlds.finding import ERROR
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.rlds.recorder import EpisodeRecorder
 from continuonbrain.rlds.recovery import recover_unfinished

@@ -19,8 +19,8 @@ from continuonbrain.configs import preset_bytes
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
 from continuonbrain.rlds.measures import OTHERS, Histogram, Quantiles, Tally, bars
 from continuonbrain.rlds.reader import open_episode
-from continuonbrain.rlds.schema import Step
 from continuonbrain.rlds.statistics import bytes_of, dropped_before, gather
+from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.summary import summarise
 from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE, EpisodeWriter
 from continuonbrain.trainer.dataset import read_drive

@@ -4,28 +4,33 @@ import json
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
+from continuonbrain.rlds.memory import open_memory
 from continuonbrain.rlds.reader import open_episode
-from continuonbrain.rlds.tfds import export_step_records, export_tfds, features_json, read_tfds
-from continuonbrain.rlds.tfrecord import decode_example, read_records
+from continuonbrain.rlds.tfds import export_step_records, export_tfds, features_json
 from continuonbrain.rlds.writer import EpisodeWriter
 
 RecordEpisode = Callable[..., Path]
+Examples = Callable[[Path], Iterator[dict[str, Any]]]
+SHARD = "train.tfrecord-00000-of-00001"
 
 
-def test_every_value_survives_the_tfds_folder(tmp_path: Path, record: RecordEpisode) -> None:
+def test_every_value_survives_the_tfds_folder(
+    tmp_path: Path, record: RecordEpisode, examples: Examples
+) -> None:
     paths = [record(4, episode_id="a"), record(6, episode_id="b", terminal=True), record(0, episode_id="c")]
     export = export_tfds(paths, tmp_path / "out", name="car", version="2.0.1")
     assert (export.episodes, export.steps, export.left_out) == (2, 10, ("c",))
     assert export.path == tmp_path / "out" / "car" / "2.0.1"
-    for path, example in zip(paths, read_tfds(export.path), strict=False):
+    for path, example in zip(paths[:2], examples(export.path / f"car-{SHARD}"), strict=True):
         episode = open_episode(path)
         count = len(episode)
         assert example["episode_metadata/episode_id"] == [path.name.encode()]
@@ -51,7 +56,7 @@ def test_every_value_survives_the_tfds_folder(tmp_path: Path, record: RecordEpis
 
 
 def test_the_features_file_describes_exactly_the_features_that_are_written(
-    tmp_path: Path, record: RecordEpisode
+    tmp_path: Path, record: RecordEpisode, examples: Examples
 ) -> None:
     export = export_tfds([record(2)], tmp_path / "out")
     features = json.loads((export.path / "features.json").read_text())
@@ -66,7 +71,7 @@ def test_the_features_file_describes_exactly_the_features_that_are_written(
         inner = value["featuresDict"]["features"]
         return [name for key in inner for name in flat(inner[key], f"{prefix}/{key}".lstrip("/"))]
 
-    (example,) = read_tfds(export.path)
+    (example,) = examples(export.path / f"continuonbrain-{SHARD}")
     assert sorted(flat(features)) == sorted(example)
     info = json.loads((export.path / "dataset_info.json").read_text())
     assert info["splits"][0]["shardLengths"] == ["1"]
@@ -88,20 +93,35 @@ def test_an_export_never_writes_over_another(tmp_path: Path, record: RecordEpiso
         export_tfds([path], tmp_path / "out")
 
 
-def test_a_wrong_shard_length_is_noticed(tmp_path: Path, record: RecordEpisode) -> None:
-    export = export_tfds([record(1)], tmp_path / "out")
-    info = export.path / "dataset_info.json"
-    info.write_text(info.read_text().replace('"1"', '"2"'))
-    with pytest.raises(EpisodeError, match="shardLengths"):
-        list(read_tfds(export.path))
+def test_an_export_that_lost_or_gained_something_is_not_opened(tmp_path: Path, record: RecordEpisode) -> None:
+    export = export_tfds([record(1), record(2, episode_id="b")], tmp_path / "out")
+    assert [len(episode) for episode in open_memory(export.path).episodes] == [1, 2]
+    info, shard = export.path / "dataset_info.json", export.path / f"continuonbrain-{SHARD}"
+    declared, data = info.read_text(), shard.read_bytes()
+    info.write_text(declared.replace('"2"', '"3"'))
+    with pytest.raises(EpisodeError, match=r"shardLengths: 2 episodes are here, 3 are declared"):
+        open_memory(export.path)
+    info.write_text(declared)
+    shard.write_bytes(data[:-1])
+    with pytest.raises(EpisodeError, match="cut short"):
+        open_memory(export.path)
+    shard.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    with pytest.raises(EpisodeError, match="CRC of the record data"):
+        list(open_memory(export.path).episodes)
+    shard.unlink()
+    with pytest.raises(EpisodeError, match="this shard is missing"):
+        open_memory(export.path)
 
 
-def test_the_ecosystems_record_per_step_holds_each_step(tmp_path: Path, record: RecordEpisode) -> None:
+def test_the_ecosystems_record_per_step_holds_each_step(
+    tmp_path: Path, record: RecordEpisode, examples: Examples
+) -> None:
     episode = open_episode(record(3))
     out = tmp_path / "steps.tfrecord"
     assert export_step_records(episode, out) == 3
-    for index, (_, data) in enumerate(read_records(out)):
-        example = decode_example(data)
+    found = list(examples(out))
+    assert len(found) == 3
+    for index, example in enumerate(found):
         assert list(example["step_index"]) == [index]
         assert list(example["is_last"]) == [index == 2]
         (action,) = example["action"]

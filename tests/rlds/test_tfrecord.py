@@ -3,22 +3,45 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from continuonbrain.rlds.errors import CorruptRecordError
+from continuonbrain.rlds.errors import CorruptRecordError, EpisodeError
+from continuonbrain.rlds.example_view import Record, index_records
 from continuonbrain.rlds.tfrecord import (
-    decode_example,
     encode_example,
     frame_record,
     masked_crc32c,
     read_record,
-    read_records,
 )
+
+Decode = Callable[[bytes], dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def decode(
+    tmp_path_factory: pytest.TempPathFactory, examples: Callable[[Path], Iterator[dict[str, Any]]]
+) -> Decode:
+    """decode(data) -> the values of the one Example in `data`."""
+    file = tmp_path_factory.mktemp("one") / "example.tfrecord"
+
+    def run(data: bytes) -> dict[str, Any]:
+        file.write_bytes(frame_record(data))
+        (example,) = examples(file)
+        return example
+
+    return run
+
+
+def _read_all(path: Path) -> list[Record]:
+    return [Record(path, offset) for offset in index_records(path)]
+
 
 int64 = st.integers(-(1 << 63), (1 << 63) - 1)
 feature = st.one_of(
@@ -46,8 +69,8 @@ def test_example_bytes_are_those_of_protobuf() -> None:
 
 
 @given(st.dictionaries(st.text(max_size=8), feature, max_size=5))
-def test_example_round_trips(features: dict[str, object]) -> None:
-    decoded = decode_example(encode_example(features))  # type: ignore[arg-type]
+def test_example_round_trips(decode: Decode, features: dict[str, object]) -> None:
+    decoded = decode(encode_example(features))  # type: ignore[arg-type]
     assert decoded.keys() == features.keys()
     for name, value in features.items():
         if isinstance(value, list):
@@ -56,7 +79,7 @@ def test_example_round_trips(features: dict[str, object]) -> None:
             np.testing.assert_array_equal(np.asarray(decoded[name]), np.asarray(value))
 
 
-def test_unpacked_numbers_are_read_too() -> None:
+def test_unpacked_numbers_are_read_too(decode: Decode) -> None:
     def field(number: int, payload: bytes) -> bytes:
         return bytes([number << 3 | 2, len(payload)]) + payload
 
@@ -65,26 +88,26 @@ def test_unpacked_numbers_are_read_too() -> None:
     data = b"".join(
         field(1, field(1, name) + field(2, value)) for name, value in ((b"f", floats), (b"i", numbers))
     )
-    decoded = decode_example(field(1, data))
+    decoded = decode(field(1, data))
     assert list(decoded["f"]) == [1.5, -2.0]
     assert list(decoded["i"]) == [7, 300]
 
 
 @given(st.binary(max_size=200))
-def test_decoding_arbitrary_bytes_gives_a_value_or_a_typed_error(data: bytes) -> None:
-    with contextlib.suppress(CorruptRecordError):
-        decode_example(data)
+def test_decoding_arbitrary_bytes_gives_a_value_or_a_typed_error(decode: Decode, data: bytes) -> None:
+    with contextlib.suppress(EpisodeError):
+        decode(data)
 
 
 @given(st.dictionaries(st.text(max_size=5), feature, min_size=1, max_size=3), st.data())
 def test_decoding_an_altered_example_gives_a_value_or_a_typed_error(
-    features: dict[str, object], data: st.DataObject
+    decode: Decode, features: dict[str, object], data: st.DataObject
 ) -> None:
     good = bytearray(encode_example(features))  # type: ignore[arg-type]
     at = data.draw(st.integers(0, len(good) - 1))
     good[at] ^= 1 << data.draw(st.integers(0, 7))
-    with contextlib.suppress(CorruptRecordError):
-        decode_example(bytes(good[: data.draw(st.integers(0, len(good)))]))
+    with contextlib.suppress(EpisodeError):
+        decode(bytes(good[: data.draw(st.integers(0, len(good)))]))
 
 
 @given(st.binary(max_size=100))
@@ -98,7 +121,7 @@ def test_a_length_of_an_exabyte_allocates_nothing(tmp_path: Path) -> None:
     path = tmp_path / "huge.tfrecord"
     path.write_bytes(length + struct.pack("<I", masked_crc32c(length)) + b"x")
     with pytest.raises(CorruptRecordError, match="too long"):
-        list(read_records(path))
+        _read_all(path)
 
 
 def test_every_flipped_bit_and_every_truncation_of_a_file_is_detected(tmp_path: Path) -> None:
@@ -109,10 +132,10 @@ def test_every_flipped_bit_and_every_truncation_of_a_file_is_detected(tmp_path: 
         bad[bit // 8] ^= 1 << bit % 8
         path.write_bytes(bad)
         with pytest.raises(CorruptRecordError, match=r"file\.tfrecord"):
-            list(read_records(path))
+            _read_all(path)
     whole_ends = {0, len(frame_record(b"first"))}
     for end in set(range(len(good))) - whole_ends:
         path.write_bytes(good[:end])
         with pytest.raises(CorruptRecordError) as caught:
-            list(read_records(path))
+            _read_all(path)
         assert caught.value.torn

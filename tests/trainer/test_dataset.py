@@ -18,7 +18,7 @@ from continuonbrain.policy.codec import CURVATURE_KNOTS_M, SPEED_KNOTS_S
 from continuonbrain.rlds.examples import make_metadata_example
 from continuonbrain.rlds.reader import list_episodes
 from continuonbrain.rlds.recorder import EpisodeRecorder
-from continuonbrain.rlds.schema import Step
+from continuonbrain.rlds.step import Step
 from continuonbrain.robot.sim.fleet import Fleet
 from continuonbrain.robot.sim.ideal import ideal_curvature, ideal_speed
 from continuonbrain.robot.sim.shifts import World

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from continuonbrain.rlds.checked import finite_pair, parse_json
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
-from continuonbrain.rlds.schema import EpisodeMetadata, FrameRef, Step, finite_pair, parse_json
+from continuonbrain.rlds.metadata import EpisodeMetadata
+from continuonbrain.rlds.step import FrameRef, Step
 from continuonbrain.rlds.stepline import decode_step_line, encode_step_line
 
 REF = FrameRef("blobs/000000.tfrecord", 3, 120, 40)
