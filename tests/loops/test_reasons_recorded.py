@@ -14,9 +14,9 @@ from continuonbrain.loops.fast import FastLoop
 from continuonbrain.loops.policy_client import Answer
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.pilot import Pilot
+from continuonbrain.rlds.metadata import EpisodeMetadata, Software
 from continuonbrain.rlds.reader import open_episode
 from continuonbrain.rlds.recorder import EpisodeRecorder
-from continuonbrain.rlds.schema import EpisodeMetadata, Software
 from continuonbrain.robot.protocol import Observation
 from continuonbrain.safety.guards import Limits
 
