@@ -49,15 +49,17 @@ CASES: dict[str, tuple[Calibration, float, str]] = {
 }
 """Calibration, size of the weights, and what must become of it."""
 _LONGEST_S = 180.0
+_SEED = 3
+"""Of the noise. Not every noise of this size leaves the road: with seed 2 it drove without an incident."""
 
 
-def stage(brain: BrainRoot, name: str, number: int) -> str:
+def stage(brain: BrainRoot, name: str) -> str:
     """Stage a case with a passing verdict; its sha256."""
     calibration, size, _ = CASES[name]
     base = base_sha256(brain.layout.base_model_dir)
     model = load_base(brain.layout.base_model_dir)
     parameters = attach_lora(model, base_sha256=base, rank=4, alpha=8.0, targets=SHARED_LAYER_TARGETS)
-    torch.manual_seed(number)
+    torch.manual_seed(_SEED)
     with torch.no_grad():
         for parameter in parameters:
             parameter.normal_(0.0, size) if size else parameter.mul_(0.0)
@@ -81,8 +83,8 @@ def measure(before_s: float, *, say: Any) -> dict[str, Any]:
             time.sleep(before_s)
             watch = ProbationWatch(brain)
             watch.start()
-            for number, name in enumerate(CASES):
-                sha256 = stage(brain, name, number)
+            for name in CASES:
+                sha256 = stage(brain, name)
                 promote_candidate(brain)
                 began = time.monotonic()
                 while store.standing().kind == "probation" and time.monotonic() - began < _LONGEST_S:
