@@ -13,6 +13,10 @@ one adapter after the other, each with a verdict that says it passed (here it is
   strong     as "reversed", but the servo is believed to turn the wheels 0.4 times as far as it does. The tracker copes,
              nothing that is counted happens: what becomes of it is told, and either will do
 
+Last, on a root of its own, the one that no offline check can know of, with its real verdict (`misjudged`): it has
+learned from the recordings of a servo that was mounted the other way round and passed every check there; since then
+somebody has turned the servo.
+
 Keys: for each of them `did` ("confirm" or "revert"), `reason`, `seconds` from the promotion to that, `ticks` that it
 drove, `back_s` until what drives then did; `right`: all came out as they must; `missed_ticks` of the control loop.
 """
@@ -30,6 +34,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from benchmarks.bad_candidates import misjudged_candidate
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.loops.drive_session import DriveError, DriveSession
 from continuonbrain.loops.probation import ProbationWatch
@@ -71,6 +76,33 @@ def stage(brain: BrainRoot, name: str) -> str:
     return sha256
 
 
+def promoted(brain: BrainRoot, session: DriveSession, drives: str, sha256: str, say: Any) -> dict[str, Any]:
+    """Promote the candidate and wait for what becomes of it. drives: what drove before."""
+    store = AdapterStore(brain.layout)
+    promote_candidate(brain)
+    began = time.monotonic()
+    while store.standing().kind == "probation" and time.monotonic() - began < _LONGEST_S:
+        time.sleep(0.05)
+    seconds = round(time.monotonic() - began, 2)
+    entry = store.last_change()
+    assert entry is not None
+    back: float | None = None
+    try:
+        session.wait_for_adapter(sha256 if entry.event == "confirm" else drives, timeout_s=20.0)
+        back = round(time.monotonic() - began, 2)
+    except DriveError as error:
+        say(str(error))
+    new = entry.about.get("new", {})
+    return {
+        "did": entry.event,
+        "reason": entry.about.get("reason", ""),
+        "seconds": seconds,
+        "back_s": back,
+        "ticks": new.get("ticks"),
+        "incidents": {k: v for k, v in new.get("incidents", {}).items() if v},
+    }
+
+
 def measure(before_s: float, *, say: Any) -> dict[str, Any]:
     """Drive, promote, watch."""
     torch.set_num_threads(1)
@@ -78,40 +110,29 @@ def measure(before_s: float, *, say: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         layout = init_brain_root(Path(folder) / "b", "sim-donkey", base_model=tiny_base_folder())
         brain = open_brain(layout.root)
-        store, drives = AdapterStore(layout), ""
+        drives = ""
         with DriveSession(layout, record=False) as session:
             time.sleep(before_s)
             watch = ProbationWatch(brain)
             watch.start()
             for name in CASES:
                 sha256 = stage(brain, name)
-                promote_candidate(brain)
-                began = time.monotonic()
-                while store.standing().kind == "probation" and time.monotonic() - began < _LONGEST_S:
-                    time.sleep(0.05)
-                seconds = round(time.monotonic() - began, 2)
-                entry = store.last_change()
-                assert entry is not None
-                drives = sha256 if entry.event == "confirm" else drives
-                back: float | None = None
-                try:
-                    session.wait_for_adapter(drives, timeout_s=20.0)
-                    back = round(time.monotonic() - began, 2)
-                except DriveError as error:
-                    say(str(error))
-                new = entry.about.get("new", {})
-                found[name] = {
-                    "did": entry.event,
-                    "reason": entry.about.get("reason", ""),
-                    "seconds": seconds,
-                    "back_s": back,
-                    "ticks": new.get("ticks"),
-                    "incidents": {k: v for k, v in new.get("incidents", {}).items() if v},
-                }
+                found[name] = promoted(brain, session, drives, sha256, say)
+                drives = sha256 if found[name]["did"] == "confirm" else drives
                 say(f"{name}: {found[name]}")
             watch.close()
             report = session.stop()
-    right = all(must in ("", found[name]["did"]) for name, (_, _, must) in CASES.items())
+        say("misjudged: judging it (a minute or two)")
+        wrong = misjudged_candidate(Path(folder) / "m")
+        with DriveSession(wrong.brain.layout, shift=wrong.drives_in, record=False) as session:
+            time.sleep(before_s)
+            watch = ProbationWatch(wrong.brain)
+            watch.start()
+            found["misjudged"] = promoted(wrong.brain, session, "", wrong.version.compute_sha256(), say)
+            say(f"misjudged: {found['misjudged']}")
+            watch.close()
+    musts = {name: must for name, (_, _, must) in CASES.items()} | {"misjudged": "revert"}
+    right = all(must in ("", found[name]["did"]) for name, must in musts.items())
     return {"adapters": found, "right": right, "missed_ticks": report.missed_ticks, "ticks": report.ticks}
 
 
