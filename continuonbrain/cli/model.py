@@ -152,7 +152,7 @@ def build_world_command(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a world head from the simulator (seeded; some ten minutes on two cores) and score it."""
+    """Train a world head from the simulator (seeded; some half an hour on two busy cores) and score it."""
     from continuonbrain.storage.layout import shipped_safety_head
     from continuonbrain.trainer.build_world import WorldRecipe, build_world
 

@@ -1,6 +1,6 @@
 """Builds the world head from counterfactual states of the simulator, and its card.
 
-    continuonbrain model build-world OUT        (some ten minutes on two cores; seeded)
+    continuonbrain model build-world OUT        (some half an hour on two busy cores; seeded)
 
 It is taught on the grids of one safety head and belongs to it (`policy/open_world.py` refuses another). The scores in
 the card are on tracks that were not trained on, in the base's own world and in every named shift, none of which was
