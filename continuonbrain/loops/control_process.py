@@ -230,7 +230,7 @@ class ControlProcess:
         if watch is None:
             return
         try:
-            watch.calibration = HeadCalibration.from_folder(self._layout.safety_dir)
+            watch.calibration = HeadCalibration.from_folder(self._layout.safety_dir, watch.head.sha256)
         except BrainError as error:
             if str(error) != self._head_fault:
                 self._head_fault = str(error)

@@ -117,7 +117,10 @@ class DrivingCounter:
             return
         if chunk.observed_s != self._observed_s:
             self._answered_by = served_by
-        blamed = {BLAMED.get(reason, "nobody") for reason in reasons}
+        told = set(reasons)
+        if Reason.SENSOR_FAULT in told:  # a head that is silent stops the car, whoever drives
+            told -= {Reason.SAFETY_HEAD_BLOCK, Reason.SAFETY_HEAD_WARN}
+        blamed = {BLAMED.get(reason, "nobody") for reason in told}
         sha256 = chunk.adapter_sha256
         if "stop" in blamed:
             if served_by != self._answered_by:

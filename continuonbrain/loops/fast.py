@@ -42,7 +42,7 @@ from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.convolution import F32
 from continuonbrain.policy.pilot import Pilot, Tick
 from continuonbrain.policy.veto import WORLD_SCORE, Foreseen
-from continuonbrain.policy.watch import SAFETY_FLAG, SAFETY_LOGIT, SAFETY_SCORE, Risk
+from continuonbrain.policy.watch import SAFETY_BY, SAFETY_FLAG, SAFETY_LOGIT, SAFETY_SCORE, WORST, Risk
 from continuonbrain.rlds.checked import finite_pair
 from continuonbrain.rlds.step import SOURCE_AUTOPILOT, SOURCE_HUMAN, Step
 from continuonbrain.robot.protocol import FRAME_SHAPE, Observation, Robot
@@ -171,6 +171,7 @@ class FastLoop:
         self._reflex_ticks = 0
         self._reflex_faults = 0
         self._safety_faults = 0
+        self._driven = False
         self._world_vetoes = 0
         pilot.instruct(instruction)
 
@@ -186,6 +187,7 @@ class FastLoop:
         if mode == self.mode:
             return
         self.mode = mode
+        self._driven = False
         self.pilot.forget()
         # Rest is where both modes begin: no slew from a command of long ago, no gap in the guard's clock.
         self.pilot.guard.reset()
@@ -301,7 +303,8 @@ class FastLoop:
             reason = Reason.SENSOR_FAULT if observation is None else Reason.CLOCK
             guarded = self.pilot.guard.step((0.0, 0.0), now_s=now, chunk_age_s=0.0, requested_stop=reason)
             path = self.pilot.tracker.path
-            decided = Tick(None, guarded, None if path is None else path.chunk)
+            silent = None if self.pilot.watch is None else WORST  # a head that was not asked
+            decided = Tick(None, guarded, None if path is None else path.chunk, risk=silent)
         elif self.mode == "teleop":
             command, age_s = self._teleop_command()
             decided = self.pilot.teleoperate(command, now_s=now, age_s=age_s, grid=self._road(observation))
@@ -330,6 +333,8 @@ class FastLoop:
         try:
             observation = self.robot.observe()
             fault = _unusable(observation, self._clock())
+            if not fault:
+                self._believe(observation)
         except Exception as error:  # whatever a body raises, the robot must still be stopped in this tick
             fault = f"{type(error).__name__}: {error}"
         if fault:
@@ -337,6 +342,10 @@ class FastLoop:
             if self._sensor_faults == 1 or self._sensor_faults % 200 == 0:
                 log.error("sensor fault %d: %s", self._sensor_faults, fault)
             return None, fault
+        return observation, ""
+
+    def _believe(self, observation: Observation) -> None:
+        """Take it into odometry. Raises whatever a reading of a wrong type does."""
         taken_s = observation.monotonic_s
         if self._looked_s is not None and taken_s - self._looked_s > _DEAD_RECKONING_S:
             self.pilot.forget()
@@ -344,7 +353,6 @@ class FastLoop:
         self.pilot.observe(
             now_s=taken_s, speed_mps=observation.speed_mps, yaw_rate_rps=observation.yaw_rate_rps
         )
-        return observation, ""
 
     def _take_answers(self) -> None:
         for answer in self.client.poll():
@@ -430,7 +438,8 @@ class FastLoop:
         if self._keeper is None:
             return
         seen, chunk, teleop = tick.observation, tick.chunk, tick.mode == "teleop"
-        if chunk is None and not teleop:
+        self._driven |= chunk is not None or teleop
+        if not self._driven:
             return  # nothing drives yet: the policy process is still coming up
         self._keeper.append(
             Step(
@@ -459,7 +468,8 @@ class FastLoop:
         if watch is not None and tick.risk is not None:
             p, logit = tick.risk.probability, tick.risk.logit
             notes |= {SAFETY_SCORE: f"{p:.4f}", SAFETY_FLAG: watch.caution.thresholds.flag(p)}
-            notes |= {} if logit is None else {SAFETY_LOGIT: f"{logit:.3f}"}
+            if logit is not None:
+                notes |= {SAFETY_LOGIT: f"{logit:.3f}", SAFETY_BY: watch.head.sha256[:8]}
         if tick.foreseen is not None:
             notes[WORLD_SCORE] = f"{tick.foreseen.probability:.4f}"
         return notes

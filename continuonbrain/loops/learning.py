@@ -26,9 +26,9 @@ from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.engine import Engine
 from continuonbrain.policy.intent import Intents
 from continuonbrain.policy.open_engine import engine_name, open_engine
+from continuonbrain.policy.open_watch import open_head
 from continuonbrain.policy.prompt import LAYOUT_VERSION, InstructionError, PromptLayout
 from continuonbrain.policy.reflex import REFLEX_FILE
-from continuonbrain.policy.safety_head import SAFETY_HEAD_FILE, SafetyHead
 from continuonbrain.policy.torch_engine import TorchEngine
 from continuonbrain.policy.watch import HEAD_CALIBRATION_FILE, HeadCalibration
 from continuonbrain.rlds.reader import list_episodes, read_metadata
@@ -327,8 +327,8 @@ def _fit_safety_head(mid: MidLoop, drives: list[Drive]) -> dict[str, Any]:
     if not mid.config.heads.safety.enabled:
         return {}
     folder = mid.layout.safety_dir
-    head = SafetyHead.from_file(folder / SAFETY_HEAD_FILE)
-    before = HeadCalibration.from_folder(folder)
+    head = open_head(folder)
+    before = HeadCalibration.from_folder(folder, head.sha256)
     told, figures = fit_head(head, drives, mid.layout.episodes_dir, before, mid.look)
     if told != before:
         write_bytes_durably(folder / HEAD_CALIBRATION_FILE, told.to_json())

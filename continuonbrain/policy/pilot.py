@@ -26,6 +26,9 @@ from continuonbrain.safety.reasons import Reason
 
 _STOP_WORDS = frozenset({"stop", "halt", "freeze", "whoa", "stand"})
 _STANDING_MPS = 0.05
+_LONGEST_BRAKING_S = 2.0
+"""A car at full speed stands within one; who measures that it still drives has a sensor that hangs, and may be driving
+backwards by now."""
 _REFLEX_AFTER_S = 0.25
 """A path of the model that was seen longer ago than this is carried on by the reflex head."""
 _REFLEX_EVERY_S = 0.09
@@ -87,6 +90,7 @@ class Pilot:
         self._stop_without_model = stop_without_model
         self._stopping = False
         self._laid_s: float | None = None  # when the reflex head laid the path that is followed
+        self._braking_s: float | None = None  # since when it is to stand
 
     def instruct(self, instruction: str) -> None:
         """Take a new instruction: only whether it means "stop" matters here."""
@@ -183,9 +187,8 @@ class Pilot:
         if acts or self.vetoed is not None:
             limit = max(0.0, min(most))
             allowed = self.tracker.command(now_s=now_s, odometry=self.odometry, speed_limit_mps=limit)
-        standing = self.odometry.speed_mps < _STANDING_MPS
         stop = None
-        if standing or proposed is None:
+        if self._stands(now_s, braking=limit == 0.0) or proposed is None:
             # Standing it stays until whoever stopped it lets it go; before, it brakes along the path.
             if self._stopping:
                 stop = Reason.INSTRUCTION_STOP
@@ -197,7 +200,12 @@ class Pilot:
             chunk_age_s=None if path is None else now_s - path.chunk.observed_s,
             requested_stop=stop,
         )
-        for reason in (counsel.reason, None if self.vetoed is None else Reason.WORLD_HEAD_VETO):
+        silent = risk is not None and risk.logit is None and counsel.reason is not None
+        for reason in (
+            counsel.reason,
+            Reason.SENSOR_FAULT if silent else None,  # the head's fault, and not the adapter's
+            None if self.vetoed is None else Reason.WORLD_HEAD_VETO,
+        ):
             if reason is not None and reason not in guarded.reasons:
                 guarded = guarded._replace(reasons=(*guarded.reasons, reason))
         self._sent = (guarded.steering, guarded.throttle)
@@ -209,6 +217,15 @@ class Pilot:
             risk,
             self._foreseen,
         )
+
+    def _stands(self, now_s: float, *, braking: bool) -> bool:
+        """The car stands, or has been braking for so long that it must."""
+        if not braking:
+            self._braking_s = None
+        elif self._braking_s is None or now_s < self._braking_s:
+            self._braking_s = now_s
+        overdue = self._braking_s is not None and now_s - self._braking_s > _LONGEST_BRAKING_S
+        return overdue or self.odometry.speed_mps < _STANDING_MPS
 
     def _remember(self, grid: F32 | None) -> None:
         if self.veto is None or grid is None or self._observed_s is None:
@@ -222,14 +239,14 @@ class Pilot:
         """The head's probability for the way as the policy asks for it, whatever the head allows; and its counsel."""
         if self.watch is None:
             return None, FREE
-        if self.tracker.path is None:
-            return None, FREE  # the guard stands already
         if grid is None and not self.watch.acts:
             return None, FREE
         way = way_along_path(
             self.tracker, self.odometry, self.watch.response, now_s=now_s, speed_limit_mps=limit
         )
         risk = self.watch.risk(grid, way, speed_mps=self.odometry.speed_mps)
+        if self.tracker.path is None:
+            return risk, FREE  # the guard stands already
         return risk, self.watch.caution.judge(risk.probability, now_s=now_s)
 
     def teleoperate(
@@ -239,7 +256,7 @@ class Pilot:
         guarded = self.guard.step(command, now_s=now_s, chunk_age_s=None, teleop_age_s=age_s)
         self._sent = (guarded.steering, guarded.throttle)
         risk = None
-        if self.watch is not None and grid is not None:
+        if self.watch is not None:
             way = way_of_command(self._sent, self.odometry, self.watch.response, self.tracker.calibration)
             risk = self.watch.risk(grid, way, speed_mps=self.odometry.speed_mps)
         return Tick(command, guarded, None, risk=risk)

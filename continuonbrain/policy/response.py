@@ -22,6 +22,8 @@ _FORGET = 0.97
 _PRIOR_GAIN, _PRIOR_OFFSET_RAD = 0.5, 0.12
 _NOISE_RAD = 0.05
 _MIN_SPEED_MPS = 0.3
+_MOST_WHEEL_RAD = 0.75
+"""No servo turns wheels further: who measures more is being turned by hand, or skids."""
 _GAIN = (-1.7, 1.7)
 _OFFSET_RAD = (-0.35, 0.35)
 _LATEST = 16
@@ -49,6 +51,7 @@ class Response:
         sensors."""
         self._commands.append((now_s, steering))
         if speed_mps is None or yaw_rate_rps is None or not _MIN_SPEED_MPS <= speed_mps <= 10.0:
+            self._forget_some()
             return
         then = None
         for time_s, command in reversed(self._commands):
@@ -56,13 +59,23 @@ class Response:
                 then = command
                 break
         if then is None or not abs(yaw_rate_rps) <= 35.0:
+            self._forget_some()
             return
         expected = math.atan(WHEELBASE_M * calibration.curvature(then))
         measured = math.atan(WHEELBASE_M * yaw_rate_rps / speed_mps)
+        if abs(measured) > _MOST_WHEEL_RAD:
+            self._forget_some()
+            return
         n, x, y, xx, xy = (_FORGET * v for v in self._sums)
         # What differs from the expectation is regressed, so that the prior is "as expected".
         error = measured - expected
         self._sums = [n + 1, x + expected, y + error, xx + expected * expected, xy + expected * error]
+        self._solve()
+
+    def _forget_some(self) -> None:
+        """Nothing is learned in this tick. What was learned fades: a car that stands must not stand for ever because of
+        what it believes of its wheels."""
+        self._sums = [_FORGET * v for v in self._sums]
         self._solve()
 
     def _solve(self) -> None:

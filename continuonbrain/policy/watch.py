@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,20 +27,38 @@ from continuonbrain.safety.reasons import Reason
 HEAD_CALIBRATION_FILE = "calibration.json"
 SAFETY_SCORE, SAFETY_FLAG, SAFETY_LOGIT = "safety_head", "safety_head_flag", "safety_head_logit"
 """Keys of step_metadata: the probability; "", "warn" or "block" as the thresholds have it; the head's own logit."""
+SAFETY_BY = "safety_head_by"
+"""And the first eight digits of the head's sha256."""
 MOUNT_BOUND_RAD, SLOPE_BOUNDS, OFFSET_BOUND = 0.7, (0.5, 2.0), 2.0
+
+
+_MOST_BYTES = 1 << 16
+
+
+def _read_small(path: Path) -> bytes:
+    """A small regular file; the control loop reads it and must not wait for a pipe or a gigabyte. Raises OSError."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("not a regular file")
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise OSError(f"larger than {_MOST_BYTES} bytes")
+    return data
 
 
 @dataclass(frozen=True, slots=True)
 class HeadCalibration:
     """What this robot's own driving told its safety head (`trainer/safety_calibration.py`).
 
-    mount_yaw_rad: the camera looks so far to the left of straight ahead. slope, offset: of the head's logit. Raises
-    `BrainError` for what is not plausible: a head must not be talked out of seeing anything.
+    mount_yaw_rad: the camera looks so far to the left of straight ahead. slope, offset: of the head's logit.
+    head_sha256: the head that this was fitted for. Raises `BrainError` for what is not plausible: a head must not be
+    talked out of seeing anything.
     """
 
     mount_yaw_rad: float = 0.0
     slope: float = 1.0
     offset: float = 0.0
+    head_sha256: str = ""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -58,18 +78,22 @@ class HeadCalibration:
         return (json.dumps(asdict(self), indent=2, sort_keys=True) + "\n").encode()
 
     @classmethod
-    def from_folder(cls, folder: Path) -> HeadCalibration:
-        """As it stands beside the head; without a file the head is as it was made. Raises `BrainError`."""
+    def from_folder(cls, folder: Path, head_sha256: str) -> HeadCalibration:
+        """As it stands beside the head; without a file, or with one that was fitted for another head, the head is as it
+        was made. Raises `BrainError`."""
         path = folder / HEAD_CALIBRATION_FILE
         try:
-            data = path.read_bytes()
+            data = _read_small(path)
         except FileNotFoundError:
-            return cls()
+            return cls(head_sha256=head_sha256)
         except OSError as error:
-            raise BrainError(f"{path} cannot be read: {error.strerror}", remedy="remove it") from error
+            raise BrainError(
+                f"{path} cannot be read: {error.strerror or error}", remedy="remove it"
+            ) from error
         try:
             raw = json.loads(data)
-            return cls(**{name: raw[name] for name in ("mount_yaw_rad", "slope", "offset")})
+            told = cls(**{name: raw[name] for name in ("mount_yaw_rad", "slope", "offset", "head_sha256")})
+            return told if told.head_sha256 == head_sha256 else cls(head_sha256=head_sha256)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise BrainError(
                 f"{path} is not a safety head's calibration: {error!r}",
@@ -108,8 +132,9 @@ class Watch:
         self.response = Response()
 
     def reset(self) -> None:
-        """The car was put somewhere else."""
+        """The car was put somewhere else, perhaps by hand: what was measured meanwhile says nothing of its servo."""
         self.caution.reset()
+        self.response = Response()
 
     def risk(self, grid: F32 | None, way: Way, *, speed_mps: float) -> Risk:
         """Of this way. grid `[13, 17]` of the frame of now. Raises nothing."""

@@ -18,6 +18,7 @@ run/                                    sockets and locks of the running process
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -248,7 +249,7 @@ def init_brain_root(root: Path, preset: str, *, base_model: Path | None = None) 
         root: the brain root.
         preset: name of a shipped preset, copied to config.json when there is none yet.
         base_model: folder copied to `model/base_model/` when that is still empty; None leaves it empty.
-            The shipped safety head is copied to `model/safety/current/` when that is empty.
+            The shipped safety head is copied to `model/safety/current/` unless a whole one with its card is there.
 
     Raises:
         UnknownPresetError: no preset has this name; nothing is created.
@@ -268,8 +269,7 @@ def init_brain_root(root: Path, preset: str, *, base_model: Path | None = None) 
                 raise PermissionError(13, "Permission denied", str(directory))
         if base_model is not None and not any(layout.base_model_dir.iterdir()):
             copy_tree_durably(base_model, layout.base_model_dir)
-        if not any(layout.safety_dir.iterdir()):
-            copy_tree_durably(shipped_safety_head(), layout.safety_dir)
+        _restore_safety_head(layout.safety_dir)
         if not layout.config_path.exists():
             write_bytes_durably(layout.config_path, settings)
         if not layout.manifest_path.exists():
@@ -287,6 +287,18 @@ def init_brain_root(root: Path, preset: str, *, base_model: Path | None = None) 
 def shipped_safety_head() -> Path:
     """The folder of the safety head that ships with the package."""
     return Path(str(resources.files("continuonbrain"))) / "model" / "safety_head"
+
+
+def _restore_safety_head(folder: Path) -> None:
+    """Put the shipped head there, unless there is one that its card tells of."""
+    try:
+        told = json.loads((folder / "card.json").read_bytes())["sha256"]
+        if told == hashlib.sha256((folder / "safety_head.safetensors").read_bytes()).hexdigest():
+            return
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        pass
+    for file in sorted(shipped_safety_head().iterdir()):
+        write_bytes_durably(folder / file.name, file.read_bytes())
 
 
 def _is_of_something_else(layout: BrainLayout) -> bool:

@@ -9,6 +9,7 @@ none of which was trained on.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import time
@@ -175,6 +176,7 @@ def build_safety(out: Path, recipe: SafetyRecipe, report: Report) -> dict[str, A
     parts.clear()  # gigabytes
     card = {
         "name": "continuonbrain safety head",
+        "sha256": hashlib.sha256(data).hexdigest(),
         "what": "frame and planned way -> probability of leaving the road within a second",
         "parameters": sum(p.numel() for p in net.parameters()),
         "recipe": asdict(recipe),

@@ -20,7 +20,7 @@ from continuonbrain.robot.sim.shifts import World
 from continuonbrain.robot.sim.track import TrackSet
 
 _ANGLES_RAD = np.radians(np.arange(-32.0, 32.5, 1.0))
-_MIN_VIEWS = 60
+MIN_VIEWS = 60
 _MIN_WAY_M = 0.4
 _MIN_BETTER = 0.3
 """Logit, in the mean, by which the road must look surer at an angle than straight ahead."""
@@ -40,7 +40,7 @@ def fit_mount(head: SafetyHead, frames: NDArray[np.uint8], ways: NDArray[np.floa
     """The camera's angle. frames `[n, 120, 160, 3]`; ways `[n, POINTS, 2]`: where the car then really went. 0 where too
     little was driven, or no angle is clearly better."""
     used = np.flatnonzero(np.hypot(*ways[:, -1].T) >= _MIN_WAY_M)
-    if len(used) < _MIN_VIEWS:
+    if len(used) < MIN_VIEWS:
         return Mount(0.0, len(used), 0.0)
     grids = np.concatenate([head.grids(frames[used[i : i + 128]]) for i in range(0, len(used), 128)])
     fits = np.array([_fit(grids, turned_ways(ways[used], float(-angle))) for angle in _ANGLES_RAD])
@@ -94,7 +94,7 @@ def driven_ways(speed_mps: NDArray[np.float64], yaw_rate_rps: NDArray[np.float64
 
 # ---------------------------------------------------------------------------------------------- interventions
 
-_MIN_INTERVENTIONS = 5
+MIN_INTERVENTIONS = 5
 _BEFORE_S = HORIZON_S
 _PRIOR_SLOPE, _PRIOR_OFFSET = 0.25, 0.7
 _NEGATIVES_PER_POSITIVE = 20
@@ -125,7 +125,7 @@ def fit_probability(drives: Sequence[Heard]) -> tuple[float, float, int]:
         harmful.append(drive.logits[before])
         harmless.append(drive.logits[~before])
     yes, no = (np.concatenate(v) if v else np.zeros(0) for v in (harmful, harmless))
-    if count < _MIN_INTERVENTIONS or not len(yes) or not len(no):
+    if count < MIN_INTERVENTIONS or not len(yes) or not len(no):
         return 1.0, 0.0, count
     most = _NEGATIVES_PER_POSITIVE * len(yes)
     if len(no) > most:

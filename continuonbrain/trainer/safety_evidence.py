@@ -10,14 +10,21 @@ from numpy.typing import NDArray
 
 from continuonbrain.errors import BrainError
 from continuonbrain.policy.safety_head import HORIZON_S, SafetyHead
-from continuonbrain.policy.watch import SAFETY_LOGIT, HeadCalibration
+from continuonbrain.policy.watch import SAFETY_BY, SAFETY_LOGIT, HeadCalibration
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.rlds.step import SOURCE_AUTOPILOT
 from continuonbrain.robot.protocol import CONTROL_DT_S
 from continuonbrain.safety.reasons import Reason
 from continuonbrain.trainer.dataset import Drive
 from continuonbrain.trainer.pausing import Look, unwatched
-from continuonbrain.trainer.safety_calibration import Heard, driven_ways, fit_mount, fit_probability
+from continuonbrain.trainer.safety_calibration import (
+    MIN_INTERVENTIONS,
+    MIN_VIEWS,
+    Heard,
+    driven_ways,
+    fit_mount,
+    fit_probability,
+)
 
 _MOST_VIEWS = 240
 _MOST_EPISODES = 128
@@ -57,9 +64,9 @@ def _unbroken(stamps: NDArray[np.int64]) -> bool:
     return bool(((gaps > 0.2 * CONTROL_DT_S) & (gaps < 3 * CONTROL_DT_S)).all())
 
 
-def heard(episodes: Sequence[Path], look: Look = unwatched) -> list[Heard]:
+def heard(episodes: Sequence[Path], head_sha256: str, look: Look = unwatched) -> list[Heard]:
     """What the head said while the policy drove, and when a person took over or stopped the car. Episodes that cannot
-    be read, or were recorded without a head, tell nothing."""
+    be read, or were recorded without this head, tell nothing; nor do steps in which it held the car."""
     out = []
     for path in episodes:
         times, logits, interventions = [], [], []
@@ -73,8 +80,10 @@ def heard(episodes: Sequence[Path], look: Look = unwatched) -> list[Heard]:
                 if (by_policy and not policy) or (policy and stop and not stopped):
                     interventions.append(time_s)
                 by_policy, stopped = policy, stop
-                logit = _number(step.extra.get(SAFETY_LOGIT))
-                if policy and not stop and logit is not None:
+                ours = step.extra.get(SAFETY_BY) == head_sha256[:8]
+                logit = _number(step.extra.get(SAFETY_LOGIT)) if ours else None
+                held = Reason.SAFETY_HEAD_BLOCK in step.reasons
+                if policy and not stop and not held and logit is not None:
                     times.append(time_s)
                     logits.append(logit)
         except BrainError:
@@ -103,9 +112,14 @@ def fit_head(
     stays as it was `before`."""
     mount = fit_mount(head, *views(drives, look))
     finished = list_episodes(episodes_dir, finished_only=True)
-    slope, offset, interventions = fit_probability(heard(finished[-_MOST_EPISODES:], look))
+    slope, offset, interventions = fit_probability(heard(finished[-_MOST_EPISODES:], head.sha256, look))
+    if interventions < MIN_INTERVENTIONS:
+        slope, offset = before.slope, before.offset
     told = HeadCalibration(
-        mount_yaw_rad=mount.yaw_rad if mount.views else before.mount_yaw_rad, slope=slope, offset=offset
+        mount_yaw_rad=mount.yaw_rad if mount.views >= MIN_VIEWS else before.mount_yaw_rad,
+        slope=slope,
+        offset=offset,
+        head_sha256=head.sha256,
     )
     return told, {
         "mount_yaw_deg": round(float(np.degrees(told.mount_yaw_rad)), 2),

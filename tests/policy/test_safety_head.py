@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.open_watch import open_watches, read_thresholds
 from continuonbrain.policy.pilot import Pilot
+from continuonbrain.policy.response import Response
 from continuonbrain.policy.safety_head import (
     GRID_AHEAD_M,
     GRID_LEFT_M,
@@ -133,24 +135,99 @@ def test_without_its_file_there_is_no_watch(tmp_path: Path) -> None:
         "",
         "[]",
         "{}",
-        '{"mount_yaw_rad": 2, "slope": 1, "offset": 0}',
-        '{"mount_yaw_rad": 0, "slope": 0, "offset": 0}',
-        '{"mount_yaw_rad": 0, "slope": 1, "offset": -9}',
-        '{"mount_yaw_rad": NaN, "slope": 1, "offset": 0}',
-        '{"mount_yaw_rad": "0", "slope": 1, "offset": 0}',
+        '{"mount_yaw_rad": 2, "slope": 1, "offset": 0, "head_sha256": "a"}',
+        '{"mount_yaw_rad": 0, "slope": 0, "offset": 0, "head_sha256": "a"}',
+        '{"mount_yaw_rad": 0, "slope": 1, "offset": -9, "head_sha256": "a"}',
+        '{"mount_yaw_rad": NaN, "slope": 1, "offset": 0, "head_sha256": "a"}',
+        '{"mount_yaw_rad": "0", "slope": 1, "offset": 0, "head_sha256": "a"}',
     ],
 )
 def test_a_head_is_not_talked_out_of_seeing(tmp_path: Path, text: str) -> None:
     (tmp_path / "calibration.json").write_text(text)
     with pytest.raises(BrainError):
-        HeadCalibration.from_folder(tmp_path)
+        HeadCalibration.from_folder(tmp_path, "a")
 
 
-def test_a_calibration_comes_back(tmp_path: Path) -> None:
-    told = HeadCalibration(0.2, 1.5, -0.5)
-    assert HeadCalibration.from_folder(tmp_path) == HeadCalibration()
+def test_a_calibration_comes_back_for_the_head_that_it_was_fitted_for(tmp_path: Path) -> None:
+    told = HeadCalibration(0.2, 1.5, -0.5, "a" * 64)
+    assert HeadCalibration.from_folder(tmp_path, "a" * 64) == HeadCalibration(head_sha256="a" * 64)
     (tmp_path / "calibration.json").write_bytes(told.to_json())
-    assert HeadCalibration.from_folder(tmp_path) == told
+    assert HeadCalibration.from_folder(tmp_path, "a" * 64) == told
+    assert HeadCalibration.from_folder(tmp_path, "b" * 64) == HeadCalibration(head_sha256="b" * 64)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "large"])
+def test_the_loop_does_not_wait_for_a_calibration(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "calibration.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        os.truncate(path, 1 << 30)
+    with pytest.raises(BrainError, match="cannot be read"):
+        HeadCalibration.from_folder(tmp_path, "a")
+
+
+def test_a_head_that_lost_its_bytes_is_refused_and_init_puts_it_back(tmp_path: Path) -> None:
+    layout = init_brain_root(tmp_path / "b", "sim-donkey")
+    file = layout.safety_dir / SAFETY_HEAD_FILE
+    whole = file.read_bytes()
+    for damaged in (whole[:4000] + bytes(len(whole) - 4000), whole[:-4096] + bytes(4096), whole[:-10], b""):
+        file.write_bytes(damaged)
+        with pytest.raises(BrainError, match="continuonbrain init"):
+            open_watches(layout.safety_dir, layout.manifest_path)
+        init_brain_root(tmp_path / "b", "sim-donkey")
+        assert file.read_bytes() == whole
+    (layout.safety_dir / "card.json").unlink()
+    with pytest.raises(BrainError, match=r"card\.json cannot be read"):
+        open_watches(layout.safety_dir, layout.manifest_path)
+    own = HeadCalibration(0.1, 1.0, 0.0, "x")
+    (layout.safety_dir / "calibration.json").write_bytes(own.to_json())
+    init_brain_root(tmp_path / "b", "sim-donkey")
+    assert (layout.safety_dir / "calibration.json").read_bytes() == own.to_json(), "what was learned stays"
+
+
+def test_a_car_that_was_turned_by_hand_believes_its_servo_again(head: SafetyHead) -> None:
+    pilot = _driven(Watch(head))
+    assert pilot.watch is not None
+    for tick in range(12):
+        pilot.observe(now_s=0.3 + 0.05 * tick, speed_mps=0.4, yaw_rate_rps=4.0)
+    assert abs(pilot.watch.response.gain - 1.0) < 0.3, "no servo turns wheels so far"
+    pilot.watch.response.gain = -1.7
+    pilot.forget()
+    assert pilot.watch.response.gain == 1.0
+
+
+def test_what_was_learned_of_a_servo_fades_while_the_car_stands(head: SafetyHead) -> None:
+    response = Response()
+    for tick in range(40):
+        response.update(
+            now_s=tick * 0.05,
+            steering=0.5 * math.sin(tick * 0.5),
+            speed_mps=1.0,
+            yaw_rate_rps=-1.5 * math.sin((tick - 2) * 0.5),
+            calibration=Calibration(),
+        )
+    assert response.gain < 0.0
+    for tick in range(400):
+        response.update(
+            now_s=2.0 + tick * 0.05, steering=0.0, speed_mps=0.0, yaw_rate_rps=0.0, calibration=Calibration()
+        )
+    assert response.gain > 0.9
+
+
+def test_a_speed_sensor_that_hangs_does_not_drive_the_car_backwards(head: SafetyHead) -> None:
+    pilot = _driven(None)
+    pilot.instruct("stop")
+    thrown = []
+    for tick in range(80):
+        now = 0.3 + 0.05 * tick
+        pilot.observe(now_s=now, speed_mps=1.0, yaw_rate_rps=0.0)
+        pilot.accept(ActionChunk((0.0,) * 8, (1.0, 1.0), now))
+        thrown.append(pilot.tick(now_s=now).guarded)
+    assert thrown[10].throttle < 0, "it brakes"
+    assert [g.throttle for g in thrown[45:]] == [0.0] * 35
+    assert all(g.stopped for g in thrown[45:])
 
 
 def _driven(watch: Watch | None, speed: float = 1.0) -> Pilot:
@@ -195,6 +272,7 @@ def test_a_grid_that_is_no_number_stops(head: SafetyHead, grid: np.ndarray) -> N
     tick = pilot.tick(now_s=0.25, grid=grid)
     assert Reason.SAFETY_HEAD_BLOCK in tick.guarded.reasons
     assert tick.guarded.throttle < 0
+    assert Reason.SENSOR_FAULT in tick.guarded.reasons, "the head's fault, and not the adapter's"
 
 
 def test_a_person_drives_as_they_like(head: SafetyHead) -> None:

@@ -38,12 +38,13 @@ def test_between_the_thresholds_the_surer_the_slower() -> None:
 def test_a_stop_holds_until_it_has_been_calm_for_half_a_second() -> None:
     caution = Caution()
     assert caution.judge(0.6, now_s=0.0).share == 0.0
-    assert caution.judge(0.5, now_s=0.1).share == 0.0, "below block and above warn is not calm"
+    assert caution.judge(0.5, now_s=0.1).share == 0.0, "just below block is not calm"
     assert caution.judge(0.1, now_s=0.2).share == 0.0
-    assert caution.judge(0.3, now_s=0.6).share == 0.0, "calm begins anew"
+    assert caution.judge(0.45, now_s=0.6).share == 0.0, "calm begins anew"
     assert caution.judge(0.1, now_s=0.7).share == 0.0
     assert caution.judge(0.1, now_s=1.19).reason is Reason.SAFETY_HEAD_BLOCK
-    assert caution.judge(0.1, now_s=1.21).share == 1.0
+    assert caution.blocked
+    assert caution.judge(0.3, now_s=1.21).reason is Reason.SAFETY_HEAD_WARN, "and goes on slowly"
 
 
 def test_a_clock_that_jumps_back_does_not_let_go() -> None:
@@ -53,6 +54,19 @@ def test_a_clock_that_jumps_back_does_not_let_go() -> None:
     assert caution.judge(0.1, now_s=10.0).share == 0.0
     assert caution.judge(0.1, now_s=10.3).share == 0.0
     assert caution.judge(0.1, now_s=10.6).share == 1.0
+
+
+def test_a_car_that_may_go_slowly_does_not_stand_for_ever() -> None:
+    caution = Caution()
+    caution.judge(0.7, now_s=0.0)
+    shares = [caution.judge(0.5, now_s=0.05 * tick).share for tick in range(1, 60)]
+    assert shares[:39] == [0.0] * 39
+    assert 0.3 < shares[-1] < 0.4, "as slowly as it goes"
+    assert caution.judge(0.26, now_s=3.1).share < 0.4, "until all is well"
+    assert caution.judge(0.1, now_s=3.2).share == 1.0
+    assert caution.judge(0.3, now_s=3.3).share > 0.9
+    caution.judge(0.7, now_s=3.4)
+    assert [caution.judge(0.65, now_s=3.4 + 0.05 * tick).share for tick in range(200)] == [0.0] * 200
 
 
 @given(st.lists(st.tuples(ANYTHING, st.floats(0, 5)), max_size=30))
