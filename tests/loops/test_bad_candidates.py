@@ -34,7 +34,7 @@ def misjudged(tmp_path_factory: pytest.TempPathFactory) -> bad_candidates.Misjud
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_good_candidate_is_promoted_and_every_bad_one_refused_for_its_own_reason(
     misjudged: bad_candidates.Misjudged,
 ) -> None:
@@ -63,7 +63,7 @@ def test_a_good_candidate_is_promoted_and_every_bad_one_refused_for_its_own_reas
     assert again["checks"] == first["checks"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_was_judged_in_another_world_passes_and_drives_off_the_road(
     misjudged: bad_candidates.Misjudged,
 ) -> None:

@@ -46,13 +46,14 @@ def operation(name: str) -> crash_points.Operation:
     return next(o for o in crash_points.OPERATIONS if o.name == name)
 
 
-@pytest.mark.parametrize("name", ["confirm", "stage"])
+@pytest.mark.parametrize("name", [pytest.param("confirm", marks=pytest.mark.long), "stage"])
 def test_killed_at_every_call_nothing_is_ever_half_done(tmp_path: Path, name: str) -> None:
     found = crash_points.crash(operation(name), tmp_path)
     assert found.violations == []
     assert found.crash_points >= 2 * found.calls >= 40
 
 
+@pytest.mark.long
 def test_a_link_before_its_history_is_found_out(tmp_path: Path) -> None:
     found = crash_points.crash(crash_points.CONTROL, tmp_path)
     assert any("current is None" in violation for violation in found.violations)
