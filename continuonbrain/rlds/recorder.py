@@ -19,12 +19,11 @@ from pathlib import Path
 from types import TracebackType
 
 from continuonbrain.rlds.metadata import EpisodeMetadata
-from continuonbrain.rlds.step import Step
+from continuonbrain.rlds.step import DROPPED_BEFORE, Step
 from continuonbrain.rlds.writer import EpisodeWriter
 
 log = logging.getLogger(__name__)
 
-DROPPED_BEFORE = "dropped_before"
 _CLOSE_TIMEOUT_S = 60.0
 
 
@@ -54,7 +53,9 @@ class EpisodeRecorder:
     ) -> None:
         if metadata.start_time_unix_ms is None:
             metadata = replace(metadata, start_time_unix_ms=int(time.time() * 1000))
-        self._writer = EpisodeWriter(episodes_dir, metadata=metadata, jpeg_quality=jpeg_quality)
+        self._writer = EpisodeWriter(
+            episodes_dir, metadata=metadata, jpeg_quality=jpeg_quality, sync_interval_s=sync_interval_s
+        )
         self._sync_interval_s = sync_interval_s
         self._queue_size = queue_size
         # SimpleQueue's put is one C call under the interpreter lock: no condition variable to wait for.

@@ -35,6 +35,9 @@ from continuonbrain.rlds.errors import EpisodeError
 SOURCE_HUMAN: Final = "human_teleop_xr"
 SOURCE_AUTOPILOT: Final = "autopilot"
 
+DROPPED_BEFORE: Final = "dropped_before"
+"""The entry of step metadata that says how many steps were lost between the one before and this one."""
+
 FLAT_FRAMES: Final = ".frames"
 """A flat JSON episode NAME.json has its frames, if any, in NAME.frames/."""
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}"  # no file system holds a longer one
@@ -178,6 +181,12 @@ class Step:
     def clamped(self) -> bool:
         """Whether the guard changed what the policy proposed."""
         return self.proposed is not None and self.proposed != self.command
+
+    @property
+    def dropped_before(self) -> int:
+        """Steps that were dropped between the one before and this one; 0 for a text that is no number."""
+        text = self.extra.get(DROPPED_BEFORE, "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
 
     @property
     def has_frame(self) -> bool:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -32,7 +33,7 @@ from types import TracebackType
 from PIL import Image
 
 from continuonbrain.rlds.errors import EpisodeError
-from continuonbrain.rlds.metadata import EPISODE_ID, EpisodeMetadata, RecordingState
+from continuonbrain.rlds.metadata import EPISODE_ID, SYNCED_AT_CLOSE, EpisodeMetadata, RecordingState
 from continuonbrain.rlds.step import Frame, FrameRef, Step
 from continuonbrain.rlds.stepline import encode_step_line
 from continuonbrain.rlds.tfrecord import crc32c, frame_record
@@ -112,6 +113,8 @@ class EpisodeWriter:
         metadata: of the episode; an empty `episode_id` gets a fresh one.
         jpeg_quality: of frames that come as arrays.
         closed_by: what `close()` writes into the metadata: "recorder" or "import".
+        sync_interval_s: how often the caller means to `sync()`, for recovery to know what a power cut may have
+            cost; inf = only at close, None = not known.
 
     Raises:
         EpisodeError: the episode exists already, or its id is not a file name.
@@ -125,6 +128,7 @@ class EpisodeWriter:
         metadata: EpisodeMetadata,
         jpeg_quality: int = 90,
         closed_by: str = "recorder",
+        sync_interval_s: float | None = None,
     ) -> None:
         episode_id = metadata.episode_id or new_episode_id()
         if not EPISODE_ID.fullmatch(episode_id):
@@ -136,7 +140,8 @@ class EpisodeWriter:
         self.metadata = replace(metadata, episode_id=episode_id)
         self.path = episodes_dir / episode_id
         self._quality = jpeg_quality
-        self._closed_by = closed_by
+        interval = SYNCED_AT_CLOSE if sync_interval_s == math.inf else sync_interval_s
+        self._state = RecordingState(closed_by=closed_by, sync_interval_s=interval)
         self._held: Step | None = None
         self._lines = 0
         self._synced_lines = 0
@@ -165,7 +170,9 @@ class EpisodeWriter:
                 (hidden / file).parent.mkdir(parents=True)
                 (hidden / file).touch()
                 sync_directory((hidden / file).parent)
-            write_bytes_durably(hidden / METADATA_FILE, metadata_bytes(RecordingState().into(self.metadata)))
+            write_bytes_durably(
+                hidden / METADATA_FILE, metadata_bytes(replace(self._state, closed_by="").into(self.metadata))
+            )
             os.rename(hidden, self.path)
         except BaseException:
             shutil.rmtree(hidden, ignore_errors=True)
@@ -275,9 +282,9 @@ class EpisodeWriter:
                 self._write_line(self._held, last=True, terminal=terminal or self._held.is_terminal)
                 self._held = None
             self.sync()
-            state = RecordingState(
+            state = replace(
+                self._state,
                 state="closed",
-                closed_by=self._closed_by,
                 steps=self._lines,
                 blob_bytes=self._sizes[self._blob_fd],
                 dropped=dropped,
