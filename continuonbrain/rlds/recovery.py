@@ -20,10 +20,11 @@ from pathlib import Path
 
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.metadata import SYNCED_AT_CLOSE, RecordingState
+from continuonbrain.rlds.metadata_seal import metadata_bytes
 from continuonbrain.rlds.reader import list_episodes, read_metadata
 from continuonbrain.rlds.recovery_files import Frames, Lines, blob_sizes, open_inside, set_aside
 from continuonbrain.rlds.step import FrameRef, Step
-from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE, metadata_bytes
+from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE
 from continuonbrain.storage.durable import remove_abandoned_staging, write_bytes_durably
 
 _LONGEST_INTERVAL_S = 60.0
