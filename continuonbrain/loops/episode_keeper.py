@@ -36,6 +36,8 @@ class Recorder(Protocol):
 
     def append(self, step: Step) -> bool: ...
 
+    def count_dropped(self, steps: int) -> None: ...
+
     def close(self) -> Path: ...
 
 
@@ -50,14 +52,19 @@ class EpisodeKeeper:
     def __init__(self, open_recorder: Callable[[str], Recorder], *, steps_per_episode: int = 600) -> None:
         self._open_recorder = open_recorder
         self._steps_per_episode = steps_per_episode
-        self._queue: queue.SimpleQueue[Step | bool] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Step, int] | bool] = queue.SimpleQueue()
         self._recorder: Recorder | None = None
         self._instruction = ""
         self._steps = 0
         self._retry_s = 0.0
         self._closed = False
-        self._dropped_here = 0
+        self._dropped_at_queue = 0
+        self._dropped_unopened = 0
         self._dropped_closed = 0
+        self._unmarked_at_queue = 0
+        self._told = 0
+        """Of the steps dropped here, those that a recorder was told of and counts itself."""
+        self._untold = 0
         self.recorded = 0
         """Steps handed over to a recorder."""
         self.fault = ""
@@ -71,14 +78,17 @@ class EpisodeKeeper:
     def dropped(self) -> int:
         """Steps that were not kept."""
         open_one = self._recorder
-        return self._dropped_here + self._dropped_closed + (0 if open_one is None else open_one.dropped)
+        here = self._dropped_at_queue + self._dropped_unopened - self._told
+        return here + self._dropped_closed + (0 if open_one is None else open_one.dropped)
 
     def append(self, step: Step) -> bool:
         """Hand a step over; microseconds. False when it was dropped: the disk is far behind, or it is closed."""
         if self._closed or self._queue.qsize() >= _LONGEST_BACKLOG:
-            self._dropped_here += 1
+            self._dropped_at_queue += 1
+            self._unmarked_at_queue += 1
             return False
-        self._queue.put(step)
+        self._queue.put((step, self._unmarked_at_queue))
+        self._unmarked_at_queue = 0
         return True
 
     def cut(self) -> None:
@@ -99,24 +109,36 @@ class EpisodeKeeper:
     def _run(self) -> None:
         while True:
             item = self._queue.get()
-            if isinstance(item, Step):
-                self._take(item)
-            else:
-                self._close_episode()
-                if not item:
-                    return
+            if not isinstance(item, bool):
+                self._take(*item)
+                continue
+            if not item:
+                self._untold += self._unmarked_at_queue  # no step comes any more that could say so
+            self._close_episode()
+            if not item:
+                return
 
-    def _take(self, step: Step) -> None:
+    def _take(self, step: Step, dropped_before: int) -> None:
+        self._untold += dropped_before
         full = self._steps >= self._steps_per_episode
         if self._recorder is not None and (full or step.instruction != self._instruction):
             self._close_episode()
         if self._recorder is None and not self._open_episode(step.instruction):
-            self._dropped_here += 1
+            self._dropped_unopened += 1
+            self._untold += 1
             return
         assert self._recorder is not None
+        self._tell(self._recorder)
         if self._recorder.append(step):
             self.recorded += 1
             self._steps += 1
+
+    def _tell(self, recorder: Recorder) -> None:
+        """Have the recorder count and mark what was dropped before it got anything."""
+        if self._untold:
+            recorder.count_dropped(self._untold)
+            self._told += self._untold
+            self._untold = 0
 
     def _open_episode(self, instruction: str) -> bool:
         if time.monotonic() < self._retry_s:
@@ -135,6 +157,7 @@ class EpisodeKeeper:
         recorder, self._recorder = self._recorder, None
         if recorder is None:
             return
+        self._tell(recorder)
         self.episodes.append(recorder.close().name)
         self._dropped_closed += recorder.dropped
         if recorder.fault:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from continuonbrain.rlds.checked import shown
 from continuonbrain.rlds.finding import ASIDE, ERROR, WARNING, Finding
-from continuonbrain.rlds.recorder import DROPPED_BEFORE
-from continuonbrain.rlds.step import Step
+from continuonbrain.rlds.step import DROPPED_BEFORE, Step
 
 MAX_SKEW_MS = 5.0
 """Between a frame and the state recorded with it: a car at 2 m/s has moved a centimetre in that time."""

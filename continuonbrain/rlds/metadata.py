@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from continuonbrain.rlds.checked import as_integer, as_mapping, as_text, only_known_keys, shown
+from continuonbrain.rlds.checked import as_integer, as_mapping, as_number, as_text, only_known_keys, shown
 from continuonbrain.rlds.errors import EpisodeError
 
 SCHEMA_VERSION: Final = "1.1"
@@ -31,6 +31,8 @@ _OPTIONAL = (
     "share",
     "provenance",
 )
+_ADDED_LATER = ("sync_interval_s", "cut_lines", "cut_frames", "cut_bytes")
+SYNCED_AT_CLOSE: Final = -1.0
 _SOFTWARE = ("xr_app", "continuonbrain_os", "glove_firmware")
 
 
@@ -160,6 +162,9 @@ class RecordingState:
         step_crc: "crc32c" when each line carries the CRC of its own text.
         metadata_crc32c: the CRC of `metadata.json` itself, eight hex digits that `metadata_bytes` puts there;
             "" in an episode from before there was one.
+        sync_interval_s: a power cut may cost the steps of this many seconds; `SYNCED_AT_CLOSE` when only closing
+            syncs, None when nobody said.
+        cut_lines, cut_frames, cut_bytes: what recovery cut off and set aside.
     """
 
     state: str = "open"
@@ -170,10 +175,14 @@ class RecordingState:
     fault: str = ""
     step_crc: str = "crc32c"
     metadata_crc32c: str = ""
+    sync_interval_s: float | None = None
+    cut_lines: int = 0
+    cut_frames: int = 0
+    cut_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """A plain object for `provenance["recording"]`."""
-        return dict(vars(self))
+        """A plain object for `provenance["recording"]`; what came later is there only when it says something."""
+        return {name: item for name, item in vars(self).items() if item or name not in _ADDED_LATER}
 
     @classmethod
     def of(cls, metadata: EpisodeMetadata) -> RecordingState | None:
@@ -187,6 +196,7 @@ class RecordingState:
         state = as_text(data.get("state", ""), f"{name}.state")
         if state not in ("open", "closed"):
             raise EpisodeError(f"'open' or 'closed' is needed, not {state!r}", field=f"{name}.state")
+        interval = data.get("sync_interval_s")
         return cls(
             state=state,
             closed_by=as_text(data.get("closed_by", ""), f"{name}.closed_by"),
@@ -196,6 +206,10 @@ class RecordingState:
             fault=as_text(data.get("fault", ""), f"{name}.fault"),
             step_crc=as_text(data.get("step_crc", ""), f"{name}.step_crc"),
             metadata_crc32c=as_text(data.get("metadata_crc32c", ""), f"{name}.metadata_crc32c"),
+            sync_interval_s=None if interval is None else as_number(interval, f"{name}.sync_interval_s"),
+            cut_lines=as_integer(data.get("cut_lines", 0), f"{name}.cut_lines"),
+            cut_frames=as_integer(data.get("cut_frames", 0), f"{name}.cut_frames"),
+            cut_bytes=as_integer(data.get("cut_bytes", 0), f"{name}.cut_bytes"),
         )
 
     def into(self, metadata: EpisodeMetadata) -> EpisodeMetadata:

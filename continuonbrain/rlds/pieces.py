@@ -15,9 +15,10 @@ from typing import BinaryIO, Final
 
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.files import open_regular
+from continuonbrain.rlds.limits import MAX_LINE_BYTES, MAX_STEPS
 
-MAX_PIECE_BYTES: Final = 1 << 20
-MAX_PIECES: Final = 1 << 19
+MAX_PIECE_BYTES: Final = MAX_LINE_BYTES
+MAX_PIECES: Final = MAX_STEPS
 _KEPT_BYTES = 4 << 20  # of a file up to this size the bytes are kept: a step then costs no opening of it
 _BLOCK = 1 << 18
 _MAX_DEPTH = 256

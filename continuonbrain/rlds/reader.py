@@ -24,17 +24,17 @@ from PIL import Image
 from continuonbrain.rlds.checked import parse_json
 from continuonbrain.rlds.errors import CorruptRecordError, EpisodeError, doctor_remedy
 from continuonbrain.rlds.files import data_files, is_regular, open_regular, read_limited
+from continuonbrain.rlds.limits import MAX_FRAME_BYTES as MAX_FRAME_BYTES
+from continuonbrain.rlds.limits import MAX_FRAME_PIXELS as MAX_FRAME_PIXELS
+from continuonbrain.rlds.limits import MAX_METADATA_BYTES as MAX_METADATA_BYTES
+from continuonbrain.rlds.limits import MAX_STEPS_BYTES as MAX_STEPS_BYTES
 from continuonbrain.rlds.metadata import EpisodeMetadata, RecordingState
+from continuonbrain.rlds.metadata_seal import metadata_alteration
 from continuonbrain.rlds.pieces import Pieces, flat_pieces, lines_of
 from continuonbrain.rlds.step import Frame, FrameRef, Step
 from continuonbrain.rlds.stepline import decode_step_line
 from continuonbrain.rlds.tfrecord import read_record
-from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE, metadata_alteration
-
-MAX_METADATA_BYTES = 1 << 20
-MAX_STEPS_BYTES = 1 << 30
-MAX_FRAME_PIXELS = 2048 * 1152  # a JPEG header may promise gigabytes; decoding takes up to 20 bytes a pixel
-MAX_FRAME_BYTES = 16 << 20
+from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE
 
 
 def decode_image(data: bytes) -> Frame:

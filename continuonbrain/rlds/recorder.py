@@ -18,13 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
 from continuonbrain.rlds.metadata import EpisodeMetadata
-from continuonbrain.rlds.step import Step
-from continuonbrain.rlds.writer import EpisodeWriter
+from continuonbrain.rlds.step import DROPPED_BEFORE, Frame, Step
+from continuonbrain.rlds.writer import UNDELIVERED_DROPS, EpisodeWriter
 
 log = logging.getLogger(__name__)
 
-DROPPED_BEFORE = "dropped_before"
 _CLOSE_TIMEOUT_S = 60.0
 
 
@@ -54,7 +55,9 @@ class EpisodeRecorder:
     ) -> None:
         if metadata.start_time_unix_ms is None:
             metadata = replace(metadata, start_time_unix_ms=int(time.time() * 1000))
-        self._writer = EpisodeWriter(episodes_dir, metadata=metadata, jpeg_quality=jpeg_quality)
+        self._writer = EpisodeWriter(
+            episodes_dir, metadata=metadata, jpeg_quality=jpeg_quality, sync_interval_s=sync_interval_s
+        )
         self._sync_interval_s = sync_interval_s
         self._queue_size = queue_size
         # SimpleQueue's put is one C call under the interpreter lock: no condition variable to wait for.
@@ -100,7 +103,7 @@ class EpisodeRecorder:
     def append(self, step: Step) -> bool:
         """Hand a step over; microseconds, never blocks, never raises for the disk.
 
-        A writable frame is copied, so that the caller may reuse its buffer.
+        A frame is copied unless nobody can write to its memory, so that the caller may reuse its buffer.
 
         Returns:
             False when the step was dropped (the queue is full, or the recorder is closed).
@@ -109,7 +112,7 @@ class EpisodeRecorder:
             self._dropped_at_queue += 1
             self._unmarked_at_queue += 1
             return False
-        if step.frame is not None and step.frame.flags.writeable:
+        if step.frame is not None and not _is_immutable(step.frame):
             step = _with_copied_frame(step)
         self._queue.put((step, self._unmarked_at_queue))
         self._unmarked_at_queue = 0
@@ -133,12 +136,19 @@ class EpisodeRecorder:
         if self._thread.is_alive():
             self._note(f"the disk did not answer for {_CLOSE_TIMEOUT_S:.0f} s", None)
             return self.path
-        self._writer.annotate({"undelivered_drops": self._unmarked()} if self._unmarked() else {})
+        self._writer.annotate({UNDELIVERED_DROPS: self._unmarked()} if self._unmarked() else {})
+        lost = self._writer.held_lost
         try:
             self._writer.close(terminal=terminal, dropped=self.dropped, fault=self._fault)
-        except OSError as error:
+        except Exception as error:  # whatever a last step is, ending an episode does not end the caller
+            self._dropped_at_disk += min(1, self._writer.held_lost - lost)
             self._note("closing the episode", error)
         return self.path
+
+    def count_dropped(self, steps: int) -> None:
+        """Count `steps` that were lost on their way here; the next step that is kept says so."""
+        self._dropped_at_queue += steps
+        self._unmarked_at_queue += steps
 
     def _unmarked(self) -> int:
         """Drops after the last kept step: no later step could carry them, so the metadata does."""
@@ -170,13 +180,16 @@ class EpisodeRecorder:
 
     def _take(self, step: Step, dropped_at_queue: int) -> None:
         dropped_before = dropped_at_queue + self._unmarked_at_disk
-        if dropped_before:
-            step = replace(step, extra={**step.extra, DROPPED_BEFORE: str(dropped_before)})
+        lost = self._writer.held_lost
         try:
+            if dropped_before:
+                step = replace(step, extra={**step.extra, DROPPED_BEFORE: str(dropped_before)})
             self._writer.write(step)
         except Exception as error:  # the thread must outlive any one step; the fault says what happened
-            self._dropped_at_disk += 1
-            self._unmarked_at_disk = dropped_before + 1
+            # What the held step said was dropped before it is counted already, but not marked any more.
+            held_lost = self._writer.held_lost - lost
+            self._dropped_at_disk += 1 + min(1, held_lost)
+            self._unmarked_at_disk = dropped_before + 1 + held_lost
             self._note("writing a step", error)
         else:
             self._unmarked_at_disk = 0
@@ -188,6 +201,14 @@ class EpisodeRecorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _is_immutable(frame: Frame) -> bool:
+    """Whether nobody can write to the frame's memory. A view's own flag does not say: its base may be written to."""
+    owner: object = frame
+    while isinstance(owner, np.ndarray | memoryview):
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+    return isinstance(owner, bytes)
 
 
 def _with_copied_frame(step: Step) -> Step:

@@ -28,6 +28,7 @@ from continuonbrain.rlds.doctor import episode_folders, examine, is_episode_fold
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.finding import ERROR
 from continuonbrain.rlds.metadata import EpisodeMetadata, RecordingState
+from continuonbrain.rlds.metadata_seal import metadata_bytes
 from continuonbrain.rlds.reader import MAX_METADATA_BYTES
 from continuonbrain.rlds.repair_rules import (
     Arrangement,
@@ -41,7 +42,7 @@ from continuonbrain.rlds.repair_rules import (
 from continuonbrain.rlds.repair_survey import Blobs, Survey, left_over_frames, survey
 from continuonbrain.rlds.step import FrameRef
 from continuonbrain.rlds.tfrecord import frame_record
-from continuonbrain.rlds.writer import BLOB_FILE, METADATA_FILE, STEPS_FILE, metadata_bytes
+from continuonbrain.rlds.writer import BLOB_FILE, METADATA_FILE, STEPS_FILE
 from continuonbrain.storage.durable import new_directory_durably
 
 ASIDE = "aside"

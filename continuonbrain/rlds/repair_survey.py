@@ -17,6 +17,7 @@ from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.files import data_files
 from continuonbrain.rlds.linescan import MAX_NAMED, Line, holds_seal, scan_lines
 from continuonbrain.rlds.metadata import EpisodeMetadata, RecordingState
+from continuonbrain.rlds.metadata_seal import metadata_alteration
 from continuonbrain.rlds.reader import MAX_METADATA_BYTES, MAX_STEPS_BYTES, decode_image
 from continuonbrain.rlds.repair_flat import find_flat
 from continuonbrain.rlds.repair_rules import (
@@ -29,7 +30,7 @@ from continuonbrain.rlds.repair_rules import (
 )
 from continuonbrain.rlds.step import FrameRef
 from continuonbrain.rlds.tfrecord import FRAMING_BYTES, read_record
-from continuonbrain.rlds.writer import METADATA_FILE, metadata_alteration
+from continuonbrain.rlds.writer import METADATA_FILE
 
 
 @dataclass

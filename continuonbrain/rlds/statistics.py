@@ -19,7 +19,6 @@ from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.measures import Histogram, Quantiles, Tally
 from continuonbrain.rlds.metadata import RecordingState
 from continuonbrain.rlds.reader import Episode, is_being_recorded, open_episode
-from continuonbrain.rlds.recorder import DROPPED_BEFORE
 from continuonbrain.rlds.step import Step
 
 WHOLE: Final = "whole"
@@ -206,8 +205,7 @@ class MemoryStatistics:
 
 def dropped_before(step: Step) -> int:
     """Steps that were dropped between the one before and this one; 0 for a text that is no number."""
-    text = step.extra.get(DROPPED_BEFORE, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
+    return step.dropped_before
 
 
 # ------------------------------------------------------------------------------------------ from the disk

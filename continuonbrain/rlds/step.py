@@ -10,7 +10,7 @@ A number that is not finite is refused when the `Step` is made.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -31,9 +31,14 @@ from continuonbrain.rlds.checked import (
     shown,
 )
 from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.jpeg import check_jpeg
+from continuonbrain.rlds.limits import MAX_FRAME_PIXELS, MAX_JPEG_SIDE, MAX_LINE_BYTES
 
 SOURCE_HUMAN: Final = "human_teleop_xr"
 SOURCE_AUTOPILOT: Final = "autopilot"
+
+DROPPED_BEFORE: Final = "dropped_before"
+"""The entry of step metadata that says how many steps were lost between the one before and this one."""
 
 FLAT_FRAMES: Final = ".frames"
 """A flat JSON episode NAME.json has its frames, if any, in NAME.frames/."""
@@ -87,6 +92,52 @@ class FrameRef:
         return cls(file=file, **numbers)
 
 
+def _text_bytes(value: Any, name: str) -> int:
+    """Bytes of the text that `name` must be."""
+    if type(value) is str and value.isascii():  # nearly all of them, twenty times a second
+        return len(value)
+    text = as_text(value, name)
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _check_frame(frame: Any) -> None:
+    if not isinstance(frame, np.ndarray):
+        raise EpisodeError(f"an array is needed, not {type(frame).__name__}", field="frame")
+    shape = frame.shape
+    if frame.dtype != np.uint8 or frame.ndim != 3 or shape[2] != 3 or 0 in shape:
+        raise EpisodeError(f"uint8 [H, W, 3] is needed, not {frame.dtype} {list(shape)}", field="frame")
+    if shape[0] * shape[1] > MAX_FRAME_PIXELS or max(shape) > MAX_JPEG_SIDE:
+        raise EpisodeError(
+            f"a frame of {shape[1]}x{shape[0]} is too large, {MAX_FRAME_PIXELS} pixels are read at most",
+            field="frame",
+            remedy="record smaller pictures",
+        )
+
+
+def _reasons(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise EpisodeError(f"a list of codes is needed, not {shown(value)}", field="reasons")
+    reasons = tuple(value)
+    for reason in reasons:
+        if not reason or not isinstance(reason, str) or "," in reason:
+            raise EpisodeError(f"a reason is a code without commas, not {shown(reason)}", field="reasons")
+    return reasons
+
+
+def _extra(value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise EpisodeError(f"a map from text to text is needed, not {shown(value)}", field="step_metadata")
+    extra = dict(value)
+    for key, text in extra.items():
+        if key in RESERVED_STEP_METADATA:
+            raise EpisodeError(f"{key!r} has a field of its own in Step", field="extra")
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise EpisodeError(
+                f"step metadata maps text to text, not {shown(key)}: {shown(text)}", field="step_metadata"
+            )
+    return extra
+
+
 @dataclass(frozen=True)
 class Step:
     """One control tick: what was seen, proposed, sent to the actuators, and why.
@@ -113,7 +164,7 @@ class Step:
 
     Raises:
         EpisodeError: on construction, for a number that is not finite, a frame that is not uint8 [H, W, 3],
-            or a value of a wrong type.
+            a value of a wrong type, or one that is larger than what readers take.
     """
 
     command: Action
@@ -150,34 +201,43 @@ class Step:
             put(self, name, as_integer(getattr(self, name), name))
         if self.frame_monotonic_ns is not None:
             put(self, "frame_monotonic_ns", as_integer(self.frame_monotonic_ns, "frame_monotonic_ns"))
-        if self.frame is not None and (
-            self.frame.dtype != np.uint8
-            or self.frame.ndim != 3
-            or self.frame.shape[2] != 3
-            or 0 in self.frame.shape
-        ):
-            raise EpisodeError(
-                f"uint8 [H, W, 3] is needed, not {self.frame.dtype} {list(self.frame.shape)}", field="frame"
-            )
-        if self.frame_jpeg is not None and not self.frame_jpeg.startswith(b"\xff\xd8"):
-            raise EpisodeError("these bytes are not a JPEG", field="frame_jpeg")
+        if self.frame is not None:
+            _check_frame(self.frame)
+        if self.frame_jpeg is not None:
+            check_jpeg(self.frame_jpeg, "frame_jpeg")
+        for name in ("is_first", "is_last", "is_terminal"):
+            as_flag(getattr(self, name), name)
+        # Copied: a caller may use a list or dict again for the next step, while this one waits for the disk.
+        put(self, "reasons", _reasons(self.reasons))
+        put(self, "extra", _extra(self.extra))
+        self._check_texts()
+
+    def _check_texts(self) -> None:
+        """Refuse what no line can hold: no text, no Unicode, or more of it than any reader takes."""
+        size = 0
+        for name in ("source", "instruction", "adapter_sha256"):
+            size += _text_bytes(getattr(self, name), name)
         for reason in self.reasons:
-            if not reason or "," in reason:
-                raise EpisodeError(f"a reason is a code without commas, not {reason!r}", field="reasons")
-        extra: Mapping[Any, Any] = self.extra  # a caller without a type checker may give anything
-        for key, text in extra.items():
-            if key in RESERVED_STEP_METADATA:
-                raise EpisodeError(f"{key!r} has a field of its own in Step", field="extra")
-            if not isinstance(key, str) or not isinstance(text, str):
-                raise EpisodeError(
-                    f"step metadata maps text to text, not {shown(key)}: {shown(text)}",
-                    field="step_metadata",
-                )
+            size += _text_bytes(reason, "reasons")
+        for key, text in self.extra.items():
+            size += _text_bytes(key, "step_metadata") + _text_bytes(text, "step_metadata")
+        if size > MAX_LINE_BYTES:
+            raise EpisodeError(
+                f"{size} bytes of text are too many for one step, {MAX_LINE_BYTES} are read at most",
+                field="step",
+                remedy="shorten its instruction and extra texts",
+            )
 
     @property
     def clamped(self) -> bool:
         """Whether the guard changed what the policy proposed."""
         return self.proposed is not None and self.proposed != self.command
+
+    @property
+    def dropped_before(self) -> int:
+        """Steps that were dropped between the one before and this one; 0 for a text that is no number."""
+        text = self.extra.get(DROPPED_BEFORE, "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
 
     @property
     def has_frame(self) -> bool:

@@ -14,13 +14,13 @@ from typing import Any
 
 from continuonbrain.rlds.checked import parse_json
 from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.limits import MAX_LINE_BYTES as MAX_LINE_BYTES
 from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.tfrecord import crc32c
 
 _OPENING = b',"crc32c":"'
 _SEAL_ANYWHERE = re.compile(rb',"crc32c":"([0-9a-f]{8})"\}\}')
 _SEAL = re.compile(_SEAL_ANYWHERE.pattern + rb"\Z")
-MAX_LINE_BYTES = 1 << 20
 
 
 def encode_step_line(step: Step) -> bytes:

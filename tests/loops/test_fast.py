@@ -136,6 +136,9 @@ class Memory:
         self.steps.append(step)
         return True
 
+    def count_dropped(self, steps: int) -> None:
+        self.dropped += steps
+
     def close(self) -> Path:
         return Path("episode")
 
