@@ -16,6 +16,7 @@ from pathlib import Path
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.metadata import RecordingState
 from continuonbrain.rlds.reader import list_episodes, read_metadata
+from continuonbrain.rlds.tub_records import is_imported
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.storage.durable import sync_directory
 
@@ -92,7 +93,8 @@ def finished_episodes(episodes_dir: Path) -> list[Held]:
             size = sum(f.lstat().st_size for f in path.rglob("*") if f.is_file())
         except (EpisodeError, OSError):
             continue
-        own = state is not None and state.closed_by in ("recorder", "recovery")
+        # What an import left that was killed was closed by recovery too, and is no more ours for it.
+        own = state is not None and state.closed_by in ("recorder", "recovery") and not is_imported(metadata)
         found.append(Held(path, size, since_ns, own, metadata.control_role.startswith("human")))
     return found
 

@@ -14,7 +14,9 @@ from continuonbrain.rlds import retention
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
 from continuonbrain.rlds.reader import list_episodes
 from continuonbrain.rlds.recorder import EpisodeRecorder
+from continuonbrain.rlds.repair import repair
 from continuonbrain.rlds.retention import Held, finished_episodes, forget, sweep, what_goes
+from continuonbrain.rlds.writer import STEPS_FILE
 
 RecordEpisode = Callable[..., Path]
 
@@ -73,6 +75,8 @@ def test_an_episode_goes_whole_or_not_at_all(
     folder = tmp_path / "episodes"
     live = EpisodeRecorder(folder, metadata=make_metadata_example("live"))
     live.append(make_step_example(0))
+    synced: list[tuple[str, ...]] = []
+    monkeypatch.setattr(retention, "sync_directory", lambda path: synced.append(tuple(os.listdir(path))))
     held = finished_episodes(folder)
     assert [e.path.name for e in held] == ["a", "b"]
     assert held[0].bytes == sum(f.stat().st_size for f in (folder / "a").rglob("*") if f.is_file())
@@ -82,6 +86,16 @@ def test_an_episode_goes_whole_or_not_at_all(
             forget(held[:1])
     assert [p.name for p in list_episodes(folder)] == ["b", "live"]
     assert any(p.name.startswith(".deleting-") for p in folder.iterdir())
+    assert [".deleting-a" in names for names in synced] == [True]  # else a power cut shows half an episode
     sweep(folder)
     assert sorted(os.listdir(folder)) == ["b", "live"]
     live.close()
+
+
+def test_what_a_repair_closed_is_never_deleted(record: RecordEpisode, tmp_path: Path) -> None:
+    record(3)
+    assert [held.own for held in finished_episodes(tmp_path / "episodes")] == [True]
+    damaged = tmp_path / "episodes" / "episode" / STEPS_FILE
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    repair(damaged.parents[1], tmp_path / "repaired")
+    assert [held.own for held in finished_episodes(tmp_path / "repaired")] == [False]
