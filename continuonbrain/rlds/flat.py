@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from continuonbrain.rlds.errors import EpisodeError
-from continuonbrain.rlds.reader import Episode
+from continuonbrain.rlds.reader import MAX_FLAT_BYTES, Episode
 from continuonbrain.rlds.step import FLAT_FRAMES, FrameRef
 from continuonbrain.storage.durable import sync_directory
 
@@ -48,6 +48,13 @@ def export_flat(episode: Episode, out_file: Path) -> int:
                 if step.frame_ref is not None:
                     value["observation"]["video_frame_id"] = step.frame_ref.file
                 file.write(b"%s\n%s" % (b"," if index else b"", json.dumps(value, allow_nan=False).encode()))
+                if file.tell() > MAX_FLAT_BYTES:
+                    raise EpisodeError(
+                        f"it takes more than {MAX_FLAT_BYTES >> 20} MiB as one JSON, which no reader opens",
+                        file=episode.path,
+                        step=index,
+                        remedy="export it as tfds, or in parts",
+                    )
             file.write(b"\n]}\n")
             file.flush()
             os.fsync(file.fileno())
