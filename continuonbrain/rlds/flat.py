@@ -19,6 +19,8 @@ from continuonbrain.rlds.reader import MAX_FLAT_BYTES, Episode
 from continuonbrain.rlds.step import FLAT_FRAMES, FrameRef
 from continuonbrain.storage.durable import sync_directory
 
+_TAGGED = len(".staging-") + 8
+
 
 def export_flat(episode: Episode, out_file: Path) -> int:
     """Write `out_file` (NAME.json) and `NAME.frames/`. Returns the steps.
@@ -28,9 +30,7 @@ def export_flat(episode: Episode, out_file: Path) -> int:
         OSError: the folder cannot be written; nothing is left behind.
     """
     frames = out_file.with_name(f"{out_file.stem}{FLAT_FRAMES}")
-    for target in (out_file, frames):
-        if target.exists():
-            raise EpisodeError("this is there already", file=target, remedy="give another folder")
+    refuse_taken(out_file)
     tag = secrets.token_hex(4)
     staging, staged_frames = (path.with_name(f".staging-{tag}-{path.name}") for path in (out_file, frames))
     try:
@@ -70,3 +70,26 @@ def export_flat(episode: Episode, out_file: Path) -> int:
             shutil.rmtree(frames, ignore_errors=True)
         raise
     return len(episode)
+
+
+def refuse_taken(out_file: Path) -> None:
+    """Refuse to write where `out_file` or its frames are. EpisodeError."""
+    frames = out_file.with_name(f"{out_file.stem}{FLAT_FRAMES}")
+    _remove_half(out_file, frames)
+    for target in (out_file, frames):
+        if os.path.lexists(target):
+            raise EpisodeError("this is there already", file=target, remedy="give another folder")
+
+
+def _remove_half(out_file: Path, frames: Path) -> None:
+    """Remove what an export left that was killed between its two renames.
+
+    Frames alone may be anybody's; with the JSON that was to follow them still under its staging name they are ours.
+    """
+    staged = [
+        path for path in out_file.parent.glob(".staging-*") if path.name[_TAGGED:] == f"-{out_file.name}"
+    ]
+    if staged and frames.is_dir() and not out_file.exists():
+        shutil.rmtree(frames)
+        for path in staged:
+            path.unlink()
