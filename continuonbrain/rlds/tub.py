@@ -108,7 +108,7 @@ def import_tub(
         for number, session in enumerate(sessions)
         for drive in drives_of(with_times(session, report), max_steps_per_episode)
     ]
-    earlier = earlier_imports(episodes_dir, prefix, tub.resolve().name)
+    earlier = earlier_imports(episodes_dir, prefix, tub.resolve().name, {record.index for record in records})
     names = _free_names(prefix, episodes_dir, len(drives))
     written: list[Path] = []
     done = 0
@@ -154,7 +154,8 @@ def import_tub(
         )
     if earlier.foreign:
         report.notes.append(
-            f"left alone, since nothing says that an import of this tub wrote them: {_few(earlier.foreign)}"
+            "left alone, since nothing says that an import of this tub wrote them, or since the tub has no longer "
+            f"all their pictures: {_few(earlier.foreign)}"
         )
     if not report.steps and not report.already_imported:
         raise EpisodeError(

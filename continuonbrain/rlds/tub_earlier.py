@@ -30,7 +30,7 @@ class Earlier:
         held: numbers of the tub's records that whole episodes hold.
         left: episodes to be replaced: an import of this tub wrote them, and they are not whole.
         seen: names of all that was there.
-        foreign: what has a name that the import would use and is not provably its own: never touched.
+        foreign: what has a name that the import would use and is not provably its own, or the last copy: never touched.
     """
 
     held: set[int] = field(default_factory=set)
@@ -65,8 +65,13 @@ def _busy(path: Path) -> EpisodeError:
     )
 
 
-def earlier_imports(episodes_dir: Path, prefix: str, tub: str) -> Earlier:
+def earlier_imports(episodes_dir: Path, prefix: str, tub: str, usable: set[int]) -> Earlier:
     """Look at every episode whose name begins with `prefix`, which is made of the tub's content.
+
+    Args:
+        tub: the name in its provenance.
+        usable: numbers of the records whose pictures the tub still has: half an episode that holds one of others is the
+            last copy of it, and stays.
 
     Raises:
         EpisodeError: one of them is being written now.
@@ -92,6 +97,16 @@ def earlier_imports(episodes_dir: Path, prefix: str, tub: str) -> Earlier:
             whole, numbers = False, set()
         if whole:
             found.held |= numbers
+        elif not _readable(path) <= usable:
+            found.foreign.add(path.name)
         else:
             found.left.add(path.name)
     return found
+
+
+def _readable(path: Path) -> set[int]:
+    """Numbers of the records that half an episode holds as far as it can be read."""
+    try:
+        return {step.tick for step in open_episode(path, strict=False)}
+    except EpisodeError:
+        return set()

@@ -197,6 +197,19 @@ def test_half_a_drive_that_recovery_closed_is_imported_again(
     assert (again.steps, again.already_imported, again.replaced, again.notes) == (0, 30, 0, [])
 
 
+def test_half_a_drive_that_is_the_last_copy_of_a_picture_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tub, memory = _make_tub(tmp_path / "tub"), tmp_path / "memory"
+    _killed_import(tub, memory, monkeypatch, 12)
+    (recovered,) = recover_unfinished(memory)
+    (tub / "images" / "4_cam_image_array_.jpg").unlink()
+    report = import_tub(tub, memory)
+    assert open_episode(recovered.path).frame_jpeg(4) == _jpeg(4)
+    assert (report.steps, report.replaced) == (29, 0)
+    assert recovered.path.name in report.notes[0]
+
+
 def test_what_nothing_says_an_import_wrote_is_left_alone(tmp_path: Path) -> None:
     tub, memory = _make_tub(tmp_path / "tub"), tmp_path / "memory"
     first = Path(import_tub(tub, memory).episodes[0])
