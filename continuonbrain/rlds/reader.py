@@ -152,7 +152,7 @@ class Episode:
     @property
     def episode_id(self) -> str:
         """The id in the metadata, or the folder's name."""
-        return self.metadata.episode_id or self.path.stem
+        return self.metadata.episode_id or (self.path.stem if self._flat else self.path.resolve().name)
 
     def step(self, index: int) -> Step:
         """Step `index` (negative counts from the end) without its frame; `frame_ref` says where that lies.
