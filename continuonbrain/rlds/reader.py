@@ -34,9 +34,7 @@ from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE, metadata_alter
 
 MAX_METADATA_BYTES = 1 << 20
 MAX_STEPS_BYTES = 1 << 30
-MAX_FLAT_BYTES = (
-    32 << 20
-)  # a flat JSON is one text, and repair holds it twice: 64 MiB are what this room may take
+MAX_FLAT_BYTES = 32 << 20  # one text, which repair holds twice: this room may take 64 MiB
 MAX_FRAME_PIXELS = 2048 * 1152  # a JPEG header may promise gigabytes; decoding takes up to 20 bytes a pixel
 MAX_FRAME_BYTES = 16 << 20
 _MAX_PNG_TEXTS = 8
