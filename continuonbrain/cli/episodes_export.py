@@ -8,13 +8,17 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from continuonbrain.cli.episodes_common import disk_errors, found, print_json, progress_bar
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
+from continuonbrain.rlds.export_choice import choose_episodes, export_each
 from continuonbrain.rlds.flat import export_flat
 from continuonbrain.rlds.lerobot import export_lerobot
-from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.rlds.tfds import export_step_records, export_tfds
+
+_NAMED = 5
+"""Episodes that are left out and named on the screen; --json names all."""
 
 
 class ExportFormat(StrEnum):
@@ -41,9 +45,9 @@ def export(
     root: RootOption = DEFAULT_ROOT,
     as_json: JsonOption = False,
 ) -> None:
-    """Export episodes for other tools."""
-    path = found(path, root)
-    episodes = list_episodes(path, finished_only=True) or [path]
+    """Export episodes for other tools. Unfinished and empty ones are left out and named, a damaged one is refused."""
+    choice = choose_episodes(found(path, root))
+    episodes = choice.episodes
     with disk_errors(out), progress_bar("exporting episodes", hidden=as_json) as progress:
         if form is ExportFormat.TFDS:
             written = export_tfds(episodes, out, name=name, version=version, progress=progress)
@@ -52,22 +56,24 @@ def export(
                 "episodes": written.episodes,
                 "steps": written.steps,
                 "bytes": written.bytes,
-                "left_out": list(written.left_out),
             }
         elif form is ExportFormat.LEROBOT:
             result = export_lerobot(episodes, out, name=name, progress=progress).to_json()
         else:
-            out.mkdir(parents=True, exist_ok=True)
             as_json_files = form is ExportFormat.JSON
             write, suffix = (export_flat, ".json") if as_json_files else (export_step_records, ".tfrecord")
-            steps = 0
-            for number, folder in enumerate(episodes):
-                steps += write(open_episode(folder), out / f"{folder.stem}{suffix}")
-                progress(number + 1, len(episodes))
+            steps = export_each(episodes, out, write, suffix, progress)
             result = {"path": str(out), "episodes": len(episodes), "steps": steps}
     if as_json:
-        print_json(result)
+        print_json({**result, "left_out": [item.to_json() for item in choice.left_out]})
         return
-    Console(highlight=False).print(
+    console = Console(highlight=False)
+    console.print(
         f"{result['episodes']} episodes, {result['steps']} steps -> {result['path']}", soft_wrap=True
     )
+    if choice.left_out:
+        named = "; ".join(f"{item.episode}: {item.reason}" for item in choice.left_out[:_NAMED])
+        more = f"; and {len(choice.left_out) - _NAMED} more" if len(choice.left_out) > _NAMED else ""
+        console.print(
+            Text(f"left out, {len(choice.left_out)} episodes: {named}{more}", style="yellow"), soft_wrap=True
+        )

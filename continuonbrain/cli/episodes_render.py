@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,7 +74,9 @@ def render(
 def _draw(path: Path, out: Path, rows: list[Image.Image] | None) -> dict[str, Any]:
     episode = open_episode(path, strict=False)
     story = tell(episode, stops=frozenset(STOPS))
-    sheet, lines = out / f"{path.stem}-sheet.png", out / f"{path.stem}-plot.png"
+    whole = Path(os.path.abspath(path))  # "." names nothing
+    name = whole.name if whole.is_dir() else whole.stem  # a folder's dots are part of its name
+    sheet, lines = out / f"{name}-sheet.png", out / f"{name}-plot.png"
     save_png(contact_sheet(episode, story), sheet)
     save_png(plot(episode, story), lines)
     if rows is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
-from continuonbrain.rlds.retention import finished_episodes, forget, sweep, what_goes
+from continuonbrain.rlds.retention import finished_episodes, forget, sweep, unheld_bytes, what_goes
 from continuonbrain.storage.adapters import AdapterStore
 
 log = logging.getLogger(__name__)
@@ -64,11 +64,14 @@ def keep_within_limits(brain: BrainRoot, *, really: bool = True) -> Forgotten:
     """
     folder, quota = brain.layout.episodes_dir, brain.config.recorder.quota_mib
     protected = protected_episodes(brain)
+    held = finished_episodes(folder)
+    others, other_bytes = unheld_bytes(folder, held)
     plan = what_goes(
-        finished_episodes(folder),
+        held,
         max_episodes=brain.config.max_episodes,
         max_bytes=None if quota is None else quota << 20,
         protected=protected,
+        other_bytes=other_bytes,
     )
     over = []
     if plan.episodes_over:
@@ -89,6 +92,10 @@ def keep_within_limits(brain: BrainRoot, *, really: bool = True) -> Forgotten:
     words = " and ".join(over)
     if words:
         words += ": adapters' cards name what is left (recorder.keep), or it was imported"
+    if plan.bytes_over and others:
+        words += (
+            f"; {other_bytes / 2**20:.0f} MiB are of {others} episodes that are unfinished or cannot be read"
+        )
     return Forgotten(
         tuple(e.path.name for e in plan.going), sum(e.bytes for e in plan.going), len(protected), words
     )

@@ -8,6 +8,7 @@ little memory. Of what no reader opens (more steps or bytes than one episode hol
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from continuonbrain.rlds.doctor_frames import FrameLedger
@@ -15,15 +16,19 @@ from continuonbrain.rlds.doctor_steps import StepOrder
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.files import data_files
 from continuonbrain.rlds.finding import ASIDE, ERROR, INFO, WARNING, Finding, Findings, finding_of
+from continuonbrain.rlds.flat_frames import read_flat_frame
 from continuonbrain.rlds.linescan import MAX_NAMED, Line, count_ends, scan_lines
 from continuonbrain.rlds.metadata import RecordingState
 from continuonbrain.rlds.pieces import MAX_PIECES
 from continuonbrain.rlds.reader import (
+    MAX_FRAME_BYTES,
     MAX_STEPS_BYTES,
+    decode_image,
     is_being_recorded,
     open_episode,
     read_metadata_and_seal,
 )
+from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.stepline import decode_step_line
 from continuonbrain.rlds.writer import METADATA_FILE
 
@@ -64,6 +69,7 @@ def episode_folders(memory: Path) -> list[Path]:
 
 def _examine_flat(path: Path) -> list[Finding]:
     episode = open_episode(path)
+    frames = Findings()
     unreadable, in_order, order = Findings(), Findings(), StepOrder()
     for index in range(len(episode)):
         try:
@@ -72,8 +78,25 @@ def _examine_flat(path: Path) -> list[Finding]:
             unreadable.add(finding_of(error, path, index))
         else:
             in_order.extend(order.take(index, path, step))
+            frames.extend(_of_flat_frame(path, index, step))
     in_order.extend(order.finish(len(episode), cut=False))
-    return unreadable.listed() + in_order.listed()
+    return unreadable.listed() + in_order.listed() + frames.listed()
+
+
+def _of_flat_frame(path: Path, index: int, step: Step) -> Iterator[Finding]:
+    ref, field = step.frame_ref, "observation.frame"
+    if ref is None:
+        return
+    try:
+        if ref.file.startswith("blobs/"):
+            text = f"its frame lies in {ref.file} of the folder that it was made from, not here"
+            raise EpisodeError(text, file=path)
+        decode_image(read_flat_frame(path.parent, ref, MAX_FRAME_BYTES))
+    except EpisodeError as error:
+        yield replace(finding_of(error, path.parent / ref.file, index), field=field)
+    except OSError as error:
+        text = f"its frame cannot be read: {error.strerror}"
+        yield Finding(str(path.parent / ref.file), index, field, text, ERROR, ASIDE)
 
 
 class _Folder:

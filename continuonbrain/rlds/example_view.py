@@ -36,6 +36,8 @@ KEPT_BYTES: Final = 8 << 20
 """A record up to this size is kept in memory; a longer one is read piece by piece from its file."""
 MAX_FIELDS: Final = 1 << 20
 """Parts of one Example: frames, names and texts, each counted. Two hours at 30 Hz with four cameras fit in."""
+MAX_FEATURES: Final = 1 << 13
+"""Features of one Example: a dataset declares dozens, and each costs half a kilobyte however empty it is."""
 MAX_NAME_BYTES: Final = 4096
 MAX_VALUE_BYTES: Final = 16 << 20
 """One value of one step, unpacked: 1920x1080 in RGB fits in twice."""
@@ -306,6 +308,8 @@ def view_example(record: Record) -> dict[str, Column]:
                         name = record.read(a, b - a).decode()
                     except UnicodeDecodeError as error:
                         raise record.bad("a feature's name is not UTF-8", a) from error
+            if len(out) >= MAX_FEATURES:
+                raise record.bad(f"more than {MAX_FEATURES} features", low)
             out[name] = _column(record, walk, name, *feature)
     return out
 

@@ -20,7 +20,7 @@ from PIL import Image
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.example_view import BYTES, MAX_VALUE_BYTES, Column
 from continuonbrain.rlds.feature_spec import IMAGE, TEXT, FeatureSpec
-from continuonbrain.rlds.reader import MAX_FRAME_PIXELS
+from continuonbrain.rlds.reader import MAX_FRAME_PIXELS, refuse_packed_texts
 
 Value: TypeAlias = "NDArray[Any] | str | bytes | list[Any]"
 """Numbers as an array (of shape () for one number), text as str (bytes where it is not UTF-8), images as arrays,
@@ -244,6 +244,7 @@ def decode_any_image(data: bytes, spec: FeatureSpec) -> NDArray[Any]:
     """
     channels = spec.shape[-1] if spec.shape else None
     mode = _MODES.get(4 if spec.dtype == "float32" else channels or 0)
+    refuse_packed_texts(data)
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             if image.width * image.height > MAX_FRAME_PIXELS:

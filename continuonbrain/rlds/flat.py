@@ -15,9 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from continuonbrain.rlds.errors import EpisodeError
-from continuonbrain.rlds.reader import Episode
+from continuonbrain.rlds.reader import MAX_FLAT_BYTES, Episode
 from continuonbrain.rlds.step import FLAT_FRAMES, FrameRef
 from continuonbrain.storage.durable import sync_directory
+
+_TAGGED = len(".staging-") + 8
 
 
 def export_flat(episode: Episode, out_file: Path) -> int:
@@ -28,9 +30,7 @@ def export_flat(episode: Episode, out_file: Path) -> int:
         OSError: the folder cannot be written; nothing is left behind.
     """
     frames = out_file.with_name(f"{out_file.stem}{FLAT_FRAMES}")
-    for target in (out_file, frames):
-        if target.exists():
-            raise EpisodeError("this is there already", file=target, remedy="give another folder")
+    refuse_taken(out_file)
     tag = secrets.token_hex(4)
     staging, staged_frames = (path.with_name(f".staging-{tag}-{path.name}") for path in (out_file, frames))
     try:
@@ -48,6 +48,13 @@ def export_flat(episode: Episode, out_file: Path) -> int:
                 if step.frame_ref is not None:
                     value["observation"]["video_frame_id"] = step.frame_ref.file
                 file.write(b"%s\n%s" % (b"," if index else b"", json.dumps(value, allow_nan=False).encode()))
+                if file.tell() > MAX_FLAT_BYTES:
+                    raise EpisodeError(
+                        f"it takes more than {MAX_FLAT_BYTES >> 20} MiB as one JSON, which no reader opens",
+                        file=episode.path,
+                        step=index,
+                        remedy="export it as tfds, or in parts",
+                    )
             file.write(b"\n]}\n")
             file.flush()
             os.fsync(file.fileno())
@@ -63,3 +70,26 @@ def export_flat(episode: Episode, out_file: Path) -> int:
             shutil.rmtree(frames, ignore_errors=True)
         raise
     return len(episode)
+
+
+def refuse_taken(out_file: Path) -> None:
+    """Refuse to write where `out_file` or its frames are. EpisodeError."""
+    frames = out_file.with_name(f"{out_file.stem}{FLAT_FRAMES}")
+    _remove_half(out_file, frames)
+    for target in (out_file, frames):
+        if os.path.lexists(target):
+            raise EpisodeError("this is there already", file=target, remedy="give another folder")
+
+
+def _remove_half(out_file: Path, frames: Path) -> None:
+    """Remove what an export left that was killed between its two renames.
+
+    Frames alone may be anybody's; with the JSON that was to follow them still under its staging name they are ours.
+    """
+    staged = [
+        path for path in out_file.parent.glob(".staging-*") if path.name[_TAGGED:] == f"-{out_file.name}"
+    ]
+    if staged and frames.is_dir() and not out_file.exists():
+        shutil.rmtree(frames)
+        for path in staged:
+            path.unlink()

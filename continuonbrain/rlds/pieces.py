@@ -24,6 +24,7 @@ _BLOCK = 1 << 18
 _MAX_DEPTH = 256
 _TOKEN = re.compile(rb'["\[\]{},]')
 _IN_STRING = re.compile(rb'["\\]')
+_ENTRY = re.compile(rb'\s*"(?:[^"\\]|\\.)*"\s*:\s*\S', re.DOTALL)
 _SPACE = b" \t\r\n"
 
 
@@ -120,6 +121,7 @@ class _Scan:
         self.metadata: bytes | None = None
         self.has_steps = False
         self._in_steps = False
+        self._after_steps = -1
 
     def _bad(self, problem: str, at: int) -> EpisodeError:
         return EpisodeError(f"not a flat episode: {problem} at byte {at}", file=self._path)
@@ -179,7 +181,7 @@ class _Scan:
                 depth -= 1
                 if depth == 1 and self._in_steps:
                     self._in_steps = False
-                    start = -1  # up to the next comma there may be nothing
+                    start, self._after_steps = -1, at + 1  # up to the next comma there may be nothing
                 if depth == 0:
                     closed = at
         size = os.fstat(self._file.fileno()).st_size
@@ -199,10 +201,17 @@ class _Scan:
                 self._pieces.add(start, end, what="step")
             return
         if start < 0:
+            between = self._text(self._after_steps, min(end, self._after_steps + MAX_PIECE_BYTES))
+            if between.strip(_SPACE):
+                raise self._bad('something behind "steps"', self._after_steps)
             return
         if end - start > MAX_PIECE_BYTES:
             raise self._bad(f"an entry of {end - start} bytes", start)
-        head, _, value = self._text(start, end).partition(b":")
+        text = self._text(start, end)
+        # As much as says that it is an entry: what the value of a key that nobody reads looks like is its writer's.
+        if not _ENTRY.match(text):
+            raise self._bad('no "key": value', start)
+        head, _, value = text.partition(b":")
         if head.strip(_SPACE) == b'"metadata"':
             if self.metadata is not None:
                 raise self._bad('"metadata" twice', start)

@@ -24,6 +24,7 @@ from PIL import Image
 from continuonbrain.rlds.checked import parse_json
 from continuonbrain.rlds.errors import CorruptRecordError, EpisodeError, doctor_remedy
 from continuonbrain.rlds.files import data_files, is_regular, open_regular, read_limited
+from continuonbrain.rlds.flat_frames import read_flat_frame
 from continuonbrain.rlds.limits import MAX_FRAME_BYTES as MAX_FRAME_BYTES
 from continuonbrain.rlds.limits import MAX_FRAME_PIXELS as MAX_FRAME_PIXELS
 from continuonbrain.rlds.limits import MAX_METADATA_BYTES as MAX_METADATA_BYTES
@@ -36,6 +37,10 @@ from continuonbrain.rlds.stepline import decode_step_line
 from continuonbrain.rlds.tfrecord import read_record
 from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE
 
+MAX_FLAT_BYTES = 32 << 20  # one text, which repair holds twice: this room may take 64 MiB
+_MAX_PNG_TEXTS = 8
+"""Packed texts and profiles of a PNG: Pillow unpacks each of them, up to a megabyte, before the first pixel."""
+
 
 def decode_image(data: bytes) -> Frame:
     """An encoded image as RGB uint8 [H, W, 3].
@@ -44,6 +49,7 @@ def decode_image(data: bytes) -> Frame:
         EpisodeError: not an image, cut short, or larger than `MAX_FRAME_PIXELS`.
     """
     try:
+        refuse_packed_texts(data)
         # Only these two: among Pillow's other decoders is one that starts a PostScript interpreter.
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             if image.width * image.height > MAX_FRAME_PIXELS:
@@ -53,6 +59,19 @@ def decode_image(data: bytes) -> Frame:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, ValueError, ...
         raise EpisodeError(f"the frame cannot be decoded: {error}", field="frame") from error
+
+
+def refuse_packed_texts(data: bytes) -> None:
+    """Refuse a PNG whose texts alone would take tens of megabytes to unpack. EpisodeError."""
+    if not data.startswith(b"\x89PNG"):
+        return
+    at = 8
+    found = 0
+    while at + 8 <= len(data):
+        found += data[at + 4 : at + 8] in (b"zTXt", b"iTXt", b"iCCP")
+        if found > _MAX_PNG_TEXTS:
+            raise EpisodeError(f"a PNG with more than {_MAX_PNG_TEXTS} packed texts", field="frame")
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
 
 
 def read_metadata(path: Path) -> EpisodeMetadata:
@@ -132,7 +151,7 @@ class Episode:
     @property
     def episode_id(self) -> str:
         """The id in the metadata, or the folder's name."""
-        return self.metadata.episode_id or self.path.stem
+        return self.metadata.episode_id or (self.path.stem if self._flat else self.path.resolve().name)
 
     def step(self, index: int) -> Step:
         """Step `index` (negative counts from the end) without its frame; `frame_ref` says where that lies.
@@ -216,14 +235,10 @@ class Episode:
                 "a flat JSON episode holds no frames", file=self.path, step=index, field="observation.frame"
             )
         try:
+            if self._flat:
+                return read_flat_frame(self._folder, ref, MAX_FRAME_BYTES)
             with open_regular(path) as file:
                 size = os.fstat(file.fileno()).st_size
-                if self._flat:
-                    if size != ref.length or size > MAX_FRAME_BYTES:
-                        raise CorruptRecordError(
-                            f"{size} bytes are here, {ref.length} are declared", file=path, offset=0
-                        )
-                    return file.read(size)
                 return read_record(
                     file,
                     path=path,
@@ -325,9 +340,21 @@ def _check_whole(path: Path, metadata: EpisodeMetadata, count: int, torn: int) -
         )
 
 
+def refuse_long_flat(path: Path) -> None:
+    """Refuse a flat JSON episode that is longer than `MAX_FLAT_BYTES`. EpisodeError, OSError."""
+    if (size := path.stat().st_size) > MAX_FLAT_BYTES:
+        raise EpisodeError(
+            f"a flat JSON episode of {size >> 20} MiB is too long, {MAX_FLAT_BYTES >> 20} MiB are read at most",
+            file=path,
+            field="episode",
+            remedy="cut its steps into several flat episodes, or write them as a folder: a step is a line there",
+        )
+
+
 def _open_flat(path: Path, *, strict: bool) -> Episode:
     try:
-        text, steps = flat_pieces(path, MAX_STEPS_BYTES)
+        refuse_long_flat(path)
+        text, steps = flat_pieces(path, MAX_FLAT_BYTES)
         metadata = EpisodeMetadata.from_json(parse_json(text))
         return Episode(path, metadata, pieces=[steps], flat=True, strict=strict)
     except EpisodeError as error:

@@ -192,7 +192,7 @@ def _repair(source: Path, staging: Path, out: Path, taken: set[str]) -> Repaired
         "steps_aside": lost,
         "done": done,
     }
-    with Blobs(found.base) as blobs:
+    with Blobs(found.base, flat=found.is_flat) as blobs:
         for number, (name, part) in enumerate(zip(names, arranged.parts, strict=False)):
             size = _write_steps(staging / name, part, found, blobs)
             metadata = _metadata_of(found, arranged, number, name)

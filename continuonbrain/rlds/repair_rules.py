@@ -92,13 +92,8 @@ class WholeStep:
 # ------------------------------------------------------------------------------------------------- lines
 
 
-def judge_object(
-    text: bytes, *, index: int, file: str, start: int, sealed: bool, framed: bool = True
-) -> WholeStep:
+def judge_object(text: bytes, *, index: int, file: str, start: int, sealed: bool) -> WholeStep:
     """The step of `text`, the JSON of one line.
-
-    Args:
-        framed: whether the episode can hold frames; a flat JSON cannot, whatever its steps refer to.
 
     Raises:
         EpisodeError: it is not whole, or cannot be written again (nested too deeply, too long).
@@ -124,7 +119,7 @@ def judge_object(
         is_first=step.is_first,
         is_last=step.is_last,
         is_terminal=step.is_terminal,
-        frame_ref=step.frame_ref if framed else None,
+        frame_ref=step.frame_ref,
     )
 
 
@@ -312,8 +307,10 @@ def salvage_metadata(data: bytes) -> tuple[EpisodeMetadata, RecordingState | Non
     """
     problems: list[tuple[str, str]] = []
     value: Any = {}
+    is_object = False
     try:
         value = parse_json(data)
+        is_object = isinstance(value, Mapping)  # `{}` too: every key that it must have is missing
     except EpisodeError as error:
         problems.append(("metadata", error.problem))
     if not isinstance(value, Mapping):
@@ -327,7 +324,7 @@ def salvage_metadata(data: bytes) -> tuple[EpisodeMetadata, RecordingState | Non
             problems.append((error.field, error.problem))
         else:
             kept[name] = item
-    if value:
+    if is_object:
         for name in ("xr_mode", "control_role", "environment_id", "tags", "software"):
             if name not in value:
                 problems.append((f"metadata.{name}", "this required key is missing"))

@@ -14,11 +14,18 @@ from typing import BinaryIO
 
 from continuonbrain.rlds.checked import parse_json
 from continuonbrain.rlds.errors import EpisodeError
-from continuonbrain.rlds.files import data_files
+from continuonbrain.rlds.files import data_files, read_limited
+from continuonbrain.rlds.flat_frames import read_flat_frame
 from continuonbrain.rlds.linescan import MAX_NAMED, Line, holds_seal, scan_lines
 from continuonbrain.rlds.metadata import EpisodeMetadata, RecordingState
 from continuonbrain.rlds.metadata_seal import metadata_alteration
-from continuonbrain.rlds.reader import MAX_METADATA_BYTES, MAX_STEPS_BYTES, decode_image
+from continuonbrain.rlds.reader import (
+    MAX_FLAT_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_METADATA_BYTES,
+    decode_image,
+    refuse_long_flat,
+)
 from continuonbrain.rlds.repair_flat import find_flat
 from continuonbrain.rlds.repair_rules import (
     Aside,
@@ -28,7 +35,7 @@ from continuonbrain.rlds.repair_rules import (
     read_line,
     salvage_metadata,
 )
-from continuonbrain.rlds.step import FrameRef
+from continuonbrain.rlds.step import FLAT_FRAMES, FrameRef
 from continuonbrain.rlds.tfrecord import FRAMING_BYTES, read_record
 from continuonbrain.rlds.writer import METADATA_FILE
 
@@ -46,6 +53,8 @@ class Survey:
         found: whole steps and what is none, in the order of the lines.
         aside: the metadata, lines and steps that cannot be kept.
         bad_frames: by file and offset, the step whose frame is not whole there, and why.
+        is_flat: whether the source is a flat JSON, whose frames are files beside it.
+        frame_files: bytes of each of those, by its path below `base`.
         bad: entries of `found` that are no steps.
         lines: of the steps files, one that lost its newline counted as what it holds.
         sealed: whether the lines carry CRCs: the episode was written by our recorder.
@@ -60,6 +69,8 @@ class Survey:
     found: list[WholeStep | Aside] = field(default_factory=list)
     aside: list[Aside] = field(default_factory=list)
     bad_frames: dict[str, dict[int, tuple[int, str]]] = field(default_factory=dict)
+    is_flat: bool = False
+    frame_files: dict[str, int] = field(default_factory=dict)
     bad: int = 0
     lines: int = 0
     sealed: bool = False
@@ -98,7 +109,7 @@ def survey(source: Path) -> Survey:
     """Look at every line and frame of an episode folder, or at a flat JSON episode.
 
     Raises:
-        EpisodeError: a flat JSON longer than 1 GiB.
+        EpisodeError: a flat JSON longer than `MAX_FLAT_BYTES`.
         OSError: a flat JSON that cannot be read; in a folder, that is a note.
     """
     return _survey_folder(source) if source.is_dir() else _survey_flat(source)
@@ -174,40 +185,50 @@ def _take_line(found: Survey, file: str, line: Line) -> None:
 
 
 def _survey_flat(source: Path) -> Survey:
-    if source.stat().st_size > MAX_STEPS_BYTES:
-        raise EpisodeError("the episode is longer than 1 GiB", file=source)
-    data = source.read_bytes()
-    text, steps = find_flat(data.decode("latin-1"))
+    refuse_long_flat(source)
+    whole = read_limited(source, MAX_FLAT_BYTES).decode("latin-1")
+    text, steps = find_flat(whole)
     metadata, _, problems = salvage_metadata(text.encode("latin-1"))
-    found = Survey(source.parent, folder_name(metadata.episode_id, source.stem), metadata)
+    found = Survey(source.parent, folder_name(metadata.episode_id, source.stem), metadata, is_flat=True)
     name = found.measure(source)
     found.aside += [_of_metadata(name, 0, *problem) for problem in problems]
-    found.note("a flat JSON episode became a folder; it held no frames")
+    frames = source.with_name(f"{source.stem}{FLAT_FRAMES}")
+    for file in data_files(frames, "*"):
+        found.frame_files[file.relative_to(found.base).as_posix()] = file.stat().st_size
+    in_blobs = 0
     for index, (start, end) in enumerate(steps):
         try:
-            step = judge_object(
-                data[start:end], index=index, file=name, start=start, sealed=False, framed=False
-            )
+            piece = whole[start:end].encode("latin-1")
+            step = judge_object(piece, index=index, file=name, start=start, sealed=False)
+            if step.frame_ref is not None and step.frame_ref.file.startswith("blobs/"):
+                step = replace(
+                    step, frame_ref=None
+                )  # of the folder that it once was: they did not come along
+                in_blobs += 1
         except EpisodeError as error:
             found.add(Aside(name, index, start, end, error.field or "step", error.problem))
         else:
             found.add(step)
         found.lines += 1
-    found.aside += [item for item in found.found if isinstance(item, Aside)]
+    _judge_frames(found)
+    seen = sum(isinstance(item, WholeStep) and item.frame_ref is not None for item in found.found)
+    found.note(f"a flat JSON episode became a folder; {seen} steps kept the frames that lie beside it")
+    if in_blobs:
+        found.note(f"the frames of {in_blobs} steps lay in the folder that it was made from: not here")
     return found
 
 
 def _judge_frames(found: Survey) -> None:
     """Steps whose frame is not whole become asides."""
     verdicts: dict[tuple[str, int, int], str] = {}
-    with Blobs(found.base) as blobs:
+    with Blobs(found.base, flat=found.is_flat) as blobs:
         for place, item in enumerate(found.found):
             if isinstance(item, Aside) or item.frame_ref is None:
                 continue
             ref = item.frame_ref
             key = (ref.file, ref.offset, ref.length)
             if key not in verdicts:
-                verdicts[key] = _frame_problem(blobs, ref)
+                verdicts[key] = _frame_problem(blobs, ref, 0 if found.is_flat else FRAMING_BYTES)
             if verdicts[key]:
                 text = f"its frame (record {ref.index} of {ref.file}, byte {ref.offset}): {verdicts[key]}"
                 name = "observation.frame"
@@ -216,11 +237,11 @@ def _judge_frames(found: Survey) -> None:
     found.aside += [item for item in found.found if isinstance(item, Aside)]
 
 
-def _frame_problem(blobs: Blobs, ref: FrameRef) -> str:
+def _frame_problem(blobs: Blobs, ref: FrameRef, framing: int) -> str:
     try:
         data = blobs.read(ref)
-        if len(data) + FRAMING_BYTES != ref.length:
-            return f"{len(data) + FRAMING_BYTES} bytes are here, {ref.length} were recorded"
+        if len(data) + framing != ref.length:
+            return f"{len(data) + framing} bytes are here, {ref.length} were recorded"
         decode_image(data)
     except EpisodeError as error:
         return error.problem
@@ -236,10 +257,12 @@ def left_over_frames(found: Survey, kept: Iterable[WholeStep]) -> list[Aside]:
         if step.frame_ref is not None:
             ref = step.frame_ref
             spans.setdefault(ref.file, []).append((ref.offset, ref.offset + ref.length))
+    files = found.frame_files or {
+        name: size for name, size in found.files.items() if name.startswith("blobs/")
+    }
     return [
         aside
-        for name, size in found.files.items()
-        if name.startswith("blobs/")
+        for name, size in files.items()
         for aside in _between(name, size, spans.get(name, []), found.bad_frames.get(name, {}))
     ]
 
@@ -262,10 +285,14 @@ def _between(
 
 
 class Blobs:
-    """The frame files of an episode, one open at a time."""
+    """The frame files of an episode, one open at a time.
 
-    def __init__(self, base: Path) -> None:
-        self._base = base
+    Args:
+        flat: whether a frame is a file of its own, as beside a flat JSON.
+    """
+
+    def __init__(self, base: Path, *, flat: bool = False) -> None:
+        self._base, self._flat = base, flat
         self._name = ""
         self._file: BinaryIO | None = None
         self._size = 0
@@ -273,13 +300,15 @@ class Blobs:
     def read(self, ref: FrameRef) -> bytes:
         """The encoded frame. Raises EpisodeError, OSError."""
         path = self._base / ref.file
+        if self._flat:
+            return read_flat_frame(self._base, ref, MAX_FRAME_BYTES)
         if self._file is None or ref.file != self._name:
             self.close()
             if not path.is_file():
                 raise EpisodeError("the file is not there", file=path)
             self._file, self._name = open(path, "rb"), ref.file  # noqa: SIM115
             self._size = os.fstat(self._file.fileno()).st_size
-        return read_record(self._file, path=path, offset=ref.offset, size=self._size)
+        return read_record(self._file, path=path, offset=ref.offset, size=self._size, limit=MAX_FRAME_BYTES)
 
     def close(self) -> None:
         """Let go of the file."""

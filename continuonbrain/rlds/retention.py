@@ -16,6 +16,8 @@ from pathlib import Path
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.metadata import RecordingState
 from continuonbrain.rlds.reader import list_episodes, read_metadata
+from continuonbrain.rlds.statistics import bytes_of
+from continuonbrain.rlds.tub_records import is_imported
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.storage.durable import sync_directory
 
@@ -27,9 +29,9 @@ class Held:
     """One finished episode of a memory.
 
     Attributes:
-        bytes: on disk.
+        bytes: on disk; 0 for a link, whose episode lies elsewhere.
         since_ns: when it was closed here, by the file system.
-        own: recorded by this robot, not imported or written by others.
+        own: recorded by this robot into this memory: not imported, written by others, or a link to elsewhere.
         taught: a person drove.
     """
 
@@ -55,6 +57,7 @@ def what_goes(
     max_episodes: int,
     max_bytes: int | None,
     protected: Collection[str] = (),
+    other_bytes: int = 0,
 ) -> Retention:
     """The episodes that have to go. Pure.
 
@@ -62,10 +65,11 @@ def what_goes(
         held: all finished episodes.
         max_episodes: of those that this robot recorded.
         max_bytes: of all; None for no limit.
+        other_bytes: of what else lies there and does not go (`unheld_bytes`).
         protected: names of episodes that stay whatever the limits say.
     """
     own = sum(e.own for e in held)
-    size = sum(e.bytes for e in held)
+    size = sum(e.bytes for e in held) + other_bytes
     candidates = sorted(
         (e for e in held if e.own and e.path.name not in protected),
         key=lambda e: (e.taught, e.since_ns, e.path.name),
@@ -85,16 +89,27 @@ def finished_episodes(episodes_dir: Path) -> list[Held]:
     """What a memory holds; an episode that cannot be read is left out, and so stays."""
     found = []
     for path in list_episodes(episodes_dir, finished_only=True):
+        is_link = path.is_symlink()
         try:
             metadata = read_metadata(path / METADATA_FILE)
             state = RecordingState.of(metadata)
             since_ns = (path / METADATA_FILE).stat().st_mtime_ns
-            size = sum(f.lstat().st_size for f in path.rglob("*") if f.is_file())
+            size = 0 if is_link else bytes_of(path)
         except (EpisodeError, OSError):
             continue
-        own = state is not None and state.closed_by in ("recorder", "recovery")
+        # What an import left that was killed was closed by recovery too, and is no more ours for it.
+        recorded = state is not None and state.closed_by in ("recorder", "recovery")
+        own = recorded and not is_imported(metadata) and not is_link
         found.append(Held(path, size, since_ns, own, metadata.control_role.startswith("human")))
     return found
+
+
+def unheld_bytes(episodes_dir: Path, held: Iterable[Held]) -> tuple[int, int]:
+    """(episodes, bytes) of a memory that are not `held`: unfinished, being recorded, or unreadable. They fill the disk
+    like the others, and never go: nobody can say what is in them."""
+    names = {e.path.name for e in held}
+    rest = [p for p in list_episodes(episodes_dir) if p.name not in names and not p.is_symlink()]
+    return len(rest), sum(map(bytes_of, rest))
 
 
 def forget(episodes: Iterable[Held]) -> int:
@@ -117,4 +132,7 @@ def sweep(episodes_dir: Path) -> None:
     """Finish deletions that were interrupted."""
     if episodes_dir.is_dir():
         for left in episodes_dir.glob(f"{_GOING}*"):
-            shutil.rmtree(left, ignore_errors=True)
+            if left.is_symlink():  # rmtree refuses a link; what it leads to is not ours to delete
+                left.unlink(missing_ok=True)
+            else:
+                shutil.rmtree(left, ignore_errors=True)

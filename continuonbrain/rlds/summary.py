@@ -17,6 +17,15 @@ from continuonbrain.rlds.statistics import dropped_before
 _HOLE = " "
 
 
+def mean_of(values: Sequence[float]) -> float:
+    """The mean of finite numbers, of which there is one at least: finite, however large their sum is."""
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:
+        mean = 2 * math.fsum(value / 2 / len(values) for value in values)
+        return min(max(mean, min(values)), max(values))
+
+
 def sparkline(values: Sequence[float | None], *, width: int = 36) -> str:
     """`values` as at most `width` blocks from their minimum to their maximum; None leaves a hole.
 
@@ -27,11 +36,14 @@ def sparkline(values: Sequence[float | None], *, width: int = 36) -> str:
     means: list[float | None] = []
     for cell in range(width):
         share = [v for v in values[cell * count // width : (cell + 1) * count // width] if v is not None]
-        means.append(sum(share) / len(share) if share else None)
+        means.append(mean_of(share) if share else None)
     present = [mean for mean in means if mean is not None]
     if not present:
         return _HOLE * width
     low, high = min(present), max(present)
+    if not math.isfinite(high - low):  # from -1e308 to 1e308: half of it has the same shape
+        means = [None if mean is None else mean / 2 for mean in means]
+        low, high = low / 2, high / 2
     span = high - low
     last = len(_BLOCKS) - 1
     return "".join(
@@ -91,7 +103,7 @@ def _signal(name: str, values: Sequence[float | None]) -> Signal:
         name=name,
         measured=len(present) / len(values) if values else 0.0,
         minimum=min(present, default=None),
-        mean=math.fsum(present) / len(present) if present else None,
+        mean=mean_of(present) if present else None,
         maximum=max(present, default=None),
         line=sparkline(values),
     )
@@ -105,7 +117,7 @@ def _events(name: str, counts: Sequence[float], *, width: int = 36) -> Signal:
         name=name,
         measured=1.0 if counts else 0.0,
         minimum=min(counts, default=None),
-        mean=math.fsum(counts) / len(counts) if counts else None,
+        mean=mean_of(counts) if counts else None,
         maximum=max(counts, default=None),
         line=bars([sum(counts[start:end]) for start, end in pairwise(edges)]),
     )

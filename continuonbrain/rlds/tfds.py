@@ -12,6 +12,7 @@ a batch is enough to ruin a training run on the other side.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from PIL import Image
 
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.reader import Episode, decode_image, open_episode
@@ -225,6 +227,16 @@ def _load_example(path: Path, size: tuple[int, int]) -> bytes:
     for index in range(len(steps)):
         jpeg = episode.frame_jpeg(index)
         height, width = decode_image(jpeg).shape[:2]
+        with Image.open(io.BytesIO(jpeg), formats=("JPEG", "PNG")) as header:
+            mode = header.mode
+        if mode != "RGB":  # TFDS decodes the channels that the file has, and features.json says three
+            raise EpisodeError(
+                f"the frame is {width}x{height} {mode}, not RGB: a reader would find another number of channels",
+                file=path,
+                step=index,
+                field="observation.frame",
+                remedy="record or import colour frames; --format steps or json takes the others as they are",
+            )
         if (height, width) != size:
             raise EpisodeError(
                 f"the frame is {width}x{height}, those before it {size[1]}x{size[0]}; one dataset, one size",

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from itertools import count
 from pathlib import Path
 
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.files import is_regular
 from continuonbrain.rlds.metadata import EpisodeMetadata, Software
-from continuonbrain.rlds.reader import is_being_recorded, open_episode
 from continuonbrain.rlds.step import SOURCE_HUMAN, Step
 from continuonbrain.rlds.tub_drives import drives_of, load_jpeg, sessions_of, with_times
+from continuonbrain.rlds.tub_earlier import earlier_imports
 from continuonbrain.rlds.tub_records import (
     RECORD_V1,
+    TUB_SOURCE,
     TubRecord,
     TubReport,
     not_a_tub,
@@ -46,7 +49,8 @@ def import_tub(
     """Turn a donkeycar tub into episodes.
 
     Importing the same tub again adds nothing: the episodes' names come from its content. An import that fails
-    or is interrupted removes the episodes that it wrote.
+    or is interrupted removes the episodes that it wrote; what one that was killed left is imported anew, whoever
+    closed it since.
 
     Args:
         tub_dir: the folder with `manifest.json` (v2) or `record_*.json` (v1).
@@ -89,7 +93,8 @@ def import_tub(
     if not records:
         raise EpisodeError(
             f"none of {report.records} records can be used ({report.deleted} are deleted, "
-            f"{report.bad_records} lack a finite user/angle, user/throttle or an image name)",
+            f"{report.bad_records} lack a finite user/angle, user/throttle or an image name)"
+            + "".join(f"; {note}" for note in report.notes[:3]),
             file=tub,
             remedy="check that the tub was recorded with a camera and user/angle, user/throttle",
         )
@@ -103,40 +108,55 @@ def import_tub(
         for number, session in enumerate(sessions)
         for drive in drives_of(with_times(session, report), max_steps_per_episode)
     ]
+    earlier = earlier_imports(episodes_dir, prefix, tub.resolve().name, {record.index for record in records})
+    names = _free_names(prefix, episodes_dir, len(drives))
     written: list[Path] = []
     done = 0
     try:
         for number, (session_number, drive) in enumerate(drives):
-            episode_id = f"{prefix}-{number:04d}"
-            target = episodes_dir / episode_id
-            if (earlier := _imported_before(target)) is not None:
-                report.already_imported += earlier
-            else:
-                metadata = _metadata(episode_id, tub, session_number, drive, report)
+            target = episodes_dir / f"{prefix}-{number:04d}"
+            is_replaced = earlier.clear(target)
+            new = [record for record in drive if record.index not in earlier.held]
+            report.already_imported += len(drive) - len(new)
+            # Images that an earlier import found missing or corrupt and that are whole now: its episode is whole and
+            # may be a lesson by now, so what it lacks comes beside it.
+            parts = [drive] if len(new) == len(drive) else list(drives_of(new, max_steps_per_episode))
+            for part in parts:
+                episode_id = target.name
+                if target in written or earlier.is_taken(target):
+                    episode_id = next(names)
+                before = len(written)
                 _import_drive(
-                    drive,
+                    part,
                     episodes_dir,
-                    metadata=metadata,
+                    metadata=_metadata(episode_id, tub, session_number, part, report),
                     instruction=instruction,
                     report=report,
                     written=written,
                     progress=None if progress is None else _shifted(progress, done, len(records)),
                 )
+                report.replaced += is_replaced and len(written) > before
             done += len(drive)
             if progress is not None:
                 progress(done, len(records))
+        for name in sorted(
+            earlier.left
+        ):  # of a drive that begins elsewhere now: its records stand in new episodes
+            report.replaced += earlier.clear(episodes_dir / name)
     except BaseException:
         for path in written:
             shutil.rmtree(path, ignore_errors=True)
         raise
     report.episodes = [str(path) for path in written]
-    report.steps = report.records - (
-        report.deleted
-        + report.bad_records
-        + report.missing_images
-        + report.corrupt_images
-        + report.already_imported
-    )
+    if report.replaced:
+        report.notes.append(
+            f"{report.replaced} episodes of an earlier import were unfinished or damaged: imported again"
+        )
+    if earlier.foreign:
+        report.notes.append(
+            "left alone, since nothing says that an import of this tub wrote them, or since the tub has no longer "
+            f"all their pictures: {_few(earlier.foreign)}"
+        )
     if not report.steps and not report.already_imported:
         raise EpisodeError(
             f"no image can be used: {report.missing_images} are missing, {report.corrupt_images} corrupt",
@@ -151,19 +171,16 @@ def _shifted(progress: Progress, done: int, total: int) -> Progress:
     return lambda inside, _: progress(done + inside, total)
 
 
-def _imported_before(target: Path) -> int | None:
-    """Steps of a whole episode that an earlier import left, None when it must be written."""
-    if not target.exists():
-        return None
-    if is_being_recorded(target):
-        raise EpisodeError(
-            "another import is writing this episode now", file=target, remedy="wait until it is done"
-        )
-    try:
-        return len(open_episode(target))
-    except EpisodeError:
-        shutil.rmtree(target)  # half of an import that was killed: its name says that it is ours
-        return None
+def _free_names(prefix: str, episodes_dir: Path, start: int) -> Iterator[str]:
+    """Names for episodes that have no drive's number."""
+    for number in count(start):
+        if not os.path.lexists(episodes_dir / f"{prefix}-{number:04d}"):
+            yield f"{prefix}-{number:04d}"
+
+
+def _few(names: Collection[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(sorted(names)[:3]) + more
 
 
 def _metadata(
@@ -180,7 +197,7 @@ def _metadata(
         robot_model="donkeycar",
         start_time_unix_ms=first.time_ms if first.time_ms is not None and first.time_ms > 10**12 else None,
         provenance={
-            "source": "donkeycar tub",
+            "source": TUB_SOURCE,
             "tub": tub.resolve().name,
             "tub_version": report.version,
             "session_id": first.session,
@@ -229,6 +246,7 @@ def _import_drive(
                     frame_jpeg=jpeg,
                 )
             )
+            report.steps += 1
         if writer is not None:
             writer.close()
     finally:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.files import read_limited
-from continuonbrain.rlds.reader import MAX_FRAME_BYTES, MAX_FRAME_PIXELS
+from continuonbrain.rlds.reader import MAX_FRAME_BYTES, MAX_FRAME_PIXELS, refuse_packed_texts
 from continuonbrain.rlds.tub_records import TubRecord, TubReport
 
 FRAME_WIDTH, FRAME_HEIGHT = 160, 120
@@ -83,6 +83,7 @@ def load_jpeg(path: Path, report: TubReport) -> bytes | None:
         report.corrupt_images += 1
         return None
     try:
+        refuse_packed_texts(data)
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             if image.width * image.height > MAX_FRAME_PIXELS:
                 raise ValueError("too large")

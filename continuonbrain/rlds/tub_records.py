@@ -22,8 +22,11 @@ from typing import Any
 from continuonbrain.rlds.checked import Action, parse_json
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.files import is_regular, open_regular, read_limited
+from continuonbrain.rlds.metadata import EpisodeMetadata
 from continuonbrain.rlds.step import SOURCE_AUTOPILOT, SOURCE_HUMAN
 
+TUB_SOURCE = "donkeycar tub"
+"""`provenance.source` of every episode that an import wrote, those that a recovery closed included."""
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_RECORD_BYTES = 1 << 16  # a record is ten numbers and names; a longer line is none
 MAX_RECORDS = 1 << 20
@@ -33,7 +36,7 @@ RECORD_V1 = re.compile(r"record_(\d{1,10})\.json")
 @dataclass
 class TubReport:
     """What an import did; every record of the tub is in exactly one of the counts `steps` to `bad_records`,
-    or belongs to an episode that was `already_imported`.
+    or is `already_imported`.
 
     Attributes:
         tub, version: the folder, and 1 or 2.
@@ -43,7 +46,8 @@ class TubReport:
         deleted: marked as deleted in the tub.
         missing_images, corrupt_images, bad_records: skipped; `bad_records` are not JSON or lack a finite
             action.
-        already_imported: steps of episodes that an earlier import of the same tub wrote.
+        already_imported: records that whole episodes of an earlier import of the same tub hold.
+        replaced: episodes that an earlier import left half written or that were damaged since, written anew.
         resized: images that were not 160x120 RGB JPEG and were converted.
         clipped: actions outside [-1, 1] that were clipped.
         sessions: drives found (`_session_id`).
@@ -63,6 +67,7 @@ class TubReport:
     corrupt_images: int = 0
     bad_records: int = 0
     already_imported: int = 0
+    replaced: int = 0
     resized: int = 0
     clipped: int = 0
     sessions: int = 0
@@ -98,6 +103,11 @@ class TubRecord:
     proposed: Action | None
     source: str
     time_s: float = 0.0
+
+
+def is_imported(metadata: EpisodeMetadata) -> bool:
+    """Whether an import of a tub wrote the episode, whoever closed it."""
+    return metadata.provenance.get("source") == TUB_SOURCE
 
 
 def not_a_tub(tub: Path) -> EpisodeError:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -15,6 +16,8 @@ from continuonbrain.rlds.examples import make_metadata_example, make_step_exampl
 from continuonbrain.rlds.finding import ERROR, WARNING, Finding
 from continuonbrain.rlds.reader import open_episode
 from continuonbrain.rlds.step import Step
+from continuonbrain.rlds.stepline import seal_step_object
+from continuonbrain.rlds.tfrecord import frame_record
 from continuonbrain.rlds.writer import BLOB_FILE, METADATA_FILE, STEPS_FILE, EpisodeWriter
 
 runner = CliRunner()
@@ -87,6 +90,37 @@ def test_frames_behind_a_bad_one_are_not_blamed(path: Path) -> None:
         assert {finding.file for finding in found} == {str(blob), str(path / STEPS_FILE)}
         blob.write_bytes(data)
     assert examine(path) == []
+
+
+def _altered(path: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Change the steps behind their seals."""
+    values = [json.loads(line) for line in (path / STEPS_FILE).read_bytes().splitlines()]
+    for value in values:
+        del value["step_metadata"]["crc32c"]
+    change(values)
+    (path / STEPS_FILE).write_bytes(b"".join(map(seal_step_object, values)))
+
+
+def test_a_frame_that_two_steps_name_is_told(path: Path) -> None:
+    def same(values: list[dict[str, Any]]) -> None:
+        values[2]["observation"]["frame"] = values[1]["observation"]["frame"]
+
+    _altered(path, same)
+    (finding,) = [f for f in examine(path) if "the same frame" in f.problem]
+    assert (finding.step, finding.severity, finding.problem) == (2, WARNING, "the same frame as step 1")
+
+
+def test_a_terminal_step_that_is_not_the_last_is_told(path: Path) -> None:
+    _altered(path, lambda values: values[1].update(is_terminal=True))
+    (finding,) = examine(path)
+    assert (finding.step, finding.field, finding.severity) == (1, "is_terminal", WARNING)
+
+
+@pytest.mark.parametrize("more", [b"x", frame_record(b"of no step")])
+def test_frames_that_no_step_names_are_more_than_were_recorded(path: Path, more: bytes) -> None:
+    with open(path / BLOB_FILE, "ab") as file:
+        file.write(more)
+    assert "metadata.provenance.recording.blob_bytes" in {finding.field for finding in _errors(path)}
 
 
 def _replaced(name: str, old: bytes, new: bytes) -> Callable[[Path], None]:

@@ -473,6 +473,7 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "folder: a line without an end": ("folder", lambda f: _hole(f / STEPS_FILE), "refused"),
     "folder: steps without an end": ("folder", lambda f: _endless(f / STEPS_FILE), "refused"),
     "folder: a promised JPEG": ("folder", lambda f: _with_jpeg(f, _large_jpeg((65500, 65500))), "refused"),
+    "folder: a PNG of texts": ("folder", lambda f: _with_jpeg(f, _png_with_texts()), "refused"),
     "folder: the largest JPEG": ("folder", lambda f: _with_jpeg(f, _progressive()), "ok"),
     "flat: nested": ("flat", lambda f: _deep(f, "small.json"), "refused"),
     "flat: wide": (
@@ -546,6 +547,13 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
                 "list/ragged_row_lengths_0": np.zeros(30_000_000, np.uint8),
                 "list/ragged_flat_values": [1],
             },
+        ),
+        "refused",
+    ),
+    "tfds: three hundred thousand features": (
+        "tfds-arm",
+        lambda f: _shard(f).write_bytes(
+            frame_record(encode_example({f"k{number}": [] for number in range(300_000)}))
         ),
         "refused",
     ),

@@ -316,3 +316,16 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: p
     with pytest.raises(OSError, match="No space"):
         save_png(Image.new("RGB", (2, 2)), tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_with_dots_do_not_share_a_picture(
+    tmp_path: Path, record: RecordEpisode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = record(2, episode_id="run.1").parent
+    record(3, episode_id="run.2")
+    assert runner.invoke(app, ["render", str(memory), str(tmp_path / "a")]).exit_code == 0
+    names = {f"run.{n}-{kind}.png" for n in (1, 2) for kind in ("sheet", "plot")}
+    assert {path.name for path in (tmp_path / "a").iterdir()} == names | {"overview-01.png"}
+    monkeypatch.chdir(memory / "run.2")
+    assert runner.invoke(app, ["render", ".", str(tmp_path / "b")]).exit_code == 0
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {"run.2-sheet.png", "run.2-plot.png"}

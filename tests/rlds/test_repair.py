@@ -6,7 +6,9 @@ import json
 import os
 import random
 import shutil
+import struct
 import tempfile
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +31,8 @@ from continuonbrain.rlds.repair import repair
 from continuonbrain.rlds.repair_rules import arrange, part_names, read_line
 from continuonbrain.rlds.repair_survey import survey
 from continuonbrain.rlds.step import Step
+from continuonbrain.rlds.stepline import seal_step_object
+from continuonbrain.rlds.tfrecord import masked_crc32c
 from continuonbrain.rlds.writer import (
     BLOB_FILE,
     METADATA_FILE,
@@ -409,6 +413,62 @@ def test_metadata_are_kept_field_by_field(tmp_path: Path) -> None:
     assert (Path(result.aside_path) / "metadata.json.raw").read_bytes() == (path / METADATA_FILE).read_bytes()
 
 
+def test_empty_metadata_keep_no_step_from_being_repaired(tmp_path: Path, record: RecordEpisode) -> None:
+    for name in "abc":
+        record(2, episode_id=name)
+    memory = tmp_path / "episodes"
+    (memory / "b" / METADATA_FILE).write_text("{}")
+    results = repair(memory, tmp_path / "out")
+    assert [(r.action, r.steps_kept) for r in results] == [("copied", 2), ("repaired", 2), ("copied", 2)]
+    missing = {item.field for item in results[1].aside}
+    assert {"metadata.xr_mode", "metadata.tags", "metadata.software"} <= missing
+
+
+def test_a_record_that_promises_hundreds_of_megabytes_is_not_read(tmp_path: Path) -> None:
+    path = _write(tmp_path / "memory", _steps(3))
+    blob, size = path / BLOB_FILE, 300 << 20
+    head = struct.pack("<Q", size)
+    with open(blob, "r+b") as file:
+        file.write(head + struct.pack("<I", masked_crc32c(head)))
+        file.truncate(size + 16)
+    tracemalloc.start()
+    try:
+        found = survey(path)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    assert "is too long" in found.bad_frames[BLOB_FILE][0][1]
+
+
+def test_drops_after_the_last_step_are_told_of_the_last_part_only(tmp_path: Path) -> None:
+    with EpisodeWriter(tmp_path / "memory", metadata=make_metadata_example("e")) as writer:
+        for step in _steps(3):
+            writer.write(step)
+        writer.annotate({"undelivered_drops": 7})
+    lines = (writer.path / STEPS_FILE).read_bytes().splitlines(True)
+    (writer.path / STEPS_FILE).write_bytes(lines[0] + b"garbage\n" + lines[2])
+    (result,) = repair(writer.path, tmp_path / "out")
+    told = [open_episode(Path(e)).metadata.provenance.get("undelivered_drops") for e in result.episodes]
+    assert told == [None, 7]
+
+
+def test_a_frame_of_another_length_than_its_step_says_is_not_kept(tmp_path: Path) -> None:
+    path = _write(tmp_path / "memory", _steps(3))
+    value = json.loads((path / STEPS_FILE).read_bytes().splitlines()[1])
+    del value["step_metadata"]["crc32c"]
+    value["observation"]["frame"]["length"] += 1
+
+    def swap(lines: list[bytes]) -> list[bytes]:
+        return [lines[0], seal_step_object(value), lines[2]]
+
+    _alter_lines(path, swap)
+    (finding,) = [f for f in examine(path) if f.severity == ERROR]
+    assert (finding.step, finding.field) == (1, "observation.frame")
+    (result,) = repair(path, tmp_path / "out")
+    assert [_ticks(folder) for folder in result.episodes] == [[0], [2]]
+    assert any("were recorded" in item.problem for item in result.aside)
+
+
 def test_a_changed_word_in_the_metadata_is_known_by_their_crc(tmp_path: Path) -> None:
     path = _write(tmp_path / "memory", _steps(2))
     file = path / METADATA_FILE
@@ -594,6 +654,10 @@ def test_out_must_be_new_and_outside_of_the_source(tmp_path: Path, record: Recor
         repair(path, path / "out")
     with pytest.raises(EpisodeError, match="inside the source"):
         repair(path.parent, path.parent / "out")
+    (tmp_path / "link").symlink_to(path)
+    for out in (tmp_path / "link" / "out", path.parent / ".." / path.parent.name / path.name / "out"):
+        with pytest.raises(EpisodeError, match="inside the source"):
+            repair(path, out)
     with pytest.raises(EpisodeError, match="no such episode"):
         repair(tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "empty").mkdir()

@@ -14,7 +14,9 @@ from continuonbrain.rlds import retention
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
 from continuonbrain.rlds.reader import list_episodes
 from continuonbrain.rlds.recorder import EpisodeRecorder
-from continuonbrain.rlds.retention import Held, finished_episodes, forget, sweep, what_goes
+from continuonbrain.rlds.repair import repair
+from continuonbrain.rlds.retention import Held, finished_episodes, forget, sweep, unheld_bytes, what_goes
+from continuonbrain.rlds.writer import STEPS_FILE
 
 RecordEpisode = Callable[..., Path]
 
@@ -73,6 +75,8 @@ def test_an_episode_goes_whole_or_not_at_all(
     folder = tmp_path / "episodes"
     live = EpisodeRecorder(folder, metadata=make_metadata_example("live"))
     live.append(make_step_example(0))
+    synced: list[tuple[str, ...]] = []
+    monkeypatch.setattr(retention, "sync_directory", lambda path: synced.append(tuple(os.listdir(path))))
     held = finished_episodes(folder)
     assert [e.path.name for e in held] == ["a", "b"]
     assert held[0].bytes == sum(f.stat().st_size for f in (folder / "a").rglob("*") if f.is_file())
@@ -82,6 +86,50 @@ def test_an_episode_goes_whole_or_not_at_all(
             forget(held[:1])
     assert [p.name for p in list_episodes(folder)] == ["b", "live"]
     assert any(p.name.startswith(".deleting-") for p in folder.iterdir())
+    assert [".deleting-a" in names for names in synced] == [True]  # else a power cut shows half an episode
     sweep(folder)
     assert sorted(os.listdir(folder)) == ["b", "live"]
     live.close()
+
+
+def test_what_a_repair_closed_is_never_deleted(record: RecordEpisode, tmp_path: Path) -> None:
+    record(3)
+    assert [held.own for held in finished_episodes(tmp_path / "episodes")] == [True]
+    damaged = tmp_path / "episodes" / "episode" / STEPS_FILE
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    repair(damaged.parents[1], tmp_path / "repaired")
+    assert [held.own for held in finished_episodes(tmp_path / "repaired")] == [False]
+
+
+def test_a_link_to_an_episode_elsewhere_never_goes(record: RecordEpisode, tmp_path: Path) -> None:
+    elsewhere = record(3, episode_id="a", into=tmp_path / "elsewhere")
+    memory = record(3, episode_id="b").parent
+    (memory / "a").symlink_to(elsewhere)
+    held = finished_episodes(memory)
+    assert [(e.path.name, e.own, e.bytes > 0) for e in held] == [("a", False, False), ("b", True, True)]
+    plan = what_goes(held, max_episodes=0, max_bytes=0)
+    assert forget(plan.going) > 0
+    (memory / ".deleting-c").symlink_to(elsewhere)  # what an older version left
+    sweep(memory)
+    assert os.listdir(memory) == ["a"]
+    assert (elsewhere / STEPS_FILE).is_file()
+
+
+def test_what_cannot_be_read_counts_and_stays(record: RecordEpisode, tmp_path: Path) -> None:
+    memory = record(3, episode_id="a").parent
+    for name in ("b", "c"):
+        record(3, episode_id=name)
+    size = finished_episodes(memory)[0].bytes
+    (memory / "c" / "metadata.json").write_text("garbage")
+    live = EpisodeRecorder(memory, metadata=make_metadata_example("live"))
+    held = finished_episodes(memory)
+    number, others = unheld_bytes(memory, held)
+    live.close()
+    assert [e.path.name for e in held] == ["a", "b"]
+    assert number == 2
+    assert others > size // 2
+    plan = what_goes(held, max_episodes=9, max_bytes=2 * size + others, other_bytes=others)
+    assert plan.going == ()
+    plan = what_goes(held, max_episodes=9, max_bytes=size + others, other_bytes=others)
+    assert [e.path.name for e in plan.going] == ["a"]
+    assert what_goes(held, max_episodes=9, max_bytes=0, other_bytes=others).bytes_over == others

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import io
 import json
+import os
 import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
@@ -84,6 +88,38 @@ def test_an_export_that_fails_leaves_nothing(tmp_path: Path, record: RecordEpiso
     with pytest.raises(EpisodeError, match=r"48x24"):
         export_tfds([good, writer.path], tmp_path / "out")
     assert list((tmp_path / "out" / "continuonbrain").iterdir()) == []
+
+
+@pytest.mark.parametrize(("mode", "shape"), [("L", (24, 32)), ("CMYK", (24, 32, 4))])
+def test_frames_of_another_number_of_channels_are_refused(
+    tmp_path: Path, mode: str, shape: tuple[int, ...]
+) -> None:
+    out = io.BytesIO()
+    Image.fromarray(np.full(shape, 77, np.uint8), mode).save(out, "JPEG")
+    with EpisodeWriter(tmp_path / "m", metadata=make_metadata_example("other")) as writer:
+        writer.write(make_step_example(0, size=(24, 32)))
+        writer.write(replace(make_step_example(1), frame=None, frame_jpeg=out.getvalue()))
+    with pytest.raises(EpisodeError, match=f"32x24 {mode}") as caught:
+        export_tfds([writer.path], tmp_path / "out")
+    assert (caught.value.file, caught.value.step) == (writer.path, 1)
+    assert list((tmp_path / "out" / "continuonbrain").iterdir()) == []
+
+
+def test_a_dataset_appears_whole(
+    tmp_path: Path, record: RecordEpisode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out" / "continuonbrain" / "1.0.0"
+    renamed = []
+
+    def rename(source: Path, to: Path) -> None:
+        assert not target.exists()
+        renamed.append((sorted(os.listdir(source)), to))
+        real(source, to)
+
+    real = os.rename
+    monkeypatch.setattr(os, "rename", rename)
+    export = export_tfds([record(2)], tmp_path / "out")
+    assert (sorted(os.listdir(export.path)), target) in renamed
 
 
 def test_an_export_never_writes_over_another(tmp_path: Path, record: RecordEpisode) -> None:

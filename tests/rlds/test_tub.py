@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,11 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from continuonbrain.rlds import tub as tub_module
 from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.reader import list_episodes, open_episode
+from continuonbrain.rlds.recovery import recover_unfinished
+from continuonbrain.rlds.retention import finished_episodes
 from continuonbrain.rlds.tfds import export_tfds
 from continuonbrain.rlds.tub import import_tub
+from continuonbrain.rlds.tub_drives import load_jpeg
+from continuonbrain.rlds.tub_records import TubReport
 
 REAL_TUB = Path(__file__).parents[3] / "shared" / "data" / "donkeycar_tub" / "tub.tar.gz"
 
@@ -153,6 +159,106 @@ def test_importing_again_adds_nothing_and_a_killed_import_is_completed(tmp_path:
     repaired = import_tub(tub, memory, max_steps_per_episode=10)
     assert repaired.episodes == [str(damaged)]
     assert (repaired.steps, repaired.already_imported) == (10, 20)
+
+
+def _killed_import(tub: Path, memory: Path, monkeypatch: pytest.MonkeyPatch, images: int) -> None:
+    """What SIGKILL leaves: an open episode that nobody holds."""
+    left = images
+
+    def load(path: Path, report: TubReport) -> bytes | None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return load_jpeg(path, report)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tub_module, "load_jpeg", load)
+        patch.setattr(tub_module.shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            import_tub(tub, memory)
+
+
+def test_half_a_drive_that_recovery_closed_is_imported_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tub, memory = _make_tub(tmp_path / "tub"), tmp_path / "memory"
+    _killed_import(tub, memory, monkeypatch, 12)
+    (recovered,) = recover_unfinished(memory)
+    assert recovered.steps == len(open_episode(recovered.path)) == 11
+    (held,) = finished_episodes(memory)
+    assert not held.own  # or retention would delete it as a drive of the robot
+    report = import_tub(tub, memory)
+    assert (report.steps, report.already_imported, report.replaced) == (30, 0, 1)
+    assert "imported again" in report.notes[0]
+    (path,) = list_episodes(memory)
+    assert len(open_episode(path)) == 30
+    again = import_tub(tub, memory)
+    assert (again.steps, again.already_imported, again.replaced, again.notes) == (0, 30, 0, [])
+
+
+def test_half_a_drive_that_is_the_last_copy_of_a_picture_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tub, memory = _make_tub(tmp_path / "tub"), tmp_path / "memory"
+    _killed_import(tub, memory, monkeypatch, 12)
+    (recovered,) = recover_unfinished(memory)
+    (tub / "images" / "4_cam_image_array_.jpg").unlink()
+    report = import_tub(tub, memory)
+    assert open_episode(recovered.path).frame_jpeg(4) == _jpeg(4)
+    assert (report.steps, report.replaced) == (29, 0)
+    assert recovered.path.name in report.notes[0]
+
+
+def test_what_nothing_says_an_import_wrote_is_left_alone(tmp_path: Path) -> None:
+    tub, memory = _make_tub(tmp_path / "tub"), tmp_path / "memory"
+    first = Path(import_tub(tub, memory).episodes[0])
+    data = (first / "metadata.json").read_bytes()
+    for altered in (data.replace(b"donkeycar tub", b"donkeycar bub"), b"{}", b"garbage"):
+        (first / "metadata.json").write_bytes(altered)
+        shutil.rmtree(memory / f"{first.name[:-4]}0001", ignore_errors=True)
+        report = import_tub(tub, memory)
+        assert (first / "metadata.json").read_bytes() == altered
+        assert report.steps == len(open_episode(Path(report.episodes[0]))) == 30
+        assert first.name in report.notes[0]
+
+
+def _counts(report: TubReport) -> tuple[int, ...]:
+    skipped = report.deleted + report.bad_records + report.missing_images + report.corrupt_images
+    assert report.steps + report.already_imported + skipped == report.records
+    return report.steps, report.already_imported, report.missing_images, report.corrupt_images
+
+
+def test_a_second_import_counts_what_it_wrote(tmp_path: Path) -> None:
+    tub = _make_tub(tmp_path / "tub", image={3: b"", 9: b"\xff\xd8", 10: None})
+    memory = tmp_path / "memory"
+    assert _counts(import_tub(tub, memory, max_steps_per_episode=10)) == (27, 0, 1, 2)
+    assert _counts(import_tub(tub, memory, max_steps_per_episode=10)) == (0, 27, 1, 2)
+    (tub / "images" / "5_cam_image_array_.jpg").unlink()  # now the drives are cut elsewhere
+    assert _counts(import_tub(tub, memory, max_steps_per_episode=10)) == (0, 26, 2, 2)
+    assert sum(len(open_episode(path)) for path in list_episodes(memory)) == 27
+
+
+def test_images_that_came_later_are_added_beside_what_is_there(tmp_path: Path) -> None:
+    tub = _make_tub(tmp_path / "tub", image={3: b"", 10: None})
+    memory = tmp_path / "memory"
+    import_tub(tub, memory, max_steps_per_episode=10)
+    before = {path: path.stat().st_ino for path in list_episodes(memory)}
+    for index in (3, 10):
+        (tub / "images" / f"{index}_cam_image_array_.jpg").write_bytes(_jpeg(index))
+    assert _counts(import_tub(tub, memory, max_steps_per_episode=10)) == (2, 28, 0, 0)
+    assert {path: path.stat().st_ino for path in before} == before
+    ticks = sorted(step.tick for path in list_episodes(memory) for step in open_episode(path))
+    assert ticks == list(range(30))
+    assert _counts(import_tub(tub, memory, max_steps_per_episode=10)) == (0, 30, 0, 0)
+
+
+def test_a_manifest_that_names_only_absent_catalogs_says_which(tmp_path: Path) -> None:
+    tub = _make_tub(tmp_path / "tub")
+    for file in tub.glob("catalog_*"):
+        file.unlink()
+    with pytest.raises(EpisodeError, match=r"catalog_0\.catalog is named by manifest\.json but missing"):
+        import_tub(tub, tmp_path / "memory")
 
 
 def test_two_imports_of_one_tub_at_a_time_do_not_destroy_each_other(tmp_path: Path) -> None:
