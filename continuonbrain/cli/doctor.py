@@ -251,7 +251,8 @@ def check_safety_head(root: Path) -> Check:
     brain = open_brain(root)
     layout = brain.layout
     if not brain.config.heads.safety.enabled:
-        return Check("safety head", True, "none watches: heads.safety.enabled is off", needed=False)
+        remedy = "set heads.safety.enabled to true in config.json"
+        return Check("safety head", False, "none watches: heads.safety.enabled is off", remedy, needed=False)
     try:
         watch = open_watches(layout.safety_dir, layout.manifest_path)()
     except BrainError as error:

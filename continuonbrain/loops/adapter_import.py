@@ -241,6 +241,26 @@ def _card(checked: _Checked, *, sha256: str, base_sha256: str) -> bytes:
     return (json.dumps(card, indent=2) + "\n").encode()
 
 
+def origin_refusal(brain: BrainRoot, version: AdapterVersion) -> str | None:
+    """Why an adapter that came from elsewhere must not go on here, None when it may or was trained here: its key is no
+    longer trusted. What its card does not say is a refusal."""
+    try:
+        card = version.card() or {}
+    except BrainError as error:
+        return error.message
+    if ORIGIN not in card:
+        return None
+    imported = card.get("imported")
+    key_id = imported.get("key_id") if isinstance(imported, dict) else None
+    if not isinstance(key_id, str):
+        return "its card does not say by which key it came"
+    try:
+        TrustedKeys(brain.layout).get(key_id)
+    except (BrainError, OSError) as error:
+        return f"the key that it came with is not trusted: {error}"
+    return None
+
+
 def export_adapter(
     brain: BrainRoot, name: str, out: Path, *, key_name: str, counter: int | None = None
 ) -> Exported:

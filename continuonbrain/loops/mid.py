@@ -25,7 +25,7 @@ from typing import Any
 from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError, told_from, told_from_import
-from continuonbrain.loops.adapter_import import ORIGIN
+from continuonbrain.loops.adapter_import import ORIGIN, origin_refusal
 from continuonbrain.loops.memory import keep_within_limits
 from continuonbrain.loops.probation import look_after
 from continuonbrain.loops.promotion import Promotion, announce_unfinished, promote_candidate
@@ -214,7 +214,9 @@ class MidLoop:
         candidate = self.store.candidate()
         if candidate is None or ORIGIN not in (_paper(candidate.card) or {}):
             return None
-        return candidate if _paper(candidate.verdict) is None else None
+        if _paper(candidate.verdict) is not None or origin_refusal(self.brain, candidate) is not None:
+            return None
+        return candidate
 
     def round(self, *, hold: bool = False, again: bool = False) -> Outcome:
         """One round. again: train even when no episode is new. Raises `BrainError`s with nothing changed.

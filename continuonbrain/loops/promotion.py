@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.adapter_import import origin_refusal
 from continuonbrain.loops.notices import NoticeAnswer, ask_notice
 from continuonbrain.loops.wire import WireError
 from continuonbrain.model.base_identity import checkpoint_sha256
@@ -25,6 +26,7 @@ from continuonbrain.storage.history import HistoryEntry
 from continuonbrain.storage.lock import LockHeldError, ProcessLock
 from continuonbrain.storage.manifest import manifest_from_settings, write_manifest
 from continuonbrain.storage.probation_rule import Terms
+from continuonbrain.storage.promotion_rule import PromotionRefused
 from continuonbrain.storage.signal_listeners import signal_listeners
 
 log = logging.getLogger(__name__)
@@ -76,6 +78,11 @@ def promote_candidate(
             raise BrainError(
                 f"there is no candidate in {brain.layout.candidate}",
                 remedy=f"train one: continuonbrain train --root {brain.layout.root}",
+            )
+        refusal = origin_refusal(brain, candidate)
+        if refusal is not None:
+            raise PromotionRefused(
+                candidate.version_id, refusal, remedy="continuonbrain keys list says whom this brain trusts"
             )
         _apart(brain.layout.manifest_path)
         version = store.promote(

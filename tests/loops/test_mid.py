@@ -37,6 +37,7 @@ from continuonbrain.storage.adapters import AdapterStore, PromotionRefused  # no
 from continuonbrain.storage.event_log import EventLog  # noqa: E402
 from continuonbrain.storage.layout import init_brain_root  # noqa: E402
 from continuonbrain.storage.lock import LockHeldError, ProcessLock  # noqa: E402
+from continuonbrain.storage.trusted_keys import PrivateKeys, TrustedKeys  # noqa: E402
 from continuonbrain.trainer.course import Course  # noqa: E402
 from continuonbrain.trainer.evidence import Closed, Evidence, HeldOut, Imitation, Laps, Slow  # noqa: E402
 from continuonbrain.trainer.reflex_job import TaughtReflex  # noqa: E402
@@ -779,6 +780,32 @@ def test_the_engine_that_will_serve_judges_the_bytes(
 # ------------------------------------------------------------------------------ what came from elsewhere
 
 
+def trusted(root: BrainRoot) -> str:
+    """A key that this brain trusts."""
+    key = PrivateKeys(root.layout).new("shop")
+    TrustedKeys(root.layout).trust(key)
+    return key.key_id
+
+
+def test_a_candidate_of_a_revoked_key_is_neither_judged_nor_promoted(brain: Brain, proven: None) -> None:
+    root = brain(**{"promotion.probation_ticks": 0, "promotion.probation_minutes": 0.0})
+    key_id = trusted(root)
+    store = AdapterStore(root.layout)
+    own = loop(root).round(hold=True)
+    assert own.phase == "judged"
+    foreign = store.get(own.version_id)
+    card = (foreign.card() or {}) | {"origin": {}, "imported": {"key_id": key_id}}
+    store.attach(foreign, "card.json", json.dumps(card).encode())
+    TrustedKeys(root.layout).revoke(key_id)
+    with pytest.raises(PromotionRefused, match="not trusted"):
+        promote_candidate(root)
+    learned = loop(root).round()
+    assert learned.version_id != foreign.version_id, "it learns for itself"
+    current = store.current()
+    assert current is not None
+    assert current.version_id == learned.version_id
+
+
 def test_a_candidate_from_elsewhere_is_judged_here_once_and_promoted_on_that(
     brain: Brain, proven: None
 ) -> None:
@@ -792,7 +819,7 @@ def test_a_candidate_from_elsewhere_is_judged_here_once_and_promoted_on_that(
     files |= {
         "adapter_config.json": json.dumps(config).encode(),
         "calibration.json": (folder / "calibration.json").read_bytes(),
-        "card.json": b'{"origin": {"key_id": "ab"}}',
+        "card.json": b'{"origin": {}, "imported": {"key_id": "%s"}}' % trusted(root).encode(),
     }
     foreign = store.stage(files)
     assert foreign.verdict() is None
@@ -815,7 +842,7 @@ def test_a_candidate_from_elsewhere_that_fails_does_not_drive(brain: Brain) -> N
         {
             "adapter_model.safetensors": b"no weights",
             "adapter_config.json": b"{}",
-            "card.json": b'{"origin": {"key_id": "ab"}}',
+            "card.json": b'{"origin": {}, "imported": {"key_id": "%s"}}' % trusted(root).encode(),
         }
     )
     outcome = loop(root).round()
