@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.small_verdict import judged
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.durable import append_line_durably, write_bytes_durably
 from continuonbrain.storage.layout import init_brain_root
@@ -49,8 +50,7 @@ def main() -> None:
 
         def promote() -> None:
             version = next(versions)
-            sha256 = version.compute_sha256()
-            verdict = {"passed": True, "candidate_sha256": sha256, "base_sha256": BASE_SHA256}
+            verdict = judged(version, BASE_SHA256)
             store.promote(version.version_id, verdict, base_sha256=BASE_SHA256)
 
         measure("stage an adapter of 1 MiB", stage)

@@ -40,6 +40,7 @@ from rich.progress import track
 
 from benchmarks.crash_reader import chain, contents, faults, named_by, unsettled
 from benchmarks.ptraced import Ended, When, trace
+from benchmarks.small_verdict import judged
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.loops import promotion
 from continuonbrain.loops.probation import look_after
@@ -93,11 +94,7 @@ def staged(brain: BrainRoot, tag: str) -> str:
         "card.json": b'{"episodes": []}',
     }
     version = store.stage(files)
-    verdict = {
-        "passed": True,
-        "candidate_sha256": version.compute_sha256(),
-        "base_sha256": checkpoint_sha256(brain.layout.base_model_dir),
-    }
+    verdict = judged(version, checkpoint_sha256(brain.layout.base_model_dir))
     store.attach(version, "verdict.json", json.dumps(verdict).encode())
     return version.version_id
 

@@ -35,6 +35,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.bad_candidates import misjudged_candidate
+from benchmarks.small_verdict import judged
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.loops.drive_session import DriveError, DriveSession
 from continuonbrain.loops.probation import ProbationWatch
@@ -71,7 +72,7 @@ def stage(brain: BrainRoot, name: str) -> str:
     store = AdapterStore(brain.layout)
     version = store.stage({**adapter_files(model), "calibration.json": calibration.to_json()})
     sha256 = version.compute_sha256()
-    verdict = {"passed": True, "candidate_sha256": sha256, "base_sha256": base}
+    verdict = judged(version, base)
     store.attach(version, "verdict.json", json.dumps(verdict).encode())
     return sha256
 

@@ -34,6 +34,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.small_verdict import judged
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.loops.drive_session import DriveSession
 from continuonbrain.loops.promotion import promote_candidate
@@ -83,7 +84,7 @@ class Adapters:
         files = {**adapter_files(self._model), "calibration.json": Calibration().to_json()}
         version = self._store.stage(files)
         sha256 = version.compute_sha256()
-        verdict = {"passed": True, "candidate_sha256": sha256, "base_sha256": self._base}
+        verdict = judged(version, self._base)
         self._store.attach(version, "verdict.json", json.dumps(verdict).encode())
         return sha256
 

@@ -38,7 +38,7 @@ from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 from continuonbrain.storage.durable import replace_file
 from continuonbrain.storage.event_log import EventLog
 from continuonbrain.storage.lock import ProcessLock
-from continuonbrain.storage.promotion_rule import OnProbation, PromotionRefused
+from continuonbrain.storage.promotion_rule import OnProbation, PromotionRefused, StaleVerdict
 from continuonbrain.trainer.build_gates import gates_from_config
 from continuonbrain.trainer.gates import GateReport, GateSet
 
@@ -197,7 +197,8 @@ class MidLoop:
 
     def _standing_candidate(self) -> Promotion | None:
         """Promote a candidate whose passing verdict stands but whose promotion never came (a crash, --hold, another one
-        on probation). Raises `OnProbation` while that lasts."""
+        on probation). Raises `OnProbation` while that lasts, `StaleVerdict` where it has to be judged again: its
+        verdict is then set aside."""
         candidate = self.store.candidate()
         verdict = None if candidate is None else _paper(candidate.verdict)
         if verdict is None or verdict.get("passed") is not True:
@@ -205,6 +206,11 @@ class MidLoop:
         try:
             return promote_candidate(self.brain)
         except OnProbation:
+            raise
+        except StaleVerdict as stale:
+            self.say(detail=f"{stale.reason}: it is judged again")
+            assert candidate is not None
+            self.store.set_verdict_aside(candidate)
             raise
         except PromotionRefused:
             return None  # of another base, its bytes changed, or it was taken back: learn anew
@@ -237,18 +243,21 @@ class MidLoop:
         announce_unfinished(self.brain)
         look_after(self.brain)
         keep_within_limits(self.brain)
+        stale = False
         try:
             if not hold and not again and (standing := self._standing_candidate()) is not None:
                 return self._end("promoted", standing.detail, version_id=standing.version_id)
         except OnProbation as waits:  # another training would only replace what has been proved
             return self._end("judged", _held(waits), version_id=waits.version_id, held=True)
+        except StaleVerdict:
+            stale = True
         episodes, fresh = self.new_episodes()
         self.say(episodes=len(episodes))
         if len(episodes) < self.config.min_episodes:
             words = f"{len(episodes)} of {self.config.min_episodes} episodes (min_episodes) driven by a human"
             return self._end("waiting", "; ".join([words, *self._not_counted()]))
         waiting = None if again else self._waits_for_judgment()
-        if waiting is None and not fresh and not again:
+        if waiting is None and not fresh and not again and not stale:
             words = f"nothing new in {len(episodes)} episodes since the last candidate"
             return self._end("waiting", words, nothing_new=True)
         # Names a base that cannot be taught, before an episode is read.

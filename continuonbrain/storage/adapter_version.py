@@ -24,6 +24,8 @@ BEHAVIOURAL_FILES: tuple[str, ...] = (
 REQUIRED_FILES: tuple[str, ...] = ("adapter_config.json", "adapter_model.safetensors")
 
 VERDICT_FILE = "verdict.json"
+STALE_VERDICT_FILE = "verdict.stale.json"
+"""A verdict against something else than what drives now. Nobody but people reads it."""
 CARD_FILE = "card.json"
 LAST_PROMOTION_FILE = ".last_promotion.json"
 

@@ -4,7 +4,7 @@ Rules:
 - A version is whole or absent. Its behavioural files (`BEHAVIOURAL_FILES`) never change after staging;
   papers about it (card.json, verdict.json) may be attached.
 - An adapter gets to drive (`current`) only by a verdict that passed, that was given to exactly these bytes,
-  on exactly this base. The sha256 is taken again from disk at that moment.
+  on exactly this base, against exactly what drives now. The sha256 is taken again from disk at that moment.
 - It then drives on probation, until it is confirmed or taken back; one at a time.
 - `current` absent means the base model alone. It changes by one atomic rename; after a crash at any point
   it is the old version whole or the new one whole.
@@ -26,6 +26,7 @@ from continuonbrain.storage.adapter_version import (
     CARD_FILE,
     LAST_PROMOTION_FILE,
     REQUIRED_FILES,
+    STALE_VERDICT_FILE,
     VERDICT_FILE,
     AdapterError,
     AdapterVersion,
@@ -48,7 +49,14 @@ from continuonbrain.storage.probation_rule import (
     Terms,
     decide,
 )
-from continuonbrain.storage.promotion_rule import OnProbation, PromotionRefused, promotion_refusal
+from continuonbrain.storage.promotion_rule import (
+    OnProbation,
+    PromotionRefused,
+    StaleVerdict,
+    is_of_older_version,
+    promotion_refusal,
+    rival_refusal,
+)
 
 __all__ = [
     "BEHAVIOURAL_FILES",
@@ -61,6 +69,7 @@ __all__ = [
     "AdapterVersion",
     "OnProbation",
     "PromotionRefused",
+    "StaleVerdict",
     "adapter_sha256",
     "adapter_sha256_on_disk",
     "promotion_refusal",
@@ -138,6 +147,7 @@ class AdapterStore(AdapterReader):
 
         Raises:
             OnProbation: another adapter is; nothing was changed.
+            StaleVerdict: it was judged against something else than what drives now; nothing was changed.
             PromotionRefused: the rules are against it; nothing was changed.
             AdapterError: there is no such version, or it is damaged.
             LockHeldError: another process is changing the store.
@@ -150,14 +160,26 @@ class AdapterStore(AdapterReader):
                 verdict, candidate_sha256=sha256, staged_sha8=version.sha8, base_sha256=base_sha256
             )
             if reason is not None or verdict is None:
-                raise PromotionRefused(
+                older = verdict is not None and verdict.get("passed") is True and is_of_older_version(verdict)
+                raise (StaleVerdict if older else PromotionRefused)(
                     version_id, reason or "it has no verdict", remedy="train and judge it again on this base"
                 )
             self._journal.recover()
-            change = decide(self.standing(), Promote(version_id, sha256, terms, again))
+            state = self.standing()
+            change = decide(state, Promote(version_id, sha256, terms, again))
             if isinstance(change, Refused):
                 kind = OnProbation if change.code == "on_probation" else PromotionRefused
                 raise kind(version_id, change.reason, remedy=change.remedy)
+            # After the probation of another: while it lasts nobody knows what the candidate has to be better than.
+            reason = rival_refusal(
+                verdict, candidate_sha256=sha256, current_sha256=self._drives_sha256(state)
+            )
+            if reason is not None:
+                raise StaleVerdict(
+                    version_id,
+                    reason,
+                    remedy=f"have the candidate judged again: continuonbrain train --root {self._layout.root}",
+                )
             durable.write_json_durably(version.path / VERDICT_FILE, dict(verdict))
             if change is not None:
                 about = {
@@ -178,6 +200,15 @@ class AdapterStore(AdapterReader):
             if self._links.target_id(self._layout.candidate) == version_id:
                 durable.remove_durably(self._layout.candidate)
         return version
+
+    def set_verdict_aside(self, version: AdapterVersion) -> None:
+        """Have a version judged again: its verdict becomes `STALE_VERDICT_FILE`, for people. Raises LockHeldError,
+        OSError."""
+        with self._lock("set a verdict aside"):
+            path = version.path / VERDICT_FILE
+            if path.is_file():
+                durable.write_bytes_durably(version.path / STALE_VERDICT_FILE, path.read_bytes())
+                durable.remove_durably(path)
 
     def confirm(
         self, *, sha256: str | None = None, about: Mapping[str, object] | None = None
@@ -295,6 +326,11 @@ class AdapterStore(AdapterReader):
         """
         with self._lock("recover the adapter store"):
             return self._journal.recover()
+
+    def _drives_sha256(self, state: Standing) -> str:
+        if state.version_id is None:
+            return ""
+        return state.sha256 or self.get(state.version_id).compute_sha256()
 
     def _decided(self, state: Standing, event: Event) -> Change:
         change = decide(state, event)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from continuonbrain.errors import BrainError
 
 VERDICT_VERSION = 2
-"""What `verdict.json` is written as. 1: point estimates; 2: intervals, by cluster, and more hashes."""
-_KNOWN_VERSIONS = (1, VERDICT_VERSION)
+"""What `verdict.json` is written as. 1: point estimates, which is shown and promotes nothing any more; 2: intervals, by
+cluster, and more hashes."""
+_OLDER_VERSIONS = (1,)
 
 
 class PromotionRefused(BrainError):
@@ -25,6 +27,11 @@ class PromotionRefused(BrainError):
         self.reason = reason
 
 
+class StaleVerdict(PromotionRefused):
+    """Its verdict was sound and says nothing about now: another adapter drives, or it is of an older version. Judged
+    again it may be promoted."""
+
+
 class OnProbation(PromotionRefused):
     """Not now: another adapter is on probation. It may be promoted when that one is confirmed or taken back."""
 
@@ -35,8 +42,9 @@ def promotion_refusal(
     """Why this adapter must not drive, or None when it may.
 
     Args:
-        verdict: what the trainer found; it must say `passed: true` and name the two hashes. Without a version it is
-            of version 1; of one that is not known here nobody knows what its "passed" means.
+        verdict: what the trainer found; it must say `passed: true`, name the two hashes, and carry the checks and the
+            evidence that it is founded on. Without a version it is of version 1; of one that is not known here nobody
+            knows what its "passed" means.
         candidate_sha256: of the adapter, from its bytes on disk now.
         staged_sha8: the first 8 digits from when it was staged.
         base_sha256: of the base model that serves now.
@@ -46,15 +54,23 @@ def promotion_refusal(
     if verdict is None:
         return "it has no verdict"
     version = verdict.get("version", 1)
-    if type(version) is not int or version not in _KNOWN_VERSIONS:
-        return f"its verdict is of version {version!r}, this software knows {' and '.join(map(str, _KNOWN_VERSIONS))}"
+    if type(version) is not int or version not in (*_OLDER_VERSIONS, VERDICT_VERSION):
+        return f"its verdict is of version {version!r}, this software promotes on version {VERDICT_VERSION}"
     if verdict.get("passed") is not True:
         return "its verdict says that it did not pass"
-    checks = verdict.get("checks", [])
-    if not isinstance(checks, list) or not all(
-        isinstance(c, Mapping) and c.get("passed") is True for c in checks
-    ):
+    if is_of_older_version(verdict):
+        return f"its verdict is of version {version}, which is only shown: this software promotes on {VERDICT_VERSION}"
+    checks = verdict.get("checks")
+    if not isinstance(checks, list) or not checks:
+        return f"its verdict has no checks (checks {_told(checks)}): nothing was proved"
+    if not all(isinstance(c, Mapping) and c.get("passed") is True for c in checks):
         return "its verdict says that it passed, its checks do not"
+    if verdict.get("reason") != "":
+        return f"its verdict says that it passed and why it did not (reason {_told(verdict.get('reason'))})"
+    for name in ("hashes", "evidence"):
+        value = verdict.get(name)
+        if not isinstance(value, Mapping) or not value:
+            return f"its verdict has no {name} ({name} {_told(value)}): nobody can say what it was founded on"
     if verdict.get("candidate_sha256") != candidate_sha256:
         return (
             "its verdict was given to other bytes "
@@ -65,7 +81,55 @@ def promotion_refusal(
             f"it was judged on another base model (base_sha256 {_short(verdict.get('base_sha256'))}, "
             f"serving {base_sha256[:8]})"
         )
+    for name, sha256 in (("candidate", candidate_sha256), ("base", base_sha256)):
+        told = _hashes(verdict).get(name)
+        if told != sha256:
+            return (
+                f"its verdict contradicts itself (hashes.{name} {_short(told)}, {name}_sha256 {sha256[:8]})"
+            )
+    if not _is_rival(_hashes(verdict).get("current")):
+        return "its verdict does not say what it was judged against (hashes.current)"
     return None
+
+
+def rival_refusal(verdict: Mapping[str, object], *, candidate_sha256: str, current_sha256: str) -> str | None:
+    """Why a verdict says nothing about now, or None: the candidate was found better than what drove then.
+
+    Settings and safety head are not compared: `config_sha256` covers every setting, also those that change nothing of
+    how an adapter drives, and a head is fitted anew with every training.
+
+    Args:
+        verdict: one that `promotion_refusal` has nothing against.
+        candidate_sha256: of the adapter. It may drive already: then it is no rival of its own.
+        current_sha256: of what drives now, "" for the base alone.
+    """
+    judged = _hashes(verdict).get("current")
+    if judged == current_sha256 or current_sha256 == candidate_sha256:
+        return None
+    return f"it was judged against {_rival(judged)}, {_rival(current_sha256)} drives now"
+
+
+def is_of_older_version(verdict: Mapping[str, object]) -> bool:
+    """Whether an older release wrote it."""
+    version = verdict.get("version", 1)
+    return type(version) is int and version in _OLDER_VERSIONS
+
+
+def _hashes(verdict: Mapping[str, object]) -> Mapping[str, object]:
+    found = verdict.get("hashes")
+    return found if isinstance(found, Mapping) else {}
+
+
+def _is_rival(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}|", value) is not None
+
+
+def _rival(sha256: object) -> str:
+    return "the base alone" if sha256 == "" else _short(sha256)
+
+
+def _told(value: object) -> str:
+    return "missing" if value is None else repr(value)[:80]
 
 
 def _short(value: object) -> str:

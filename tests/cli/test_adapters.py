@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.small_verdict import judged
 from continuonbrain.cli.adapters import app
 from continuonbrain.cli.doctor import check_history
 from continuonbrain.errors import BrainError
@@ -34,10 +35,7 @@ def promoted(store: AdapterStore, tag: str) -> AdapterVersion:
             ).encode(),
         }
     )
-    verdict = {
-        "passed": True,
-        "candidate_sha256": version.compute_sha256(),
-        "base_sha256": BASE,
+    verdict = judged(version, BASE) | {
         "checks": [
             {"name": "completion", "value": 0.98765, "threshold": 0.5, "passed": True, "meaning": "drives on"}
         ],
@@ -172,7 +170,7 @@ def test_promote_does_as_the_sidecar_does_and_refuses_without_a_verdict(
     with pytest.raises(BrainError, match="verdict"):
         call(layout, "promote")
     assert store.current() is None
-    verdict = {"passed": True, "candidate_sha256": version.compute_sha256(), "base_sha256": BASE}
+    verdict = judged(version, BASE)
     store.attach(version, "verdict.json", json.dumps(verdict).encode())
     told = json.loads(call(layout, "promote", "--json"))
     assert (told["to"], told["noticed"]) == (version.version_id, False)
@@ -188,7 +186,7 @@ TERMS = Terms(400, 0.0, boot_id())
 def on_probation(layout: BrainLayout, tag: str) -> AdapterVersion:
     store = AdapterStore(layout)
     version = store.stage({"adapter_model.safetensors": tag.encode(), "adapter_config.json": b"{}"})
-    verdict = {"passed": True, "candidate_sha256": version.compute_sha256(), "base_sha256": BASE}
+    verdict = judged(version, BASE)
     return store.promote(version.version_id, verdict, base_sha256=BASE, terms=TERMS)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.small_verdict import judged
 from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.doctor import check_adapter, check_engine, check_words
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
@@ -73,7 +74,7 @@ def test_the_adapter_in_use_is_looked_at(root: Path) -> None:
             "calibration.json": b"{}",
         }
         version = store.stage(files)
-        verdict = {"passed": True, "candidate_sha256": version.compute_sha256(), "base_sha256": base}
+        verdict = judged(version, base)
         return store.promote(version.version_id, verdict, base_sha256=base)
 
     assert promote("f" * 64).version_id in check_adapter(root).value

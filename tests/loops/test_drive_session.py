@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.small_verdict import judged
 from continuonbrain.loops.drive_session import CONTROL_MODULE, DriveError, DriveSession, command_control
 from continuonbrain.loops.notices import post_notice
 from continuonbrain.rlds.reader import list_episodes, open_episode
@@ -61,7 +62,7 @@ def promote(layout: BrainLayout, tag: str) -> str:
     }
     version = store.stage(files)
     sha256 = version.compute_sha256()
-    verdict = {"passed": True, "candidate_sha256": sha256, "base_sha256": "ba5e" * 16}
+    verdict = judged(version, "ba5e" * 16)
     store.promote(version.version_id, verdict, base_sha256="ba5e" * 16)
     return sha256
 
@@ -221,7 +222,7 @@ def test_the_real_engine_swaps_a_real_adapter_while_the_robot_drives(layout: Bra
         assert session.status()["adapter_sha256"] == ""
         version = store.stage({**adapter_files(model), "calibration.json": b'{"steering_trim_rad": 0.1}'})
         sha256 = version.compute_sha256()
-        verdict = {"passed": True, "candidate_sha256": sha256, "base_sha256": identity}
+        verdict = judged(version, identity)
         store.promote(version.version_id, verdict, base_sha256=identity)
         assert post_notice(layout.policy_socket, {"kind": "promotion"})
         status = session.wait_for_adapter(sha256, timeout_s=10.0)

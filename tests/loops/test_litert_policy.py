@@ -17,6 +17,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("ai_edge_litert")
 
+from benchmarks.small_verdict import judged  # noqa: E402
 from continuonbrain.brain_root import open_brain  # noqa: E402
 from continuonbrain.loops.notices import ask_notice  # noqa: E402
 from continuonbrain.loops.policy_client import Answer, PolicyClient  # noqa: E402
@@ -89,7 +90,7 @@ def staged(layout: BrainLayout, *, rank: int = 8, base: str = SHA256) -> Adapter
 
 def promote(layout: BrainLayout, version: AdapterVersion) -> str:
     sha256 = version.compute_sha256()
-    verdict = {"passed": True, "candidate_sha256": sha256, "base_sha256": SHA256}
+    verdict = judged(version, SHA256)
     AdapterStore(layout).promote(version.version_id, verdict, base_sha256=SHA256)
     return sha256
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.small_verdict import judged
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.cli.main import app
 from continuonbrain.errors import BrainError
@@ -45,7 +46,7 @@ def promote(brain: BrainRoot, tag: str, **card: list[str]) -> None:
             "card.json": json.dumps(card).encode(),
         }
     )
-    verdict = {"passed": True, "candidate_sha256": version.compute_sha256(), "base_sha256": BASE}
+    verdict = judged(version, BASE)
     store.promote(version.version_id, verdict, base_sha256=BASE)
 
 

@@ -18,6 +18,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from benchmarks.small_verdict import judged  # noqa: E402
 from continuonbrain.brain_root import BrainRoot, open_brain  # noqa: E402
 from continuonbrain.errors import BrainError  # noqa: E402
 from continuonbrain.loops import judging, learning, mid, training_log  # noqa: E402
@@ -33,13 +34,13 @@ from continuonbrain.rlds.recorder import EpisodeRecorder  # noqa: E402
 from continuonbrain.rlds.step import Step  # noqa: E402
 from continuonbrain.rlds.writer import metadata_bytes  # noqa: E402
 from continuonbrain.robot.host import SimulatedHost  # noqa: E402
-from continuonbrain.storage.adapters import AdapterStore, PromotionRefused  # noqa: E402
+from continuonbrain.storage.adapters import AdapterStore, PromotionRefused, StaleVerdict  # noqa: E402
 from continuonbrain.storage.event_log import EventLog  # noqa: E402
 from continuonbrain.storage.layout import init_brain_root  # noqa: E402
 from continuonbrain.storage.lock import LockHeldError, ProcessLock  # noqa: E402
 from continuonbrain.storage.trusted_keys import PrivateKeys, TrustedKeys  # noqa: E402
 from continuonbrain.trainer.course import Course  # noqa: E402
-from continuonbrain.trainer.evidence import Closed, Evidence, HeldOut, Imitation, Laps, Slow  # noqa: E402
+from continuonbrain.trainer.evidence import Closed, Evidence, HeldOut, Imitation, Laps, Slow, Sources  # noqa: E402
 from continuonbrain.trainer.reflex_job import TaughtReflex  # noqa: E402
 from continuonbrain.trainer.steps import Progress  # noqa: E402
 
@@ -84,7 +85,7 @@ def proven(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Slow(1.0, 1.0, ones, ones)
     held = HeldOut((0, 1, 2, 3), (25.0,) * 4, (0.1,) * 4, (0.2,) * 4, (0.3,) * 4)
 
-    def gathered(engine: Any, *, candidate: Any, on_part: Any, **_rest: Any) -> Evidence:
+    def gathered(engine: Any, *, candidate: Any, current: Any, on_part: Any, **_rest: Any) -> Evidence:
         on_part("candidate: laps", 1, 2)  # as every tick of a rollout does
         return Evidence(
             candidate.sha256,
@@ -103,6 +104,7 @@ def proven(monkeypatch: pytest.MonkeyPatch) -> None:
             has_reflex=(candidate.folder / REFLEX_FILE).exists(),
             slow_candidate=slow,
             slow_current=slow,
+            sources=Sources(current_sha256=current.sha256),
         )
 
     monkeypatch.setattr(judging, "gather_evidence", gathered)
@@ -374,6 +376,34 @@ def test_without_hold_a_proven_candidate_is_promoted_and_the_next_one_is_judged_
     assert (outcome.phase, outcome.version_id) == ("promoted", held.version_id)
 
 
+def test_a_candidate_that_was_judged_against_what_no_longer_drives_is_judged_again(
+    brain: Brain, proven: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = brain()
+    first = loop(root).round()
+    assert first.phase == "promoted"
+    other = BrainRoot(root.layout, root.config.with_overrides({"training.seed": 1}))
+    held = loop(other).round(again=True)
+    store = AdapterStore(root.layout)
+    sha256 = store.get(first.version_id).compute_sha256()
+    assert held.verdict is not None
+    assert (held.held, held.verdict["hashes"]["current"]) == (True, sha256)
+    store.revert(sha256=sha256)  # what it was found better than is taken back
+    with pytest.raises(StaleVerdict, match=f"judged against {sha256[:8]}, the base alone drives now"):
+        promote_candidate(root)
+    assert store.current() is None
+
+    def trained(*_: Any, **__: Any) -> Any:
+        raise AssertionError("it is judged, not trained")
+
+    monkeypatch.setattr(learning, "train_adapter", trained)
+    outcome = loop(other).round()
+    assert (outcome.phase, outcome.version_id) == ("promoted", held.version_id)
+    assert outcome.verdict is not None
+    assert outcome.verdict["hashes"]["current"] == ""
+    assert (store.get(held.version_id).path / "verdict.stale.json").is_file()
+
+
 def test_bytes_that_changed_after_the_verdict_are_not_promoted(brain: Brain, proven: None) -> None:
     root = brain()
     outcome = loop(root).round(hold=True)
@@ -616,7 +646,7 @@ def test_a_damaged_adapter_in_use_is_told_before_anything_is_trained(brain: Brai
     names = ("adapter_model.safetensors", "adapter_config.json", "calibration.json")
     version = store.stage(dict.fromkeys(names, b"{}"))
     base = base_sha256(root.layout.base_model_dir)
-    verdict = {"passed": True, "candidate_sha256": version.compute_sha256(), "base_sha256": base}
+    verdict = judged(version, base)
     store.promote(version.version_id, verdict, base_sha256=base)
     (version.path / "adapter_model.safetensors").write_bytes(b"cut")
     trainer = loop(root)

@@ -17,6 +17,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from benchmarks.small_verdict import judged
 from continuonbrain.brain_root import open_brain
 from continuonbrain.errors import BrainError
 from continuonbrain.loops import notices, policy_client
@@ -89,7 +90,7 @@ def promote(layout: BrainLayout, tag: str, *, base: str = "ba5e" * 16, gain: flo
         }
     )
     sha256 = version.compute_sha256()
-    verdict = {"passed": True, "candidate_sha256": sha256, "base_sha256": "ba5e" * 16}
+    verdict = judged(version, "ba5e" * 16)
     store.promote(version.version_id, verdict, base_sha256="ba5e" * 16)
     return sha256
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.crash_points import driving, drove, new_root, staged
+from benchmarks.small_verdict import judged
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
 from continuonbrain.loops import policy_process, probation, promotion
@@ -375,7 +376,7 @@ def unusable(brain: BrainRoot, tag: bytes, terms: Terms | None) -> str:
         "card.json": b"{}",
     }
     version = store.stage(files)
-    verdict = {"passed": True, "candidate_sha256": version.compute_sha256(), "base_sha256": "ba5e" * 16}
+    verdict = judged(version, "ba5e" * 16)
     store.promote(version.version_id, verdict, base_sha256="ba5e" * 16, terms=terms)
     return version.version_id
 

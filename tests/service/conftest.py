@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch")
 
 from transformers import Gemma3nForCausalLM  # noqa: E402
 
+from benchmarks.small_verdict import judged  # noqa: E402
 from continuonbrain.brain_root import BrainRoot, open_brain  # noqa: E402
 from continuonbrain.loops.promotion import Promotion, announce, promote_candidate  # noqa: E402
 from continuonbrain.model.base import load_base  # noqa: E402
@@ -95,7 +96,7 @@ class Helpers:
             files["lora_adapters.pt"] = b"-"
         store = AdapterStore(brain.layout)
         version = store.stage({**files, "calibration.json": Calibration().to_json()})
-        verdict = {"passed": True, "candidate_sha256": version.compute_sha256(), "base_sha256": base}
+        verdict = judged(version, base)
         store.attach(version, "verdict.json", json.dumps(verdict).encode())
         return version
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.small_verdict import judged
 from continuonbrain.storage import durable
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
@@ -108,11 +109,7 @@ def adapter_files(tag: str) -> dict[str, bytes]:
 
 
 def passing_verdict(version: AdapterVersion, **changes: object) -> dict[str, object]:
-    return {
-        "passed": True,
-        "candidate_sha256": version.compute_sha256(),
-        "base_sha256": BASE_SHA256,
-    } | changes
+    return judged(version, BASE_SHA256) | changes
 
 
 def stage_and_promote(store: AdapterStore, tag: str) -> AdapterVersion:

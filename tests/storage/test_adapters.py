@@ -18,16 +18,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.small_verdict import judged, small_verdict
 from continuonbrain.storage.adapters import (
     BEHAVIOURAL_FILES,
     AdapterError,
     AdapterStore,
     PromotionRefused,
+    StaleVerdict,
     adapter_sha256,
     promotion_refusal,
 )
 from continuonbrain.storage.content_hash import sha256_of_contents, sha256_of_files
 from continuonbrain.storage.layout import BrainLayout
+from continuonbrain.storage.promotion_rule import rival_refusal
+from continuonbrain.trainer.checks import Check
+from continuonbrain.trainer.evidence import Evidence
+from continuonbrain.trainer.verdict import Verdict
 
 SHA = "a1" * 32
 BASE = "b2" * 32
@@ -37,9 +43,54 @@ BASE = "b2" * 32
 
 
 def test_a_passing_verdict_for_these_bytes_on_this_base_promotes() -> None:
-    verdict = {"passed": True, "candidate_sha256": SHA, "base_sha256": BASE}
+    verdict = small_verdict(SHA, BASE)
     refusal = promotion_refusal(verdict, candidate_sha256=SHA, staged_sha8=SHA[:8], base_sha256=BASE)
     assert refusal is None
+
+
+def test_what_the_judge_writes_has_all_that_the_rule_asks_for() -> None:
+    check = Check("completion", 1.0, 0.5, True, "drives")
+    written = Verdict(True, "", (check,), Evidence(SHA, BASE, "", 0)).to_json()
+    for verdict in (written, json.loads(json.dumps(written))):
+        assert promotion_refusal(verdict, candidate_sha256=SHA, staged_sha8=SHA[:8], base_sha256=BASE) is None
+        assert rival_refusal(verdict, candidate_sha256=SHA, current_sha256="") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"passed": False}, "did not pass"),
+        ({"passed": 1}, "did not pass"),
+        ({"passed": "true"}, "did not pass"),
+        ({"passed": None}, "did not pass"),
+        ({"candidate_sha256": None}, "other bytes"),
+        ({"candidate_sha256": BASE}, "other bytes"),
+        ({"candidate_sha256": SHA[:8]}, "other bytes"),
+        ({"base_sha256": None}, "another base"),
+        ({"base_sha256": SHA}, "another base"),
+        *(
+            ({"checks": checks}, "its checks do not")
+            for checks in ([{"passed": True}, {"passed": False}], [{}], ["yes"], [{"passed": 1}])
+        ),
+        *(({"checks": checks}, "no checks") for checks in ([], None, {}, "all passed", 1)),
+        *(({"version": version}, "of version") for version in (1, 0, 3, True, 2.0, "2", None)),
+        ({"reason": "completion: 0.1"}, "why it did not"),
+        ({"reason": None}, "why it did not"),
+        *(({"evidence": value}, "no evidence") for value in (None, {}, [])),
+        *(({"hashes": value}, "no hashes") for value in (None, {}, [])),
+        ({"hashes": {"candidate": BASE, "base": BASE, "current": ""}}, "contradicts itself"),
+        ({"hashes": {"candidate": SHA, "base": SHA, "current": ""}}, "contradicts itself"),
+        *(
+            ({"hashes": {"candidate": SHA, "base": BASE, "current": value}}, "judged against")
+            for value in (None, 0, "base", SHA.upper(), SHA[:8])
+        ),
+    ],
+)
+def test_any_other_verdict_does_not(changes: dict[str, object], reason: str) -> None:
+    verdict = small_verdict(SHA, BASE) | changes
+    refusal = promotion_refusal(verdict, candidate_sha256=SHA, staged_sha8=SHA[:8], base_sha256=BASE)
+    assert refusal is not None
+    assert reason in refusal
 
 
 @pytest.mark.parametrize(
@@ -47,27 +98,56 @@ def test_a_passing_verdict_for_these_bytes_on_this_base_promotes() -> None:
     [
         (None, "no verdict"),
         ({}, "did not pass"),
-        ({"passed": False, "candidate_sha256": SHA, "base_sha256": BASE}, "did not pass"),
-        ({"passed": 1, "candidate_sha256": SHA, "base_sha256": BASE}, "did not pass"),
-        ({"passed": "true", "candidate_sha256": SHA, "base_sha256": BASE}, "did not pass"),
-        ({"passed": True, "base_sha256": BASE}, "other bytes"),
-        ({"passed": True, "candidate_sha256": BASE, "base_sha256": BASE}, "other bytes"),
-        ({"passed": True, "candidate_sha256": SHA[:8], "base_sha256": BASE}, "other bytes"),
-        ({"passed": True, "candidate_sha256": SHA}, "another base"),
-        ({"passed": True, "candidate_sha256": SHA, "base_sha256": SHA}, "another base"),
-        *(
-            (
-                {"passed": True, "candidate_sha256": SHA, "base_sha256": BASE, "checks": checks},
-                "its checks do not",
-            )
-            for checks in ([{"passed": True}, {"passed": False}], [{}], ["yes"], "all passed")
-        ),
+        ({"version": 2, "passed": True, "candidate_sha256": SHA, "base_sha256": BASE}, "no checks"),
+        ({"passed": True, "candidate_sha256": SHA, "base_sha256": BASE}, "only shown"),
     ],
 )
-def test_any_other_verdict_does_not(verdict: dict[str, object] | None, reason: str) -> None:
+def test_a_verdict_that_is_hardly_one_does_not(verdict: dict[str, object] | None, reason: str) -> None:
     refusal = promotion_refusal(verdict, candidate_sha256=SHA, staged_sha8=SHA[:8], base_sha256=BASE)
     assert refusal is not None
     assert reason in refusal
+
+
+@pytest.mark.parametrize(
+    ("judged_against", "drives", "refused"),
+    [
+        ("", "", None),
+        ("c3" * 32, "c3" * 32, None),
+        ("c3" * 32, "d4" * 32, "judged against c3c3c3c3, d4d4d4d4 drives now"),
+        ("", "d4" * 32, "judged against the base alone, d4d4d4d4 drives now"),
+        ("c3" * 32, "", "judged against c3c3c3c3, the base alone drives now"),
+        ("c3" * 32, SHA, None),  # itself: a promotion that came about
+    ],
+)
+def test_what_drives_now_must_be_what_the_candidate_was_found_better_than(
+    judged_against: str, drives: str, refused: str | None
+) -> None:
+    verdict = small_verdict(SHA, BASE, judged_against)
+    found = rival_refusal(verdict, candidate_sha256=SHA, current_sha256=drives)
+    assert found == (refused and f"it was {refused}")
+
+
+def test_a_verdict_against_another_rival_promotes_nothing_until_it_is_judged_again(
+    store: AdapterStore, adapters: type
+) -> None:
+    waiting = store.stage(adapters.files("waiting"))
+    stale = adapters.verdict(waiting)
+    rival = adapters.promoted(store, "rival")
+    with pytest.raises(StaleVerdict, match=f"judged against the base alone, {rival.sha8} drives now"):
+        store.promote(waiting.version_id, stale, base_sha256=adapters.BASE_SHA256)
+    current = store.current()
+    assert current is not None
+    assert (current.version_id, len(store.history())) == (rival.version_id, 1)
+    store.promote(waiting.version_id, adapters.verdict(waiting), base_sha256=adapters.BASE_SHA256)
+
+
+def test_a_verdict_that_is_set_aside_is_kept_for_people(store: AdapterStore, adapters: type) -> None:
+    version = store.stage(adapters.files("a"))
+    store.attach(version, "verdict.json", b'{"passed": true}')
+    for _ in range(2):
+        store.set_verdict_aside(version)
+        assert version.verdict() is None
+        assert (version.path / "verdict.stale.json").read_bytes() == b'{"passed": true}'
 
 
 @given(st.dictionaries(st.sampled_from([*BEHAVIOURAL_FILES, "card.json"]), st.binary(max_size=50)))
@@ -104,14 +184,16 @@ def test_a_staged_adapter_is_the_candidate_and_does_not_drive(store: AdapterStor
 def test_promotion_moves_current_and_leaves_the_ecosystems_record(
     store: AdapterStore, layout: BrainLayout, adapters: type
 ) -> None:
-    version = adapters.promoted(store, "a")
+    version = store.stage(adapters.files("a"))
+    verdict = adapters.verdict(version)
+    store.promote(version.version_id, verdict, base_sha256=adapters.BASE_SHA256)
     assert store.current() == version
     assert store.candidate() is None
     assert (layout.current / "lora_adapters.pt").read_bytes() == b"torch weights of a"
     record = json.loads((layout.current / ".last_promotion.json").read_text())
     assert record.keys() == {"timestamp_unix_s", "current_path", "sha256"}
     assert record["sha256"] == version.compute_sha256()
-    assert version.verdict() == adapters.verdict(version)
+    assert version.verdict() == verdict
 
 
 def test_the_store_works_after_its_root_was_moved(
@@ -424,7 +506,7 @@ def test_sigkill_while_adapters_change_never_leaves_a_broken_store(
 def _promote_one(root: Path, tag: str) -> None:
     store = AdapterStore(BrainLayout(root))
     version = store.stage({"adapter_model.safetensors": tag.encode(), "adapter_config.json": b"{}"})
-    verdict = {"passed": True, "candidate_sha256": version.compute_sha256(), "base_sha256": BASE}
+    verdict = judged(version, BASE)
     store.promote(version.version_id, verdict, base_sha256=BASE)
 
 
