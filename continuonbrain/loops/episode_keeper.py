@@ -91,6 +91,12 @@ class EpisodeKeeper:
         self._unmarked_at_queue = 0
         return True
 
+    def lose(self, why: Exception) -> None:
+        """Count a step that could not even be made, so that the next one says so."""
+        self._dropped_at_queue += 1
+        self._unmarked_at_queue += 1
+        self._note(f"a step could not be recorded: {why}")
+
     def cut(self) -> None:
         """End the episode; the next step begins another."""
         self._queue.put(True)

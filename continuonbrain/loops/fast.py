@@ -44,6 +44,7 @@ from continuonbrain.policy.pilot import Pilot, Tick
 from continuonbrain.policy.veto import WORLD_SCORE, Foreseen
 from continuonbrain.policy.watch import SAFETY_BY, SAFETY_FLAG, SAFETY_LOGIT, SAFETY_SCORE, WORST, Risk
 from continuonbrain.rlds.checked import finite_pair
+from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.step import SOURCE_AUTOPILOT, SOURCE_HUMAN, Step
 from continuonbrain.robot.protocol import FRAME_SHAPE, Observation, Robot
 from continuonbrain.safety.guards import Guarded
@@ -441,8 +442,8 @@ class FastLoop:
         self._driven |= chunk is not None or teleop
         if not self._driven:
             return  # nothing drives yet: the policy process is still coming up
-        self._keeper.append(
-            Step(
+        try:
+            step = Step(
                 command=(tick.guarded.steering, tick.guarded.throttle),
                 source=SOURCE_HUMAN if teleop else SOURCE_AUTOPILOT,
                 instruction=self.instruction,
@@ -459,7 +460,10 @@ class FastLoop:
                 wall_time_ms=int(time.time() * 1000),
                 extra=self._notes(tick),
             )
-        )
+        except EpisodeError as error:  # what no reader would take; the robot drives on without it
+            self._keeper.lose(error)
+            return
+        self._keeper.append(step)
 
     def _notes(self, tick: LoopTick) -> dict[str, str]:
         """What else a step's metadata say."""
