@@ -32,6 +32,7 @@ def layout(tmp_path: Path) -> BrainLayout:
     layout = init_brain_root(tmp_path / "b", "sim-donkey")
     config = json.loads(layout.config_path.read_text())
     config["guards"]["chunk_timeout_s"] = CHUNK_TIMEOUT_S
+    config["heads"]["safety"]["enabled"] = False  # the stub drives straight on, wherever that leads
     layout.config_path.write_text(json.dumps(config))
     return layout
 

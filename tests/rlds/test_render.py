@@ -179,19 +179,21 @@ def test_a_wild_proposal_does_not_flatten_the_rest(tmp_path: Path) -> None:
     assert pixels(picture, canvas.SENT) > 500
 
 
+_UNICODE = st.characters(codec="utf-8")
+
 _REAL = st.floats(allow_nan=False, allow_infinity=False)
 _STEPS = st.builds(
     Step,
     command=st.tuples(_REAL, _REAL),
     proposed=st.none() | st.tuples(_REAL, _REAL),
     speed_mps=st.none() | _REAL,
-    source=st.text(max_size=300),
-    instruction=st.text(max_size=300),
-    reasons=st.lists(st.text(st.characters(exclude_characters=","), min_size=1, max_size=80), max_size=3).map(
-        tuple
-    ),
+    source=st.text(_UNICODE, max_size=300),
+    instruction=st.text(_UNICODE, max_size=300),
+    reasons=st.lists(
+        st.text(st.characters(exclude_characters=",", codec="utf-8"), min_size=1, max_size=80), max_size=3
+    ).map(tuple),
     monotonic_ns=st.integers(-(2**63), 2**63 - 1),
-    extra=st.dictionaries(st.just("dropped_before"), st.text(max_size=12)),
+    extra=st.dictionaries(st.just("dropped_before"), st.text(_UNICODE, max_size=12)),
 )
 
 

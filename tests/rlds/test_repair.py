@@ -26,6 +26,7 @@ from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
 from continuonbrain.rlds.finding import ERROR
 from continuonbrain.rlds.metadata import EpisodeMetadata, RecordingState
+from continuonbrain.rlds.metadata_seal import metadata_alteration
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.rlds.repair import repair
 from continuonbrain.rlds.repair_rules import arrange, part_names, read_line
@@ -38,7 +39,6 @@ from continuonbrain.rlds.writer import (
     METADATA_FILE,
     STEPS_FILE,
     EpisodeWriter,
-    metadata_alteration,
     metadata_bytes,
 )
 
