@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ from continuonbrain.cli.adapters_exchange import export, import_bundle
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.cli.verdict_table import imitation_table, verdict_table
 from continuonbrain.errors import BrainError
-from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
+from continuonbrain.storage.adapters import VERDICT_FILE, AdapterError, AdapterStore, AdapterVersion
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="What the robot has learned.")
 app.command("import")(import_bundle)
@@ -51,6 +51,8 @@ def list_adapters(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) 
                 row["id"], row["slot"], row["verdict"], came, row["trained_on"], f"{row['bytes']:,}"
             )
         console.print(table)
+    for words in (words for row in rows for words in row["damaged"]):
+        console.print(words, style="red", highlight=False, soft_wrap=True, markup=False)
     if not check.ok:
         console.print(
             f"[red]history.jsonl {check.problem}[/red] ({check.entries} entries before it are sound)"
@@ -219,15 +221,26 @@ def _slots(store: AdapterStore) -> dict[str, str]:
 
 
 def _row(version: AdapterVersion, slots: Mapping[str, str]) -> dict[str, Any]:
-    verdict = version.verdict()
-    card = version.card() or {}
+    damaged: list[str] = []
+    verdict, card = (_paper(read, damaged) for read in (version.verdict, version.card))
+    said = "none" if verdict is None else "passed" if verdict.get("passed") is True else "failed"
     return {
         "id": version.version_id,
         "slot": slots.get(version.version_id, ""),
-        "verdict": "none" if verdict is None else "passed" if verdict.get("passed") is True else "failed",
-        "trained_on": _episodes_in_words(card),
+        "verdict": "damaged" if any(VERDICT_FILE in words for words in damaged) else said,
+        "damaged": damaged,
+        "trained_on": _episodes_in_words(card or {}),
         "bytes": sum(path.stat().st_size for path in version.path.iterdir() if path.is_file()),
     }
+
+
+def _paper(read: Callable[[], dict[str, Any] | None], damaged: list[str]) -> dict[str, Any] | None:
+    """A card or verdict; of one that is damaged it is told, and the list goes on."""
+    try:
+        return read()
+    except AdapterError as error:
+        damaged.append(f"{error.message} ({error.remedy})")
+        return None
 
 
 def _episodes_in_words(card: Mapping[str, Any]) -> str:

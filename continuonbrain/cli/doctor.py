@@ -229,6 +229,8 @@ def check_adapter(root: Path) -> Check:
             return Check("adapter", True, "none: the base drives alone")
         if not current.compute_sha256().startswith(current.sha8):
             return Check("adapter", False, f"{current.path} is damaged", back)
+        current.card()
+        current.verdict()
         named = json.loads((current.path / "adapter_config.json").read_bytes())["base_model_name_or_path"]
     except BrainError as error:
         return Check("adapter", False, error.message, error.remedy)

@@ -37,6 +37,7 @@ from continuonbrain.robot.sim.shifts import world
 from continuonbrain.storage.adapter_version import CARD_FILE, AdapterError
 from continuonbrain.storage.adapters import AdapterVersion
 from continuonbrain.storage.durable import write_bytes_durably
+from continuonbrain.storage.plain_json import plain
 from continuonbrain.trainer.course import Course
 from continuonbrain.trainer.dataset import (
     Drive,
@@ -296,7 +297,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         "reflex_losses": reflex_losses,
         "trained_unix_s": round(time.time(), 3),
     }
-    mid.store.attach(staged, CARD_FILE, (json.dumps(card, indent=2) + "\n").encode())
+    mid.store.attach(staged, CARD_FILE, (json.dumps(plain(card), indent=2) + "\n").encode())
     mid.look()
     log_losses(layout.log_dir, staged.version_id, result)
     mid.look()

@@ -95,8 +95,11 @@ def build_simple_action_guards(
         numbers = numbers_of(action)
         if numbers is None:
             return True
-        if isinstance(action, Mapping) and bounds is not None:
-            return any(not bounds[key][0] <= value <= bounds[key][1] for key, value in numbers.items())
+        if bounds is not None:
+            # Where keys are asked for, a plain number has the wrong ones.
+            return not isinstance(action, Mapping) or any(
+                not bounds[key][0] <= value <= bounds[key][1] for key, value in numbers.items()
+            )
         return numeric_abs_limit is not None and any(
             abs(value) > numeric_abs_limit for value in numbers.values()
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from continuonbrain.errors import BrainError
 from continuonbrain.storage.content_hash import sha256_of_contents, sha256_of_files
+from continuonbrain.storage.plain_json import load_strict
 
 REFLEX_FILE = "reflex.safetensors"
 BEHAVIOURAL_FILES: tuple[str, ...] = (
@@ -28,6 +28,8 @@ STALE_VERDICT_FILE = "verdict.stale.json"
 """A verdict against something else than what drives now. Nobody but people reads it."""
 CARD_FILE = "card.json"
 LAST_PROMOTION_FILE = ".last_promotion.json"
+
+_PAPER_REMEDY = "remove it, or train again"
 
 VERSION_ID = re.compile(r"(\d{6})-([0-9a-f]{8})")
 
@@ -104,11 +106,13 @@ def adapter_sha256_on_disk(directory: Path) -> str:
 
 def _read_json_object(path: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_bytes())
+        value = load_strict(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{path} cannot be read: {error}", remedy="remove it or train again") from error
+    except OSError as error:
+        raise AdapterError(f"{path} cannot be read: {error}", remedy=_PAPER_REMEDY) from error
+    except ValueError as error:
+        raise AdapterError(f"{path} is damaged: {error}", remedy=_PAPER_REMEDY) from error
     if not isinstance(value, dict):
-        raise AdapterError(f"{path} must hold a JSON object", remedy="remove it or train again")
+        raise AdapterError(f"{path} is damaged: it must hold a JSON object", remedy=_PAPER_REMEDY)
     return value

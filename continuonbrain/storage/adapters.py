@@ -35,6 +35,7 @@ from continuonbrain.storage.adapter_version import (
 )
 from continuonbrain.storage.history import HistoryEntry
 from continuonbrain.storage.lock import ProcessLock
+from continuonbrain.storage.plain_json import strict
 from continuonbrain.storage.probation_rule import (
     PROBATION,
     Boot,
@@ -159,6 +160,11 @@ class AdapterStore(AdapterReader):
             reason = promotion_refusal(
                 verdict, candidate_sha256=sha256, staged_sha8=version.sha8, base_sha256=base_sha256
             )
+            if reason is None and verdict is not None:
+                try:
+                    strict(verdict)
+                except ValueError as error:
+                    reason = f"its verdict is damaged: {error}"
             if reason is not None or verdict is None:
                 older = verdict is not None and verdict.get("passed") is True and is_of_older_version(verdict)
                 raise (StaleVerdict if older else PromotionRefused)(

@@ -11,12 +11,12 @@ ones is seen only by who kept the last hash.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from continuonbrain.storage.canonical_json import canonical_json
+from continuonbrain.storage.plain_json import load_strict
 
 FIRST_PREV_HASH = "0" * 64
 
@@ -116,13 +116,12 @@ def parse_history(lines: Sequence[str]) -> tuple[tuple[HistoryEntry, ...], Histo
     for number, line in enumerate(lines, start=1):
         problem = ""
         try:
-            raw = json.loads(line)
+            raw = load_strict(line)
             entry = _entry_from_json(raw)
-        except (ValueError, TypeError, KeyError) as error:
+            problem = _chain_problem(raw, entry, entries[-1] if entries else None)
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             problem = f"is not a history entry ({error})"
         else:
-            last = entries[-1] if entries else None
-            problem = _chain_problem(raw, entry, last)
             if not problem:
                 entries.append(entry)
         if problem:
@@ -143,7 +142,7 @@ def _chain_problem(raw: dict[str, Any], entry: HistoryEntry, last: HistoryEntry 
 
 def _entry_from_json(raw: dict[str, Any]) -> HistoryEntry:
     return HistoryEntry(
-        seq=int(raw["seq"]),
+        seq=_whole(raw["seq"]),
         event=str(raw["event"]),
         to_version=_optional_text(raw["to"]),
         from_version=_optional_text(raw["from"]),
@@ -160,6 +159,12 @@ def _about(value: object) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     raise TypeError(f"about must be an object, found {value!r}")
+
+
+def _whole(value: object) -> int:
+    if type(value) is int:
+        return value
+    raise TypeError(f"expected a whole number, found {value!r}")
 
 
 def _optional_text(value: object) -> str | None:

@@ -7,10 +7,12 @@ UTF-8), NaN, a thousand arrays in each other. Whoever passes it on would break a
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
 _DEEPEST = 64
+_LARGEST = 2**64
 
 
 def load_plain(data: bytes | str) -> Any:
@@ -23,6 +25,43 @@ def load_plain(data: bytes | str) -> Any:
         return _plain(json.loads(data), _DEEPEST)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
+
+
+def load_strict(data: bytes | str) -> Any:
+    """What `data` says, where all of it can be passed on as it is: for what this program wrote itself.
+
+    Raises:
+        ValueError: no JSON, nested deeper than 64, broken text, or a number that is none (NaN, 1e999, 10^400).
+    """
+    try:
+        value = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    strict(value)
+    return value
+
+
+def strict(value: object, *, depth: int = _DEEPEST) -> None:
+    """The same for what is in memory. Raises ValueError."""
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, float):
+        if not isfinite(value):
+            raise ValueError(f"{value} is not a finite number")
+    elif isinstance(value, int):
+        if abs(value) > _LARGEST:
+            raise ValueError("a whole number is beyond 2^64")
+    elif isinstance(value, Mapping | list | tuple):
+        if depth == 0:
+            raise ValueError(f"nested deeper than {_DEEPEST}")
+        for key in value if isinstance(value, Mapping) else ():
+            if not isinstance(key, str):
+                raise ValueError(f"the key {key!r} is no text")
+            key.encode()
+        for part in value.values() if isinstance(value, Mapping) else value:
+            strict(part, depth=depth - 1)
+    elif value is not None:
+        raise ValueError(f"{type(value).__name__} is no JSON")
 
 
 def plain(value: Any) -> Any:
