@@ -31,7 +31,10 @@ class AdapterJournal:
         try:
             return parse_history(durable.read_whole_lines(self._layout.history_path))
         except (OSError, UnicodeDecodeError) as error:
-            raise AdapterError(f"{self._layout.history_path} cannot be read: {error}") from error
+            raise AdapterError(
+                f"{self._layout.history_path} cannot be read: {error}",
+                remedy="look at the file; restore it from a backup, or move it away to start a new history",
+            ) from error
 
     def sound(self) -> tuple[HistoryEntry, ...]:
         """All entries. Raises AdapterError when one of them is damaged."""
