@@ -76,7 +76,14 @@ def faults(root: Path, allowed: set[str | None]) -> list[str]:
             json.loads((folder / "card.json").read_bytes()), dict
         ):
             told.append(f"{slot} names {name}, which has no card")
+    told += _head_faults(adapters / "history.head", entries)
     current = named_by(adapters / "current")
+    # Written down before it drives: what drives is what the last entry names or, not yet, what the one before does.
+    written = (
+        [entry["to"] for entry in entries[-2:]] if len(entries) > 1 else [None, *(e["to"] for e in entries)]
+    )
+    if current not in written:
+        told.append(f"current is {current}, the history ends with {written}")
     if current not in allowed:
         told.append(f"current is {current}, allowed are {sorted(map(str, allowed))}")
     if current is not None:
@@ -92,6 +99,16 @@ def faults(root: Path, allowed: set[str | None]) -> list[str]:
     return told
 
 
+def _head_faults(path: Path, entries: list[dict[str, Any]], behind: int = 1) -> list[str]:
+    """`history.head` names the last entry; in the middle of a change it may be one behind, or not there before the
+    first."""
+    if not path.exists():
+        return [] if len(entries) <= behind else [f"no history.head beside {len(entries)} entries"]
+    head = json.loads(path.read_bytes())
+    ends = [{"seq": entry["seq"], "hash": entry["hash"]} for entry in entries[-1 - behind :]]
+    return [] if head in ends else [f"history.head names {head}, the history ends with {ends}"]
+
+
 def unsettled(root: Path, told_from: int) -> list[str]:
     """What must hold after a recovery: links as the history's end says, everybody told once of every change.
 
@@ -99,15 +116,13 @@ def unsettled(root: Path, told_from: int) -> list[str]:
     """
     adapters = root / "model" / "adapters"
     entries, _ = chain(adapters / "history.jsonl")
-    told = []
-    if entries:
-        links = (named_by(adapters / "current"), named_by(adapters / "previous"))
-        if links != (entries[-1]["to"], entries[-1]["from"]):
-            told.append(
-                f"the links are {links}, the history ends with {entries[-1]['to'], entries[-1]['from']}"
-            )
-        if entries[-1]["event"] == "promote" and named_by(adapters / "candidate") == entries[-1]["to"]:
-            told.append("what drives is still the candidate")
+    told = _head_faults(adapters / "history.head", entries, behind=0)
+    links = (named_by(adapters / "current"), named_by(adapters / "previous"))
+    ends = (entries[-1]["to"], entries[-1]["from"]) if entries else (None, None)
+    if links != ends:
+        told.append(f"the links are {links}, the history ends with {ends}")
+    if entries and entries[-1]["event"] == "promote" and named_by(adapters / "candidate") == ends[0]:
+        told.append("what drives is still the candidate")
     log = root / "run" / "events" / "events.jsonl"
     events = [json.loads(line) for line in log.read_bytes().split(b"\n")[:-1]] if log.exists() else []
     for entry in entries[told_from:]:

@@ -88,7 +88,7 @@ class GatesConfig(_Group):
     """When learning may run. Every reading must be present, finite and younger than `max_age_s`."""
 
     min_battery: Annotated[float, Field(ge=0, le=1)] = 0.4
-    max_temp_c: Annotated[float, Field(gt=0, le=85)] = 75.0
+    max_temp_c: Annotated[float, Field(ge=40, le=85)] = 75.0
     idle_s: Annotated[float, Field(ge=0)] = 60.0
     """How long the robot must have been standing still, seconds."""
     max_age_s: Annotated[float, Field(gt=0)] = 5.0
@@ -235,7 +235,7 @@ class SafetyHeadConfig(_Group):
     enabled: bool = True
     warn_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """From this probability of leaving the road on the car goes slower."""
-    block_threshold: Annotated[float, Field(gt=0, le=1)] = 0.6
+    block_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.6
     """From this one on it stops."""
 
     @model_validator(mode="after")

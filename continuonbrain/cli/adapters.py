@@ -32,16 +32,18 @@ def list_adapters(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) 
     brain = open_brain(root)
     store = AdapterStore(brain.layout)
     check, entries = store.verify_history(), store.history()
-    rows = [{**_row(version, _slots(store)), "fate": fate(entries, version)} for version in store.list()]
+    slots, problems = _slots(store)
+    rows = [{**_row(version, slots), "fate": fate(entries, version)} for version in store.list()]
     probation = told_of(brain) if check.ok else {}
     if as_json:
         history = {"entries": check.entries, "problem": check.problem}
-        _print_json({"adapters": rows, "probation": probation, "history": history})
+        damaged = [error.message for error in problems]
+        _print_json({"adapters": rows, "probation": probation, "history": history, "damaged": damaged})
         return
     console = Console()
-    if not rows:
+    if not rows and not problems:
         console.print("no adapters yet: the base model drives alone")
-    else:
+    if rows:
         table = Table("adapter", "slot", "verdict", "what came of it", "trained on", "bytes")
         for row in rows:
             came = row["fate"]
@@ -51,7 +53,8 @@ def list_adapters(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) 
                 row["id"], row["slot"], row["verdict"], came, row["trained_on"], f"{row['bytes']:,}"
             )
         console.print(table)
-    for words in (words for row in rows for words in row["damaged"]):
+    wrong = [f"{error.message}\n  try: {error.remedy}" for error in problems]
+    for words in (*wrong, *(words for row in rows for words in row["damaged"])):
         console.print(words, style="red", highlight=False, soft_wrap=True, markup=False)
     if not check.ok:
         console.print(
@@ -159,13 +162,13 @@ def rollback(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> No
 
     brain = open_brain(root)
     store = AdapterStore(brain.layout)
-    left = store.current()
+    left = store.current_id()
     told = roll_back(brain)
     now = store.current()
     if as_json:
         _print_json(
             {
-                "from": left and left.version_id,
+                "from": left,
                 "to": now and now.version_id,
                 "noticed": told.noticed,
                 "detail": told.detail,
@@ -173,7 +176,9 @@ def rollback(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> No
         )
     else:
         Console(highlight=False).print(
-            f"rolled back from {_name(left)} to {_name(now)}; {told.detail}", markup=False, soft_wrap=True
+            f"rolled back from {left or _name(None)} to {_name(now)}; {told.detail}",
+            markup=False,
+            soft_wrap=True,
         )
     if told.running and not told.noticed:  # on disk it is done, but another adapter still drives
         raise typer.Exit(1)
@@ -208,16 +213,23 @@ def convert(
     )
 
 
-def _slots(store: AdapterStore) -> dict[str, str]:
+def _slots(store: AdapterStore) -> tuple[dict[str, str], list[BrainError]]:
+    """The slot of each version that stands in one, and what is wrong with slots."""
     slots: dict[str, str] = {}
-    for name, version in (
-        ("previous", store.previous()),
-        ("candidate", store.candidate()),
-        ("current", store.current()),
+    problems: list[BrainError] = []
+    for name, read in (
+        ("previous", store.previous),
+        ("candidate", store.candidate),
+        ("current", store.current),
     ):
+        try:
+            version = read()
+        except AdapterError as error:
+            problems.append(error)
+            continue
         if version is not None:
             slots[version.version_id] = name
-    return slots
+    return slots, problems
 
 
 def _row(version: AdapterVersion, slots: Mapping[str, str]) -> dict[str, Any]:

@@ -200,7 +200,8 @@ def check_history(root: Path) -> Check:
     layout = open_brain(root).layout
     store = AdapterStore(layout)
     remedy = (
-        f"compare {layout.history_path} with a copy; moved away, a new history begins and what drives stays"
+        f"restore {layout.history_path} and {layout.history_head_path.name} beside it from a copy; both moved away, a "
+        "new history begins and what drives stays"
     )
     try:
         check = store.verify_history()

@@ -24,17 +24,17 @@ _CALM_S, _PATIENCE_S = 0.5, 2.0
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """warn, block: probabilities, 0 < warn < block <= 1. Raises `BrainError` otherwise."""
+    """warn, block: probabilities, 0 < warn < block < 1, for nothing is ever sure. Raises `BrainError` otherwise."""
 
     warn: float = WARN_THRESHOLD
     block: float = BLOCK_THRESHOLD
 
     def __post_init__(self) -> None:
         warn, block = as_finite(self.warn), as_finite(self.block)
-        if isinstance(warn, Reason) or isinstance(block, Reason) or not 0.0 < warn < block <= 1.0:
+        if isinstance(warn, Reason) or isinstance(block, Reason) or not 0.0 < warn < block < 1.0:
             raise BrainError(
                 f"safety head: warn_threshold={self.warn!r}, block_threshold={self.block!r} must be "
-                "0 < warn < block <= 1",
+                "0 < warn < block < 1",
                 remedy="correct them in heads.safety of config.json; 0.25 and 0.6 are the ecosystem's",
             )
 

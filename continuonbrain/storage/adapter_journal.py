@@ -8,12 +8,23 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from continuonbrain.storage import durable
 from continuonbrain.storage.adapter_links import AdapterLinks
 from continuonbrain.storage.adapter_version import LAST_PROMOTION_FILE, AdapterError
-from continuonbrain.storage.history import HistoryCheck, HistoryEntry, next_entry, parse_history
+from continuonbrain.storage.history import (
+    HistoryCheck,
+    HistoryEntry,
+    HistoryHead,
+    end_problem,
+    next_entry,
+    parse_history,
+)
 from continuonbrain.storage.layout import BrainLayout
+
+_READ_TRIES = 5
+"""Readers hold no lock."""
 
 
 class AdapterJournal:
@@ -27,23 +38,53 @@ class AdapterJournal:
         self._wall_clock = wall_clock
 
     def read(self) -> tuple[tuple[HistoryEntry, ...], HistoryCheck]:
-        """The sound entries, and what is wrong behind them. Raises AdapterError when the file cannot be read."""
+        """The sound entries, and what is wrong behind them. Raises AdapterError when a file cannot be read."""
         try:
-            return parse_history(durable.read_whole_lines(self._layout.history_path))
+            head, told = self._head()
+            for _ in range(_READ_TRIES):
+                lines = durable.read_whole_lines(self._layout.history_path)
+                before, (head, told) = head, self._head()
+                if head == before:  # nothing was added while both were read
+                    break
         except (OSError, UnicodeDecodeError) as error:
             raise AdapterError(
-                f"{self._layout.history_path} cannot be read: {error}",
-                remedy="look at the file; restore it from a backup, or move it away to start a new history",
+                f"{self._layout.history_path} cannot be read: {error}", remedy=self._remedy
             ) from error
+        entries, check = parse_history(lines)
+        if check.ok and (problem := told or end_problem(entries, head)):
+            check = HistoryCheck(entries=len(entries), problem=problem)
+        return entries, check
+
+    @property
+    def _remedy(self) -> str:
+        return (
+            f"what drives stays as it is; restore it and {self._layout.history_head_path.name} from a backup, or move "
+            "both away to start a new history"
+        )
+
+    def _head(self) -> tuple[HistoryHead | None, str]:
+        try:
+            return HistoryHead.parse(self._layout.history_head_path.read_text(encoding="utf-8")), ""
+        except FileNotFoundError:
+            return None, ""
+        except (ValueError, KeyError, TypeError) as error:  # not UTF-8 is a ValueError, too
+            return None, f"may have been cut off: {self._layout.history_head_path.name} is damaged ({error})"
+
+    def _keep_head(self, entry: HistoryEntry) -> None:
+        head = HistoryHead.of(entry)
+        if self._head()[0] != head:
+            durable.write_json_durably(self._layout.history_head_path, head.to_json())
+
+    def _try_to_keep_head(self, entry: HistoryEntry) -> None:
+        """On a full disk it stays one behind, which no change is undone for; the next one catches up first."""
+        with suppress(OSError):
+            self._keep_head(entry)
 
     def sound(self) -> tuple[HistoryEntry, ...]:
         """All entries. Raises AdapterError when one of them is damaged."""
         entries, check = self.read()
         if not check.ok:
-            raise AdapterError(
-                f"{self._layout.history_path} {check.problem}",
-                remedy="what drives stays as it is; look at the file, then move it away to start a new history",
-            )
+            raise AdapterError(f"{self._layout.history_path} {check.problem}", remedy=self._remedy)
         return entries
 
     def change(
@@ -68,8 +109,11 @@ class AdapterJournal:
             about=about,
             time_unix_s=round(self._wall_clock(), 3),
         )
+        if entries:  # after a crash; never two behind
+            self._keep_head(entries[-1])
         durable.append_line_durably(self._layout.history_path, entry.to_json_line())
         self._settle(entry)
+        self._try_to_keep_head(entry)
         return entry
 
     def _settle(self, entry: HistoryEntry) -> None:
@@ -82,6 +126,7 @@ class AdapterJournal:
         if not entries:
             return False
         last = entries[-1]
+        self._try_to_keep_head(last)
         current_id = self._links.target_id(self._layout.current)
         previous_id = self._links.target_id(self._layout.previous)
         if (current_id, previous_id) == (last.to_version, last.from_version):

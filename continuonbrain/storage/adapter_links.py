@@ -65,8 +65,12 @@ class AdapterLinks:
         if not (self._layout.versions_dir / version_id).is_dir():
             raise AdapterError(
                 f"{slot} points at {version_id}, which is gone",
-                remedy="restore that folder, or roll back: continuonbrain adapters rollback "
-                f"--root {self._layout.root}",
+                remedy="restore that folder, or "
+                + (
+                    f"roll back: continuonbrain adapters rollback --root {self._layout.root}"
+                    if slot == self._layout.current
+                    else f"remove the link {slot}"
+                ),
             )
         return self.get(version_id)
 

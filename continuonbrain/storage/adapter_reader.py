@@ -37,6 +37,10 @@ class AdapterReader:
         """The adapter that drives; None is the base model alone. Raises AdapterError when damaged."""
         return self._links.version(self._layout.current)
 
+    def current_id(self) -> str | None:
+        """What `current` names, whether that is there or not. Raises AdapterError for a link of somebody else."""
+        return self._links.target_id(self._layout.current)
+
     def candidate(self) -> AdapterVersion | None:
         """The adapter that waits for a verdict or a promotion. Raises AdapterError when damaged."""
         return self._links.version(self._layout.candidate)

@@ -285,7 +285,8 @@ class AdapterStore(AdapterReader):
     def rollback(
         self, *, from_version: str | None = None, about: Mapping[str, object] | None = None
     ) -> AdapterVersion | None:
-        """Swap `current` and `previous`; a second rollback undoes the first. On probation: as `revert`.
+        """Swap `current` and `previous`; a second rollback undoes the first. On probation: as `revert`. Where both are
+        damaged or gone the base model alone drives.
 
         Args:
             from_version: roll back only if this one drives now, so that a supervisor that tries twice does
@@ -297,7 +298,7 @@ class AdapterStore(AdapterReader):
 
         Raises:
             AdapterError: there is nothing to go back to, `from_version` does not drive, or the previous
-                version is damaged (`current` is left as it is).
+                version is damaged while what drives is whole (`current` is left as it is).
             LockHeldError: another process is changing the store.
             OSError: the file system refused; `current` is the old one or the new one, whole.
         """
@@ -316,8 +317,18 @@ class AdapterStore(AdapterReader):
             if state.kind == "probation":
                 entry = self._go_back(state, change, about)
                 return None if entry.to_version is None else self.get(entry.to_version)
-            target = None if change.to is None else self.get(change.to)
-            self._made(change, None if target is None else _whole_sha256(target), about)
+            try:
+                target = None if change.to is None else self.get(change.to)
+                sha256 = None if target is None else _whole_sha256(target)
+            except AdapterError:
+                if state.version_id is None or self._names_itself(state.version_id, state.sha256):
+                    raise
+                # Neither is whole: nothing is left to drive but the base.
+                about = {**(about or {}), "instead_of": change.to}
+                change, target, sha256 = Change("rollback", None, None), None, None
+            if change.previous is not None and not self._names_itself(change.previous, state.sha256):
+                change = Change("rollback", change.to, None)  # nobody can go back to what is lost
+            self._made(change, sha256, about)
         return target
 
     def recover(self) -> bool:

@@ -4,8 +4,9 @@ An entry is the *intent*, durable before any symlink moves: its `to` and `from` 
 `previous` become. A crash in between is finished from the last entry (`AdapterStore.recover`).
 
 Each entry carries `hash`, the sha256 of its own canonical JSON without that key, and `prev_hash`, the `hash`
-of the entry before it. Editing, removing or reordering an entry breaks the chain; cutting off the newest
-ones is seen only by who kept the last hash.
+of the entry before it. Editing, removing or reordering an entry breaks the chain. What the chain cannot show, that
+its newest entries were cut off, `history.head` shows: number and hash of the last entry, written after it, so that
+after a crash it may name the entry before. Whoever rewrites both files at once is not found out.
 """
 
 from __future__ import annotations
@@ -81,6 +82,43 @@ class HistoryCheck:
     @property
     def ok(self) -> bool:
         return not self.problem
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryHead:
+    """Where a history ended when something was last added to it: number and hash of that entry."""
+
+    seq: int
+    hash: str
+
+    @classmethod
+    def of(cls, entry: HistoryEntry) -> HistoryHead:
+        return cls(entry.seq, entry.hash)
+
+    @classmethod
+    def parse(cls, text: str) -> HistoryHead:
+        """Raises ValueError, KeyError, TypeError for what `to_json` did not write."""
+        raw = load_strict(text)
+        return cls(_whole(raw["seq"]), str(raw["hash"]))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"seq": self.seq, "hash": self.hash}
+
+
+def end_problem(entries: Sequence[HistoryEntry], head: HistoryHead | None) -> str:
+    """What is wrong with where a sound chain ends, "" when nothing is. head: None where there is none yet."""
+    if head is None:
+        # The first entry is written before the first head.
+        return "" if len(entries) <= 1 else "has no history.head beside it, so nobody can say where it ends"
+    if head.seq > len(entries):
+        missing = head.seq - len(entries)
+        return (
+            f"ends after {len(entries)} entries, history.head names entry {head.seq}: "
+            f"{'the newest was' if missing == 1 else f'the newest {missing} were'} cut off"
+        )
+    if head.seq < max(1, len(entries) - 1) or entries[head.seq - 1].hash != head.hash:
+        return f"is not the one whose entry {head.seq} history.head names"
+    return ""
 
 
 def next_entry(

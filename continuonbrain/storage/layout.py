@@ -8,6 +8,7 @@ model/world/current/                    the world head, where one was built
 model/adapters/versions/000001-ab12cd34/
 model/adapters/{current,candidate,previous} -> versions/...
 model/adapters/history.jsonl            append-only, hash-chained
+model/adapters/history.head             number and hash of its last entry
 model/adapters/driving/                 what happened while each adapter drove
 rlds/episodes/
 trainer/logs/  trainer/status.json  trainer/cache/
@@ -110,6 +111,11 @@ class BrainLayout:
     @property
     def history_path(self) -> Path:
         return self.adapters_dir / "history.jsonl"
+
+    @property
+    def history_head_path(self) -> Path:
+        """Where the history ends."""
+        return self.adapters_dir / "history.head"
 
     @property
     def driving_dir(self) -> Path:

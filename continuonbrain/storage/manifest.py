@@ -43,7 +43,7 @@ class ManifestSettings:
         rank, alpha: of the LoRA adapters.
         adapter_filename: the file that apps load from the adapter folder.
         steering_bounds, throttle_bounds: (low, high) in actuator units.
-        warn_threshold, block_threshold: of the safety head's score, in [0, 1].
+        warn_threshold, block_threshold: of the safety head's score, in (0, 1).
     """
 
     model_name: str

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import exp, lgamma, log, sqrt
+from statistics import NormalDist
 from typing import Literal
 
 from continuonbrain.storage.driving_record import INCIDENTS, DrivingRecord
@@ -24,6 +25,7 @@ from continuonbrain.storage.probation_rule import Terms
 
 _WORSE = (2.0, 3.0, 5.0, 8.0, 12.0, 20.0)
 """The rates, in multiples of the limit, that the test is on the look-out for."""
+_MANY = 1000
 _LATENCY_DECISIONS = 30
 _LATENCY_SIGMAS = 4.0
 
@@ -125,7 +127,14 @@ def log_evidence(count: int, seconds: float, limit: float) -> float:
 
 
 def poisson_upper(count: int, alpha: float) -> float:
-    """The mean m for which `count` or fewer have probability `alpha`: an exact upper confidence bound."""
+    """The mean m for which `count` or fewer have probability `alpha`: an exact upper confidence bound.
+
+    Above 1,000 by the cube-root normal approximation of the chi-squared quantile (Wilson and Hilferty, PNAS 17, 1931),
+    which is then within two millionths of it, and as quick for a count of any size.
+    """
+    if count > _MANY:
+        share = 1.0 / (9.0 * (count + 1.0))
+        return (count + 1.0) * (1.0 - share + NormalDist().inv_cdf(1.0 - alpha) * sqrt(share)) ** 3
     low, high = float(count), count + 10.0 * sqrt(count + 1.0) + 20.0
     for _ in range(60):
         middle = (low + high) / 2.0

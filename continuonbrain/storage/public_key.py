@@ -11,6 +11,9 @@ from continuonbrain.storage.signing import ED25519, key_id_of
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 _HEX64 = re.compile(r"[0-9a-f]{64}")
+_P = 2**255 - 19
+_D = -121665 * pow(121666, -1, _P) % _P
+"""Field and curve of Ed25519 (RFC 8032, section 5.1): -x^2 + y^2 = 1 + d x^2 y^2."""
 
 
 class KeyFileError(BrainError):
@@ -52,6 +55,10 @@ def parse_public_key(data: bytes, *, what: str) -> PublicKey:
     if not isinstance(name, str) or not isinstance(public, str) or not _HEX64.fullmatch(public):
         raise KeyFileError(f"{what} is not a public key: name={name!r}, public={public!r}", remedy=remedy)
     key = PublicKey(checked_name(name), bytes.fromhex(public))
+    if _has_small_order(key.public):
+        raise KeyFileError(
+            f"{what} is no key of a person: anybody can sign for public={public!r}", remedy=remedy
+        )
     if key.to_bytes().removesuffix(b"\n") != data.removesuffix(b"\n"):
         raise KeyFileError(
             f"{what} is not a public key of this format, or its key_id is not that of its bytes",
@@ -73,3 +80,13 @@ def checked_name(name: str) -> str:
             remedy="use 1 to 32 lower-case letters, digits, '.', '_' and '-', a letter or digit first",
         )
     return name
+
+
+def _has_small_order(public: bytes) -> bool:
+    """Whether a key is one of the curve's eight points whose multiples are few, so that signatures can be guessed.
+
+    y = 1 and -1 are the points of order 1 and 2, y = 0 those of order 4. Doubling one of order 8 gives y = 0, which
+    asks for x^2 = -y^2; put into the curve's equation that is d y^4 + 2 y^2 - 1 = 0.
+    """
+    y = (int.from_bytes(public, "little") & (2**255 - 1)) % _P
+    return y in (0, 1, _P - 1) or (_D * pow(y, 4, _P) + 2 * y * y - 1) % _P == 0

@@ -60,6 +60,10 @@ class StuckWindows:
     """Twice the time after which a free space that stands still is tried (`robot/disk_probe.py`)."""
 
 
+_COOLEST_C = 25.0
+"""A processor at work is warmer than the room that it is in."""
+
+
 def build_gates(
     *,
     idle_s: float = 60.0,
@@ -139,6 +143,12 @@ def build_gates(
             f"gates: min_battery={min_battery!r} plus battery_margin={battery_margin!r} is above 1, "
             "so the gate could never open again",
             remedy="both are fractions of a full battery: 0.4 is 40 %",
+        )
+    if not max_temp_c - temp_margin_c >= _COOLEST_C:
+        raise BrainError(
+            f"gates: max_temp_c={max_temp_c!r} less temp_margin_c={temp_margin_c!r} is below {_COOLEST_C:g}, "
+            "so the gate would not open again in a room",
+            remedy="75 and 5 suit a Raspberry Pi, which slows itself down from 80 on",
         )
     if power not in ("battery", "mains"):
         raise BrainError(f"gates: power={power!r} is unknown", remedy='use "battery" or "mains"')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -244,3 +245,22 @@ def test_the_doctor_names_the_broken_entry_of_the_history(layout: BrainLayout) -
     assert not broken.ok
     assert "line 2 was changed after it was written" in broken.value
     assert "1 entries before it are sound" in broken.value
+
+
+def test_a_lost_adapter_is_told_and_a_rollback_helps(layout: BrainLayout) -> None:
+    store = AdapterStore(layout)
+    lost = promoted(store, "a")
+    waiting = store.stage(
+        {"adapter_model.safetensors": b"b", "adapter_config.json": b"{}", "card.json": b"{}"}
+    )
+    shutil.rmtree(lost.path)
+    shutil.rmtree(waiting.path)
+    told = " ".join(call(layout, "list").split())
+    assert f"points at {lost.version_id}, which is gone" in told
+    assert f"adapters rollback --root {layout.root}" in told
+    assert f"remove the link {layout.candidate}" in told
+    assert "no adapters yet" not in told
+    assert len(json.loads(call(layout, "list", "--json"))["damaged"]) == 2
+    assert f"rolled back from {lost.version_id} to the base" in call(layout, "rollback")
+    layout.candidate.unlink()
+    assert "no adapters yet" in call(layout, "list")

@@ -316,6 +316,30 @@ def test_rollback_to_a_damaged_adapter_is_refused(store: AdapterStore, adapters:
     assert store.current() == second
 
 
+@pytest.mark.parametrize("gone", [True, False])
+def test_where_what_drives_and_what_drove_before_are_lost_the_base_drives(
+    store: AdapterStore, adapters: type, gone: bool
+) -> None:
+    for version in (adapters.promoted(store, "a"), adapters.promoted(store, "b")):
+        if gone:
+            shutil.rmtree(version.path)
+        else:
+            (version.path / "adapter_model.safetensors").write_bytes(b"bit rot")
+    assert store.rollback() is None
+    assert (store.current(), store.previous()) == (None, None)
+    assert store.history()[-1].about["instead_of"].startswith("000001-")
+    assert store.recover() is False
+
+
+def test_where_what_drives_is_lost_a_rollback_returns_what_drove_before(
+    store: AdapterStore, adapters: type
+) -> None:
+    first, second = adapters.promoted(store, "a"), adapters.promoted(store, "b")
+    shutil.rmtree(second.path)
+    assert store.rollback() == first
+    assert (store.current(), store.previous()) == (first, None)
+
+
 def test_promoting_what_drives_already_adds_no_history(store: AdapterStore, adapters: type) -> None:
     version = adapters.promoted(store, "a")
     store.promote(version.version_id, adapters.verdict(version), base_sha256=adapters.BASE_SHA256)
@@ -345,6 +369,61 @@ def test_a_deleted_version_does_not_lend_its_number_to_another(store: AdapterSto
     store.rollback()
     shutil.rmtree(version.path)
     assert store.stage(adapters.files("b")).counter == 2
+
+
+@pytest.mark.parametrize("keep", [0, 1, 2, 3, None])
+def test_a_history_that_was_cut_by_whole_lines_or_is_gone_is_found_and_nothing_changes(
+    store: AdapterStore, layout: BrainLayout, adapters: type, keep: int | None
+) -> None:
+    for tag in "abc":
+        adapters.promoted(store, tag)
+    good = store.rollback()
+    lines = layout.history_path.read_text().splitlines(keepends=True)
+    if keep is None:
+        layout.history_path.unlink()
+    else:
+        layout.history_path.write_text("".join(lines[:keep]))
+    assert "cut off" in store.verify_history().problem
+    for change in (store.recover, store.rollback, store.standing, store.last_change):
+        with pytest.raises(AdapterError, match=r"cut off"):
+            change()
+    assert store.current() == good  # what was rolled back does not drive again
+
+
+@pytest.mark.parametrize("damage", ["gone", "garbage", "not text", "another hash", "two behind", "number 0"])
+def test_a_head_that_does_not_fit_the_history_is_found(
+    store: AdapterStore, layout: BrainLayout, adapters: type, damage: str
+) -> None:
+    for tag in "abc":
+        adapters.promoted(store, tag)
+    head, entries = layout.history_head_path, store.history()
+    if damage == "gone":
+        head.unlink()
+    elif damage in ("garbage", "not text"):
+        head.write_bytes(b"{" if damage == "garbage" else b"\xff")
+    else:
+        seq = {"another hash": 3, "two behind": 1, "number 0": 0}[damage]
+        at = entries[1 if damage == "another hash" else seq - 1]
+        head.write_text(json.dumps({"seq": seq, "hash": at.hash}))
+    assert not store.verify_history().ok
+    with pytest.raises(AdapterError, match=r"history\.head"):
+        store.rollback()
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_head_one_behind_is_what_a_crash_leaves_and_is_mended(
+    store: AdapterStore, layout: BrainLayout, adapters: type, number: int
+) -> None:
+    for tag in "abc"[:number]:
+        adapters.promoted(store, tag)
+    entries, whole = store.history(), layout.history_head_path.read_text()
+    if number == 1:
+        layout.history_head_path.unlink()
+    else:
+        layout.history_head_path.write_text(json.dumps({"seq": 2, "hash": entries[1].hash}))
+    assert store.verify_history().ok
+    store.recover()
+    assert layout.history_head_path.read_text() == whole
 
 
 @pytest.mark.parametrize("damage", ["edit", "remove", "swap", "garbage"])

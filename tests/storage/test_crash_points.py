@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from benchmarks import crash_points
+from benchmarks.crash_reader import faults, unsettled
 from benchmarks.ptraced import trace
 from continuonbrain.loops import promotion
+from continuonbrain.storage.adapters import AdapterStore
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -51,6 +54,29 @@ def test_killed_at_every_call_nothing_is_ever_half_done(tmp_path: Path, name: st
     found = crash_points.crash(operation(name), tmp_path)
     assert found.violations == []
     assert found.crash_points >= 2 * found.calls >= 40
+
+
+def test_what_drives_without_an_entry_is_found_out_also_where_nothing_was_written_yet(tmp_path: Path) -> None:
+    brain = crash_points.new_root(tmp_path / "b")
+    version = crash_points.staged(brain, "new")
+    assert faults(brain.layout.root, {None, version}) == []
+    brain.layout.current.symlink_to(f"versions/{version}")
+    assert any("the history ends with" in told for told in faults(brain.layout.root, {None, version}))
+    assert any("the links are" in told for told in unsettled(brain.layout.root, 0))
+
+
+def test_a_head_that_lags_is_found_out(tmp_path: Path) -> None:
+    brain = crash_points.new_root(tmp_path / "b")
+    for tag in "abc":
+        crash_points.driving(brain, tag)
+    layout, names = brain.layout, {v.version_id for v in AdapterStore(brain.layout).list()}
+    before = AdapterStore(layout).history()[-2]
+    assert faults(layout.root, names) == []
+    layout.history_head_path.write_text(json.dumps({"seq": before.seq, "hash": before.hash}))
+    assert faults(layout.root, names) == []
+    assert any("history.head" in told for told in unsettled(layout.root, 3))
+    layout.history_head_path.unlink()
+    assert any("history.head" in told for told in faults(layout.root, names))
 
 
 @pytest.mark.long

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import random
+import time
 
 import pytest
 
+from continuonbrain.storage import probation_look
 from continuonbrain.storage.driving_record import INCIDENTS, DrivingRecord
 from continuonbrain.storage.probation_look import Rules, limit_per_s, log_evidence, look, poisson_upper
 from continuonbrain.storage.probation_rule import Terms
@@ -90,6 +92,18 @@ def test_a_policy_process_that_is_started_again_and_again_is_worse() -> None:
 def test_the_upper_bound_is_the_exact_one(count: int, expected: float) -> None:
     # Half the chi-square quantile of 0.99 with 2 (count + 1) degrees of freedom.
     assert poisson_upper(count, 0.01) == pytest.approx(expected, rel=2e-3)
+
+
+def test_above_a_thousand_the_bound_is_the_exact_one_too_and_a_garbage_count_takes_no_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts = (1_001, 3_000, 20_000)
+    quick = [poisson_upper(count, 0.01) for count in counts]
+    started = time.monotonic()
+    assert poisson_upper(2**53, 0.01) >= 2**53
+    assert time.monotonic() - started < 1.0
+    monkeypatch.setattr(probation_look, "_MANY", 10**9)
+    assert quick == pytest.approx([poisson_upper(count, 0.01) for count in counts], rel=2e-6)
 
 
 def test_a_short_record_of_before_says_nothing() -> None:

@@ -327,3 +327,29 @@ def test_killed_anywhere_a_revocation_is_made_or_can_be_made_again(
         if not dying.dead:
             return
     raise AssertionError("it never came to its end")
+
+
+# The eight points of small order and the ways to write them that are not canonical, as in "Taming the many EdDSAs"
+# (Chalkias, Garillot, Nikolaenko, 2020), table 1.
+SMALL_ORDER = (
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000080",
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0000000000000000000000000000000000000000000000000000000000000080",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+)
+
+
+@pytest.mark.parametrize("public", SMALL_ORDER)
+def test_a_key_that_anybody_can_sign_for_is_refused(public: str) -> None:
+    with pytest.raises(KeyFileError, match="anybody can sign"):
+        parse_public_key(PublicKey("weak", bytes.fromhex(public)).to_bytes(), what="it")

@@ -311,6 +311,7 @@ def test_the_report_is_json_shaped() -> None:
     [
         ("min_battery", 40.0),
         ("max_temp_c", math.nan),
+        ("max_temp_c", 5.0),
         ("idle_s", -1.0),
         ("power", "solar"),
         ("battery", "sysfs"),
