@@ -389,7 +389,8 @@ def load_head(checkpoint: Checkpoint, precision: Precision, *, packed: bool = Fa
             if not bool(torch.isfinite(block).all()):
                 raise checkpoint.not_finite(name)
         table = checkpoint.mapped(name)
-        return PlainRows(table, packed=packed and table.dtype == precision.compute)
+        packs = packed and table.dtype == precision.compute and can_pack(table.dtype)
+        return PlainRows(table, packed=packs)
     return QuantisedRows(*_quantised(checkpoint, name))
 
 

@@ -21,7 +21,7 @@ from benchmarks.e2b_shapes import write_checkpoint  # noqa: E402
 from continuonbrain.errors import BrainError  # noqa: E402
 from continuonbrain.model.checkpoint import CheckpointError  # noqa: E402
 from continuonbrain.model.lora import LoraError  # noqa: E402
-from continuonbrain.model.phases import load_top  # noqa: E402
+from continuonbrain.model.phases import Precision, load_top  # noqa: E402
 from continuonbrain.storage.lock import LockHeldError  # noqa: E402
 from continuonbrain.trainer.language_job import train_language  # noqa: E402
 from continuonbrain.trainer.steps import JobResult, Progress, Save  # noqa: E402
@@ -189,7 +189,9 @@ def test_room_for_new_samples_may_cost_old_ones_that_are_then_computed_again(
 ) -> None:
     folder = tmp_path / "small"
     write_checkpoint(folder, "small")
-    settings = replace(QUICK, max_steps=1, batch_size=2, cache_mib=2)
+    # Streams are kept in the numbers that this processor computes with.
+    bytes_of_one = torch.finfo(Precision.of_this_machine().compute).bits // 8
+    settings = replace(QUICK, max_steps=1, batch_size=2, cache_mib=bytes_of_one)
 
     def samples(first: int, count: int) -> list[TokenSample]:
         words = [tuple((7 * i + 11 * k) % 4000 + 3 for k in range(300)) for i in range(first, first + count)]
