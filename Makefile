@@ -22,7 +22,7 @@ demo: $(STAMP) ## The whole story on a simulated robot; options: make demo ARGS=
 	$(BIN)/continuonbrain demo $(ARGS)
 
 test: $(STAMP) ## All tests but the longest; options: make test ARGS="-m 'long or slow' -x"
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy --strict, import floors
 	$(BIN)/ruff check .

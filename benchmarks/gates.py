@@ -187,26 +187,29 @@ def _control(polls: int, closed: list[str]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.gates", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--json", action="store_true", help="print the keys and every case as JSON")
+    parser.add_argument("--all", action="store_true", help="show every case, not only what went wrong")
     arguments = parser.parse_args()
     result = run()
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:
-        _print(result)
+        _print(result, every=arguments.all)
     good = not (result["open"] or result["not_reopened"] or result["control"]["closed"]) and result["cases"]
     sys.exit(0 if good else 1)
 
 
-def _print(result: dict[str, Any]) -> None:
+def _print(result: dict[str, Any], *, every: bool) -> None:
     console = Console(highlight=False)
     table = Table("sensor", "fault", "broken", "gate", "after", "reason")
-    for case in result["list"]:
+    wrong = [case for case in result["list"] if not case["closed"] or case["reopened"] is False]
+    for case in result["list"] if every else wrong:
         after = case["after_s"] if case["after_s"] is not None else inf
         gate = "closed" if case["closed"] else "OPEN"
         if case["reopened"] is False:
             gate += ", stays"
         table.add_row(case["sensor"], case["fault"], case["since"], gate, f"{after:.0f} s", case["reason"])
-    console.print(table)
+    if table.row_count:
+        console.print(table)
     told = result["control"]
     console.print(
         f"healthy machine: {told['polls']} polls, {told['closed']} closed {'; '.join(told['reasons'])}"

@@ -120,7 +120,7 @@ def measure(before_s: float, *, say: Any) -> dict[str, Any]:
                 sha256 = stage(brain, name)
                 found[name] = promoted(brain, session, drives, sha256, say)
                 drives = sha256 if found[name]["did"] == "confirm" else drives
-                say(f"{name}: {found[name]}")
+                say(_in_words(name, found[name]))
             watch.close()
             report = session.stop()
         say("misjudged: judging it (a minute or two)")
@@ -130,11 +130,17 @@ def measure(before_s: float, *, say: Any) -> dict[str, Any]:
             watch = ProbationWatch(wrong.brain)
             watch.start()
             found["misjudged"] = promoted(wrong.brain, session, "", wrong.version.compute_sha256(), say)
-            say(f"misjudged: {found['misjudged']}")
+            say(_in_words("misjudged", found["misjudged"]))
             watch.close()
     musts = {name: must for name, (_, _, must) in CASES.items()} | {"misjudged": "revert"}
     right = all(must in ("", found[name]["did"]) for name, must in musts.items())
     return {"adapters": found, "right": right, "missed_ticks": report.missed_ticks, "ticks": report.ticks}
+
+
+def _in_words(name: str, case: dict[str, Any]) -> str:
+    did = {"confirm": "confirmed", "revert": "taken back"}.get(case["did"], case["did"])
+    incidents = "".join(f", {count} x {what}" for what, count in case["incidents"].items())
+    return f"{name:10} {did} after {case['seconds']:.1f} s ({case['reason']}{incidents})"
 
 
 def main() -> int:

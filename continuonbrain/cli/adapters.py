@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE, SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +19,21 @@ from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.cli.verdict_table import imitation_table, verdict_table
 from continuonbrain.errors import BrainError
 from continuonbrain.storage.adapters import VERDICT_FILE, AdapterError, AdapterStore, AdapterVersion
+
+_TOLD_FIRST = {
+    "episodes",
+    "held_out",
+    "left_out",
+    "calibration",
+    "training.wall_s",
+    "training.steps",
+    "training.samples",
+    "training.ended",
+    "training.peak_rss_mib",
+    "safety_head",
+    "imported",
+}
+"""Keys and groups of a card that are shown unless all of it is asked for."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="What the robot has learned.")
 app.command("import")(import_bundle)
@@ -44,13 +60,22 @@ def list_adapters(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) 
     if not rows and not problems:
         console.print("no adapters yet: the base model drives alone")
     if rows:
-        table = Table("adapter", "slot", "verdict", "what came of it", "trained on", "bytes")
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for column in ("adapter", "slot", "verdict"):
+            table.add_column(column, no_wrap=True)
+        for column in ("what came of it", "trained on", "size"):
+            table.add_column(column)
         for row in rows:
             came = row["fate"]
             if probation.get("state") == "probation" and row["id"] == probation["version_id"]:
                 came = in_words(probation)
             table.add_row(
-                row["id"], row["slot"], row["verdict"], came, row["trained_on"], f"{row['bytes']:,}"
+                row["id"],
+                row["slot"],
+                row["verdict"],
+                came,
+                row["trained_on"],
+                f"{row['bytes'] / 1e6:.1f} MB",
             )
         console.print(table)
     wrong = [f"{error.message}\n  try: {error.remedy}" for error in problems]
@@ -65,6 +90,9 @@ def list_adapters(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) 
 @app.command()
 def show(
     version: Annotated[str, typer.Argument(help="Adapter id, or: current, candidate, previous.")] = "current",
+    full: Annotated[
+        bool, typer.Option("--full", help="The whole card, and what each check of the verdict asks.")
+    ] = False,
     root: RootOption = DEFAULT_ROOT,
     as_json: JsonOption = False,
 ) -> None:
@@ -107,18 +135,28 @@ def show(
     if card is None:
         console.print("no card")
     else:
-        table = Table("key", "value", title="card", title_justify="left")
+        table = Table(title="card", title_justify="left", show_header=False, box=SIMPLE)
         losses = [float(x) for x in card.get("losses", [])]
         for key, value in _flatten({k: v for k, v in card.items() if k != "losses"}):
-            table.add_row(Text(key), Text(value))
+            if full or key.split(".")[0] in _TOLD_FIRST or key in _TOLD_FIRST:
+                table.add_row(Text(key), Text(value))
         if losses:
             table.add_row("loss by step", f"{sparkline(losses)}  {losses[0]:.3g} to {losses[-1]:.3g}")
         console.print(table)
     if verdict is None:
         console.print("no verdict")
     else:
-        console.print(verdict_table(verdict))
+        console.print(verdict_table(verdict, full=full))
         console.print(imitation_table(verdict))
+    if not full:
+        console.print(
+            f"the whole card, and what each check asks: continuonbrain adapters show {version} --full "
+            f"--root {brain.layout.root}",
+            style="dim",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 @app.command()
@@ -130,14 +168,25 @@ def promote(
     root: RootOption = DEFAULT_ROOT,
     as_json: JsonOption = False,
 ) -> None:
-    """Promote the candidate on the verdict beside it, as the sidecar does. Exit 1: the running brain did not follow."""
+    """Promote the candidate on the verdict beside it, as the sidecar does: on probation, until it has driven as long as
+    promotion.probation_ticks and probation_minutes say. Exit 1: the running brain did not follow."""
+    from continuonbrain.cli.probation_words import in_words, told_of
     from continuonbrain.loops.promotion import promote_candidate
 
-    told = promote_candidate(open_brain(root), version_id=version, again=again)
+    brain = open_brain(root)
+    told = promote_candidate(brain, version_id=version, again=again)
     if as_json:
         _print_json({"to": told.version_id, "noticed": told.noticed, "detail": told.detail})
     else:
-        Console(highlight=False).print(told.detail, markup=False, soft_wrap=True)
+        console = Console(highlight=False)
+        console.print(told.detail, markup=False, soft_wrap=True)
+        if (probation := told_of(brain)).get("state") == "probation":
+            console.print(
+                f"{in_words(probation)}; it is confirmed or taken back by itself, `continuonbrain adapters list --root "
+                f"{brain.layout.root}` says how far it is",
+                markup=False,
+                soft_wrap=True,
+            )
     if told.running and not told.noticed:
         raise typer.Exit(1)
 

@@ -21,7 +21,8 @@ def import_bundle(
     """Take a signed adapter of a trusted key as candidate. It drives only after a verdict of this brain."""
     from continuonbrain.loops.adapter_import import import_adapter
 
-    taken = import_adapter(open_brain(root), file)
+    brain = open_brain(root)
+    taken = import_adapter(brain, file)
     if as_json:
         print_json(
             {
@@ -31,15 +32,20 @@ def import_bundle(
                 "key_id": taken.key.key_id,
                 "counter": taken.counter,
                 "signatures_not_verified": list(taken.not_verified),
+                "instead_of": taken.instead_of,
             }
         )
         return
     said = f"candidate {taken.version.version_id}, signed by {taken.key.name} (counter {taken.counter})"
     if taken.not_verified:
         said += f"; not verified: {', '.join(taken.not_verified)}"
-    Console(highlight=False).print(
-        said + "\nit does not drive: it has no verdict of this brain", markup=False, soft_wrap=True
+    if taken.instead_of:
+        said += f"\nit took the place of the candidate {taken.instead_of}, which was not promoted; its folder is kept"
+    said += (
+        "\nit does not drive: it has no verdict of this brain. The sidecar of a running brain judges it as soon as the "
+        f"robot may learn; now: continuonbrain train --root {brain.layout.root}"
     )
+    Console(highlight=False).print(said, markup=False, soft_wrap=True)
 
 
 def export(
@@ -69,7 +75,7 @@ def export(
         return
     Console(highlight=False).print(
         f"{done.path}: {done.version_id}, {done.bytes:,} bytes, key {done.key_id[:16]}, counter {done.counter}\n"
-        f"there: continuonbrain adapters import {done.path.name}",
+        f"there: continuonbrain adapters import {done.path.name} --root ITS_ROOT",
         markup=False,
         soft_wrap=True,
     )

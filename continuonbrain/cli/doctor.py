@@ -366,5 +366,13 @@ def _print(root: Path, checks: list[Check], report: GateReport | None) -> None:
             markup=False,
         )
         return
+    battery = next((state for state in report.states if state.name == "battery"), None)
+    if battery is not None and not battery.open and battery.value is None:
+        console.print(
+            'a battery whose charge nothing tells (a power bank): set "battery": "none" in config.json; no battery at '
+            'all: "power": "mains"',
+            soft_wrap=True,
+            markup=False,
+        )
     console.print("training may start" if report.open else "training waits until every gate is open")
     console.print("(one look: a sensor that is stuck shows over time only, to the trainer)", style="dim")

@@ -118,6 +118,7 @@ def _signals(found: MemoryStatistics) -> Table:
         ("speed m/s", found.speed),
         ("interval ms", found.interval_ms),
         ("path age ms", found.latency_ms),
+        ("safety score", found.safety_score),
     ):
         table.add_row(name, *_quantile_cells(quantiles))
     return table

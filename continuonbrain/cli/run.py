@@ -24,6 +24,7 @@ from rich.text import Text
 
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.cli.init import shipped_base_model
+from continuonbrain.cli.probation_words import in_words
 from continuonbrain.cli.root_option import DEFAULT_ROOT, RootOption
 from continuonbrain.configs import PRESET_NAMES
 from continuonbrain.errors import BrainError
@@ -178,12 +179,22 @@ def line(shot: dict[str, Any]) -> str:
     adapter = _adapter(control.get("adapter_sha256"))
     gates = "open" if shot["gates"].get("open") else "closed"
     return (
-        f"{shot['uptime_s']:7.1f} s  {control.get('mode', '?'):9}  {control.get('instruction', '')!r}  "
-        f"speed {_number(control.get('speed_mps'))} m/s  lane {_number(control.get('lane_error_m'))} m  "
-        f"reasons {reasons}  ticks {control.get('tick', 0)} missed {control.get('missed_ticks', 0)}  "
-        f"decision {_number(control.get('decision_ms'), 0)} ms  adapter {adapter}  gates {gates}  "
-        f"training {_training_text(training)}" + (f"  trouble: {trouble}" if trouble else "")
+        f"{shot['uptime_s']:7.1f} s  {control.get('mode', '?')} {control.get('instruction', '')!r}  "
+        f"{_number(control.get('speed_mps'))} m/s  lane {_number(control.get('lane_error_m'))} m  guard {reasons}  "
+        f"missed {control.get('missed_ticks', 0)}/{control.get('tick', 0)}  {adapter}{_probation(shot)}  "
+        f"gates {gates}  {_training_text(training)}" + (f"  trouble: {trouble}" if trouble else "")
     )
+
+
+def _probation(shot: dict[str, Any]) -> str:
+    """How far the adapter's probation is, " (64/400)"; "" when none is on one."""
+    told = shot.get("probation") or {}
+    if told.get("state") != "probation":
+        return ""
+    parts = [f"{told['ticks']}/{told['of_ticks']} ticks"] if told.get("of_ticks") else []
+    if told.get("of_minutes"):
+        parts.append(f"{told['minutes']:.1f}/{told['of_minutes']:g} min")
+    return f" (probation {' '.join(parts)})"
 
 
 def _trouble(shot: dict[str, Any]) -> str:
@@ -270,6 +281,9 @@ def _learning_table(shot: dict[str, Any]) -> Table:
         passed = bool(verdict.get("passed"))
         words = f"{'passed' if passed else 'refused'}: {verdict.get('reason', '')}"
         table.add_row(Text("verdict"), Text(words, style="green" if passed else "red"))
+    probation = shot.get("probation") or {}
+    if probation.get("state") == "probation":
+        table.add_row(Text("adapter"), Text(in_words(probation), style="yellow"))
     for name, gate in (shot["gates"].get("gates") or {}).items():
         mark = Text("open  " if gate["open"] else "closed", style="green" if gate["open"] else "yellow")
         table.add_row(Text(f"gate {name}"), Text.assemble(mark, " ", str(gate["reason"])))

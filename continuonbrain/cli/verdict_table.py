@@ -1,44 +1,48 @@
-"""A verdict as tables, the same wherever one is shown; at most 100 columns wide."""
+"""A verdict as tables, the same wherever one is shown; whole in 80 columns."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-WIDTH = 100
-_HASH_DIGITS = 16
+_HASH_DIGITS = 12
+_MEANING_WIDTH = 76
 
 
 def _number(value: object) -> str:
-    return "not measured" if value is None else f"{float(str(value)):.4g}"
+    return "-" if value is None else f"{float(str(value)):.4g}"
 
 
 def _interval(check: dict[str, Any]) -> str:
     if check.get("low") is None or check.get("high") is None:
         return ""
-    return f"{check['low']:.3g} .. {check['high']:.3g}"
+    return f"{check['low']:.2g} .. {check['high']:.2g}"
 
 
 def _threshold(check: dict[str, Any]) -> str:
     """The estimate's threshold, and what the interval's bad end must keep within."""
     limit = check.get("limit")
-    return _number(check["threshold"]) + ("" if limit is None else f" ({limit:.3g})")
+    return _number(check["threshold"]) + ("" if limit is None else f" ({limit:.2g})")
 
 
-def verdict_table(verdict: dict[str, Any]) -> RenderableType:
-    """Every check of `verdict.json` with estimate, interval, threshold and n; then what it is bound to by hash."""
-    return Group(_checks(verdict), _meanings(verdict), _bound_to(verdict))
+def verdict_table(verdict: dict[str, Any], *, full: bool = True) -> RenderableType:
+    """Every check of `verdict.json` with estimate, interval, threshold and n; what they mean, and what it is bound to
+    by hash. full: False explains only what failed."""
+    explained = [check for check in verdict.get("checks", []) if full or not check["passed"]]
+    parts = [_checks(verdict), *([_meanings(explained)] if explained else []), _bound_to(verdict)]
+    return Group(*parts)
 
 
-def _meanings(verdict: dict[str, Any]) -> Table:
+def _meanings(checks: list[dict[str, Any]]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, style="dim")
-    table.add_column(style="dim", max_width=WIDTH - 24)
-    for check in verdict.get("checks", []):
+    table.add_column(style="dim", max_width=_MEANING_WIDTH)
+    for check in checks:
         table.add_row(check["name"], Text(str(check["meaning"])))
     return table
 
@@ -53,23 +57,23 @@ def _checks(verdict: dict[str, Any]) -> Table:
     checks = verdict.get("checks", [])
     levels = {c["level"] for c in checks if c.get("level")}
     interval = f"{max(levels):.0%} interval" if levels else "interval"
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    for column in ("check", "estimate", interval, "threshold", "n", ""):
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for column in ("", "check", "estimate", interval, "threshold", "n"):
         table.add_column(column, no_wrap=True)
     for check in checks:
-        mark = "[green]ok[/green]" if check["passed"] else "[red]no[/red]"
+        mark = "[green]ok[/green]" if check["passed"] else "[red]NO[/red]"
         n = "" if check.get("n") is None else f"{check['n']} {check['unit']}"
-        table.add_row(
-            check["name"],
-            _number(check["value"]),
-            _interval(check),
-            _threshold(check),
-            n,
-            mark,
-        )
+        table.add_row(mark, check["name"], _number(check["value"]), _interval(check), _threshold(check), n)
     notes = []
     if levels:
-        notes.append("in brackets: what the bad end of the interval must keep within")
+        notes.append("in brackets: what the bad end of the interval must keep within; -: not measured")
     if verdict.get("evidence", {}).get("closed_candidate"):
         notes.append("laps and instructions: in the simulator, on tracks that only verdicts use")
     table.caption = "\n".join(notes) or None

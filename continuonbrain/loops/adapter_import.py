@@ -84,13 +84,15 @@ class ExportRefused(BrainError):
 
 @dataclass(frozen=True)
 class Imported:
-    """What was taken. not_verified: algorithms of further signatures, which count for nothing."""
+    """What was taken. not_verified: algorithms of further signatures, which count for nothing; instead_of: the
+    candidate whose place it took, "" where there was none."""
 
     version: AdapterVersion
     sha256: str
     key: PublicKey
     counter: int
     not_verified: tuple[str, ...]
+    instead_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def import_adapter(brain: BrainRoot, path: Path) -> Imported:
     )
     with training, keys.lock("import an adapter"):
         store = AdapterStore(brain.layout)
+        before = store.candidate_id()
         store.last_change()  # a damaged history would refuse the candidate after its counter was used up
         checked = _checked_bundle(path, keys, base_sha256=serving)
         files = {n: d for n, d in checked.files.items() if n in BEHAVIOURAL_FILES}
@@ -144,6 +147,7 @@ def import_adapter(brain: BrainRoot, path: Path) -> Imported:
         checked.key,
         checked.envelope.document.counter,
         checked.not_verified,
+        before or "",
     )
 
 

@@ -42,10 +42,18 @@ from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.convolution import F32
 from continuonbrain.policy.pilot import Pilot, Tick
 from continuonbrain.policy.veto import WORLD_SCORE, Foreseen
-from continuonbrain.policy.watch import SAFETY_BY, SAFETY_FLAG, SAFETY_LOGIT, SAFETY_SCORE, WORST, Risk
+from continuonbrain.policy.watch import WORST, Risk
 from continuonbrain.rlds.checked import finite_pair
 from continuonbrain.rlds.errors import EpisodeError
-from continuonbrain.rlds.step import SOURCE_AUTOPILOT, SOURCE_HUMAN, Step
+from continuonbrain.rlds.step import (
+    SAFETY_BY,
+    SAFETY_FLAG,
+    SAFETY_LOGIT,
+    SAFETY_SCORE,
+    SOURCE_AUTOPILOT,
+    SOURCE_HUMAN,
+    Step,
+)
 from continuonbrain.robot.protocol import FRAME_SHAPE, Observation, Robot
 from continuonbrain.safety.guards import Guarded
 from continuonbrain.safety.reasons import Reason

@@ -29,7 +29,7 @@ from continuonbrain.loops.control_status import CONTROL_REPORT_NAME
 from continuonbrain.loops.drive_session import CONTROL_MODULE, POLICY_MODULE, read_status
 from continuonbrain.loops.loop_report import FastReport
 from continuonbrain.loops.notices import Subscription, subscribe
-from continuonbrain.loops.probation import ProbationWatch
+from continuonbrain.loops.probation import ProbationWatch, progress
 from continuonbrain.loops.promotion import Promotion
 from continuonbrain.loops.wire import WireError
 from continuonbrain.robot.host import HOST_FILE_NAME, host_for
@@ -112,7 +112,7 @@ class Supervisor:
     def __init__(
         self, brain: BrainRoot, plans: Sequence[ChildPlan], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._layout = brain.layout
+        self._brain, self._layout = brain, brain.layout
         self._plans = tuple(plans)
         self._clock = clock
         self._watched: list[_Watched] = []
@@ -159,7 +159,7 @@ class Supervisor:
         self._note_phases()
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything that a view shows, as JSON: control, training, gates, processes, events."""
+        """Everything that a view shows, as JSON: control, training, gates, probation, processes, events."""
         control = {k: v for k, v in read_status(self._layout).items() if k != "trail"}
         running = {w.plan.name: w for w in self._watched}
         if "control" in running and control.get("pid") != running["control"].child.pid:
@@ -169,6 +169,7 @@ class Supervisor:
             "control": control,
             "training": self._training(),
             "gates": self._gates.poll(self._host).as_dict(),
+            "probation": self._told_of_probation(),
             "processes": {
                 name: {
                     "pid": w.child.pid,
@@ -182,6 +183,12 @@ class Supervisor:
             "swaps": self._swaps,
             "events": list(self._events),
         }
+
+    def _told_of_probation(self) -> dict[str, Any]:
+        try:
+            return progress(self._brain)
+        except (BrainError, OSError):  # a damaged store is told by those who need it
+            return {}
 
     def stop(self) -> RunSummary:
         """End all, robot first. Safe to call again."""

@@ -25,10 +25,6 @@ from continuonbrain.safety.finite import as_finite
 from continuonbrain.safety.reasons import Reason
 
 HEAD_CALIBRATION_FILE = "calibration.json"
-SAFETY_SCORE, SAFETY_FLAG, SAFETY_LOGIT = "safety_head", "safety_head_flag", "safety_head_logit"
-"""Keys of step_metadata: the probability; "", "warn" or "block" as the thresholds have it; the head's own logit."""
-SAFETY_BY = "safety_head_by"
-"""And the first eight digits of the head's sha256."""
 MOUNT_BOUND_RAD, SLOPE_BOUNDS, OFFSET_BOUND = 0.7, (0.5, 2.0), 2.0
 
 

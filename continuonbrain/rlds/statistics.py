@@ -79,6 +79,7 @@ class MemoryStatistics:
         self.interval_ms = Quantiles()
         self.backwards = 0
         self.latency_ms = Quantiles()
+        self.safety_score = Quantiles()
         self.intervened = 0
         self.clamped = 0
         self.reasons = Tally()
@@ -116,6 +117,8 @@ class MemoryStatistics:
             self.speed.add(step.speed_mps)
         if step.latency_ms is not None:
             self.latency_ms.add(step.latency_ms)
+        if step.safety_score is not None:
+            self.safety_score.add(step.safety_score)
         self.proposed += step.proposed is not None
         self.clamped += step.clamped
         self.intervened += step.clamped or bool(step.reasons)
@@ -190,6 +193,7 @@ class MemoryStatistics:
             "speed_mps": self.speed.to_json(),
             "interval_ms": {**self.interval_ms.to_json(), "late": self.late, "backwards": self.backwards},
             "latency_ms": self.latency_ms.to_json(),
+            "safety_score": self.safety_score.to_json(),
             "proposed_steps": self.proposed,
             "intervened_steps": self.intervened,
             "clamped_steps": self.clamped,

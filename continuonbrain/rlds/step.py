@@ -40,6 +40,13 @@ SOURCE_AUTOPILOT: Final = "autopilot"
 DROPPED_BEFORE: Final = "dropped_before"
 """The entry of step metadata that says how many steps were lost between the one before and this one."""
 
+SAFETY_SCORE: Final = "safety_head"
+SAFETY_FLAG: Final = "safety_head_flag"
+SAFETY_LOGIT: Final = "safety_head_logit"
+SAFETY_BY: Final = "safety_head_by"
+"""Entries that the safety head leaves: its probability of leaving the road; "", "warn" or "block" as the thresholds
+have it; its own logit; the first eight digits of its sha256."""
+
 FLAT_FRAMES: Final = ".frames"
 """A flat JSON episode NAME.json has its frames, if any, in NAME.frames/."""
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}"  # no file system holds a longer one
@@ -238,6 +245,15 @@ class Step:
         """Steps that were dropped between the one before and this one; 0 for a text that is no number."""
         text = self.extra.get(DROPPED_BEFORE, "")
         return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
+
+    @property
+    def safety_score(self) -> float | None:
+        """The safety head's probability that the car leaves the road; None where no head looked."""
+        try:
+            score = float(self.extra.get(SAFETY_SCORE, ""))
+        except ValueError:
+            return None
+        return score if 0.0 <= score <= 1.0 else None
 
     @property
     def has_frame(self) -> bool:

@@ -41,6 +41,10 @@ class AdapterReader:
         """What `current` names, whether that is there or not. Raises AdapterError for a link of somebody else."""
         return self._links.target_id(self._layout.current)
 
+    def candidate_id(self) -> str | None:
+        """What `candidate` names, whether that is there or not. Raises AdapterError for a link of somebody else."""
+        return self._links.target_id(self._layout.candidate)
+
     def candidate(self) -> AdapterVersion | None:
         """The adapter that waits for a verdict or a promotion. Raises AdapterError when damaged."""
         return self._links.version(self._layout.candidate)

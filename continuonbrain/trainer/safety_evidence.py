@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from continuonbrain.errors import BrainError
 from continuonbrain.policy.safety_head import HORIZON_S, SafetyHead
-from continuonbrain.policy.watch import SAFETY_BY, SAFETY_LOGIT, HeadCalibration
+from continuonbrain.policy.watch import HeadCalibration
 from continuonbrain.rlds.reader import list_episodes, open_episode
-from continuonbrain.rlds.step import SOURCE_AUTOPILOT
+from continuonbrain.rlds.step import SAFETY_BY, SAFETY_LOGIT, SOURCE_AUTOPILOT
 from continuonbrain.robot.protocol import CONTROL_DT_S
 from continuonbrain.safety.reasons import Reason
 from continuonbrain.trainer.dataset import Drive

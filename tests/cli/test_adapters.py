@@ -79,9 +79,11 @@ def test_show_prints_card_and_verdict(layout: BrainLayout) -> None:
     for expected in (version.version_id, "training.steps", "300", "e1, e2", "none", "completion", "0.9877"):
         assert expected in output
     assert json.loads(call(layout, "show", version.version_id, "--json"))["whole"] is True
+    assert "drives on" not in output
+    assert "drives on" in call(layout, "show", "--full")
 
 
-def test_show_prints_estimate_interval_threshold_n_and_hashes_within_100_columns(layout: BrainLayout) -> None:
+def test_show_prints_estimate_interval_threshold_n_and_hashes_within_80_columns(layout: BrainLayout) -> None:
     store = AdapterStore(layout)
     version = store.stage({"adapter_model.safetensors": b"a", "adapter_config.json": b"{}"})
     names = (
@@ -108,12 +110,12 @@ def test_show_prints_estimate_interval_threshold_n_and_hashes_within_100_columns
     )
     verdict = judge(evidence, Rules()).to_json()
     store.attach(version, "verdict.json", json.dumps(verdict).encode())
-    result = CliRunner().invoke(
-        app, ["show", "candidate", "--root", str(layout.root)], env={"COLUMNS": "100"}
-    )
+    result = CliRunner().invoke(app, ["show", "candidate", "--root", str(layout.root)], env={"COLUMNS": "80"})
     lines = result.output.splitlines()
-    assert max(len(line) for line in lines[lines.index(next(s for s in lines if "verdict" in s)) :]) <= 100
-    for expected in ("imitation_steering", "-0.6446", "95% interval", "0.02 (0.1)", "4 episodes", "d" * 16):
+    assert max(len(line) for line in lines[lines.index(next(s for s in lines if "verdict" in s)) : -1]) <= 80
+    assert "…" not in result.output
+    assert "--full" in lines[-1]
+    for expected in ("imitation_steering", "-0.6446", "95% interval", "0.02 (0.1)", "4 episodes", "d" * 12):
         assert expected in result.output
     for expected in ("litert fp32", "numpy 2.0", *(n.replace("_", " ") for n in names)):
         assert expected in result.output

@@ -112,6 +112,7 @@ def test_the_root_can_come_from_the_environment(tmp_path: Path) -> None:
         "adapters": [],
         "probation": {"state": "base", "version_id": ""},
         "history": {"entries": 0, "problem": ""},
+        "damaged": [],
     }
 
 

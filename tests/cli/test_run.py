@@ -75,6 +75,7 @@ def test_a_killed_process_is_started_again_and_counted(
     with Supervisor(open_brain(layout.root), plans) as supervisor:
         shot = poll_until(supervisor, driving)
         assert shot["gates"]["open"] is False
+        assert shot["probation"] == {"state": "base", "version_id": ""}
         assert not shot["gates"]["gates"]["idle"]["open"]  # it is driving
         os.kill(supervisor.child("policy").pid, signal.SIGKILL)
         os.kill(supervisor.child("control").pid, signal.SIGKILL)
@@ -136,6 +137,34 @@ def test_while_it_starts_the_line_and_the_view_say_what_keeps_it(layout: BrainLa
         assert "the disk of /b is full" in text
     shot["control"], shot["trouble"] = {"mode": "park", "fault": "teaching failed"}, ""
     assert "teaching failed" in line(shot)
+
+
+def test_the_line_and_the_view_say_how_far_a_probation_is(layout: BrainLayout) -> None:
+    probation = {
+        "state": "probation",
+        "ticks": 64,
+        "of_ticks": 400,
+        "minutes": 0.5,
+        "of_minutes": 5.0,
+        "incidents": {"block": 1},
+        "restarts": 0,
+    }
+    shot: dict[str, Any] = {
+        "uptime_s": 3.0,
+        "control": {"mode": "autopilot", "instruction": "drive", "adapter_sha256": "ab" * 32},
+        "training": {"phase": "gates"},
+        "gates": {"open": False, "gates": {}},
+        "probation": probation,
+        "processes": {},
+        "events": [],
+    }
+    assert "abababababab (probation 64/400 ticks 0.5/5 min)" in line(shot)
+    assert len(line(shot)) < 160
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(view(shot, layout))
+    assert "64 of 400 ticks, 0.5 of 5 minutes of driving, 1 x block" in console.export_text()
+    shot["probation"] = {"state": "confirmed", "version_id": "000001-abababab"}
+    assert "probation" not in line(shot)
 
 
 def test_a_lesson_without_room_on_the_disk_parks_the_robot_and_says_so(

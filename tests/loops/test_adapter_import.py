@@ -151,6 +151,14 @@ def test_an_adapter_goes_from_one_brain_to_another_and_waits_there(pair: Pair) -
     assert card.keys() == {"adapter_sha256", "base_sha256", "imported", "origin"}
 
 
+def test_whose_place_it_takes_is_told(pair: Pair) -> None:
+    first = import_adapter(pair.here, pair.export("a"))
+    assert first.instead_of == ""
+    second = import_adapter(pair.here, pair.export("b"))
+    assert second.instead_of == first.version.version_id
+    assert pair.store.get(first.version.version_id).path.is_dir()
+
+
 def test_the_senders_verdict_does_not_make_it_drive_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from continuonbrain.storage.layout import init_brain_root
 TUB = Path(__file__).resolve().parents[3] / "shared" / "data" / "donkeycar_tub" / "tub.tar.gz"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not TUB.exists(), reason=f"the real recording is not at {TUB}")
 def test_an_adapter_learns_to_steer_from_frames_that_no_simulator_made(tmp_path: Path) -> None:
     with tarfile.open(TUB) as archive:

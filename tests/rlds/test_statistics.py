@@ -120,6 +120,16 @@ def drive(count: int, *, human: bool = False, start_ns: int = 10**9) -> list[Ste
     return out
 
 
+def test_what_the_safety_head_said_is_shown_and_a_text_that_is_no_probability_is_not(tmp_path: Path) -> None:
+    said = ["0.0", "0.25", "0.5", "1.0", "2", "nan", "-0.1", "inf", "worst", ""]
+    steps = [replace(s, extra={"safety_head": text}) for s, text in zip(drive(10), said, strict=True)]
+    path = write(tmp_path, "a", steps)
+    told = gather([path]).to_json()["safety_score"]
+    assert (told["count"], told["max"]) == (4, pytest.approx(1.0))
+    (shown,) = (s for s in summarise(open_episode(path)).signals if s.name == "safety score")
+    assert (shown.measured, shown.minimum, shown.mean, shown.maximum) == (0.4, 0.0, 0.4375, 1.0)
+
+
 def test_a_memory_is_counted_step_by_step(tmp_path: Path) -> None:
     auto, human = drive(30), drive(21, human=True)
     auto[10] = replace(

@@ -158,3 +158,16 @@ def test_looking_for_torch_does_not_import_it(tmp_path: Path) -> None:
         [sys.executable, "-c", program, str(root)], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+def test_who_has_no_gauge_is_told_which_setting_says_so(tmp_path: Path) -> None:
+    layout = brain(tmp_path / "brain")
+    host = SimulatedHost()
+    file = FileHost(layout.run_dir / HOST_FILE_NAME)
+    absent = Reading.missing("probe", "none", monotonic_s=time.monotonic(), absent=True)
+    file.write(replace(host.read(), battery_fraction=absent))
+    shown = CliRunner().invoke(app, ["doctor", "--root", str(layout.root)], env={"COLUMNS": "200"}).stdout
+    assert '"battery": "none"' in shown
+    file.write(host.read())
+    shown = CliRunner().invoke(app, ["doctor", "--root", str(layout.root)], env={"COLUMNS": "200"}).stdout
+    assert '"battery": "none"' not in shown

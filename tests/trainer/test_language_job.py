@@ -103,7 +103,13 @@ class Looks:
         return 0.0
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.31, 0.6, 0.99])
+@pytest.mark.parametrize(
+    "share",
+    [
+        pytest.param(share, marks=() if share in (0.3, 0.99) else pytest.mark.long)
+        for share in (0.0, 0.3, 0.31, 0.6, 0.99)
+    ],
+)
 def test_an_interruption_between_or_inside_steps_changes_nothing(
     train: Callable[..., JobResult], tmp_path: Path, share: float
 ) -> None:
