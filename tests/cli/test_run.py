@@ -25,6 +25,7 @@ from continuonbrain.loops import control_process
 from continuonbrain.loops.child_process import ChildLogError
 from continuonbrain.loops.control_process import ControlOptions, ControlProcess
 from continuonbrain.loops.supervisor import ChildGaveUpError, ChildPlan, Supervisor, standard_plans
+from continuonbrain.policy.watch import HEAD_CALIBRATION_FILE, HeadCalibration
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
 
 STUBS = str(Path(__file__).parents[1] / "loops")
@@ -298,3 +299,22 @@ def test_a_base_that_only_talks_is_told_before_anything_is_started(tmp_path: Pat
     result = CliRunner().invoke(app, ["run", "--root", str(layout.root), "--seconds", "1"])
     assert "not built to drive" in str(result.exception)
     assert not layout.policy_socket.exists()
+
+
+def test_a_robot_that_drives_takes_what_its_safety_head_was_told_meanwhile(layout: BrainLayout) -> None:
+    process = ControlProcess(open_brain(layout.root), ControlOptions(seconds=0.0, record=False))
+    try:
+        watch = process._loop.pilot.watch
+        assert watch is not None
+        assert watch.calibration.mount_yaw_rad == 0.0
+        told = HeadCalibration(mount_yaw_rad=0.1, slope=1.5, offset=0.5, head_sha256=watch.head.sha256)
+        path = layout.safety_dir / HEAD_CALIBRATION_FILE
+        path.write_bytes(told.to_json())
+        process._take_head_calibration()
+        assert watch.calibration == told
+        path.write_bytes(b"{")
+        process._take_head_calibration()
+        assert watch.calibration == told
+    finally:
+        process._client.close()
+        process._reflexes.close()

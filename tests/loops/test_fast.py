@@ -615,3 +615,28 @@ def test_after_a_change_of_who_drives_no_grid_of_before_counts() -> None:
     assert len(veto) == 10
     r.loop.set_mode("park")
     assert len(veto) == 0
+
+
+def test_a_safety_head_that_raises_stops_the_car_and_is_counted_and_drives_on_when_it_works_again() -> None:
+    head = SafetyHead.from_file(shipped_safety_head() / SAFETY_HEAD_FILE)
+    road = np.full((13, 17), -20.0, np.float32)
+
+    class Broken:
+        sha256, logits = head.sha256, head.logits
+
+        def grids(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+            if 10 <= r.loop.ticks < 20:
+                raise RuntimeError("oops")
+            return np.repeat(road[None], len(frames), 0)
+
+    watch = Watch(Broken())  # type: ignore[arg-type]
+    r = rig(pilot=Pilot(calibration=Calibration(), limits=Limits(chunk_timeout_s=1.0), watch=watch))
+    report = r.run(60)
+    assert report.safety_faults == 10
+    steps = {step.tick: step for memory in r.episodes for step in memory.steps}
+    blind = [tick for tick, step in steps.items() if "sensor_fault" in step.reasons]
+    assert len(blind) == 10
+    assert all("safety_head_block" in steps[tick].reasons for tick in blind)
+    assert all(steps[tick].command[1] <= 0.0 for tick in blind)
+    assert all(steps[tick].extra["safety_head"] == "1.0000" for tick in blind)
+    assert not steps[max(steps)].reasons

@@ -230,6 +230,44 @@ def test_a_speed_sensor_that_hangs_does_not_drive_the_car_backwards(head: Safety
     assert all(g.stopped for g in thrown[45:])
 
 
+def test_a_car_that_the_head_holds_is_not_driven_backwards_by_a_speed_sensor_that_hangs(
+    head: SafetyHead,
+) -> None:
+    pilot = _driven(Watch(head))
+    thrown = []
+    for tick in range(80):
+        now = 0.3 + 0.05 * tick
+        pilot.observe(now_s=now, speed_mps=1.0, yaw_rate_rps=0.0)
+        pilot.accept(ActionChunk((0.0,) * 8, (1.0, 1.0), now))
+        thrown.append(pilot.tick(now_s=now, grid=None).guarded)
+    assert thrown[10].throttle < 0, "it brakes"
+    assert [g.throttle for g in thrown[45:]] == [0.0] * 35
+    assert all(g.stopped and Reason.SAFETY_HEAD_BLOCK in g.reasons for g in thrown[45:])
+
+
+@pytest.mark.parametrize("far", [-1, 1])
+def test_a_response_beyond_any_servo_is_bounded(far: int) -> None:
+    response = Response()
+    for tick in range(200):
+        response.update(
+            now_s=tick * 0.05,
+            steering=0.1 * math.sin(tick * 0.5),
+            speed_mps=1.0,
+            yaw_rate_rps=far * 2.0 * math.sin((tick - 2) * 0.5),
+            calibration=Calibration(),
+        )
+    assert response.gain == far * 1.7
+    for tick in range(200):
+        response.update(
+            now_s=10 + tick * 0.05,
+            steering=0.0,
+            speed_mps=1.0,
+            yaw_rate_rps=far * 3.0,
+            calibration=Calibration(),
+        )
+    assert response.offset_rad == far * 0.35
+
+
 def _driven(watch: Watch | None, speed: float = 1.0) -> Pilot:
     pilot = Pilot(calibration=Calibration(), limits=LIMITS, watch=watch)
     for tick in range(5):

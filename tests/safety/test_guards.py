@@ -267,6 +267,27 @@ def test_after_a_long_gap_steering_still_moves_by_no_more_than_the_allowed_gap()
     assert after.steering == pytest.approx(0.5 - 0.6 * guard.limits.max_gap_s)
 
 
+@pytest.mark.parametrize(("gap_s", "stops"), [(0.49, False), (0.51, True), (4.0, True)])
+def test_a_gap_of_more_than_half_a_second_is_a_stop(gap_s: float, stops: bool) -> None:
+    assert driving_guard(Limits()).step((0.5, 0.5), now_s=1.0 + gap_s, chunk_age_s=0.1).stopped is stops
+
+
+def test_a_bound_is_a_bound_to_the_last_digit() -> None:
+    keyed = build_simple_action_guards(per_key_bounds={"steering": (-0.5, 0.25), "throttle": (0.0, 1.0)})[1]
+    plain = build_simple_action_guards(numeric_abs_limit=0.25)[1]
+    for low, high in ((-0.5, 0.25),):
+        assert not keyed({"steering": high, "throttle": 0.0})
+        assert not keyed({"steering": low, "throttle": 1.0})
+        assert keyed({"steering": math.nextafter(high, 1), "throttle": 0.0})
+        assert keyed({"steering": math.nextafter(low, -1), "throttle": 0.0})
+        assert keyed({"steering": 0.0, "throttle": math.nextafter(1.0, 2)})
+        assert keyed({"steering": 0.0, "throttle": math.nextafter(0.0, -1)})
+    assert not plain(0.25)
+    assert not plain(-0.25)
+    assert plain(math.nextafter(0.25, 1))
+    assert plain(math.nextafter(-0.25, -1))
+
+
 def test_a_teleoperator_drives_without_any_path() -> None:
     after = driving_guard().step((0.5, 0.5), now_s=1.05, chunk_age_s=None, teleop_age_s=0.1)
     assert not after.stopped

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from continuonbrain.storage.adapters import (
     promotion_refusal,
 )
 from continuonbrain.storage.content_hash import sha256_of_contents, sha256_of_files
+from continuonbrain.storage.history import next_entry
 from continuonbrain.storage.layout import BrainLayout
 from continuonbrain.storage.promotion_rule import rival_refusal
 from continuonbrain.trainer.checks import Check
@@ -388,6 +390,24 @@ def test_a_history_that_was_cut_by_whole_lines_or_is_gone_is_found_and_nothing_c
         with pytest.raises(AdapterError, match=r"cut off"):
             change()
     assert store.current() == good  # what was rolled back does not drive again
+
+
+def test_a_line_with_a_number_out_of_order_is_found_though_its_hash_and_its_place_are_right(
+    store: AdapterStore, layout: BrainLayout, adapters: type
+) -> None:
+    adapters.promoted(store, "a")
+    (first,) = store.history()
+    later = next_entry(
+        replace(first, seq=6),
+        event="confirm",
+        to_version=first.to_version,
+        from_version=None,
+        sha256=None,
+        time_unix_s=0.0,
+    )
+    with layout.history_path.open("a") as file:
+        file.write(later.to_json_line() + "\n")
+    assert store.verify_history().problem == "line 2 has number 7 out of order"
 
 
 @pytest.mark.parametrize("damage", ["gone", "garbage", "not text", "another hash", "two behind", "number 0"])

@@ -18,7 +18,13 @@ from pathlib import Path
 import pytest
 
 from continuonbrain.storage import durable
-from continuonbrain.storage.adapters import AdapterError, AdapterStore, OnProbation, PromotionRefused
+from continuonbrain.storage.adapters import (
+    AdapterError,
+    AdapterStore,
+    AdapterVersion,
+    OnProbation,
+    PromotionRefused,
+)
 from continuonbrain.storage.boot import boot_id
 from continuonbrain.storage.driving_record import DrivingRecord, read_record, write_record
 from continuonbrain.storage.layout import BrainLayout
@@ -106,6 +112,19 @@ def test_where_the_one_before_is_damaged_the_base_drives(
     assert entry.about["instead_of"] == first.version_id
     assert store.current() is None
     assert store.standing().kind == "base"
+
+
+def test_where_the_one_before_is_another_of_the_same_short_name_the_base_drives(
+    store: AdapterStore, adapters: type, try_out: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = adapters.promoted(store, "a")
+    try_out("b")
+    # Other bytes whose hash begins alike: what the history bound is the whole hash.
+    monkeypatch.setattr(AdapterVersion, "whole_sha256", lambda version, **_: version.sha8 + "0" * 56)
+    entry = store.revert(sha256=sha256(store))
+    assert entry is not None
+    assert (entry.to_version, entry.about["instead_of"]) == (None, first.version_id)
+    assert store.current() is None
 
 
 def test_bytes_that_changed_on_probation_are_not_confirmed(

@@ -18,7 +18,7 @@ from continuonbrain.errors import BrainError
 from continuonbrain.robot.host import READING_NAMES, FileHost, HostReadings, Reading, SimulatedHost
 from continuonbrain.trainer.build_gates import StuckWindows, build_gates, gates_from_config
 from continuonbrain.trainer.ecosystem_gates import build_pi5_gating
-from continuonbrain.trainer.gate_rules import GateState
+from continuonbrain.trainer.gate_rules import GateState, settled
 from continuonbrain.trainer.gates import GateReport, GateSet
 
 NOW = 1000.0
@@ -283,6 +283,46 @@ def test_a_gate_that_raises_is_closed() -> None:
     report = GateSet((Broken(),)).evaluate(good(), NOW)
     assert not report.open
     assert "oops" in report.states[0].reason
+
+
+def test_what_a_gate_has_seen_is_not_forgotten_in_a_round_in_which_it_raises() -> None:
+    broken: list[bool] = []
+
+    class Shaky:
+        name, dwell_s = "idle", 0.0
+
+        def __call__(self, readings: HostReadings, *, now_s: float, before: GateState | None) -> GateState:
+            if broken:
+                raise ZeroDivisionError("oops")
+            return GateState("idle", True, 1.0, "", traces=(None, None), seen=True)
+
+    gates = GateSet((Shaky(),))
+    first = gates.evaluate(good(), NOW)
+    broken.append(True)
+    second = gates.evaluate(good(), NOW + 1, previous=first)
+    assert not second.open
+    assert (second.states[0].traces, second.states[0].seen) == ((None, None), True)
+
+
+@pytest.mark.parametrize(
+    ("refused_s", "now_s", "opens"),
+    [
+        (0.0, 4.9, False),
+        (0.0, 5.0, True),
+        (None, 5.0, False),  # when it was closed is not known: the wait begins
+        (9.0, 5.0, False),  # closed by another clock
+    ],
+)
+def test_a_closed_gate_opens_when_its_dwell_time_is_over(
+    refused_s: float | None, now_s: float, opens: bool
+) -> None:
+    before = GateState("idle", False, 1.0, "", refused_s=refused_s)
+    after = settled(GateState("idle", True, 1.0, ""), before, now_s=now_s, dwell_s=5.0)
+    assert after.open is opens
+    if not opens:
+        assert after.refused_s == (refused_s if refused_s == 0.0 else now_s)
+        assert not settled(GateState("idle", True, 1.0, ""), after, now_s=math.nan, dwell_s=5.0).open
+        assert settled(GateState("idle", True, 1.0, ""), after, now_s=now_s + 5.0, dwell_s=5.0).open
 
 
 def test_no_gates_at_all_is_an_error_not_a_permission() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,9 @@ from hypothesis import strategies as st
 
 from continuonbrain.policy.safety_head import SAFETY_HEAD_FILE, SafetyHead
 from continuonbrain.policy.watch import HeadCalibration
+from continuonbrain.rlds.examples import make_metadata_example
+from continuonbrain.rlds.step import SAFETY_BY, SAFETY_LOGIT, SOURCE_AUTOPILOT, SOURCE_HUMAN, Step
+from continuonbrain.rlds.writer import EpisodeWriter
 from continuonbrain.robot.sim.shifts import SHIFTS
 from continuonbrain.storage.layout import shipped_safety_head
 from continuonbrain.trainer.safety_calibration import (
@@ -18,6 +23,7 @@ from continuonbrain.trainer.safety_calibration import (
     fit_probability,
     teleop_views,
 )
+from continuonbrain.trainer.safety_evidence import heard
 from continuonbrain.trainer.safety_scores import auroc, score, score_safety_head
 
 
@@ -117,3 +123,45 @@ def test_the_shipped_head_knows_roads_that_it_was_not_taught(head: SafetyHead) -
     assert found["none"]["calibrated"]["auroc"] >= 0.95
     assert found["tape"]["calibrated"]["auroc"] >= 0.88
     assert found["yaw"]["calibrated"]["auroc"] >= 0.88
+
+
+def test_what_was_heard_is_the_policys_driving_alone_and_every_stop_and_takeover_counts_once(
+    tmp_path: Path,
+) -> None:
+    own = {SAFETY_BY: "abcdabcd"}
+
+    def step(tick: int, source: str = SOURCE_AUTOPILOT, reason: str = "", **extra: str) -> Step:
+        reasons = (reason,) if reason else ()
+        return Step(
+            tick=tick,
+            monotonic_ns=tick * 50_000_000,
+            instruction="drive",
+            command=(0.0, 0.0),
+            source=source,
+            reasons=reasons,
+            extra=own | {SAFETY_LOGIT: str(float(tick))} | extra,
+        )
+
+    stop, block = "emergency_stop", "safety_head_block"
+    steps = [
+        step(0),
+        step(1, reason=stop),  # the first intervention
+        step(2, reason=stop),
+        step(3),
+        step(4, reason=block),  # held by the head itself: says nothing of what it thinks while driving
+        step(5),
+        step(6, SOURCE_HUMAN),  # the second
+        step(7, SOURCE_HUMAN),
+        step(8),
+        step(9, safety_head_by="another!"),
+        step(10, safety_head_logit="nan"),
+        step(11),
+    ]
+    with EpisodeWriter(tmp_path, metadata=make_metadata_example("e")) as writer:
+        for one in steps:
+            writer.write(one)
+    (said,) = heard([writer.path], "abcdabcd" + "0" * 56)
+    assert said.logits.tolist() == [0.0, 3.0, 5.0, 8.0, 11.0]
+    assert said.times_s.tolist() == pytest.approx([0.0, 0.15, 0.25, 0.4, 0.55])
+    assert said.interventions.tolist() == pytest.approx([0.05, 0.3])
+    assert heard([writer.path], "f" * 64) == []

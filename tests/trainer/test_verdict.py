@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 
 from continuonbrain.storage.promotion_rule import VERDICT_VERSION, promotion_refusal
 from continuonbrain.trainer.checks import Rules
-from continuonbrain.trainer.evidence import Closed, Evidence, HeldOut, Imitation, Laps, Replay, Slow, Sources
+from continuonbrain.trainer.evidence import (
+    Closed,
+    Evidence,
+    HeldOut,
+    Imitation,
+    Laps,
+    Replay,
+    Slow,
+    Sources,
+    contradictions,
+)
 from continuonbrain.trainer.verdict import judge
 
 TRACKS, TRIALS = 8, 16
@@ -441,3 +451,33 @@ def test_large_wins_that_differ_do_not_hide_that_nothing_was_lost() -> None:
     before, after = (0.9, 0.4, 0.1, 0.05), (1.0,) * 4
     changed = replace(GOOD, slow_current=Slow(0.3625, 7 / 8, before, trials(7 / 8, 8)))
     assert judge(replace(changed, slow_candidate=Slow(1.0, 7 / 8, after, trials(7 / 8, 8))), Rules()).passed
+
+
+def off(of: Any, **means: float) -> Any:
+    return replace(of, **means)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("closed_candidate.completion", {"closed_candidate": off(CLOSED, completion=0.99)}),
+        ("closed_candidate.guard_share", {"closed_candidate": off(CLOSED, guard_share=0.0)}),
+        ("closed_current.completion", {"closed_current": off(driven(0.4), completion=0.1)}),
+        ("closed_current.guard_share", {"closed_current": off(driven(0.4), guard_share=0.9)}),
+        ("unshifted_candidate.completion", {"unshifted_candidate": off(laps(0.9), completion=1.0)}),
+        ("unshifted_base.completion", {"unshifted_base": off(laps(1.0), completion=0.5)}),
+        ("slow_candidate.completion", {"slow_candidate": off(slow(0.9), completion=1.0)}),
+        ("slow_current.completion", {"slow_current": off(slow(0.9), completion=0.1)}),
+        ("slow_path.completion", {"slow_path": Laps(0.1, spread(0.7, 4))}),
+        ("candidate.steering", {"candidate": Imitation(0.01, 0.04)}),
+        ("current.steering", {"current": Imitation(0.9, 0.1)}),
+    ],
+)
+def test_a_mean_that_does_not_follow_from_its_values_is_named_and_refused(
+    name: str, change: dict[str, Any]
+) -> None:
+    assert contradictions(GOOD) == []
+    assert contradictions(replace(GOOD, **change)) == [name]
+    verdict = judge(replace(GOOD, **change), Rules())
+    assert not verdict.passed
+    assert name in verdict.reason
