@@ -77,7 +77,7 @@ class Case:
 
 
 def taught_root(
-    folder: Path, shift: str, *, episodes: int = 16, steps: int = 150, **settings: Any
+    folder: Path, shift: str, *, episodes: int = 16, steps: int = 150, seed: int = 60_000, **settings: Any
 ) -> BrainRoot:
     """A fresh root of a simulated robot that is shifted, and lessons of the expert in it. settings: top-level keys of
     its config to change."""
@@ -91,7 +91,7 @@ def taught_root(
         world(shift),
         instructions=lesson_plan(episodes),
         steps=steps,
-        seed=60_000,
+        seed=seed,
         limits=Limits.from_config(brain.config.guards),
     )
     return brain
@@ -257,16 +257,25 @@ class Misjudged:
 
 
 def misjudged_candidate(
-    folder: Path, *, judged_in: str = "reverse", drives_in: str = "none", course: Course | None = None
+    folder: Path,
+    *,
+    judged_in: str = "reverse",
+    drives_in: str = "none",
+    course: Course | None = None,
+    tries: int = 3,
 ) -> Misjudged:
     """Make one, in about a minute, without training: the recordings are of a servo that was mounted the other way
     round (`judged_in`), the candidate has learned to steer so, and since then somebody has turned the servo
-    (`drives_in`). Nothing that is offline can know. course: a smaller one, for tests. Raises `AssertionError` when the
-    verdict finds fault with it after all."""
-    bench = Bench(taught_root(folder, judged_in), course)
-    version, verdict = bench.judge(untaught(bench.brain, bench.lessons.calibration, spread=0.02))
-    assert verdict["passed"], verdict["reason"]
-    return Misjudged(bench.brain, version, verdict, judged_in, drives_in)
+    (`drives_in`). Nothing that is offline can know. course: a smaller one, for tests. tries: recordings from
+    which the servo's delay is fitted badly give one that the verdict does find fault with; then others are made. Raises `AssertionError`
+    when it does with all."""
+    for attempt in range(tries):
+        seed = 60_000 + 100 * attempt
+        bench = Bench(taught_root(folder / str(attempt), judged_in, seed=seed), course)
+        version, verdict = bench.judge(untaught(bench.brain, bench.lessons.calibration, spread=0.02))
+        if verdict["passed"]:
+            return Misjudged(bench.brain, version, verdict, judged_in, drives_in)
+    raise AssertionError(verdict["reason"])
 
 
 def run(folder: Path, shift: str, tell: Callable[[str], None]) -> dict[str, Any]:

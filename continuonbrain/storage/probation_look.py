@@ -4,7 +4,8 @@ Rates of incidents are compared, and few ticks say little about a rate:
 
 - What the adapter before may have had at worst is the exact (Garwood) upper bound of its Poisson rate, times what is
   tolerated. Where it kept the limit of the settings that is no more than this limit, and never less than a quarter of
-  it; without a record that says anything it is the limit itself.
+  it; where it did not, no more than twice what was seen of it or three times the limit; without a record that says
+  anything it is the limit itself.
 - Against that rate the new adapter's incidents are held once a second, for as long as the probation lasts. Ordinary
   tests are wrong when they are asked again and again, so this is a test martingale: likelihood ratios of several worse
   rates, averaged. Ville's inequality bounds the chance that an adapter within the limit is *ever* taken back, over all
@@ -26,6 +27,7 @@ from continuonbrain.storage.probation_rule import Terms
 _WORSE = (2.0, 3.0, 5.0, 8.0, 12.0, 20.0)
 """The rates, in multiples of the limit, that the test is on the look-out for."""
 _MANY = 1000
+_TIMES_SEEN, _TIMES_LIMIT = 2.0, 3.0
 _LATENCY_DECISIONS = 30
 _LATENCY_SIGMAS = 4.0
 
@@ -113,8 +115,11 @@ def limit_per_s(name: str, before: DrivingRecord, rules: Rules) -> float:
         return absolute
     count = before.incidents.get(name, 0)
     at_worst = rules.tolerance * poisson_upper(count, rules.alpha) / before.seconds
-    if count / before.seconds > absolute:
-        return max(absolute, at_worst)
+    seen = count / before.seconds
+    if seen > absolute:
+        # Few seconds leave room for a rate that nobody has seen: what one incident in twenty may mean excuses no
+        # adapter that has one every second.
+        return max(absolute, min(at_worst, max(_TIMES_SEEN * seen, _TIMES_LIMIT * absolute)))
     # It kept the limit. That it may have been worse, for all that a short record says, is no reason to accept more.
     return min(absolute, max(absolute / 4.0, at_worst))
 

@@ -106,6 +106,13 @@ def test_above_a_thousand_the_bound_is_the_exact_one_too_and_a_garbage_count_tak
     assert quick == pytest.approx([poisson_upper(count, 0.01) for count in counts], rel=2e-6)
 
 
+def test_one_incident_in_a_short_record_of_before_excuses_no_storm_of_them() -> None:
+    before = record(21.5, block=1)
+    assert limit_per_s("block", before, RULES) <= 6.0 / 60.0
+    assert look(record(4.0, block=4), before, TERMS).reason == "block"
+    assert look(record(20.0, block=2), before, TERMS).do == "confirm"
+
+
 def test_a_short_record_of_before_says_nothing() -> None:
     short, long = record(5.0, off_road=5), record(100.0, off_road=5)
     assert limit_per_s("off_road", short, RULES) == pytest.approx(1 / 60)
