@@ -266,9 +266,9 @@ def misjudged_candidate(
 ) -> Misjudged:
     """Make one, in about a minute, without training: the recordings are of a servo that was mounted the other way
     round (`judged_in`), the candidate has learned to steer so, and since then somebody has turned the servo
-    (`drives_in`). Nothing that is offline can know. course: a smaller one, for tests. tries: recordings from
-    which the servo's delay is fitted badly give one that the verdict does find fault with; then others are made. Raises `AssertionError`
-    when it does with all."""
+    (`drives_in`). Nothing that is offline can know. course: a smaller one, for tests. tries: recordings from which the
+    servo's delay is fitted badly give one that the verdict does find fault with; then others are made. Raises
+    `AssertionError` when it does with all."""
     for attempt in range(tries):
         seed = 60_000 + 100 * attempt
         bench = Bench(taught_root(folder / str(attempt), judged_in, seed=seed), course)
