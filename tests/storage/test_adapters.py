@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -444,6 +445,30 @@ def test_a_head_one_behind_is_what_a_crash_leaves_and_is_mended(
     assert store.verify_history().ok
     store.recover()
     assert layout.history_head_path.read_text() == whole
+
+
+def test_readers_find_the_history_sound_while_it_grows(
+    store: AdapterStore, layout: BrainLayout, adapters: type
+) -> None:
+    adapters.promoted(store, "a")
+    adapters.promoted(store, "b")
+    over = threading.Event()
+
+    def change() -> None:
+        for _ in range(40):
+            store.rollback()
+        over.set()
+
+    writer = threading.Thread(target=change)
+    writer.start()
+    problems, looks = set(), 0
+    while not over.is_set():
+        problems.add(AdapterStore(layout).verify_history().problem)
+        looks += 1
+    writer.join()
+    assert problems == {""}
+    assert looks > 40
+    assert len(store.history()) == 42
 
 
 @pytest.mark.parametrize("damage", ["edit", "remove", "swap", "garbage"])
