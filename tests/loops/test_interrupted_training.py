@@ -128,6 +128,7 @@ def wanted(make: Callable[[str], BrainRoot], host: SimulatedHost) -> dict[str, b
     return files
 
 
+@pytest.mark.long
 def test_a_sidecar_told_to_end_goes_on_where_it_was(
     make: Callable[[str], BrainRoot], host: SimulatedHost, wanted: dict[str, bytes]
 ) -> None:

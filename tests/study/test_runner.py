@@ -38,6 +38,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return Study(tmp_path_factory.mktemp("study"), tiny_base_folder(), SMALL)
 
 
+@pytest.mark.long
 def test_a_cell_is_scored_and_reported(study: Study) -> None:
     rows = [run_cell(study, cell("base")), run_cell(study, cell("shared"))]
     base, shared = rows
