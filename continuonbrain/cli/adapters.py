@@ -98,7 +98,6 @@ def show(
 ) -> None:
     """Show an adapter's card and verdict, and whether its bytes are still the ones that were staged."""
     from continuonbrain.cli.probation_words import fate, in_words, told_of
-    from continuonbrain.rlds.summary import sparkline  # numpy: not for listing commands
 
     brain = open_brain(root)
     store = AdapterStore(brain.layout)
@@ -135,19 +134,18 @@ def show(
     if card is None:
         console.print("no card")
     else:
-        table = Table(title="card", title_justify="left", show_header=False, box=SIMPLE)
-        losses = [float(x) for x in card.get("losses", [])]
-        for key, value in _flatten({k: v for k, v in card.items() if k != "losses"}):
-            if full or key.split(".")[0] in _TOLD_FIRST or key in _TOLD_FIRST:
-                table.add_row(Text(key), Text(value))
-        if losses:
-            table.add_row("loss by step", f"{sparkline(losses)}  {losses[0]:.3g} to {losses[-1]:.3g}")
-        console.print(table)
+        try:
+            console.print(_card_table(card, full=full))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            console.print(_strange(f"card of {found.version_id}", error), soft_wrap=True, markup=False)
     if verdict is None:
         console.print("no verdict")
     else:
-        console.print(verdict_table(verdict, full=full))
-        console.print(imitation_table(verdict))
+        try:
+            console.print(verdict_table(verdict, full=full))
+            console.print(imitation_table(verdict))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            console.print(_strange(f"verdict of {found.version_id}", error), soft_wrap=True, markup=False)
     if not full:
         console.print(
             f"the whole card, and what each check asks: continuonbrain adapters show {version} --full "
@@ -309,6 +307,23 @@ def _episodes_in_words(card: Mapping[str, Any]) -> str:
     if isinstance(episodes, list):
         return f"{len(episodes)} episodes"
     return f"{episodes} episodes" if isinstance(episodes, int) else ""
+
+
+def _card_table(card: Mapping[str, Any], *, full: bool) -> Table:
+    from continuonbrain.rlds.summary import sparkline  # numpy: not for listing commands
+
+    table = Table(title="card", title_justify="left", show_header=False, box=SIMPLE)
+    losses = [float(x) for x in card.get("losses", [])]
+    for key, value in _flatten({k: v for k, v in card.items() if k != "losses"}):
+        if full or key.split(".")[0] in _TOLD_FIRST or key in _TOLD_FIRST:
+            table.add_row(Text(key), Text(value))
+    if losses:
+        table.add_row("loss by step", f"{sparkline(losses)}  {losses[0]:.3g} to {losses[-1]:.3g}")
+    return table
+
+
+def _strange(what: str, error: Exception) -> str:
+    return f"the {what} is not of this program's making ({error}); --json shows it as it is"
 
 
 def _flatten(paper: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -208,9 +208,13 @@ def check_history(root: Path) -> Check:
         if not check.ok:
             told = f"{layout.history_path} {check.problem}; {check.entries} entries before it are sound"
             return Check("history", False, told, remedy)
-        state = store.standing()
+        state, names = store.standing(), store.current_id()
     except BrainError as error:
         return Check("history", False, error.message, error.remedy or remedy)
+    if names != state.version_id:
+        told = f"current names {names or 'nothing'}, the history ends with {state.version_id or 'the base'}"
+        again = f"the next start puts it right: continuonbrain run --root {root}"
+        return Check("history", False, told, again)
     on = f", {state.version_id} is on probation" if state.kind == "probation" else ""
     return Check("history", True, f"{check.entries} entries, the chain holds{on}")
 
@@ -225,7 +229,9 @@ def check_adapter(root: Path) -> Check:
     layout = open_brain(root).layout
     back = f"continuonbrain adapters rollback --root {root}"
     try:
-        current = AdapterStore(layout).current()
+        store = AdapterStore(layout)
+        current = store.current()
+        store.previous(), store.candidate()  # links that name nothing, or something else, are told
         if current is None:
             return Check("adapter", True, "none: the base drives alone")
         if not current.compute_sha256().startswith(current.sha8):

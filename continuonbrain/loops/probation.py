@@ -213,7 +213,7 @@ def _starts(brain: BrainRoot, state: Standing) -> int:
     try:
         told = json.loads(brain.layout.probation_path.read_bytes())
         return max(0, int(told["starts"])) if told["change"] == state.change else 0
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return 0
 
 
@@ -254,7 +254,7 @@ class ProbationWatch:
     def _look(self) -> None:
         try:
             told = look_after(self._brain)
-        except (OSError, BrainError) as error:  # a full disk, a damaged history: said once, tried again
+        except Exception as error:  # a full disk, a damaged history, whatever: said once, tried again
             if str(error) != self._fault:
                 log.error("probation: %s", error)
             self._fault = str(error)

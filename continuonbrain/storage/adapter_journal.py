@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from continuonbrain.storage import durable
@@ -23,7 +23,7 @@ from continuonbrain.storage.history import (
 )
 from continuonbrain.storage.layout import BrainLayout
 
-_READ_TRIES = 5
+_READ_TRIES = 20
 """Readers hold no lock."""
 
 
@@ -46,6 +46,8 @@ class AdapterJournal:
                 before, (head, told) = head, self._head()
                 if head == before:  # nothing was added while both were read
                     break
+            else:
+                raise AdapterError(f"{self._layout.history_path} is being changed", remedy="try again")
         except (OSError, UnicodeDecodeError) as error:
             raise AdapterError(
                 f"{self._layout.history_path} cannot be read: {error}", remedy=self._remedy
@@ -58,8 +60,8 @@ class AdapterJournal:
     @property
     def _remedy(self) -> str:
         return (
-            f"what drives stays as it is; restore it and {self._layout.history_head_path.name} from a backup, or move "
-            "both away to start a new history"
+            f"what drives stays as it is; restore it and {self._layout.history_head_path.name} from a backup; or move "
+            f"both and the link {self._layout.current.name} beside them away: the base drives and a new history begins"
         )
 
     def _head(self) -> tuple[HistoryHead | None, str]:
@@ -128,22 +130,40 @@ class AdapterJournal:
         last = entries[-1]
         self._try_to_keep_head(last)
         current_id = self._links.target_id(self._layout.current)
-        previous_id = self._links.target_id(self._layout.previous)
-        if (current_id, previous_id) == (last.to_version, last.from_version):
+        links = (current_id, self._links.own_id(self._layout.previous))
+        if links == (last.to_version, last.from_version):
+            self._settle(last)  # where `previous` should not be and is something else
             return self.finish_promotion(last)
         if self._links.is_whole(last.to_version, last.sha256):
             self._settle(last)
             self.finish_promotion(last)
             return True
-        # What was to drive is gone or damaged: stay with what drives, and say so in the history.
-        current = None if current_id is None else self._links.get(current_id)
-        self.change(
-            "abandon",
-            to=current_id,
-            previous=previous_id,
-            sha256=None if current is None else current.compute_sha256(),
-        )
+        self._abandon(entries, current_id)
         return True
+
+    def _abandon(self, entries: Sequence[HistoryEntry], current_id: str | None) -> None:
+        """What was to drive is gone or damaged. What drove before the change drives on if it is still what the history
+        bound; never what the change was to take back, and nothing else that a link may name: then the base does."""
+        last = entries[-1]
+        before, sha256 = (
+            (entries[-2].to_version, entries[-2].sha256) if len(entries) > 1 else (last.from_version, None)
+        )
+        if last.event in ("revert", "rollback") or current_id != before or not self._is_bound(before, sha256):
+            before = None
+        previous = self._links.own_id(self._layout.previous)
+        if previous is not None and (before is None or not self._is_bound(previous, None)):
+            previous = None
+        bound = None if before is None else self._links.get(before).compute_sha256()
+        self.change("abandon", to=before, previous=previous, sha256=bound)
+
+    def _is_bound(self, version_id: str | None, sha256: str | None) -> bool:
+        if version_id is None:
+            return True
+        try:
+            found = self._links.get(version_id).whole_sha256()
+        except AdapterError:
+            return False
+        return sha256 is None or found == sha256
 
     def finish_promotion(self, entry: HistoryEntry) -> bool:
         """What comes after the links: the ecosystem's record beside the adapter, and no candidate any more that drives
@@ -160,7 +180,7 @@ class AdapterJournal:
             }
             durable.write_json_durably(path, record)
             missing = True
-        if self._links.target_id(self._layout.candidate) == entry.to_version:
+        if self._links.own_id(self._layout.candidate) == entry.to_version:
             durable.remove_durably(self._layout.candidate)
             missing = True
         return missing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 from continuonbrain.storage import durable
@@ -57,6 +58,13 @@ class AdapterLinks:
             )
         return name
 
+    def own_id(self, slot: Path) -> str | None:
+        """As `target_id`, but what is not a link of this store counts as no link."""
+        try:
+            return self.target_id(slot)
+        except AdapterError:
+            return None
+
     def version(self, slot: Path) -> AdapterVersion | None:
         """The version that a link names. Raises AdapterError when it is gone or the link is foreign."""
         version_id = self.target_id(slot)
@@ -75,9 +83,12 @@ class AdapterLinks:
         return self.get(version_id)
 
     def point(self, slot: Path, version_id: str | None) -> None:
-        """Have a link name a version, None removes it. Raises OSError."""
-        if self.target_id(slot) == version_id:
-            return
+        """Have a link name a version, None removes it; what is no link of this store is set aside. Raises OSError."""
+        try:
+            if self.target_id(slot) == version_id:
+                return
+        except AdapterError:
+            os.rename(slot, slot.with_name(f"{slot.name}.aside-{secrets.token_hex(4)}"))
         if version_id is None:
             durable.remove_durably(slot)
         else:

@@ -203,7 +203,7 @@ class AdapterStore(AdapterReader):
             last = self.last_change()
             if last is not None and last.to_version == version_id:
                 self._journal.finish_promotion(last)
-            if self._links.target_id(self._layout.candidate) == version_id:
+            if self._links.own_id(self._layout.candidate) == version_id:
                 durable.remove_durably(self._layout.candidate)
         return version
 
@@ -285,8 +285,8 @@ class AdapterStore(AdapterReader):
     def rollback(
         self, *, from_version: str | None = None, about: Mapping[str, object] | None = None
     ) -> AdapterVersion | None:
-        """Swap `current` and `previous`; a second rollback undoes the first. On probation: as `revert`. Where both are
-        damaged or gone the base model alone drives.
+        """Swap `current` and `previous`; a second rollback undoes the first. On probation: as `revert`. Where the
+        previous one is damaged or gone the base model alone drives.
 
         Args:
             from_version: roll back only if this one drives now, so that a supervisor that tries twice does
@@ -297,8 +297,7 @@ class AdapterStore(AdapterReader):
             What drives now; None is the base model alone.
 
         Raises:
-            AdapterError: there is nothing to go back to, `from_version` does not drive, or the previous
-                version is damaged while what drives is whole (`current` is left as it is).
+            AdapterError: there is nothing to go back to, or `from_version` does not drive.
             LockHeldError: another process is changing the store.
             OSError: the file system refused; `current` is the old one or the new one, whole.
         """
@@ -321,11 +320,9 @@ class AdapterStore(AdapterReader):
                 target = None if change.to is None else self.get(change.to)
                 sha256 = None if target is None else _whole_sha256(target)
             except AdapterError:
-                if state.version_id is None or self._names_itself(state.version_id, state.sha256):
-                    raise
-                # Neither is whole: nothing is left to drive but the base.
+                # Whoever goes back wants what drives to stop driving. Once more brings it back.
                 about = {**(about or {}), "instead_of": change.to}
-                change, target, sha256 = Change("rollback", None, None), None, None
+                change, target, sha256 = Change("rollback", None, change.previous), None, None
             if change.previous is not None and not self._names_itself(change.previous, state.sha256):
                 change = Change("rollback", change.to, None)  # nobody can go back to what is lost
             self._made(change, sha256, about)

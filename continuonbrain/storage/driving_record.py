@@ -25,6 +25,7 @@ INCIDENTS = ("correction", "warning", "block", "stop", "takeover", "off_road")
 head's; stop: no fresh or no usable path; takeover: a person drove on by hand; off_road: where the robot knows it."""
 
 _MOST = 2**53
+_MOST_HZ, _LONGEST_S = 250, 1e9
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -62,9 +63,12 @@ class DrivingRecord:
             raise ValueError("a driving record must be an object with counts")
         incidents = value.get("incidents", {})
         counts = {name: _count(incidents.get(name, 0), name) for name in INCIDENTS}
+        ticks, seconds = _count(value.get("ticks", 0), "ticks"), _amount(value.get("seconds", 0.0), "seconds")
+        if ticks > _MOST_HZ * (seconds + 1.0) or seconds > _LONGEST_S:
+            raise ValueError(f"no loop makes {ticks} ticks in {seconds} s")
         return cls(
-            _count(value.get("ticks", 0), "ticks"),
-            _amount(value.get("seconds", 0.0), "seconds"),
+            ticks,
+            seconds,
             counts,
             _count(value.get("decisions", 0), "decisions"),
             _amount(value.get("decision_ms", 0.0), "decision_ms"),
@@ -72,7 +76,9 @@ class DrivingRecord:
         )
 
     def since(self, before: DrivingRecord) -> DrivingRecord:
-        """What was added to `before`; never below nothing."""
+        """What was added to `before`; never below nothing. A record that is shorter than `before` was begun anew."""
+        if self.ticks < before.ticks:
+            return self
         return DrivingRecord(
             max(0, self.ticks - before.ticks),
             max(0.0, self.seconds - before.seconds),

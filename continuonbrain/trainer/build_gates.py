@@ -60,6 +60,7 @@ class StuckWindows:
     """Twice the time after which a free space that stands still is tried (`robot/disk_probe.py`)."""
 
 
+_HOTTEST_C = 110.0
 _COOLEST_C = 25.0
 """A processor at work is warmer than the room that it is in."""
 
@@ -143,6 +144,11 @@ def build_gates(
             f"gates: min_battery={min_battery!r} plus battery_margin={battery_margin!r} is above 1, "
             "so the gate could never open again",
             remedy="both are fractions of a full battery: 0.4 is 40 %",
+        )
+    if max_temp_c > _HOTTEST_C:
+        raise BrainError(
+            f"gates: max_temp_c={max_temp_c!r} is above {_HOTTEST_C:g}, so the gate would never close",
+            remedy="75 suits a Raspberry Pi, which slows itself down from 80 on",
         )
     if not max_temp_c - temp_margin_c >= _COOLEST_C:
         raise BrainError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -266,3 +267,39 @@ def test_a_lost_adapter_is_told_and_a_rollback_helps(layout: BrainLayout) -> Non
     assert f"rolled back from {lost.version_id} to the base" in call(layout, "rollback")
     layout.candidate.unlink()
     assert "no adapters yet" in call(layout, "list")
+
+
+@pytest.mark.parametrize(
+    ("name", "paper"),
+    [
+        ("card.json", {"losses": 5}),
+        ("card.json", {"losses": ["x"]}),
+        ("card.json", {"losses": [None]}),
+        ("verdict.json", {"checks": 5}),
+        ("verdict.json", {"checks": [5]}),
+        ("verdict.json", {"checks": [{}]}),
+        ("verdict.json", {"checks": [{"name": "a", "value": "x", "threshold": 1, "passed": True}]}),
+        ("verdict.json", {"evidence": 5}),
+        ("verdict.json", {"hashes": [1]}),
+    ],
+)
+def test_papers_of_another_shape_are_told_and_not_raised_through(
+    layout: BrainLayout, name: str, paper: dict[str, Any]
+) -> None:
+    version = promoted(AdapterStore(layout), "a")
+    (version.path / name).write_text(json.dumps(paper))
+    assert f"{name.split('.')[0]} of {version.version_id} is not of this program's making" in call(
+        layout, "show"
+    )
+    assert json.loads(call(layout, "show", "--json"))[name.split(".")[0]] == paper
+
+
+def test_the_doctor_tells_of_a_current_that_the_history_does_not_name(layout: BrainLayout) -> None:
+    store = AdapterStore(layout)
+    first, second = promoted(store, "a"), promoted(store, "b")
+    assert check_history(layout.root).ok
+    layout.current.unlink()
+    layout.current.symlink_to(f"versions/{first.version_id}")
+    told = check_history(layout.root)
+    assert not told.ok
+    assert f"current names {first.version_id}, the history ends with {second.version_id}" in told.value

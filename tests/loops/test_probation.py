@@ -423,3 +423,48 @@ def test_the_supervisor_watches_and_says_what_became_of_it(brain: BrainRoot) -> 
         told = [event["text"] for event in supervisor.snapshot()["events"]]
     assert progress(brain)["state"] == "base"
     assert any("taken back (off_road)" in text for text in told)
+
+
+@pytest.mark.parametrize("slot", ["candidate", "previous"])
+def test_a_link_that_leads_elsewhere_keeps_no_bad_adapter_driving(tmp_path: Path, slot: str) -> None:
+    brain = new_root(tmp_path / "b")
+    old, bad = driving(brain, "old"), driving(brain, "bad", probation=True)
+    drove(brain, bad, off_road=20)
+    link = getattr(brain.layout, slot)
+    link.unlink(missing_ok=True)
+    link.symlink_to("/etc")
+    told = look_after(brain, boot=BOOT)
+    assert told is not None
+    assert AdapterStore(brain.layout).current_id() == old
+
+
+@pytest.mark.parametrize("starts", ["1e999", "-1e999", "[]", '"many"', "9" * 5000])
+def test_a_count_of_starts_that_is_none_keeps_nobody_from_looking(tmp_path: Path, starts: str) -> None:
+    brain = new_root(tmp_path / "b")
+    old, bad = driving(brain, "old"), driving(brain, "bad", probation=True)
+    change = AdapterStore(brain.layout).standing().change
+    brain.layout.probation_path.parent.mkdir(parents=True, exist_ok=True)
+    brain.layout.probation_path.write_text(f'{{"change": "{change}", "starts": {starts}}}')
+    assert look_after(brain, boot=BOOT) is None
+    assert progress(brain)["version_id"] == bad
+    drove(brain, bad, off_road=20)
+    assert look_after(brain, boot=BOOT) is not None
+    assert AdapterStore(brain.layout).current_id() == old
+
+
+def test_whatever_a_look_raises_the_next_one_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    brain = new_root(tmp_path / "b")
+    looks: list[int] = []
+
+    def broken(_brain: BrainRoot) -> None:
+        looks.append(1)
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(probation, "look_after", broken)
+    watch = ProbationWatch(brain, every_s=0.01)
+    watch.start()
+    until = time.monotonic() + 10.0
+    while len(looks) < 5 and time.monotonic() < until:
+        time.sleep(0.01)
+    watch.close()
+    assert len(looks) >= 5

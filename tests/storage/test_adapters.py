@@ -310,12 +310,84 @@ def test_a_supervisor_that_rolls_back_twice_does_not_bring_the_bad_one_back(
     assert store.current() == first
 
 
-def test_rollback_to_a_damaged_adapter_is_refused(store: AdapterStore, adapters: type) -> None:
+@pytest.mark.parametrize("gone", [True, False])
+def test_where_the_one_before_is_lost_a_rollback_leads_to_the_base_and_another_one_back(
+    store: AdapterStore, adapters: type, gone: bool
+) -> None:
     first, second = adapters.promoted(store, "a"), adapters.promoted(store, "b")
-    (first.path / "adapter_model.safetensors").write_bytes(b"bit rot")
-    with pytest.raises(AdapterError, match="damaged"):
-        store.rollback()
-    assert store.current() == second
+    if gone:
+        shutil.rmtree(first.path)
+    else:
+        (first.path / "adapter_model.safetensors").write_bytes(b"bit rot")
+    assert store.rollback() is None
+    assert (store.current(), store.previous()) == (None, second)
+    assert store.history()[-1].about["instead_of"] == first.version_id
+    assert store.rollback() == second
+
+
+@pytest.mark.parametrize("slot", ["candidate", "previous"])
+@pytest.mark.parametrize("kind", ["foreign", "loop", "folder", "file"])
+def test_what_stands_in_the_place_of_another_link_keeps_nobody_from_going_back(
+    store: AdapterStore, layout: BrainLayout, adapters: type, slot: str, kind: str
+) -> None:
+    first, _bad = adapters.promoted(store, "a"), adapters.promoted(store, "b")
+    path = getattr(layout, slot)
+    path.unlink(missing_ok=True)
+    if kind == "folder":
+        path.mkdir()
+        (path / "letter").write_text("mine")
+    elif kind == "file":
+        path.write_text("mine")
+    else:
+        path.symlink_to("/etc" if kind == "foreign" else path.name)
+    store.recover()
+    assert store.rollback() == first
+    assert store.current() == first
+    aside = list(layout.adapters_dir.glob(f"{slot}.aside-*"))
+    assert len(aside) == (slot == "previous")
+    if kind == "folder" and slot == "previous":
+        assert (aside[0] / "letter").read_text() == "mine"
+    store.stage(adapters.files("c"))
+    assert store.candidate() is not None
+
+
+def test_a_rollback_that_a_crash_interrupted_never_leaves_what_it_took_back(
+    store: AdapterStore, layout: BrainLayout, adapters: type
+) -> None:
+    first, bad = adapters.promoted(store, "a"), adapters.promoted(store, "b")
+    store.rollback()
+    # As after a crash between history and links; and what was to drive rots.
+    for link, name in ((layout.current, bad), (layout.previous, first)):
+        link.unlink()
+        link.symlink_to(f"versions/{name.version_id}")
+    shutil.rmtree(first.path)
+    assert store.recover()
+    assert store.current() is None
+    assert store.history()[-1].event == "abandon"
+
+
+def test_a_link_that_was_moved_by_hand_is_not_what_an_abandoned_change_leaves(
+    store: AdapterStore, layout: BrainLayout, adapters: type
+) -> None:
+    first, bad = adapters.promoted(store, "a"), adapters.promoted(store, "b")
+    last = adapters.promoted(store, "c")
+    layout.current.unlink()
+    layout.current.symlink_to(f"versions/{first.version_id}")
+    shutil.rmtree(last.path)
+    assert store.recover()
+    assert store.current() is None, "b drove before, not what the link names"
+    assert bad.path.is_dir()
+
+
+def test_where_everything_is_lost_the_base_drives(
+    store: AdapterStore, layout: BrainLayout, adapters: type
+) -> None:
+    for version in (adapters.promoted(store, "a"), adapters.promoted(store, "b")):
+        shutil.rmtree(version.path)
+    layout.previous.unlink()
+    assert store.recover()
+    assert (store.current(), store.previous()) == (None, None)
+    assert store.stage(adapters.files("c")).counter == 3
 
 
 @pytest.mark.parametrize("gone", [True, False])

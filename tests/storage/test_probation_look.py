@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from typing import Any
 
 import pytest
 
@@ -167,3 +168,23 @@ def test_records_are_read_strictly() -> None:
     ):
         with pytest.raises(ValueError):
             DrivingRecord.from_json(broken)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"ticks": 400, "seconds": 0.001},
+        {"ticks": 2**52, "seconds": 1.0},
+        {"ticks": 2**53 - 1, "seconds": 9e15},
+        {"ticks": 0, "seconds": 2e9},
+    ],
+)
+def test_counts_that_no_loop_makes_are_no_record(told: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="no loop makes"):
+        DrivingRecord.from_json(told)
+
+
+def test_a_record_that_was_lost_counts_from_its_new_beginning() -> None:
+    already = record(250.0, off_road=20)
+    assert record(20.0, off_road=20).since(already).incidents["off_road"] == 20
+    assert record(260.0, off_road=23).since(already).incidents["off_road"] == 3
