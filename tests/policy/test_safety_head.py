@@ -245,6 +245,18 @@ def test_a_car_that_the_head_holds_is_not_driven_backwards_by_a_speed_sensor_tha
     assert all(g.stopped and Reason.SAFETY_HEAD_BLOCK in g.reasons for g in thrown[45:])
 
 
+def test_a_head_that_only_watches_stops_no_car_that_stands(head: SafetyHead) -> None:
+    acting, watching = (_driven(Watch(head, acts=acts), speed=0.0) for acts in (True, False))
+    for pilot in (acting, watching):
+        pilot.observe(now_s=0.25, speed_mps=0.0, yaw_rate_rps=0.0)
+    grid = np.full(SHAPE, 20, np.float32)
+    assert acting.tick(now_s=0.25, grid=grid).guarded.stopped
+    told = watching.tick(now_s=0.25, grid=grid)
+    assert Reason.SAFETY_HEAD_BLOCK in told.guarded.reasons
+    assert not told.guarded.stopped
+    assert told.guarded.throttle > 0.0
+
+
 @pytest.mark.parametrize("far", [-1, 1])
 def test_a_response_beyond_any_servo_is_bounded(far: int) -> None:
     response = Response()

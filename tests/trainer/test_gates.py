@@ -304,6 +304,27 @@ def test_what_a_gate_has_seen_is_not_forgotten_in_a_round_in_which_it_raises() -
     assert (second.states[0].traces, second.states[0].seen) == ((None, None), True)
 
 
+def test_a_gate_that_raises_takes_nothing_from_the_gates_after_it() -> None:
+    class Broken:
+        name, dwell_s = "broken", 0.0
+
+        def __call__(self, readings: HostReadings, *, now_s: float, before: GateState | None) -> GateState:
+            raise ZeroDivisionError("oops")
+
+    class Next:
+        name, dwell_s = "next", 0.0
+
+        def __call__(self, readings: HostReadings, *, now_s: float, before: GateState | None) -> GateState:
+            seen.append(before)
+            return GateState("next", True, now_s, "")
+
+    seen: list[GateState | None] = []
+    gates = GateSet((Broken(), Next()))
+    first = gates.evaluate(good(), NOW)
+    gates.evaluate(good(), NOW + 1, previous=first)
+    assert seen == [None, first.states[1]]
+
+
 @pytest.mark.parametrize(
     ("refused_s", "now_s", "opens"),
     [

@@ -481,3 +481,19 @@ def test_a_mean_that_does_not_follow_from_its_values_is_named_and_refused(
     verdict = judge(replace(GOOD, **change), Rules())
     assert not verdict.passed
     assert name in verdict.reason
+
+
+def test_a_mean_over_recordings_is_weighted_by_their_steps() -> None:
+    assert GOOD.held is not None
+    n = len(GOOD.held.steps)
+    steps = (400.0, *GOOD.held.steps[1:])
+    errors = (0.5, *(0.05,) * (n - 1))
+    mean = sum(s * e for s, e in zip(steps, errors, strict=True)) / sum(steps)
+    held = replace(GOOD.held, steps=steps, candidate=errors)
+    for told, wrong in (
+        (mean, []),
+        (sum(errors) / n, ["candidate.steering"]),
+        (mean + 0.01, ["candidate.steering"]),
+    ):
+        found = contradictions(replace(GOOD, held=held, candidate=Imitation(told, 0.04)))
+        assert [name for name in found if name.startswith("candidate")] == wrong
