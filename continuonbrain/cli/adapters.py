@@ -211,19 +211,23 @@ def rollback(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> No
     store = AdapterStore(brain.layout)
     left = store.current_id()
     told = roll_back(brain)
-    now = store.current()
+    now, last = store.current(), store.last_change()
+    lost = "" if last is None else str(last.about.get("instead_of") or "")
     if as_json:
         _print_json(
             {
                 "from": left,
                 "to": now and now.version_id,
+                "instead_of": lost,
                 "noticed": told.noticed,
                 "detail": told.detail,
             }
         )
     else:
         Console(highlight=False).print(
-            f"rolled back from {left or _name(None)} to {_name(now)}; {told.detail}",
+            f"rolled back from {left or _name(None)} to {_name(now)}"
+            + (f", because {lost}, which drove before, is damaged or gone" if lost else "")
+            + f"; {told.detail}",
             markup=False,
             soft_wrap=True,
         )

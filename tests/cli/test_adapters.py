@@ -303,3 +303,18 @@ def test_the_doctor_tells_of_a_current_that_the_history_does_not_name(layout: Br
     told = check_history(layout.root)
     assert not told.ok
     assert f"current names {first.version_id}, the history ends with {second.version_id}" in told.value
+
+
+def test_a_rollback_to_what_is_lost_says_why_the_base_drives(layout: BrainLayout) -> None:
+    store = AdapterStore(layout)
+    first, second = promoted(store, "a"), promoted(store, "b")
+    shutil.rmtree(first.path)
+    told = call(layout, "rollback")
+    assert f"from {second.version_id} to the base model alone, because {first.version_id}" in told
+    assert json.loads(call(layout, "rollback", "--json")) | {"detail": "", "noticed": False} == {
+        "from": None,
+        "to": second.version_id,
+        "instead_of": "",
+        "noticed": False,
+        "detail": "",
+    }
