@@ -21,9 +21,9 @@ install: $(STAMP) ## Make .venv and install the project into it
 demo: $(STAMP) ## The whole story on a simulated robot; options: make demo ARGS="--shift trim --seed 3"
 	$(BIN)/continuonbrain demo $(ARGS)
 
-# One thread each for matrix products: the workers share the cores.
+# One thread each for matrix products: the workers share the cores. Many tests start processes: these find modules compiled.
 test: $(STAMP) ## All tests but the longest; options: make test ARGS="-m 'long or slow' -x"
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	PYTHONDONTWRITEBYTECODE= OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy --strict, import floors
 	$(BIN)/ruff check .
@@ -45,7 +45,6 @@ bench-e2b: $(STAMP) ## The trainer at the size of Gemma 3n E2B: half an hour, 16
 clean: ## Remove .venv and the tools' caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-# Not compiled at once: most modules of the larger packages are never imported.
 # The stamp is written last, so an interrupted installation is taken up again.
 $(STAMP): pyproject.toml constraints.txt
 	@python=$$(PYTHON="$(PYTHON)" deploy/find-python.sh); \
@@ -56,7 +55,7 @@ $(STAMP): pyproject.toml constraints.txt
 	fi
 	@echo "==> installing .[$(EXTRAS)] (the first time this downloads torch and takes some minutes;"
 	@echo "    on x86-64 set PIP_EXTRA_INDEX_URL to PyTorch's CPU wheels first to spare the CUDA libraries)"
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on --no-compile \
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on \
 	  --constraint constraints.txt --editable ".[$(EXTRAS)]" \
 	  || { echo "==> installation failed: read the last lines above; 'make clean' starts afresh" >&2; exit 1; }
 	@touch $(STAMP)
