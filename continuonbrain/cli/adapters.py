@@ -83,7 +83,10 @@ def list_adapters(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) 
         console.print(words, style="red", highlight=False, soft_wrap=True, markup=False)
     if not check.ok:
         console.print(
-            f"[red]history.jsonl {check.problem}[/red] ({check.entries} entries before it are sound)"
+            f"[red]history.jsonl {check.problem}[/red] ({check.entries} entries before it are sound); what to do says "
+            f"`continuonbrain doctor --root {brain.layout.root}`",
+            soft_wrap=True,
+            highlight=False,
         )
 
 
