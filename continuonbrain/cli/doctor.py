@@ -13,16 +13,17 @@ import platform
 import shutil
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
+from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption, on_this_root
 from continuonbrain.errors import BrainError, installing
 
 if TYPE_CHECKING:
+    from continuonbrain.storage.adapters import AdapterVersion
     from continuonbrain.trainer.gates import GateReport
 
 _MIN_DISK_MIB = 512
@@ -54,6 +55,8 @@ def doctor(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None
         if has_base(root):  # one that cannot drive may talk
             checks += [check_words(root), check_adapter(root)]
         checks += [check_safety_head(root), *check_world_head(root), check_history(root), check_trainer(root)]
+    given = None if root == DEFAULT_ROOT else root
+    checks = [replace(check, remedy=on_this_root(check.remedy, given)) for check in checks]
     healthy = all(check.ok for check in checks if check.needed)
 
     if as_json:
@@ -231,7 +234,15 @@ def check_adapter(root: Path) -> Check:
     try:
         store = AdapterStore(layout)
         current = store.current()
-        store.previous(), store.candidate()  # links that name nothing, or something else, are told
+        store.previous()  # links that name nothing, or something else, are told
+        candidate = store.candidate()
+        if candidate is not None and (told := _damage(candidate)):
+            return Check(
+                "adapter",
+                False,
+                f"the candidate: {told}",
+                f"train another one: continuonbrain train --root {root}",
+            )
         if current is None:
             return Check("adapter", True, "none: the base drives alone")
         if not current.compute_sha256().startswith(current.sha8):
@@ -252,6 +263,16 @@ def check_adapter(root: Path) -> Check:
     return Check("adapter", True, f"{current.version_id} is whole and of this base")
 
 
+def _damage(version: AdapterVersion) -> str:
+    from continuonbrain.storage.adapters import AdapterError
+
+    try:
+        version.whole_sha256()
+    except AdapterError as error:
+        return error.message
+    return ""
+
+
 def check_safety_head(root: Path) -> Check:
     """The safety head is whole, and the manifest has its thresholds; or no head is wanted."""
     from continuonbrain.brain_root import open_brain
@@ -268,6 +289,9 @@ def check_safety_head(root: Path) -> Check:
         return Check("safety head", False, error.message, error.remedy)
     limits, told = watch.caution.thresholds, watch.calibration
     value = f"slows from {limits.warn:g}, stops from {limits.block:g}"
+    wanted = brain.config.heads.safety
+    if (wanted.warn_threshold, wanted.block_threshold) != (limits.warn, limits.block):
+        value += f" (config.json says {wanted.warn_threshold:g} and {wanted.block_threshold:g}: from the next start on)"
     if told.mount_yaw_rad:
         value += f"; the camera looks {math.degrees(told.mount_yaw_rad):+.0f} degrees aside"
     return Check("safety head", True, value)

@@ -88,7 +88,9 @@ def list_keys(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> N
     if as_json:
         print_json({"keys": rows})
     elif not rows:
-        _say("no keys: nothing that others signed is taken. Next: continuonbrain keys trust FILE.pub")
+        _say(
+            f"no keys: nothing that others signed is taken. Next: continuonbrain keys trust FILE.pub --root {root}"
+        )
     else:
         table = Table("name", "state", "last counter", Column("key id", overflow="fold"))
         for row in rows:
@@ -115,7 +117,8 @@ def revoke(
         print_json({"name": gone.name, "key_id": gone.key_id, "state": "revoked"})
         return
     _say(
-        f"revoked: {gone.name}  {gone.key_id}\nwhat came from it names it in its card: continuonbrain adapters show"
+        f"revoked: {gone.name}  {gone.key_id}\nwhat came from it names it in its card: continuonbrain adapters show "
+        f"--root {root}"
     )
 
 

@@ -183,10 +183,12 @@ def _print_error(error: BrainError) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from continuonbrain.cli.root_option import on_this_root, root_given
+
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print(Text.assemble(("error: ", "bold red"), (error.message, "red")))
     if error.remedy:
-        console.print(Text.assemble(("  try: ", "bold"), error.remedy))
+        console.print(Text.assemble(("  try: ", "bold"), on_this_root(error.remedy, root_given(sys.argv))))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""The `--root` option that almost every command takes."""
+"""The `--root` option that almost every command takes, and remedies that name it."""
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -21,4 +24,26 @@ RootOption = Annotated[
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
 
-__all__ = ["DEFAULT_ROOT", "JsonOption", "RootOption"]
+_TAKES_ROOT = re.compile(
+    r"continuonbrain (?:init|run|train|doctor|chat|serve|"
+    r"adapters (?:list|show|rollback|confirm|promote|import|export)|keys (?:list|new|trust|revoke))\b"
+)
+
+
+def root_given(argv: Sequence[str]) -> Path | None:
+    """What a command line says of `--root`; None where it says nothing."""
+    given = [argv[i + 1] for i, word in enumerate(argv[:-1]) if word == "--root"]
+    given += [word.partition("=")[2] for word in argv if word.startswith("--root=")]
+    return Path(given[-1]) if given else None
+
+
+def on_this_root(remedy: str, root: Path | None) -> str:
+    """The remedy with the `--root` that this command was given, so that it can be copied. Whoever raised it need not
+    know that there are roots."""
+    if root is None or "--root" in remedy:
+        return remedy
+    given = shlex.quote(str(root))
+    return _TAKES_ROOT.sub(lambda found: f"{found.group()} --root {given}", remedy)
+
+
+__all__ = ["DEFAULT_ROOT", "JsonOption", "RootOption", "on_this_root", "root_given"]

@@ -25,7 +25,7 @@ from rich.text import Text
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.cli.init import shipped_base_model
 from continuonbrain.cli.probation_words import in_words
-from continuonbrain.cli.root_option import DEFAULT_ROOT, RootOption
+from continuonbrain.cli.root_option import DEFAULT_ROOT, RootOption, on_this_root
 from continuonbrain.configs import PRESET_NAMES
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.promotion import refresh_manifest
@@ -107,7 +107,7 @@ def run(
     if as_json:
         typer.echo(json.dumps({"summary": asdict(summary)}))
     else:
-        console.print(summary_line(summary), markup=False, soft_wrap=True)
+        console.print(on_this_root(summary_line(summary), brain.layout.root), markup=False, soft_wrap=True)
 
 
 def _brain(root: Any, preset: str) -> BrainRoot:

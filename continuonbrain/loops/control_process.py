@@ -17,11 +17,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
-import json
 import logging
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -35,7 +32,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from continuonbrain.brain_root import BrainRoot, open_brain
-from continuonbrain.errors import BrainError, told_from
+from continuonbrain.errors import BrainError
 from continuonbrain.loops.child_process import exit_code
 from continuonbrain.loops.control_status import (
     CONTROL_REPORT_NAME,
@@ -48,7 +45,8 @@ from continuonbrain.loops.fast import FastLoop, LoopTick
 from continuonbrain.loops.loop_report import FastReport
 from continuonbrain.loops.policy_client import PolicyClient
 from continuonbrain.loops.reflex_keeper import ReflexKeeper
-from continuonbrain.loops.teach import episode_metadata, lessons, record_expert
+from continuonbrain.loops.sim_life import Interrupted, SimulatedLife
+from continuonbrain.loops.teach import episode_metadata
 from continuonbrain.loops.wire_stream import Message, WireServer
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.open_watch import open_watches
@@ -67,14 +65,6 @@ from continuonbrain.storage.lock import ProcessLock
 log = logging.getLogger("continuonbrain.control")
 
 TRACK_SEED = 9001
-_TEACH_TRACKS = 30_000
-_LESSONS = 16
-_PARK_S = 150.0
-_LONGEST_PARK_S = 900.0
-_DRIVE_S = 60.0
-_RETRY_S = 15.0
-_TEACH_BYTES = 32 * 2**20
-"""More than the sixteen episodes of a lesson take."""
 _LONGEST_INSTRUCTION = 200
 _TRAIL_POINTS = 400
 _TRAIL_EVERY = 2
@@ -93,10 +83,6 @@ class ControlOptions:
     seconds: float | None = None
     record: bool = True
     cycle: bool = False
-
-
-class _Interrupted(Exception):
-    """A signal came while something longer than a tick was going on."""
 
 
 def simulated_world(name: str) -> World:
@@ -149,12 +135,19 @@ class ControlProcess:
         )
         self._machine = SimulatedMachine(brain.layout.root)
         self._counter = DrivingCounter()
-        self._phase = "park" if options.cycle else "drive"
-        self._taught = (0, 0)
-        self._rounds = 0
+        self._life: SimulatedLife | None = None
+        if options.cycle:
+            self._life = SimulatedLife(
+                brain.layout,
+                self._world,
+                shift=self.shift,
+                seed=options.seed,
+                limits=self._limits,
+                driven=self,
+            )
         self._held = False
-        self._fault = self._head_fault = ""
-        self._stopping = False
+        self._head_fault = ""
+        self._stopping = self._stopped = False
         self._last: LoopTick | None = None
         self._trail: deque[tuple[float, float]] = deque(maxlen=_TRAIL_POINTS)
         self._commands: WireServer | None = None
@@ -179,14 +172,14 @@ class ControlProcess:
                 _one_thread_for_products()
                 try:
                     until = time.monotonic() + options.seconds if options.seconds is not None else None
-                    if options.cycle:
-                        self._live(until)
+                    if self._life is not None:
+                        self._life.live(until)
                     else:
-                        self._tick_until(lambda: until is not None and time.monotonic() >= until)
-                except _Interrupted:
+                        self.tick_until(lambda: until is not None and time.monotonic() >= until)
+                except Interrupted:
                     pass
                 finally:
-                    self._phase = "stopped"
+                    self._stopped = True
                     self._robot.close()
                     report = self._loop.close()
                     self._client.close()
@@ -200,9 +193,6 @@ class ControlProcess:
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._stopping = True
-
-    def _tick_until(self, over: Callable[[], bool]) -> None:
-        self._loop.run(lambda: self._stopping or over(), self._on_tick)
 
     def _on_tick(self, tick: LoopTick) -> None:
         self._last = tick
@@ -255,12 +245,17 @@ class ControlProcess:
         elif kind == "mode" and header.get("mode") in ("autopilot", "park"):
             self._held = header.get("mode") == "park"
             loop.release()
-            loop.set_mode("park" if self._held or self._phase == "park" else "autopilot")
+            loop.set_mode("park" if self._held or self._phase() == "park" else "autopilot")
         elif kind == "stop":
             loop.emergency_stop()
         else:
             ok, detail = False, f"unknown command {header!r}; known: instruct, mode (autopilot, park), stop"
         self._commands.acknowledge(message.peer, ok=ok, detail=detail)
+
+    def _phase(self) -> str:
+        if self._stopped:
+            return "stopped"
+        return "drive" if self._life is None else self._life.phase
 
     def _open_recorder(self, instruction: str) -> EpisodeRecorder:
         metadata = episode_metadata(
@@ -277,111 +272,29 @@ class ControlProcess:
             queue_size=1200,
         )
 
-    # A simulated robot's life.
+    # What a simulated life asks of the process (`sim_life.Driven`).
 
-    def _live(self, until: float | None) -> None:
-        def over() -> bool:
-            return self._stopping or (until is not None and time.monotonic() >= until)
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal came."""
+        return self._stopping
 
-        # Lessons that were being learned when the last run ended come first: others would have it start over.
-        put_down = self._layout.training_state_path.exists()
-        while not over():
-            self._enter("park" if self._held or put_down else "teach")
-            self._tick_until(lambda: over() or not self._held)
-            if over():
-                return
-            try:
-                if not put_down:
-                    self._enter("teach")
-                    self._teach(over)
-            except OSError as error:
-                # Parked with its reason shown, the robot can be mended; dying would only be repeated.
-                why = told_from(error) or error
-                self._fault = f"teaching failed, parked and trying again in {_RETRY_S:g} s: {why}"
-                log.error("%s", self._fault)
-                self._enter("park")
-                failed = time.monotonic()
-                self._tick_until(lambda: over() or time.monotonic() - failed >= _RETRY_S)  # noqa: B023
-                continue
-            self._fault, put_down = "", False
-            self._enter("park")
-            learned, enough = self._something_learned(), self._parked_enough()
-            self._tick_until(lambda: over() or learned() or enough())  # noqa: B023
-            self._enter("drive")
-            began = time.monotonic()
-            self._tick_until(lambda: over() or time.monotonic() - began >= _DRIVE_S)  # noqa: B023
-            self._rounds += 1
+    @property
+    def held(self) -> bool:
+        """Whether a person has parked it."""
+        return self._held
 
-    def _enter(self, phase: str) -> None:
-        self._phase = phase
-        self._loop.set_mode("autopilot" if phase == "drive" and not self._held else "park")
+    def enter(self, *, driving: bool) -> None:
+        """Drive from the next tick on, or stand."""
+        self._loop.set_mode("autopilot" if driving and not self._held else "park")
 
-    def _teach(self, over: Callable[[], bool]) -> None:
-        def progress(done: int, total: int) -> None:
-            self._taught = (done, total)
-            self._machine.alive(driving=True, teleop=True)
-            if over():
-                raise _Interrupted
+    def taught(self) -> None:
+        """A step of a lesson was driven."""
+        self._machine.alive(driving=True, teleop=True)
 
-        free = shutil.disk_usage(self._layout.root).free
-        if free < _TEACH_BYTES:  # sixteen torn episodes at every attempt would only fill it further
-            told = f"the disk of {self._layout.root} is full: {free / 2**20:.1f} MiB free, a lesson needs "
-            raise OSError(errno.ENOSPC, f"{told}{_TEACH_BYTES / 2**20:.0f} MiB")
-        record_expert(
-            self._layout.episodes_dir,
-            self._world,
-            instructions=lessons(_LESSONS),
-            seed=_TEACH_TRACKS + 1000 * self._options.seed + _LESSONS * self._rounds,
-            limits=self._limits,
-            environment=f"sim/{self.shift}",
-            on_progress=progress,
-        )
-
-    def _parked_enough(self) -> Callable[[], bool]:
-        """A question for every tick: does the robot drive on although nothing was learned?"""
-        parked = asked_s = time.monotonic()
-
-        def enough() -> bool:
-            nonlocal asked_s
-            now = time.monotonic()
-            if now - parked < _PARK_S or now - asked_s < 1.0:
-                return False
-            asked_s = now
-            return drives_on(now - parked, str(self._sidecar_status().get("phase")))
-
-        return enough
-
-    def _something_learned(self) -> Callable[[], bool]:
-        """A question for every tick: was an adapter promoted, or a candidate refused, since now?"""
-        current, candidate = self._current_link(), self._sidecar_status().get("candidate")
-        asked_s = time.monotonic()
-
-        def learned() -> bool:
-            nonlocal asked_s
-            if time.monotonic() - asked_s < 1.0:
-                return False
-            asked_s = time.monotonic()
-            if self._current_link() != current:
-                return True
-            status = self._sidecar_status()
-            verdict = status.get("verdict")
-            refused = isinstance(verdict, dict) and verdict.get("passed") is False
-            return refused and status.get("candidate") != candidate
-
-        return learned
-
-    def _current_link(self) -> str:
-        try:
-            return os.readlink(self._layout.current)
-        except OSError:
-            return ""
-
-    def _sidecar_status(self) -> dict[str, Any]:
-        try:
-            value = json.loads(self._layout.status_path.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return value if isinstance(value, dict) else {}
+    def tick_until(self, over: Callable[[], bool]) -> None:
+        """Tick until told to stop or `over`, which is asked at every tick."""
+        self._loop.run(lambda: self._stopping or over(), self._on_tick)
 
     def _snapshot(self) -> dict[str, Any]:
         """`run/control.json`. Called on the status thread: only reads."""
@@ -391,16 +304,17 @@ class ControlProcess:
         guarded = None if tick is None else tick.guarded
         refusal = self._client.refusal
         fleet = robot.fleet
-        mode = self._phase if self._phase in ("teach", "stopped") else loop.mode
+        phase, life = self._phase(), self._life
+        mode = phase if phase in ("teach", "stopped") else loop.mode
         return {
             "schema": 1,
             "pid": os.getpid(),
             "monotonic_s": round(time.monotonic(), 3),
             "mode": mode,
-            "phase": self._phase,
+            "phase": phase,
             "held": self._held,
-            "round": self._rounds,
-            "taught": list(self._taught),
+            "round": 0 if life is None else life.rounds,
+            "taught": [0, 0] if life is None else list(life.lesson),
             "tick": loop.ticks,
             "missed_ticks": loop.missed_ticks,
             "chunks": loop.chunks,
@@ -418,7 +332,7 @@ class ControlProcess:
             "world_head": None
             if tick is None or tick.foreseen is None
             else round(tick.foreseen.probability, 4),
-            "fault": self._fault or ("" if tick is None else tick.fault),
+            "fault": (life is not None and life.fault) or ("" if tick is None else tick.fault),
             "adapter_sha256": None if chunk is None else chunk.adapter_sha256,
             "decision_ms": None if chunk is None else round(chunk.decision_ms, 2),
             "latency_ms": None
@@ -454,13 +368,6 @@ def _one_thread_for_products() -> None:
 def _rounded(pair: tuple[float, float]) -> list[float | None]:
     # NaN is not JSON; a proposal that is no number shows as null beside the guard's reason.
     return [round(v, 4) if abs(v) <= 1e9 else None for v in pair]
-
-
-def drives_on(parked_s: float, phase: str) -> bool:
-    """Whether a simulated robot that has been parked for so long drives on while the sidecar is in `phase`. Not while
-    something is learned: leaving then would only close the gate, and the road is not known yet."""
-    working = phase in ("read", "cache", "train", "reflex", "judge")
-    return parked_s >= (_LONGEST_PARK_S if working else _PARK_S)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -27,6 +27,8 @@ from continuonbrain.safety.guards import Guard, Limits
 
 DISTURBANCE = 0.25
 TELEOP_SOURCE = "human_teleop_xr"
+TRACK_TAG = "track:"
+"""Begins the tag that names a simulated episode's track by its seed."""
 
 LESSONS = (
     ("drive",) * 6
@@ -89,12 +91,14 @@ def record_expert(
     guards = [Guard(limits) for _ in range(n)]
     recorders: list[EpisodeRecorder] = []
     try:
-        for instruction in instructions:  # inside the try: those that could be opened must be closed
+        # Inside the try: those that could be opened must be closed.
+        for i, instruction in enumerate(instructions):
+            tags = ("teach", f"{TRACK_TAG}{seed + i}")
             recorders.append(
                 EpisodeRecorder(
                     episodes_dir,
                     metadata=episode_metadata(
-                        instruction, environment=environment, tags=("teach",), robot_model="sim-donkeycar"
+                        instruction, environment=environment, tags=tags, robot_model="sim-donkeycar"
                     ),
                     sync_interval_s=float("inf"),
                     queue_size=steps + 1,

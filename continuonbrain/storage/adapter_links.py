@@ -18,7 +18,8 @@ class AdapterLinks:
         self._layout = layout
 
     def versions(self) -> tuple[AdapterVersion, ...]:
-        """All versions, oldest first. Raises AdapterError when the folder cannot be read."""
+        """All versions, oldest first; a file that is named like one is none. Raises AdapterError when the folder cannot
+        be read."""
         try:
             names = os.listdir(self._layout.versions_dir)
         except FileNotFoundError:
@@ -26,7 +27,8 @@ class AdapterLinks:
         except OSError as error:
             raise AdapterError(f"{self._layout.versions_dir} cannot be read: {error.strerror}") from error
         ids = sorted(name for name in names if VERSION_ID.fullmatch(name))
-        return tuple(AdapterVersion(version_id, self._layout.versions_dir / version_id) for version_id in ids)
+        versions = (AdapterVersion(version_id, self._layout.versions_dir / version_id) for version_id in ids)
+        return tuple(version for version in versions if version.path.is_dir())
 
     def get(self, version_id: str) -> AdapterVersion:
         """The version with this id. Raises AdapterError when there is none."""

@@ -316,13 +316,12 @@ class AdapterStore(AdapterReader):
             if state.kind == "probation":
                 entry = self._go_back(state, change, about)
                 return None if entry.to_version is None else self.get(entry.to_version)
-            try:
-                target = None if change.to is None else self.get(change.to)
-                sha256 = None if target is None else _whole_sha256(target)
-            except AdapterError:
+            if change.to is not None and not self._names_itself(change.to, self._bound(change.to)):
                 # Whoever goes back wants what drives to stop driving. Once more brings it back.
                 about = {**(about or {}), "instead_of": change.to}
-                change, target, sha256 = Change("rollback", None, change.previous), None, None
+                change = Change("rollback", None, change.previous)
+            target = None if change.to is None else self.get(change.to)
+            sha256 = None if target is None else target.compute_sha256()
             if change.previous is not None and not self._names_itself(change.previous, state.sha256):
                 change = Change("rollback", change.to, None)  # nobody can go back to what is lost
             self._made(change, sha256, about)
@@ -375,6 +374,11 @@ class AdapterStore(AdapterReader):
             return False
         return sha256 is None or found == sha256
 
+    def _bound(self, version_id: str) -> str | None:
+        """The hash that the history says of a version; None where it says none."""
+        of_it = (e.sha256 for e in reversed(self._journal.read()[0]) if e.to_version == version_id)
+        return next((sha256 for sha256 in of_it if sha256), None)
+
     def _made(self, change: Change, sha256: str | None, about: Mapping[str, object] | None) -> HistoryEntry:
         return self._journal.change(
             change.event, to=change.to, previous=change.previous, sha256=sha256, about=about
@@ -392,13 +396,3 @@ class AdapterStore(AdapterReader):
             purpose=f"{purpose} in {self._layout.adapters_dir}",
             timeout_s=_LOCK_WAIT_S,
         )
-
-
-def _whole_sha256(version: AdapterVersion) -> str:
-    sha256 = version.compute_sha256()
-    if not sha256.startswith(version.sha8):
-        raise AdapterError(
-            f"adapter {version.version_id} is damaged: its bytes hash to {sha256[:8]}",
-            remedy=f"remove the link to it, or restore {version.path} from a backup",
-        )
-    return sha256

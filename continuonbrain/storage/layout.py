@@ -311,6 +311,10 @@ def _is_of_something_else(layout: BrainLayout) -> bool:
     """A folder with files and no trace of a brain in it. Half a brain root is gone on with."""
     if layout.config_path.exists() or not layout.root.is_dir():
         return False
+    if (
+        layout.manifest_path.is_file()
+    ):  # a root of ours that has lost its config.json, whatever else lies there
+        return False
     # Half a root of ours is gone on with; so is what the tools of a file system leave in an empty one.
     inside = [p.relative_to(layout.root).parts for p in layout.directories if p.is_relative_to(layout.root)]
     ours = {"lost+found"} | {parts[0] for parts in inside if parts}

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.small_verdict import judged
 from continuonbrain.brain_root import open_brain
-from continuonbrain.cli.doctor import check_adapter, check_engine, check_words
+from continuonbrain.cli.doctor import check_adapter, check_engine, check_safety_head, check_words
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 from continuonbrain.storage.layout import init_brain_root
@@ -86,6 +86,28 @@ def test_the_adapter_in_use_is_looked_at(root: Path) -> None:
     assert not found.ok
     assert "damaged" in found.value
     assert "rollback" in found.remedy
+
+
+def test_a_candidate_without_its_weights_is_told(root: Path) -> None:
+    store = AdapterStore(open_brain(root).layout)
+    config = b'{"base_model_name_or_path": "continuonbrain:0"}'
+    staged = store.stage({"adapter_model.safetensors": b"x", "adapter_config.json": config})
+    assert check_adapter(root).ok
+    (staged.path / "adapter_model.safetensors").unlink()
+    found = check_adapter(root)
+    assert not found.ok
+    assert "the candidate" in found.value
+    assert f"continuonbrain train --root {root}" in found.remedy
+
+
+def test_thresholds_that_are_not_in_use_yet_are_told(root: Path) -> None:
+    assert "config.json" not in check_safety_head(root).value
+    path = root / "config.json"
+    settings = json.loads(path.read_text())
+    settings.setdefault("heads", {}).setdefault("safety", {})["block_threshold"] = 0.75
+    path.write_text(json.dumps(settings))
+    value = check_safety_head(root).value
+    assert "stops from 0.6 (config.json says 0.25 and 0.75: from the next start on)" in value
 
 
 def test_words_are_told_and_not_needed(root: Path, tmp_path: Path) -> None:

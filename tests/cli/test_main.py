@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from continuonbrain.cli.main import COMMANDS
+from continuonbrain.cli.root_option import on_this_root, root_given
 
 CORE_MODULES = [
     "continuonbrain",
@@ -102,6 +103,55 @@ def test_init_then_list_then_show_on_a_fresh_root(tmp_path: Path) -> None:
     show = continuonbrain("adapters", "show", "--root", root)
     assert show.returncode == 2
     assert "there is no current adapter" in show.stderr
+
+
+def test_a_remedy_names_the_root_that_the_command_was_given(tmp_path: Path) -> None:
+    root = str(tmp_path / "my brain")
+    assert continuonbrain("init", "--root", root).returncode == 0
+    head = tmp_path / "my brain" / "model" / "safety" / "current" / "safety_head.safetensors"
+    head.write_bytes(b"cut")
+    checks = json.loads(continuonbrain("doctor", "--root", root, "--json").stdout)["checks"]
+    remedy = next(check["remedy"] for check in checks if check["name"] == "safety head")
+    assert f"continuonbrain init --root '{root}'" in remedy
+    assert continuonbrain("init", "--root", root).returncode == 0
+    checks = json.loads(continuonbrain("doctor", "--root", root, "--json").stdout)["checks"]
+    assert next(check["ok"] for check in checks if check["name"] == "safety head")
+
+
+@pytest.mark.parametrize(
+    ("argv", "remedy", "told"),
+    [
+        (["train"], "restore it: continuonbrain init", "restore it: continuonbrain init"),
+        (
+            ["train", "--root", "/r"],
+            "restore it: continuonbrain init",
+            "restore it: continuonbrain init --root /r",
+        ),
+        (
+            ["train", "--root=/r"],
+            "see continuonbrain keys list, please",
+            "see continuonbrain keys list --root /r, please",
+        ),
+        (["train", "--root", "/r"], "continuonbrain init --root /q", "continuonbrain init --root /q"),
+        (
+            ["train", "--root", "/r"],
+            "continuonbrain episodes doctor PATH",
+            "continuonbrain episodes doctor PATH",
+        ),
+    ],
+)
+def test_where_a_root_goes_in_a_remedy(argv: list[str], remedy: str, told: str) -> None:
+    assert on_this_root(remedy, root_given(argv)) == told
+
+
+def test_a_root_that_lost_its_config_is_one_whatever_else_lies_in_it(tmp_path: Path) -> None:
+    root = tmp_path / "brain"
+    continuonbrain("init", "--root", str(root))
+    (root / "train.log").write_text("mine")
+    (root / "config.json").unlink()
+    again = continuonbrain("init", "--root", str(root))
+    assert again.returncode == 0, again.stderr
+    assert (root / "config.json").is_file()
 
 
 def test_the_root_can_come_from_the_environment(tmp_path: Path) -> None:

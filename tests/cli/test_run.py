@@ -21,7 +21,6 @@ from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.main import app
 from continuonbrain.cli.run import _in_world, line, summary_line, view
 from continuonbrain.errors import BrainError
-from continuonbrain.loops import control_process
 from continuonbrain.loops.child_process import ChildLogError
 from continuonbrain.loops.control_process import ControlOptions, ControlProcess
 from continuonbrain.loops.supervisor import ChildGaveUpError, ChildPlan, Supervisor, standard_plans
@@ -168,44 +167,6 @@ def test_the_line_and_the_view_say_how_far_a_probation_is(layout: BrainLayout) -
     assert "probation" not in line(shot)
 
 
-def test_a_lesson_without_room_on_the_disk_parks_the_robot_and_says_so(
-    layout: BrainLayout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(control_process, "_TEACH_BYTES", 2**62)
-    process = ControlProcess(open_brain(layout.root), ControlOptions(cycle=True, record=False))
-    faults: list[tuple[str, str]] = []
-
-    def tick_until(over: Callable[[], bool]) -> None:
-        if process._fault:
-            shot = process._snapshot()
-            faults.append((shot["mode"], shot["fault"]))
-            process._stopping = True
-
-    monkeypatch.setattr(process, "_tick_until", tick_until)
-    process._live(None)
-    assert faults[0][0] == "park"
-    assert "is full" in faults[0][1]
-    assert not list(layout.episodes_dir.iterdir())
-
-
-def test_a_run_goes_on_with_the_learning_that_the_last_one_put_down(
-    layout: BrainLayout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layout.training_state_path.parent.mkdir(parents=True, exist_ok=True)
-    layout.training_state_path.write_bytes(b"a job")
-    process = ControlProcess(open_brain(layout.root), ControlOptions(cycle=True, record=False))
-    phases: list[str] = []
-    monkeypatch.setattr(process, "_teach", lambda _over: phases.append("taught"))
-
-    def tick_until(over: Callable[[], bool]) -> None:
-        phases.append(process._phase)
-        process._stopping = len(phases) > 6
-
-    monkeypatch.setattr(process, "_tick_until", tick_until)
-    process._live(None)
-    assert phases == ["park", "park", "drive", "teach", "taught", "park", "drive"]
-
-
 def test_a_run_that_put_learning_down_says_so(layout: BrainLayout) -> None:
     with Supervisor(open_brain(layout.root), []) as supervisor:
         layout.training_state_path.parent.mkdir(parents=True, exist_ok=True)
@@ -318,3 +279,13 @@ def test_a_robot_that_drives_takes_what_its_safety_head_was_told_meanwhile(layou
     finally:
         process._client.close()
         process._reflexes.close()
+
+
+def test_a_driving_process_looks_for_a_new_calibration_of_its_head_by_itself(layout: BrainLayout) -> None:
+    process = ControlProcess(open_brain(layout.root), ControlOptions(seconds=4.0, record=False))
+    watch = process._loop.pilot.watch
+    assert watch is not None
+    told = HeadCalibration(mount_yaw_rad=0.1, slope=1.5, offset=0.5, head_sha256=watch.head.sha256)
+    (layout.safety_dir / HEAD_CALIBRATION_FILE).write_bytes(told.to_json())
+    process.run()
+    assert watch.calibration == told

@@ -555,25 +555,6 @@ def test_the_control_process_multiplies_on_one_thread() -> None:
     assert set(json.loads(done.stdout)) == {1}
 
 
-@pytest.mark.parametrize(
-    ("parked_s", "phase", "drives"),
-    [
-        (10.0, "idle", False),
-        (151.0, "idle", True),
-        (151.0, "None", True),
-        (151.0, "train", False),
-        (899.0, "judge", False),
-        (901.0, "train", True),
-    ],
-)
-def test_a_simulated_robot_stays_parked_while_it_learns_and_not_for_ever(
-    parked_s: float, phase: str, drives: bool
-) -> None:
-    from continuonbrain.loops.control_process import drives_on
-
-    assert drives_on(parked_s, phase) is drives
-
-
 def world_head(logit: float) -> WorldHead:
     """Foresees the same whatever comes."""
     tensors = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}

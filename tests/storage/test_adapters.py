@@ -24,6 +24,7 @@ from continuonbrain.storage.adapters import (
     BEHAVIOURAL_FILES,
     AdapterError,
     AdapterStore,
+    AdapterVersion,
     PromotionRefused,
     StaleVerdict,
     adapter_sha256,
@@ -323,6 +324,29 @@ def test_where_the_one_before_is_lost_a_rollback_leads_to_the_base_and_another_o
     assert (store.current(), store.previous()) == (None, second)
     assert store.history()[-1].about["instead_of"] == first.version_id
     assert store.rollback() == second
+
+
+def test_what_only_shares_eight_digits_with_the_one_before_does_not_drive(
+    store: AdapterStore, adapters: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _second = adapters.promoted(store, "a"), adapters.promoted(store, "b")
+    honest = AdapterVersion.compute_sha256
+
+    def forged(version: AdapterVersion) -> str:
+        return version.sha8 + "0" * 56 if version == first else honest(version)
+
+    monkeypatch.setattr(AdapterVersion, "compute_sha256", forged)
+    assert store.rollback() is None
+
+
+def test_a_file_named_like_a_version_is_none(
+    store: AdapterStore, layout: BrainLayout, adapters: type
+) -> None:
+    first = adapters.promoted(store, "a")
+    (layout.versions_dir / "000009-0123abcd").write_text("mine")
+    assert store.list() == (first,)
+    with pytest.raises(AdapterError, match="there is no adapter"):
+        store.get("000009-0123abcd")
 
 
 @pytest.mark.parametrize("slot", ["candidate", "previous"])

@@ -346,6 +346,26 @@ def test_a_closed_gate_opens_when_its_dwell_time_is_over(
         assert settled(GateState("idle", True, 1.0, ""), after, now_s=now_s + 5.0, dwell_s=5.0).open
 
 
+def test_the_dwell_is_counted_from_the_last_refusal_not_the_first() -> None:
+    no, yes = GateState("idle", False, 0.0, "no"), GateState("idle", True, 1.0, "yes")
+    state = settled(no, None, now_s=0.0, dwell_s=10.0)
+    state = settled(no, state, now_s=50.0, dwell_s=10.0)
+    for now_s, opens in ((51.0, False), (59.0, False), (60.0, True)):
+        state = settled(yes, state, now_s=now_s, dwell_s=10.0)
+        assert state.open is opens, now_s
+
+
+def test_after_a_look_without_a_time_the_wait_begins_anew() -> None:
+    no, yes = GateState("idle", False, 0.0, "no"), GateState("idle", True, 1.0, "yes")
+    for blind in (no, yes):
+        state = settled(no, None, now_s=0.0, dwell_s=10.0)
+        state = settled(blind, state, now_s=math.nan, dwell_s=10.0)
+        assert not state.open
+        for now_s, opens in ((100.0, False), (109.0, False), (110.0, True)):
+            state = settled(yes, state, now_s=now_s, dwell_s=10.0)
+            assert state.open is opens, now_s
+
+
 def test_no_gates_at_all_is_an_error_not_a_permission() -> None:
     with pytest.raises(BrainError, match="no gates"):
         GateSet(())
