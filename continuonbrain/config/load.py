@@ -1,0 +1,75 @@
+"""`config.json` and presets, read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from continuonbrain.config.brain import BrainConfig, validate_config
+from continuonbrain.config.error import ConfigError
+from continuonbrain.configs import preset_bytes
+
+
+def load_config(path: Path) -> BrainConfig:
+    """Read and check a `config.json`.
+
+    Raises:
+        ConfigError: missing or unreadable file, invalid JSON (with line and column), unknown key, wrong
+            kind of value, value out of range.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            source=str(path),
+            problem="there is no such file",
+            remedy="create a brain root with: continuonbrain init --root DIR",
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            source=str(path), problem=f"cannot be read: {error.strerror}", remedy="check its permissions"
+        ) from error
+    return parse_config(raw, source=str(path))
+
+
+def load_preset(name: str) -> BrainConfig:
+    """The settings of a preset that ships with the package.
+
+    Raises:
+        UnknownPresetError: no preset has this name.
+    """
+    return parse_config(preset_bytes(name), source=f"preset {name}")
+
+
+def parse_config(raw: bytes, *, source: str) -> BrainConfig:
+    """Check the JSON text of a config. `source` names it in errors. Raises ConfigError."""
+
+    def refuse_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        seen: dict[str, object] = {}
+        for key, value in pairs:
+            if key in seen:
+                raise ConfigError(source=source, key=key, problem="is given twice", remedy="keep one of them")
+            seen[key] = value
+        return seen
+
+    try:
+        data = json.loads(raw.decode("utf-8"), object_pairs_hook=refuse_repeated_keys)
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            source=source, problem=f"is not UTF-8 text (byte {error.start})", remedy="save it as UTF-8"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            source=source,
+            problem=f"is not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}",
+            remedy="mend that line (JSON has no comments and no trailing commas)",
+        ) from error
+    except RecursionError as error:
+        raise ConfigError(source=source, problem="is nested too deeply") from error
+    except ValueError as error:  # Python's limit on the digits of an integer
+        raise ConfigError(
+            source=source,
+            problem=f"holds a number that is too long: {error}",
+            remedy="write a shorter number",
+        ) from error
+    return validate_config(data, source=source)
