@@ -21,6 +21,10 @@ class RobotConfig(Group):
 
     kind: Literal["sim-donkey", "donkey"] = "sim-donkey"
     control_hz: Annotated[float, Field(ge=1, le=200)] = 20.0
+    realtime_priority: Annotated[int, Field(ge=1, le=99)] | None = None
+    """Of the control loop's thread under SCHED_FIFO; null: an ordinary thread with a high niceness."""
+    cpu: Annotated[int, Field(ge=0, le=1023)] | None = None
+    """The core that the control loop's thread stays on; null: any."""
     decision_time_s: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Delay imposed on each policy decision, seconds: 0.75 imitates a Raspberry Pi 5."""
     shift: Annotated[str, Field(min_length=1)] = "none"

@@ -6,45 +6,47 @@
 One per brain root (a lock says who). It tells how it is in `run/control.json` and `run/host.json`, takes commands
 on `run/control.sock` (messages of `wire`, each answered with an "ack"):
 
-    {"type": "instruct", "instruction": TEXT}     {"type": "mode", "mode": "autopilot" | "park"}     {"type": "stop"}
+    {"type": "instruct", "instruction": TEXT}     {"type": "mode", "mode": "autopilot" | "teleop" | "park"}
+    {"type": "stop"}     {"type": "teleop", "steering": S, "throttle": T}
 
-"stop" is an emergency stop; mode "autopilot" ends it. SIGTERM and SIGINT stop the robot, close the recording
-and leave `run/control_report.json`. With --cycle the simulated robot lives: it is taught, stands still until
-something was learned, drives by itself, and is taught again on other tracks.
+"stop" is an emergency stop; mode "autopilot" or "teleop" ends it. In mode "teleop" a person drives, by messages some
+twenty times a second or by the body's own remote control; without a new one the car stops (`guards.deadman_s`).
+SIGTERM and SIGINT stop the robot, close the recording and leave `run/control_report.json`. With --cycle the simulated
+robot lives: it is taught, stands still until something was learned, drives by itself, and is taught again on other
+tracks.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
 import signal
 import sys
-import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.body import Body, no_driver, simulated_world
 from continuonbrain.loops.child_process import exit_code
 from continuonbrain.loops.control_status import (
     CONTROL_REPORT_NAME,
     CONTROL_SOCKET_NAME,
-    SimulatedMachine,
     StatusWriter,
 )
 from continuonbrain.loops.driving_counter import DrivingCounter, DrivingKeeper
-from continuonbrain.loops.fast import FastLoop, LoopTick
+from continuonbrain.loops.fast import FastLoop
 from continuonbrain.loops.loop_report import FastReport
+from continuonbrain.loops.loop_tick import MODES, LoopTick, Mode
 from continuonbrain.loops.policy_client import PolicyClient
+from continuonbrain.loops.realtime import Granted, prefer_this_thread
 from continuonbrain.loops.reflex_keeper import ReflexKeeper
+from continuonbrain.loops.remote import RemoteControl
+from continuonbrain.loops.sim_body import SimBody
 from continuonbrain.loops.sim_life import Interrupted, SimulatedLife
 from continuonbrain.loops.teach import episode_metadata
 from continuonbrain.loops.wire_stream import Message, WireServer
@@ -55,8 +57,7 @@ from continuonbrain.policy.pilot import Pilot
 from continuonbrain.policy.watch import HeadCalibration
 from continuonbrain.rlds.recorder import EpisodeRecorder
 from continuonbrain.rlds.recovery import recover_unfinished
-from continuonbrain.robot.sim.robot import SimRobot
-from continuonbrain.robot.sim.shifts import SHIFTS, World
+from continuonbrain.rlds.step import SOURCE_HUMAN
 from continuonbrain.safety.guards import Limits
 from continuonbrain.storage.durable import write_json_durably
 from continuonbrain.storage.event_log import EventLog
@@ -66,10 +67,8 @@ log = logging.getLogger("continuonbrain.control")
 
 TRACK_SEED = 9001
 _LONGEST_INSTRUCTION = 200
-_TRAIL_POINTS = 400
-_TRAIL_EVERY = 2
 _RECALIBRATE_EVERY = 40
-_NICE = -10
+_PROFILE_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,32 +84,27 @@ class ControlOptions:
     cycle: bool = False
 
 
-def simulated_world(name: str) -> World:
-    """The world of a named shift. `BrainError` names the known ones."""
-    if name not in SHIFTS:
-        raise BrainError(f"robot.shift = {name!r} is unknown", remedy=f"choose from {', '.join(SHIFTS)}")
-    return SHIFTS[name]
-
-
 class ControlProcess:
     """One robot being driven. `run` returns after SIGTERM, SIGINT or `seconds`."""
 
     def __init__(self, brain: BrainRoot, options: ControlOptions) -> None:
         robot_config = brain.config.robot
         if robot_config.kind != "sim-donkey":
-            raise BrainError(
-                f"{brain.layout.config_path}: robot.kind = {robot_config.kind!r}: the donkey hardware driver is "
-                "not part of this release",
-                remedy="use the sim-donkey preset",
-            )
+            raise no_driver(brain.layout.config_path, robot_config.kind)
         self._layout, self._config, self._options = brain.layout, brain.config, options
         self.shift = options.shift or robot_config.shift
-        self._world = simulated_world(self.shift)
         self._limits = Limits.from_config(brain.config.guards)
-        self._robot = SimRobot(
-            self._world, track_seed=options.track, seed=options.seed, period_s=1 / robot_config.control_hz
+        world = simulated_world(self.shift)
+        self._body: Body = SimBody(
+            world,
+            shift=self.shift,
+            track=options.track,
+            seed=options.seed,
+            instruction=options.instruction,
+            hz=robot_config.control_hz,
+            disk_path=brain.layout.root,
         )
-        self._robot.instruct(options.instruction)
+        self._remote = RemoteControl(self._body.teleop)
         self._client = PolicyClient(
             brain.layout.policy_socket, answer_timeout_s=15.0 + robot_config.decision_time_s
         )
@@ -124,7 +118,7 @@ class ControlProcess:
         if brain.config.heads.world.enabled:
             veto = open_vetoes(brain.layout.world_dir, brain.layout.safety_dir, brain.layout.manifest_path)()
         self._loop = FastLoop(
-            self._robot,
+            self._body.robot,
             Pilot(calibration=Calibration(), limits=self._limits, watch=watch, veto=veto),
             self._client,
             hz=robot_config.control_hz,
@@ -132,24 +126,26 @@ class ControlProcess:
             instruction=options.instruction,
             mode="park" if options.cycle else "autopilot",
             reflexes=self._reflexes,
+            teleop=self._remote,
         )
-        self._machine = SimulatedMachine(brain.layout.root)
         self._counter = DrivingCounter()
         self._life: SimulatedLife | None = None
         if options.cycle:
             self._life = SimulatedLife(
                 brain.layout,
-                self._world,
+                world,
                 shift=self.shift,
                 seed=options.seed,
                 limits=self._limits,
                 driven=self,
             )
-        self._held = False
+        self._held = self._by_hand = False
         self._head_fault = ""
+        self._granted = Granted("ordinary", None)
+        self._profiled: dict[str, Any] = {}
+        self._profiled_s = -_PROFILE_EVERY_S
         self._stopping = self._stopped = False
         self._last: LoopTick | None = None
-        self._trail: deque[tuple[float, float]] = deque(maxlen=_TRAIL_POINTS)
         self._commands: WireServer | None = None
 
     def run(self) -> FastReport:
@@ -163,13 +159,15 @@ class ControlProcess:
                 log.warning("closed after a crash: %s", recovered)
             (layout.run_dir / CONTROL_REPORT_NAME).unlink(missing_ok=True)
             events = EventLog(layout.events_dir)
-            writer = StatusWriter(layout.run_dir, self._snapshot, self._machine, events)
+            writer = StatusWriter(layout.run_dir, self._snapshot, self._body.machine, events)
             keeper = DrivingKeeper(layout, self._counter)
             with WireServer(layout.run_dir / CONTROL_SOCKET_NAME) as self._commands:
                 writer.start()
                 keeper.start()
-                _prefer_this_thread()
-                _one_thread_for_products()
+                wanted = self._config.robot
+                self._granted = prefer_this_thread(priority=wanted.realtime_priority, cpu=wanted.cpu)
+                for refusal in self._granted.refused:
+                    log.warning("the control loop is less punctual than it could be: %s", refusal)
                 try:
                     until = time.monotonic() + options.seconds if options.seconds is not None else None
                     if self._life is not None:
@@ -180,7 +178,7 @@ class ControlProcess:
                     pass
                 finally:
                     self._stopped = True
-                    self._robot.close()
+                    self._body.robot.close()
                     report = self._loop.close()
                     self._client.close()
                     self._reflexes.close()
@@ -196,18 +194,16 @@ class ControlProcess:
 
     def _on_tick(self, tick: LoopTick) -> None:
         self._last = tick
-        self._machine.alive(driving=tick.mode != "park", teleop=tick.mode == "teleop")
+        self._body.machine.alive(driving=tick.mode != "park", teleop=tick.mode == "teleop")
         self._counter.tick(
             now_s=tick.now_s,
             mode=tick.mode,
             reasons=tick.guarded.reasons,
             chunk=tick.chunk,
-            off_road=self._robot.off_road,
+            off_road=self._body.off_road,
             served_by=self._client.connects if self._client.connected else 0,
         )
-        if tick.number % _TRAIL_EVERY == 0 and tick.mode != "park":
-            fleet = self._robot.fleet
-            self._trail.append((round(float(fleet.x[0]), 3), round(float(fleet.y[0]), 3)))
+        self._body.ticked(tick)
         if tick.number % _RECALIBRATE_EVERY == 0:
             self._take_head_calibration()
         assert self._commands is not None
@@ -234,7 +230,7 @@ class ControlProcess:
             text = header.get("instruction")
             if isinstance(text, str) and 0 < len(text.strip()) <= _LONGEST_INSTRUCTION:
                 loop.instruct(text)
-                self._robot.instruct(text)
+                self._body.instruct(text)
                 if loop.pilot.guard.emergency_stopped:
                     detail = "the emergency stop is on; mode autopilot ends it"
             else:
@@ -242,31 +238,42 @@ class ControlProcess:
                     False,
                     f"instruction = {text!r} is not a text of 1 to {_LONGEST_INSTRUCTION} characters",
                 )
-        elif kind == "mode" and header.get("mode") in ("autopilot", "park"):
-            self._held = header.get("mode") == "park"
-            loop.release()
-            loop.set_mode("park" if self._held or self._phase() == "park" else "autopilot")
+        elif kind == "mode" and (mode := _mode(header.get("mode"))) is not None:
+            self._change_mode(mode)
+        elif kind == "teleop":
+            detail = self._remote.take(header)
+            ok = not detail
         elif kind == "stop":
             loop.emergency_stop()
         else:
-            ok, detail = False, f"unknown command {header!r}; known: instruct, mode (autopilot, park), stop"
+            ok, detail = (
+                False,
+                f"unknown command {header!r}; known: instruct, mode (autopilot, teleop, park), stop, teleop",
+            )
         self._commands.acknowledge(message.peer, ok=ok, detail=detail)
+
+    def _change_mode(self, mode: Mode) -> None:
+        self._loop.release()
+        self._held, self._by_hand = mode == "park", mode == "teleop"
+        self._remote.let_go()  # what was commanded before is not meant for now
+        self.enter(driving=self._phase() != "park")
 
     def _phase(self) -> str:
         if self._stopped:
             return "stopped"
         return "drive" if self._life is None else self._life.phase
 
-    def _open_recorder(self, instruction: str) -> EpisodeRecorder:
+    def _open_recorder(self, instruction: str, source: str) -> EpisodeRecorder:
+        by_hand = source == SOURCE_HUMAN
         metadata = episode_metadata(
             instruction,
-            environment=f"sim/{self.shift}/track-{self._options.track}",
-            tags=("drive",),
-            robot_model="sim-donkeycar",
+            environment=self._body.environment,
+            tags=("teleop" if by_hand else "drive",),
+            robot_model=self._body.robot_model,
         )
         return EpisodeRecorder(
             self._layout.episodes_dir,
-            metadata=replace(metadata, control_role="autonomous"),
+            metadata=metadata if by_hand else replace(metadata, control_role="autonomous"),
             sync_interval_s=self._config.recorder.sync_interval_s,
             jpeg_quality=self._config.recorder.jpeg_quality,
             queue_size=1200,
@@ -286,24 +293,33 @@ class ControlProcess:
 
     def enter(self, *, driving: bool) -> None:
         """Drive from the next tick on, or stand."""
-        self._loop.set_mode("autopilot" if driving and not self._held else "park")
+        if self._by_hand:
+            self._loop.set_mode("teleop")
+        else:
+            self._loop.set_mode("autopilot" if driving and not self._held else "park")
 
     def taught(self) -> None:
         """A step of a lesson was driven."""
-        self._machine.alive(driving=True, teleop=True)
+        self._body.machine.alive(driving=True, teleop=True)
 
     def tick_until(self, over: Callable[[], bool]) -> None:
         """Tick until told to stop or `over`, which is asked at every tick."""
         self._loop.run(lambda: self._stopping or over(), self._on_tick)
 
+    def _profile(self) -> dict[str, Any]:
+        """How punctual the loop is; looked at anew every few seconds, as it takes milliseconds."""
+        now = time.monotonic()
+        if now - self._profiled_s >= _PROFILE_EVERY_S:
+            self._profiled_s, self._profiled = now, self._loop.profile()
+        return self._profiled
+
     def _snapshot(self) -> dict[str, Any]:
         """`run/control.json`. Called on the status thread: only reads."""
-        loop, tick, robot = self._loop, self._last, self._robot
+        loop, tick = self._loop, self._last
         seen = None if tick is None else tick.observation
         chunk = None if tick is None else tick.chunk
         guarded = None if tick is None else tick.guarded
         refusal = self._client.refusal
-        fleet = robot.fleet
         phase, life = self._phase(), self._life
         mode = phase if phase in ("teach", "stopped") else loop.mode
         return {
@@ -318,9 +334,6 @@ class ControlProcess:
             "tick": loop.ticks,
             "missed_ticks": loop.missed_ticks,
             "chunks": loop.chunks,
-            "laps": round(robot.laps, 3),
-            "off_road": robot.off_road,
-            "lane_error_m": round(robot.lane_error_m, 4),
             "speed_mps": None if seen is None or seen.speed_mps is None else round(seen.speed_mps, 3),
             "instruction": loop.instruction,
             "proposed": None if tick is None or tick.proposed is None else _rounded(tick.proposed),
@@ -344,30 +357,20 @@ class ControlProcess:
                 "problem": self._client.problem,
                 "refusal": "" if refusal is None else f"{refusal.reason} ({refusal.remedy})",
             },
-            "pose": [round(float(v[0]), 3) for v in (fleet.x, fleet.y, fleet.heading)],
-            "trail": list(self._trail),
-            "shift": self.shift,
-            "track": self._options.track,
+            "realtime": {"scheduler": self._granted.scheduler, "cpu": self._granted.cpu},
+            "profile": self._profile(),
             "torch_loaded": "torch" in sys.modules,
+            **self._body.tell(),
         }
-
-
-def _prefer_this_thread() -> None:
-    # Linux keeps niceness per thread: ticks come before encoding, writing and everybody's training. Needs
-    # CAP_SYS_NICE; without it the kernel's fairness has to do, as it mostly does.
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-
-
-def _one_thread_for_products() -> None:
-    # The reflex head's products are small: more threads cost a whole core in waiting for each other, and this thread,
-    # which comes before all others, would wait for helpers that do not.
-    threadpool_limits(1, user_api="blas")
 
 
 def _rounded(pair: tuple[float, float]) -> list[float | None]:
     # NaN is not JSON; a proposal that is no number shows as null beside the guard's reason.
     return [round(v, 4) if abs(v) <= 1e9 else None for v in pair]
+
+
+def _mode(name: object) -> Mode | None:
+    return next((mode for mode in MODES if mode == name), None)
 
 
 def main(arguments: list[str] | None = None) -> int:

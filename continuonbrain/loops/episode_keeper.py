@@ -1,8 +1,8 @@
 """Episodes behind the control loop: opened, cut and closed on a thread, so that no tick waits for a disk.
 
 `EpisodeRecorder` never blocks on `append`, but opening one creates folders and closing one syncs. Here steps go
-into a queue; the thread opens an episode at the first step, cuts it when the instruction changes, when it is
-long enough or when asked to (`cut`), and hands steps on.
+into a queue; the thread opens an episode at the first step, cuts it when the instruction or who drives changes, when
+it is long enough or when asked to (`cut`), and hands steps on.
 """
 
 from __future__ import annotations
@@ -45,16 +45,19 @@ class EpisodeKeeper:
     """One stream of steps into as many episodes as it takes.
 
     Args:
-        open_recorder: makes the recorder of an episode with this instruction; called on the thread.
+        open_recorder: makes the recorder of an episode with this instruction, driven by this source
+            (`Step.source`); called on the thread.
         steps_per_episode: longer drives are cut.
     """
 
-    def __init__(self, open_recorder: Callable[[str], Recorder], *, steps_per_episode: int = 600) -> None:
+    def __init__(
+        self, open_recorder: Callable[[str, str], Recorder], *, steps_per_episode: int = 600
+    ) -> None:
         self._open_recorder = open_recorder
         self._steps_per_episode = steps_per_episode
         self._queue: queue.SimpleQueue[tuple[Step, int] | bool] = queue.SimpleQueue()
         self._recorder: Recorder | None = None
-        self._instruction = ""
+        self._instruction = self._source = ""
         self._steps = 0
         self._retry_s = 0.0
         self._closed = False
@@ -127,9 +130,10 @@ class EpisodeKeeper:
     def _take(self, step: Step, dropped_before: int) -> None:
         self._untold += dropped_before
         full = self._steps >= self._steps_per_episode
-        if self._recorder is not None and (full or step.instruction != self._instruction):
+        another = (step.instruction, step.source) != (self._instruction, self._source)
+        if self._recorder is not None and (full or another):
             self._close_episode()
-        if self._recorder is None and not self._open_episode(step.instruction):
+        if self._recorder is None and not self._open_episode(step.instruction, step.source):
             self._dropped_unopened += 1
             self._untold += 1
             return
@@ -146,17 +150,17 @@ class EpisodeKeeper:
             self._told += self._untold
             self._untold = 0
 
-    def _open_episode(self, instruction: str) -> bool:
+    def _open_episode(self, instruction: str, source: str) -> bool:
         if time.monotonic() < self._retry_s:
             return False
         try:
-            self._recorder = self._open_recorder(instruction)
+            self._recorder = self._open_recorder(instruction, source)
         except (OSError, BrainError) as error:
             # A full disk: the robot drives on, and the next second tries again.
             self._retry_s = time.monotonic() + _RETRY_S
             self._note(f"cannot open an episode: {error}")
             return False
-        self._instruction, self._steps = instruction, 0
+        self._instruction, self._source, self._steps = instruction, source, 0
         return True
 
     def _close_episode(self) -> None:

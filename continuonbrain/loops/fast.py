@@ -26,91 +26,30 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from math import inf, isfinite
-from typing import Literal, Protocol
+from math import inf
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.episode_keeper import EpisodeKeeper, Recorder
-from continuonbrain.loops.loop_report import Durations, FastReport, Swap
-from continuonbrain.loops.policy_client import Answer
+from continuonbrain.loops.loop_report import Durations, FastReport, Profile, Swap
+from continuonbrain.loops.loop_tick import PARKED, LoopTick, Mode, PathSource, Teleop
 from continuonbrain.loops.reflex_keeper import ReflexName, ReflexSource
-from continuonbrain.policy.chunk import ActionChunk
+from continuonbrain.loops.tick_step import measured_s, step_of
 from continuonbrain.policy.convolution import F32
 from continuonbrain.policy.pilot import Pilot, Tick
-from continuonbrain.policy.veto import WORLD_SCORE, Foreseen
-from continuonbrain.policy.watch import WORST, Risk
-from continuonbrain.rlds.checked import finite_pair
+from continuonbrain.policy.watch import WORST
 from continuonbrain.rlds.errors import EpisodeError
-from continuonbrain.rlds.step import (
-    SAFETY_BY,
-    SAFETY_FLAG,
-    SAFETY_LOGIT,
-    SAFETY_SCORE,
-    SOURCE_AUTOPILOT,
-    SOURCE_HUMAN,
-    Step,
-)
 from continuonbrain.robot.protocol import FRAME_SHAPE, Observation, Robot
 from continuonbrain.safety.guards import Guarded
 from continuonbrain.safety.reasons import Reason
 
 log = logging.getLogger(__name__)
 
-Mode = Literal["autopilot", "teleop", "park"]
-MODES: tuple[Mode, ...] = ("autopilot", "teleop", "park")
-
 _OVERRUN_TICKS = 3
 _OLDEST_OBSERVATION_S = 0.25
 _DEAD_RECKONING_S = 0.5  # a longer gap between observations is more than odometry bridges
-
-Teleop = Callable[[], tuple[tuple[float, float], float]]
-"""A person's latest (steering, throttle) and its age in seconds."""
-
-
-class PathSource(Protocol):
-    """Where paths come from: `PolicyClient`. Neither call may wait."""
-
-    def offer(
-        self,
-        frame: NDArray[np.uint8],
-        instruction: str,
-        speed_mps: float | None,
-        observed_s: float,
-        *,
-        keep: bool = False,
-    ) -> bool: ...
-
-    def poll(self) -> list[Answer]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class LoopTick:
-    """One tick as `on_tick` sees it.
-
-    number: counts from 0 over all runs. now_s: monotonic time of the command. observation: None when the robot
-    could not be looked at; fault then says why. guarded: what was sent (throttle 0 while parked). reflex: the reflex
-    head laid the path that was followed. risk: what the safety head says, foreseen: what the world head said
-    of the latest chunk that it was shown; None where they were not asked.
-    """
-
-    number: int
-    now_s: float
-    mode: Mode
-    observation: Observation | None
-    proposed: tuple[float, float] | None
-    guarded: Guarded
-    chunk: ActionChunk | None
-    fault: str = ""
-    reflex: bool = False
-    risk: Risk | None = None
-    foreseen: Foreseen | None = None
-
-
-_PARKED = Guarded(0.0, 0.0, (), True)
 
 
 class FastLoop:
@@ -119,8 +58,8 @@ class FastLoop:
     Args:
         robot, pilot, client: body, driver, source of paths.
         hz: control rate.
-        recorder_factory: opens the recorder of an episode with this instruction (on a thread of its own); None
-            records nothing.
+        recorder_factory: opens the recorder of an episode with this instruction and source (on a thread of its own);
+            None records nothing.
         instruction: what the robot is told at first.
         mode: at first.
         teleop: the person's command and its age; needed in mode "teleop".
@@ -136,7 +75,7 @@ class FastLoop:
         client: PathSource,
         *,
         hz: float = 20.0,
-        recorder_factory: Callable[[str], Recorder] | None = None,
+        recorder_factory: Callable[[str, str], Recorder] | None = None,
         instruction: str = "drive",
         mode: Mode = "autopilot",
         teleop: Teleop | None = None,
@@ -164,6 +103,7 @@ class FastLoop:
         self._sleep = sleep
         self._lateness = Durations()
         self._work = Durations()
+        self._profile = Profile()
         self._seconds = 0.0
         self._late_in_a_row = 0
         self._overrun_stops = 0
@@ -277,8 +217,7 @@ class FastLoop:
             world_vetoes=self._world_vetoes,
             world_faults=0 if self.pilot.veto is None else self.pilot.veto.faults,
             seconds=round(self._seconds, 3),
-            lateness_us=self._lateness.percentiles(),
-            work_us=self._work.percentiles(),
+            **self.profile(),
             reasons=dict(self._reasons),
             adapter_ticks=dict(self._adapter_ticks),
             swaps=tuple(self._swaps),
@@ -287,15 +226,26 @@ class FastLoop:
             episodes=() if keeper is None else tuple(keeper.episodes),
         )
 
+    def profile(self) -> dict[str, Any]:
+        """`lateness_us`, `work_us` and `stages_us` of the report; from any thread, some milliseconds."""
+        return {
+            "lateness_us": self._lateness.percentiles(),
+            "work_us": self._work.percentiles(),
+            "stages_us": self._profile.percentiles(),
+        }
+
     # One tick.
 
     def _tick(self) -> LoopTick:
+        profile = self._profile
+        profile.begin()
         observation, fault = self._look()
+        profile.over("look")
         now = self._clock()
         if self.mode == "park":
             self.client.poll()  # answers that were still under way
-            self._send(_PARKED)
-            return LoopTick(self.ticks, now, "park", observation, None, _PARKED, None, fault)
+            self._send(PARKED)
+            return LoopTick(self.ticks, now, "park", observation, None, PARKED, None, fault)
         if self.mode == "autopilot":
             self._take_answers()
         else:
@@ -305,6 +255,7 @@ class FastLoop:
             taught = self.mode == "teleop" and self._keeper is not None
             if taught or self.mode == "autopilot":
                 self.client.offer(observation.frame, self.instruction, speed, observed_s, keep=taught)
+        profile.over("policy")
         overrun = self._late_in_a_row >= _OVERRUN_TICKS
         if overrun:
             self._overrun_stops += 1
@@ -316,11 +267,17 @@ class FastLoop:
             decided = Tick(None, guarded, None if path is None else path.chunk, risk=silent)
         elif self.mode == "teleop":
             command, age_s = self._teleop_command()
-            decided = self.pilot.teleoperate(command, now_s=now, age_s=age_s, grid=self._road(observation))
+            grid = self._road(observation)
+            profile.over("heads")
+            decided = self.pilot.teleoperate(command, now_s=now, age_s=age_s, grid=grid)
         else:
             self._carry(observation, now)
-            decided = self.pilot.tick(now_s=now, grid=self._road(observation))
+            grid = self._road(observation)
+            profile.over("heads")
+            decided = self.pilot.tick(now_s=now, grid=grid)
+        profile.over("decide")
         self._send(decided.guarded)
+        profile.over("act")
         tick = LoopTick(
             self.ticks,
             now,
@@ -335,6 +292,7 @@ class FastLoop:
             decided.foreseen,
         )
         self._record(tick)
+        profile.over("record")
         return tick
 
     def _look(self) -> tuple[Observation | None, str]:
@@ -432,7 +390,7 @@ class FastLoop:
 
     def _send(self, guarded: Guarded) -> None:
         try:
-            if guarded is _PARKED:
+            if guarded is PARKED:
                 self.robot.stop()
             else:
                 self.robot.act(guarded.steering, guarded.throttle)
@@ -446,45 +404,15 @@ class FastLoop:
     def _record(self, tick: LoopTick) -> None:
         if self._keeper is None:
             return
-        seen, chunk, teleop = tick.observation, tick.chunk, tick.mode == "teleop"
-        self._driven |= chunk is not None or teleop
+        self._driven |= tick.chunk is not None or tick.mode == "teleop"
         if not self._driven:
             return  # nothing drives yet: the policy process is still coming up
         try:
-            step = Step(
-                command=(tick.guarded.steering, tick.guarded.throttle),
-                source=SOURCE_HUMAN if teleop else SOURCE_AUTOPILOT,
-                instruction=self.instruction,
-                frame=None if seen is None else seen.frame,
-                speed_mps=None if seen is None else _finite(seen.speed_mps),
-                yaw_rate_rps=None if seen is None else _finite(seen.yaw_rate_rps),
-                proposed=None if tick.proposed is None else finite_pair(*tick.proposed),
-                reasons=tick.guarded.reasons,
-                adapter_sha256="" if chunk is None else chunk.adapter_sha256,
-                latency_ms=None if chunk is None else round((tick.now_s - chunk.observed_s) * 1000, 3),
-                tick=tick.number,
-                monotonic_ns=int((tick.now_s if seen is None else _measured_s(seen)) * 1e9),
-                frame_monotonic_ns=None if seen is None else int(seen.monotonic_s * 1e9),
-                wall_time_ms=int(time.time() * 1000),
-                extra=self._notes(tick),
-            )
+            step = step_of(tick, self.instruction, self.pilot.watch)
         except EpisodeError as error:  # what no reader would take; the robot drives on without it
             self._keeper.lose(error)
             return
         self._keeper.append(step)
-
-    def _notes(self, tick: LoopTick) -> dict[str, str]:
-        """What else a step's metadata say."""
-        notes = {"path_by": "reflex"} if tick.reflex else {}
-        watch = self.pilot.watch
-        if watch is not None and tick.risk is not None:
-            p, logit = tick.risk.probability, tick.risk.logit
-            notes |= {SAFETY_SCORE: f"{p:.4f}", SAFETY_FLAG: watch.caution.thresholds.flag(p)}
-            if logit is not None:
-                notes |= {SAFETY_LOGIT: f"{logit:.3f}", SAFETY_BY: watch.head.sha256[:8]}
-        if tick.foreseen is not None:
-            notes[WORLD_SCORE] = f"{tick.foreseen.probability:.4f}"
-        return notes
 
     def _count(self, tick: LoopTick) -> None:
         self.ticks += 1
@@ -499,7 +427,7 @@ class FastLoop:
 
 
 def _unusable(observation: Observation, now_s: float) -> str:
-    for what, taken_s in (("observation", observation.monotonic_s), ("state", _measured_s(observation))):
+    for what, taken_s in (("observation", observation.monotonic_s), ("state", measured_s(observation))):
         age_s = now_s - taken_s
         # Written so that NaN is unusable too.
         if not -_OLDEST_OBSERVATION_S <= age_s <= _OLDEST_OBSERVATION_S:
@@ -507,15 +435,6 @@ def _unusable(observation: Observation, now_s: float) -> str:
     if observation.frame.shape != FRAME_SHAPE or observation.frame.dtype != np.uint8:
         return f"the frame is {observation.frame.dtype} {list(observation.frame.shape)}; uint8 {list(FRAME_SHAPE)}"
     return ""
-
-
-def _measured_s(observation: Observation) -> float:
-    apart = observation.state_monotonic_s
-    return observation.monotonic_s if apart is None else apart
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and isfinite(value) else None
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from continuonbrain.loops.control_status import SimulatedMachine
+from continuonbrain.loops.sim_machine import SimulatedMachine
 from continuonbrain.robot.host import MACHINE_READINGS, FileHost
 from continuonbrain.trainer.build_gates import build_gates
 from continuonbrain.trainer.gates import GateReport

@@ -129,6 +129,40 @@ def test_stop_needs_no_policy_process_and_commands_are_checked(layout: BrainLayo
     assert list_episodes(layout.episodes_dir) == []
 
 
+def test_a_person_drives_over_the_socket_and_the_car_stops_when_nothing_comes_any_more(
+    layout: BrainLayout,
+) -> None:
+    with stub_session(layout) as session:
+        wait_for(session, lambda s: (s["speed_mps"] or 0) > 0.2)
+        command_control(layout, {"type": "teleop", "steering": 0.5, "throttle": 0.3})  # means nothing yet
+        command_control(layout, {"type": "mode", "mode": "teleop"})
+        wait_for(session, lambda s: s["mode"] == "teleop" and "deadman" in s["reasons"])
+        for odd in (
+            {"steering": 2.0, "throttle": 0.0},
+            {"steering": True, "throttle": 0.0},
+            {"steering": 0.0},
+        ):
+            with pytest.raises(DriveError, match="is not a number in"):
+                command_control(layout, {"type": "teleop", **odd})
+        driving_until = time.monotonic() + 1.5
+        while time.monotonic() < driving_until:
+            command_control(layout, {"type": "teleop", "steering": 0.1, "throttle": 0.3})
+            time.sleep(0.04)
+        driven = session.status()
+        assert driven["reasons"] == []
+        assert driven["guarded"] == [0.1, 0.3]
+        wait_for(session, lambda s: "deadman" in s["reasons"] and s["guarded"][1] == 0.0)
+        command_control(layout, {"type": "mode", "mode": "autopilot"})
+        wait_for(session, lambda s: s["mode"] == "autopilot" and not s["stopped"])
+        session.stop()
+    roles = {}
+    for path in list_episodes(layout.episodes_dir):
+        episode = open_episode(path)
+        roles[episode.metadata.control_role] = {step.source for step in episode}
+    # What a person drove is a lesson; what the policy drove is none.
+    assert roles == {"human_teleop": {"human_teleop_xr"}, "autonomous": {"autopilot"}}
+
+
 def test_one_root_has_one_driver_and_a_killed_one_loses_no_acknowledged_step(layout: BrainLayout) -> None:
     with stub_session(layout) as session:
         wait_for(session, lambda s: s["chunks"] > 5)

@@ -40,7 +40,7 @@ def test_steps_that_found_no_episode_are_marked_in_the_first_one(
     monkeypatch.setattr(episode_keeper, "_RETRY_S", 0.0)
     refusals = [OSError(errno.ENOSPC, "No space left on device")] * 3
 
-    def open_recorder(_instruction: str) -> EpisodeRecorder:
+    def open_recorder(_instruction: str, _source: str) -> EpisodeRecorder:
         if refusals:
             raise refusals.pop()
         return EpisodeRecorder(tmp_path, metadata=make_metadata_example("e"))
@@ -65,7 +65,7 @@ def test_steps_that_found_the_queue_full_are_marked_in_the_next_one(
                 time.sleep(0.001)
             return super().append(step)
 
-    keeper = EpisodeKeeper(lambda _: Slow(tmp_path, metadata=make_metadata_example("e")))
+    keeper = EpisodeKeeper(lambda _i, _s: Slow(tmp_path, metadata=make_metadata_example("e")))
     keeper.append(make_step_example(0, size=(8, 8)))
     _wait(lambda: keeper._queue.empty())
     kept = [keeper.append(make_step_example(tick, size=(8, 8))) for tick in range(1, 8)]

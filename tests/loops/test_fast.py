@@ -190,7 +190,7 @@ def rig(heads: Heads | None = None, *, pilot: Pilot | None = None, **body: Calla
     paths = Paths(time)
     episodes: list[Memory] = []
 
-    def open_recorder(_instruction: str) -> Memory:
+    def open_recorder(_instruction: str, _source: str) -> Memory:
         episodes.append(Memory())
         return episodes[-1]
 
@@ -544,7 +544,7 @@ def test_a_decision_from_before_a_blindness_is_not_followed_after_it() -> None:
 def test_the_control_process_multiplies_on_one_thread() -> None:
     """With more, BLAS helpers of a lower priority hold up the loop's thread for hundreds of milliseconds."""
     code = (
-        "import numpy; from continuonbrain.loops.control_process import _one_thread_for_products as one; "
+        "import numpy; from continuonbrain.loops.realtime import prefer_this_thread as one; "
         "from threadpoolctl import threadpool_info; one(); "
         "print([pool['num_threads'] for pool in threadpool_info() if pool['user_api'] == 'blas'])"
     )

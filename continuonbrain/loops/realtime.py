@@ -1,0 +1,79 @@
+"""What the operating system can do for a thread that must be punctual: priority, a core of its own, precise sleep.
+
+Nothing here is needed to drive. What the system refuses is told, and the loop is as punctual as the machine lets it.
+Priorities hold for the calling thread alone: threads that it starts afterwards, and its child processes, are ordinary.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+from dataclasses import dataclass
+
+from threadpoolctl import threadpool_limits
+
+_NICE = -10
+_SWITCH_INTERVAL_S = 0.0005
+_SET_TIMERSLACK = 29
+"""PR_SET_TIMERSLACK, linux/prctl.h."""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What a thread got. scheduler: "fifo 50", "nice -10" or "ordinary"; cpu: its core, None is any; refused: what the
+    system did not allow, in words."""
+
+    scheduler: str
+    cpu: int | None
+    refused: tuple[str, ...] = ()
+
+
+def prefer_this_thread(*, priority: int | None = None, cpu: int | None = None) -> Granted:
+    """Ask for punctuality for the calling thread.
+
+    Args:
+        priority: of SCHED_FIFO, 1 to 99; None asks for niceness only.
+        cpu: number of the core that it stays on; None leaves the choice to the kernel.
+
+    A priority needs CAP_SYS_NICE or RLIMIT_RTPRIO (the unit of `continuonbrain install` grants it).
+    """
+    refused: list[str] = []
+    # Another Python thread that computes is asked for the interpreter after this time instead of 5 ms.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    # The heads' products are small: more threads cost a whole core in waiting for each other, and this thread,
+    # which comes before all others, would wait for helpers that do not.
+    threadpool_limits(1, user_api="blas")
+    _sleep_precisely()
+    thread = threading.get_native_id()
+    scheduler = _scheduled(thread, priority, refused)
+    if cpu is not None:
+        try:
+            os.sched_setaffinity(thread, {cpu})
+        except (OSError, ValueError) as error:
+            refused.append(f"core {cpu}: {error}")
+            cpu = None
+    return Granted(scheduler, cpu, tuple(refused))
+
+
+def _scheduled(thread: int, priority: int | None, refused: list[str]) -> str:
+    if priority is not None:
+        try:
+            policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+            os.sched_setscheduler(thread, policy, os.sched_param(priority))
+            return f"fifo {priority}"
+        except (OSError, ValueError) as error:
+            refused.append(f"SCHED_FIFO {priority}: {error}")
+    # Linux keeps niceness per thread: ticks come before encoding, writing and everybody's training.
+    try:
+        os.setpriority(os.PRIO_PROCESS, thread, _NICE)
+        return f"nice {_NICE}"
+    except OSError as error:
+        refused.append(f"nice {_NICE}: {error}")
+    return "ordinary"
+
+
+def _sleep_precisely() -> None:
+    # By default a sleep may end 50 us late, so that the kernel can wake several sleepers at once.
+    ctypes.CDLL(None).prctl(_SET_TIMERSLACK, 1, 0, 0, 0)

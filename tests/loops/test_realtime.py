@@ -1,0 +1,88 @@
+"""What is asked of the operating system: granted where it may be, told where not, and for one thread only."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from continuonbrain.loops.realtime import Granted
+
+ASK = """
+import json, os, sys, threading
+from dataclasses import asdict
+from continuonbrain.loops.realtime import prefer_this_thread
+granted = asdict(prefer_this_thread(**json.loads(sys.argv[1])))
+seen = []
+def look():
+    seen.append(os.sched_getscheduler(threading.get_native_id()))
+thread = threading.Thread(target=look)
+thread.start(); thread.join()
+me = threading.get_native_id()
+print(json.dumps([granted, os.sched_getscheduler(me) & 7, sorted(os.sched_getaffinity(me)), seen[0] & 7,
+                  sys.getswitchinterval()]))
+"""
+
+
+def ask(code: str = ASK, **wanted: object) -> tuple[dict[str, object], int, list[int], int, float]:
+    """In a process of its own, as what is granted stays with the thread."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(wanted)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    granted, scheduler, cores, of_another, interval = json.loads(done.stdout)
+    return granted, scheduler, cores, of_another, interval
+
+
+def may_have_priority() -> bool:
+    code = "import os; os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_without_wishes_the_thread_is_ordinary_or_nice() -> None:
+    granted, scheduler, _, _, interval = ask()
+    assert scheduler == os.SCHED_OTHER
+    assert granted["scheduler"] in ("nice -10", "ordinary")
+    assert (granted["scheduler"] == "ordinary") == bool(granted["refused"])
+    assert interval == pytest.approx(0.0005)
+
+
+def test_a_priority_is_the_threads_own() -> None:
+    if not may_have_priority():
+        pytest.skip("this user may not use SCHED_FIFO")
+    granted, scheduler, _, of_another, _ = ask(priority=7)
+    assert granted == {"scheduler": "fifo 7", "cpu": None, "refused": []}
+    assert scheduler == os.SCHED_FIFO
+    assert of_another == os.SCHED_OTHER
+
+
+def test_a_core_is_taken_and_one_that_is_not_there_is_told() -> None:
+    core = min(os.sched_getaffinity(0))
+    granted, _, cores, _, _ = ask(cpu=core)
+    assert (granted["cpu"], cores) == (core, [core])
+    granted, _, cores, _, _ = ask(cpu=1000)
+    assert granted["cpu"] is None
+    assert "core 1000" in str(granted["refused"])
+    assert cores == sorted(os.sched_getaffinity(0))
+
+
+def test_what_the_system_refuses_is_told_and_the_loop_runs_all_the_same() -> None:
+    refuse = """
+import os
+def no(*_): raise PermissionError(1, "Operation not permitted")
+os.sched_setscheduler = os.setpriority = no
+"""
+    granted, scheduler, _, _, _ = ask(refuse + ASK, priority=50)
+    assert granted["scheduler"] == "ordinary"
+    assert [str(r).split(":")[0] for r in granted["refused"]] == ["SCHED_FIFO 50", "nice -10"]  # type: ignore[attr-defined]
+    assert scheduler == os.SCHED_OTHER
+
+
+def test_granted_is_nothing_by_default() -> None:
+    assert Granted("ordinary", None).refused == ()
