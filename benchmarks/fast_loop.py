@@ -207,7 +207,7 @@ def main() -> None:
     for name, row in rows:
         console.print(
             f"{name:10} late by p50 {row['p50_us']:.0f}, p99 {row['p99_us']:.0f}, p99.9 {row['p999_us']:.0f}, at most "
-            f"{row['max_us']:.0f} us; {row['missed_ticks']} of {row['ticks']} ticks missed; the machine itself by p99.9 "
+            f"{row['max_us']:.0f} us; {row['missed_ticks']} of {row['ticks']} ticks missed; the machine itself p99.9 "
             f"{row['machine'].get('p999_us', 0):.0f}, at most {row['machine'].get('max_us', 0):.0f} us"
         )
     console.print(f"{figures['scheduler']}; {figures['training_steps']} steps trained meanwhile")
