@@ -134,6 +134,18 @@ class Act:
         self._car.robot.act(steering, throttle)
 
 
+def _profiled(vehicle: Any) -> list[tuple[Any, list[float]]]:
+    """What its own profiler measured: seconds of every run of each part (the first is set-up)."""
+    return [(part, record["times"][1:-1]) for part, record in vehicle.profiler.records.items()]
+
+
+def _percentiles(times: list[float]) -> dict[str, float]:
+    durations = Durations()
+    for seconds in times:
+        durations.add(seconds)
+    return durations.percentiles()
+
+
 def main() -> None:
     """Run the vehicle and print what it did."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -168,6 +180,7 @@ def main() -> None:
         "missed_ticks": clock.missed,
         "ticks": clock.ticks,
         "drift_s": round(clock.drift_s(), 3),
+        "stages_us": {type(part).__name__: _percentiles(times) for part, times in _profiled(vehicle)},
     }
     print(json.dumps(figures))
 
