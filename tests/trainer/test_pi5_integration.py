@@ -1,0 +1,49 @@
+"""The plan's example does what it says, with the real base."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from continuonbrain.model.base_identity import tiny_base_folder
+from continuonbrain.rlds.reader import list_episodes
+from continuonbrain.storage.layout import BrainLayout, init_brain_root
+from continuonbrain.trainer.examples.pi5_integration import main
+
+
+@pytest.fixture
+def layout(tmp_path: Path, taught: Path) -> BrainLayout:
+    layout = init_brain_root(tmp_path / "b", "pi5-donkey", base_model=tiny_base_folder())
+    for path in list_episodes(taught):
+        shutil.copytree(path, layout.episodes_dir / path.name)
+    settings = json.loads(layout.config_path.read_text())
+    settings |= {"min_episodes": 4, "max_steps": 3, "batch_size": 4}
+    settings["training"] |= {"threads": 1, "reflex_steps": 0, "rank": 2}
+    layout.config_path.write_text(json.dumps(settings))
+    return layout
+
+
+def test_a_round_ends_in_a_judged_candidate(layout: BrainLayout, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--root", str(layout.root), "--simulate-host"]) == 1  # three steps teach nothing
+    said = capsys.readouterr().out
+    assert "gate battery: open" in said
+    assert "violates True" in said
+    assert "numbers to learn" in said
+    assert said.splitlines()[-1].startswith("refused: ")
+    assert (layout.candidate / "verdict.json").is_file()
+    assert not layout.current.exists()
+
+
+def test_where_no_robot_tells_anything_the_gates_are_closed_and_nothing_is_trained(
+    layout: BrainLayout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--root", str(layout.root)]) == 1
+    said = capsys.readouterr().out
+    assert "gate idle: closed" in said
+    assert said.splitlines()[-1].startswith("gates: ")
+    assert not layout.candidate.exists()
