@@ -90,6 +90,12 @@ class TrainingConfig(Group):
     """Steps of the reflex head, which carries the car between slow decisions; 0: no head travels with an adapter."""
     max_memory_mib: Annotated[int, Field(ge=256)] | None = None
     """The trainer's resident memory, MiB: no further samples are cached, or steps made, above it."""
+    daily_energy_wh: Annotated[float, Field(gt=0, le=10_000)] | None = None
+    """What learning may take of the battery in a day, watt hours; null: no limit."""
+    daily_write_mib: Annotated[float, Field(gt=0, le=10_000_000)] | None = None
+    """What the trainer may write in a day, MiB, as an SD card wears out; null: no limit."""
+    watts: Annotated[float, Field(gt=0, le=1000)] = 6.0
+    """What the machine draws more while it trains, assumed: nothing measures it."""
 
 
 class PolicyConfig(Group):

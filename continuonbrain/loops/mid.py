@@ -29,6 +29,7 @@ from continuonbrain.loops.adapter_import import ORIGIN, origin_refusal
 from continuonbrain.loops.memory import keep_within_limits
 from continuonbrain.loops.probation import look_after
 from continuonbrain.loops.promotion import Promotion, announce_unfinished, promote_candidate
+from continuonbrain.loops.spending import Spending
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.rlds.reader import is_being_recorded, list_episodes, read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
@@ -39,6 +40,7 @@ from continuonbrain.storage.durable import replace_file
 from continuonbrain.storage.event_log import EventLog
 from continuonbrain.storage.lock import ProcessLock
 from continuonbrain.storage.promotion_rule import OnProbation, PromotionRefused, StaleVerdict
+from continuonbrain.trainer.budget import Budget
 from continuonbrain.trainer.build_gates import gates_from_config
 from continuonbrain.trainer.gates import GateReport, GateSet
 
@@ -111,6 +113,13 @@ class MidLoop:
             self.config.robot.kind, host_file=self.layout.run_dir / HOST_FILE_NAME, disk_path=self.layout.root
         )
         self.gates: GateSet = gates_from_config(self.config)
+        training = self.config.training
+        self._spending = Spending(
+            self.layout.spent_path,
+            Budget(training.daily_energy_wh, training.daily_write_mib, training.watts),
+            clock=clock,
+        )
+        self._working = self._was_open = False
         self.status = Status(pid=os.getpid())
         self.stopping: int | None = None
         """The exit code that a signal asked for; obeyed at the next moment at which the work can be put down."""
@@ -140,6 +149,10 @@ class MidLoop:
     def poll_gates(self) -> GateReport:
         """Read the gates now; the report goes into the status."""
         report = self.gates.poll(self.host, clock=self._clock)
+        # Work is what went by since the last look, if all was open then: a pause costs nothing.
+        budget = self._spending.look(working=self._working and self._was_open)
+        report = GateReport(report.open and budget.open, (*report.states, budget))
+        self._was_open = report.open
         self.status.gates = report.as_dict()
         self._polled_s = self._clock()
         closed = {s.name: s.reason for s in report.closed}
@@ -238,6 +251,11 @@ class MidLoop:
                 with contextlib.suppress(OSError):  # a full disk must not hide the first error
                     self.say(phase="stopped" if ended else "failed", detail=detail)
                 raise
+            finally:
+                if self._working:
+                    self._spending.look(working=self._was_open)
+                    self._spending.save()
+                    self._working = False
 
     def _round(self, *, hold: bool, again: bool) -> Outcome:
         announce_unfinished(self.brain)
@@ -265,6 +283,7 @@ class MidLoop:
         report = self.poll_gates()
         if not report.open:
             return self._end("gates", "; ".join(f"{s.name}: {s.reason}" for s in report.closed))
+        self._working = True
         # Imported here: a sidecar that only waits must not hold torch in memory.
         try:
             from continuonbrain.loops.learning import judge_imported, learn

@@ -141,6 +141,11 @@ class BrainLayout:
         return self.trainer_dir / "state" / "job.state"
 
     @property
+    def spent_path(self) -> Path:
+        """What learning has cost today."""
+        return self.status_path.with_name("spent.json")
+
+    @property
     def status_path(self) -> Path:
         return self.trainer_dir / "status.json"
 

@@ -879,3 +879,36 @@ def test_a_candidate_from_elsewhere_that_fails_does_not_drive(brain: Brain) -> N
     assert (outcome.phase, outcome.version_id) == ("refused", foreign.version_id)
     assert outcome.detail.startswith("loads")
     assert store.current() is None
+
+
+def test_a_day_whose_budget_is_spent_closes_a_gate_and_work_is_charged(
+    untrained_base: Path, taught: Path, tmp_path: Path
+) -> None:
+    brain = make_brain(tmp_path / "b", untrained_base, taught, **QUICK, **{"training.daily_energy_wh": 5.0})
+    path = brain.layout.spent_path
+    now = [100.0]
+    loop = MidLoop(brain, host=SimulatedHost(clock=lambda: now[0]), clock=lambda: now[0])
+    assert loop.poll_gates().state("budget") is not None
+    now[0] += 3600.0
+    loop.poll_gates()
+    assert not path.exists()  # it only waited
+    loop._working = True
+    now[0] += 60.0
+    loop.poll_gates()
+    assert json.loads(path.read_text())["seconds"] == 60.0
+    now[0] += 3600.0
+    report = loop.poll_gates()
+    budget = report.state("budget")
+    assert budget is not None
+    assert not budget.open
+    assert not report.open
+    now[0] += 3600.0
+    loop.poll_gates()
+    spent = json.loads(path.read_text())["seconds"]
+    assert spent == 3660.0  # a pause costs nothing
+    # Another process goes on from there; a file that cannot be read closes the gate and says so.
+    assert MidLoop(brain, host=SimulatedHost()).round().phase == "gates"
+    path.write_text("{")
+    outcome = MidLoop(brain, host=SimulatedHost()).round()
+    assert outcome.phase == "gates"
+    assert "remove it" in outcome.detail
