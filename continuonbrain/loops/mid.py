@@ -25,6 +25,7 @@ from typing import Any
 from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError, told_from, told_from_import
+from continuonbrain.loops import notify
 from continuonbrain.loops.adapter_import import ORIGIN, origin_refusal
 from continuonbrain.loops.memory import keep_within_limits
 from continuonbrain.loops.probation import look_after
@@ -119,9 +120,11 @@ class MidLoop:
         self._written_s = -1e9
         self._polled_s = -1e9
         self._closed: dict[str, str] | None = None
+        self.pulse = notify.Pulse()
 
     def say(self, *, force: bool = True, **changes: Any) -> None:
         """Change the status and write it (at most a few times a second unless forced). A new phase is an event."""
+        self.pulse.beat()
         before = self.status.phase
         for name, value in changes.items():
             setattr(self.status, name, value)
@@ -309,6 +312,7 @@ class MidLoop:
 
         save puts the work on disk: called before a pause, and before a signal ends the process.
         """
+        self.pulse.beat()
         if self.stopping is not None:
             save()
             raise SystemExit(self.stopping)
@@ -360,6 +364,7 @@ def watch(mid: MidLoop, *, every_s: float = 2.0, should_stop: Callable[[], bool]
             backoff = min(300.0, backoff * 2)
         until = time.monotonic() + backoff
         while time.monotonic() < until and not should_stop():
+            mid.pulse.beat()
             time.sleep(0.1)
 
 
@@ -412,6 +417,7 @@ def main() -> None:
                 )
             )
             return
+        mid.pulse.beat()
         watch(mid)
     except BrainError as error:
         print(error, file=sys.stderr)
@@ -422,6 +428,8 @@ def main() -> None:
             raise
         print(told, file=sys.stderr)
         raise SystemExit(2) from error
+    finally:
+        notify.stopping()
 
 
 if __name__ == "__main__":
