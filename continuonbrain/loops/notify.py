@@ -2,7 +2,7 @@
 
 The protocol is a datagram of `NAME=value` lines to the Unix socket that $NOTIFY_SOCKET names; a leading "@" means
 Linux's abstract namespace (sd_notify(3), unix(7)). A service with `WatchdogSec=` that has not said WATCHDOG=1 for so
-long is killed and started again (systemd.service(5)); $WATCHDOG_USEC tells it how long that is (sd_watchdog_enabled(3)).
+long is killed and started again (systemd.service(5)); $WATCHDOG_USEC tells it how long (sd_watchdog_enabled(3)).
 
 Nothing here raises or blocks: a robot drives on when nobody listens. A message that systemd has no room for is lost,
 and the next one is as good.
