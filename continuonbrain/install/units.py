@@ -118,7 +118,7 @@ RestrictRealtime=yes
     _Process(
         "sidecar",
         "learns while the robot rests",
-        "continuonbrain.loops.mid --root {root}",
+        "continuonbrain.loops.mid --root {root} --probation",  # there is no supervisor, whose work that is
         # It says so between two parts of its work; hashing a base, loading torch or one step of a large base is one.
         watchdog_s=900,
         start_s=300,

@@ -4,6 +4,7 @@
     python -m continuonbrain.loops.mid --root R --once    one round, then exit
     ... --hold                                            judge, but leave the promotion to `--promote`
     ... --promote                                         promote the candidate on its standing verdict
+    ... --probation                                       look after a probation, where no supervisor does
 
 One trainer per brain root (a lock says who). Progress stands in `trainer/status.json`, the loss of every step
 in `trainer/logs/`. Whatever interrupts a round, `adapters/current` is what it was.
@@ -28,7 +29,7 @@ from continuonbrain.errors import BrainError, told_from, told_from_import
 from continuonbrain.loops import notify
 from continuonbrain.loops.adapter_import import ORIGIN, origin_refusal
 from continuonbrain.loops.memory import keep_within_limits
-from continuonbrain.loops.probation import look_after
+from continuonbrain.loops.probation import ProbationWatch, look_after
 from continuonbrain.loops.promotion import Promotion, announce_unfinished, promote_candidate
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.rlds.reader import is_being_recorded, list_episodes, read_metadata
@@ -398,6 +399,9 @@ def main() -> None:
     parser.add_argument("--hold", action="store_true", help="judge, but do not promote")
     parser.add_argument("--again", action="store_true", help="train even when no episode is new")
     parser.add_argument("--promote", action="store_true", help="promote the judged candidate, nothing else")
+    parser.add_argument(
+        "--probation", action="store_true", help="look after a probation once a second, also while it trains"
+    )
     arguments = parser.parse_args()
     watching = not (arguments.once or arguments.promote)
     working: list[MidLoop] = []
@@ -418,7 +422,12 @@ def main() -> None:
             )
             return
         mid.pulse.beat()
-        watch(mid)
+        with contextlib.ExitStack() as ending:
+            if arguments.probation:
+                probation = ProbationWatch(brain)
+                ending.callback(probation.close)
+                probation.start()
+            watch(mid)
     except BrainError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from error

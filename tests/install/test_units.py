@@ -81,6 +81,10 @@ def test_what_control_alone_may() -> None:
         assert not {"DeviceAllow", "LimitRTPRIO", "MemoryDenyWriteExecute"} & keys.keys()
 
 
+def test_the_sidecar_does_what_a_supervisor_would() -> None:
+    assert service("sidecar")["ExecStart"][0].endswith("--probation")
+
+
 def test_control_comes_first_wherever_something_is_short() -> None:
     weights = [int(service(name)["CPUWeight"][0]) for name in ("control", "policy", "service", "sidecar")]
     assert weights == sorted(weights, reverse=True)

@@ -153,7 +153,9 @@ def test_the_policy_server_beats_while_it_serves(listener: Listener) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [["continuonbrain.loops.mid"], ["continuonbrain", "serve"]])
+@pytest.mark.parametrize(
+    "command", [["continuonbrain.loops.mid", "--probation"], ["continuonbrain", "serve"]]
+)
 def test_sidecar_and_service_are_ready_alive_and_say_when_they_end(
     tmp_path: Path, command: list[str]
 ) -> None:
