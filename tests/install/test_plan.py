@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -248,3 +249,23 @@ def test_a_program_that_says_no_is_told() -> None:
         SystemCommands().run(("ls", "/nowhere/at/all"))
     with pytest.raises(InstallError, match="is not there"):
         SystemCommands().run(("no-such-program-of-any-system",))
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0
+    or any(shutil.which(name) is None for name in ("useradd", "usermod", "userdel", "systemctl")),
+    reason="needs root, useradd and systemctl: it makes an account and enables units below a folder",
+)
+def test_with_the_real_programs_below_a_folder(machine: Machine) -> None:
+    into = ["--into", str(machine.top)]
+    arguments = ["install", *into, "--python", str(PYTHON)]
+    first = CliRunner().invoke(app, arguments)
+    assert first.exit_code == 0, first.output
+    assert pending(install_plan(SETTINGS, machine), machine) == ()
+    assert machine.at(SETTINGS.root).stat().st_uid == (machine.ids("continuon") or (0, 0))[0] > 0
+    assert CliRunner().invoke(app, arguments).output.startswith("nothing to do\n")
+    gone = CliRunner().invoke(app, ["uninstall", "--purge", *into])
+    assert gone.exit_code == 0, gone.output
+    assert machine.ids("continuon") is None
+    assert machine.at(SETTINGS.root).is_dir()
+    assert not list(machine.at(UNIT_FOLDER).rglob("*.service"))
