@@ -74,6 +74,14 @@ COMMANDS: tuple[LazyCommand, ...] = (
         "continuonbrain.cli.study:study",
         "Compare ways of learning on the simulator's shifts (hours).",
     ),
+    LazyCommand(
+        "install",
+        "continuonbrain.cli.install:install",
+        "Start the brain with this computer: account, systemd units, device rules.",
+    ),
+    LazyCommand(
+        "uninstall", "continuonbrain.cli.install:uninstall", "Take that away again; the brain root stays."
+    ),
     LazyCommand("doctor", "continuonbrain.cli.doctor:doctor", "Check this machine and a brain root."),
 )
 

@@ -1,7 +1,7 @@
 """The control process: the robot, the fast loop, the recorder. It never imports torch.
 
     python -m continuonbrain.loops.control_process --root R [--shift S] [--track N] [--seed N]
-        [--instruction TEXT] [--seconds T] [--no-record] [--cycle]
+        [--instruction TEXT] [--seconds T] [--no-record] [--cycle] [--park]
 
 One per brain root (a lock says who). It tells how it is in `run/control.json` and `run/host.json`, takes commands
 on `run/control.sock` (messages of `wire`, each answered with an "ack"):
@@ -13,7 +13,7 @@ on `run/control.sock` (messages of `wire`, each answered with an "ack"):
 twenty times a second or by the body's own remote control; without a new one the car stops (`guards.deadman_s`).
 SIGTERM and SIGINT stop the robot, close the recording and leave `run/control_report.json`. With --cycle the simulated
 robot lives: it is taught, stands still until something was learned, drives by itself, and is taught again on other
-tracks.
+tracks. With --park it stands until a person gives it a mode: so it is started at boot, and after a crash.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import Any
 
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
+from continuonbrain.loops import notify
 from continuonbrain.loops.body import Body, no_driver, simulated_world
 from continuonbrain.loops.child_process import exit_code
 from continuonbrain.loops.control_status import (
@@ -82,6 +83,7 @@ class ControlOptions:
     seconds: float | None = None
     record: bool = True
     cycle: bool = False
+    park: bool = False
 
 
 class ControlProcess:
@@ -124,7 +126,7 @@ class ControlProcess:
             hz=robot_config.control_hz,
             recorder_factory=self._open_recorder if options.record else None,
             instruction=options.instruction,
-            mode="park" if options.cycle else "autopilot",
+            mode="park" if options.cycle or options.park else "autopilot",
             reflexes=self._reflexes,
             teleop=self._remote,
         )
@@ -139,7 +141,8 @@ class ControlProcess:
                 limits=self._limits,
                 driven=self,
             )
-        self._held = self._by_hand = False
+        self._held, self._by_hand = options.park, False
+        self._pulse = notify.Pulse()
         self._head_fault = ""
         self._granted = Granted("ordinary", None)
         self._profiled: dict[str, Any] = {}
@@ -177,6 +180,7 @@ class ControlProcess:
                 except Interrupted:
                     pass
                 finally:
+                    notify.stopping()
                     self._stopped = True
                     self._body.robot.close()
                     report = self._loop.close()
@@ -194,6 +198,7 @@ class ControlProcess:
 
     def _on_tick(self, tick: LoopTick) -> None:
         self._last = tick
+        self._pulse.beat()  # from the loop itself: one that hangs is silent, whatever other threads still do
         self._body.machine.alive(driving=tick.mode != "park", teleop=tick.mode == "teleop")
         self._counter.tick(
             now_s=tick.now_s,
@@ -300,6 +305,7 @@ class ControlProcess:
 
     def taught(self) -> None:
         """A step of a lesson was driven."""
+        self._pulse.beat()
         self._body.machine.alive(driving=True, teleop=True)
 
     def tick_until(self, over: Callable[[], bool]) -> None:
@@ -388,6 +394,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, help="stop after so long")
     parser.add_argument("--no-record", action="store_true", help="do not write episodes of autopilot driving")
     parser.add_argument("--cycle", action="store_true", help="teach, park and learn, drive, and again")
+    parser.add_argument("--park", action="store_true", help="stand until a person gives it a mode")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     options = ControlOptions(
@@ -398,6 +405,7 @@ def main(arguments: list[str] | None = None) -> int:
         given.seconds,
         not given.no_record,
         given.cycle,
+        given.park,
     )
     return exit_code(lambda: ControlProcess(open_brain(given.root), options).run())
 

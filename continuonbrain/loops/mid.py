@@ -4,6 +4,7 @@
     python -m continuonbrain.loops.mid --root R --once    one round, then exit
     ... --hold                                            judge, but leave the promotion to `--promote`
     ... --promote                                         promote the candidate on its standing verdict
+    ... --probation                                       look after a probation, where no supervisor does
 
 One trainer per brain root (a lock says who). Progress stands in `trainer/status.json`, the loss of every step
 in `trainer/logs/`. Whatever interrupts a round, `adapters/current` is what it was.
@@ -25,9 +26,10 @@ from typing import Any
 from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError, told_from, told_from_import
+from continuonbrain.loops import notify
 from continuonbrain.loops.adapter_import import ORIGIN, origin_refusal
 from continuonbrain.loops.memory import keep_within_limits
-from continuonbrain.loops.probation import look_after
+from continuonbrain.loops.probation import ProbationWatch, look_after
 from continuonbrain.loops.promotion import Promotion, announce_unfinished, promote_candidate
 from continuonbrain.loops.spending import Spending
 from continuonbrain.model.base_identity import base_sha256
@@ -128,9 +130,11 @@ class MidLoop:
         self._written_s = -1e9
         self._polled_s = -1e9
         self._closed: dict[str, str] | None = None
+        self.pulse = notify.Pulse()
 
     def say(self, *, force: bool = True, **changes: Any) -> None:
         """Change the status and write it (at most a few times a second unless forced). A new phase is an event."""
+        self.pulse.beat()
         before = self.status.phase
         for name, value in changes.items():
             setattr(self.status, name, value)
@@ -328,6 +332,7 @@ class MidLoop:
 
         save puts the work on disk: called before a pause, and before a signal ends the process.
         """
+        self.pulse.beat()
         if self.stopping is not None:
             save()
             raise SystemExit(self.stopping)
@@ -379,6 +384,7 @@ def watch(mid: MidLoop, *, every_s: float = 2.0, should_stop: Callable[[], bool]
             backoff = min(300.0, backoff * 2)
         until = time.monotonic() + backoff
         while time.monotonic() < until and not should_stop():
+            mid.pulse.beat()
             time.sleep(0.1)
 
 
@@ -412,6 +418,9 @@ def main() -> None:
     parser.add_argument("--hold", action="store_true", help="judge, but do not promote")
     parser.add_argument("--again", action="store_true", help="train even when no episode is new")
     parser.add_argument("--promote", action="store_true", help="promote the judged candidate, nothing else")
+    parser.add_argument(
+        "--probation", action="store_true", help="look after a probation once a second, also while it trains"
+    )
     arguments = parser.parse_args()
     watching = not (arguments.once or arguments.promote)
     working: list[MidLoop] = []
@@ -431,7 +440,13 @@ def main() -> None:
                 )
             )
             return
-        watch(mid)
+        mid.pulse.beat()
+        with contextlib.ExitStack() as ending:
+            if arguments.probation:
+                probation = ProbationWatch(brain)
+                ending.callback(probation.close)
+                probation.start()
+            watch(mid)
     except BrainError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from error
@@ -441,6 +456,8 @@ def main() -> None:
             raise
         print(told, file=sys.stderr)
         raise SystemExit(2) from error
+    finally:
+        notify.stopping()
 
 
 if __name__ == "__main__":

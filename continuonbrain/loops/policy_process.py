@@ -34,6 +34,7 @@ import numpy as np
 
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
+from continuonbrain.loops import notify
 from continuonbrain.loops.child_process import exit_code
 from continuonbrain.loops.notices import NoticeBoard
 from continuonbrain.loops.probation import at_policy_start, take_back
@@ -127,7 +128,9 @@ class PolicyServer:
 
     def serve(self, should_stop: Callable[[], bool]) -> None:
         """Answer until `should_stop` (asked at least ten times a second)."""
+        pulse = notify.Pulse()
         while not should_stop():
+            pulse.beat()
             for message in self._server.wait(self._patience_s()):
                 self._handle(message)
             self._send_due()
@@ -316,7 +319,10 @@ def run_policy(
             f"{imposed:g} s" if imposed else "as fast as it is",
         )
         serving = True
-        policy.serve(lambda: stopping)
+        try:
+            policy.serve(lambda: stopping)
+        finally:
+            notify.stopping()
 
 
 def _memory(brain: BrainRoot, engine: Engine) -> Remember | None:

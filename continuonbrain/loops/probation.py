@@ -1,6 +1,7 @@
 """Probation as the running brain sees it: an adapter that was promoted is watched, then confirmed or taken back.
 
-Who looks: the supervisor once a second, the sidecar at every round, the policy process when it starts. All go through
+Who looks: the supervisor once a second (under systemd, which has none, the sidecar), the sidecar at every round, the
+policy process when it starts. All go through
 the lock of every other change, and the store changes only what is still on probation, so two who look do one thing.
 
 What is looked at are counts that the control process keeps; the wall clock decides nothing. A start of the machine

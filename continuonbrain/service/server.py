@@ -13,6 +13,7 @@ import uvicorn
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
+from continuonbrain.loops import notify
 from continuonbrain.loops.wire import listen_unix
 from continuonbrain.service.app import create_app
 
@@ -74,11 +75,21 @@ class _Server(uvicorn.Server):
     on_ready: Callable[[], None]
     on_end: Callable[[], None]
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._pulse = notify.Pulse()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._pulse.beat()
         self.on_ready()
 
+    async def on_tick(self, counter: int) -> bool:
+        self._pulse.beat()  # ten times a second while the event loop turns
+        return await super().on_tick(counter)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        notify.stopping()
         self.on_end()  # listeners of events never leave by themselves
         await super().shutdown(sockets)
 

@@ -1,0 +1,130 @@
+"""`continuonbrain install` and `uninstall`: the brain starts with the computer, or no longer does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import continuonbrain
+from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
+from continuonbrain.install.plan import Installed, install_plan, pending, told_account, uninstall_plan
+from continuonbrain.install.settings import InstallError, InstallSettings
+from continuonbrain.install.shell import Commands, SystemCommands, carry_out
+from continuonbrain.install.steps import File, Machine, Step
+from continuonbrain.install.units import TARGET
+from continuonbrain.storage.layout import BrainLayout
+
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what would be done. Needs no root, changes nothing.")
+]
+IntoOption = Annotated[
+    Path,
+    typer.Option(
+        "--into", help="The folder that is the computer's /, when an image of a disk is made.", hidden=True
+    ),
+]
+
+
+def install(
+    root: RootOption = DEFAULT_ROOT,
+    user: Annotated[
+        str | None,
+        typer.Option("--user", help="Account that the processes run as; made when it is not there."),
+    ] = None,
+    python: Annotated[
+        Path | None,
+        typer.Option("--python", help="Interpreter that starts the processes; this one unless told."),
+    ] = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    into: IntoOption = Path("/"),
+) -> None:
+    """Start the brain with this computer: account, systemd units, device rules. Again: only what is missing."""
+    machine = Machine(into.absolute())
+    layout = BrainLayout(root)
+    for socket in (layout.policy_socket, layout.notice_socket, layout.service_socket):
+        assert socket.parent == layout.run_dir  # asked for: a path too long for one is said now
+    this = (Path(continuonbrain.__file__).parent, Path(sys.base_prefix), Path(sys.executable).resolve())
+    settings = InstallSettings(
+        layout.root,
+        Path(sys.executable) if python is None else python,
+        told_account(machine) if user is None else user,
+        this if python is None else (),
+    )
+    run_steps(install_plan(settings, machine), machine, SystemCommands(), dry_run=dry_run, as_json=as_json)
+    if as_json or dry_run:
+        return
+    as_user = f"sudo -u {settings.user} {settings.python} -m continuonbrain"
+    if machine.lstat(layout.config_path) is None:
+        typer.echo(f"next: {as_user} init --root {layout.root}")
+    typer.echo(f"start: sudo systemctl start {TARGET}      look: systemctl status 'continuonbrain*'")
+
+
+def uninstall(
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Also remove the account, where install made it, and its cache.")
+    ] = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    into: IntoOption = Path("/"),
+) -> None:
+    """Stop the processes and remove units and rules. What the robot recorded and learned stays where it is."""
+    machine = Machine(into.absolute())
+    before = Installed.of(machine)
+    run_steps(
+        uninstall_plan(machine, purge=purge), machine, SystemCommands(), dry_run=dry_run, as_json=as_json
+    )
+    if before is not None and not as_json:
+        typer.echo(f"settings, episodes and adapters stay in {before.root}")
+        if before.made_account and not purge:
+            typer.echo(f"the account {before.user} stays too, as they belong to it; --purge removes it")
+
+
+def run_steps(
+    steps: Sequence[Step], machine: Machine, commands: Commands, *, dry_run: bool, as_json: bool
+) -> None:
+    """Carry steps out, or say which would be, a line each. Raises InstallError."""
+    if dry_run:
+        wanted = pending(steps, machine)
+    else:
+        require_root()
+        wanted = ()
+    told: list[Step] = list(wanted)
+
+    def on_step(step: Step) -> None:
+        told.append(step)
+        if not as_json:
+            typer.echo(step.what)
+
+    if not dry_run:
+        carry_out(steps, machine, commands, on_step=on_step)
+    if as_json:
+        document = {"dry_run": dry_run, "steps": [_as_json(step) for step in told]}
+        typer.echo(json.dumps(document, indent=2))
+        return
+    if dry_run:
+        for step in told:
+            typer.echo(f"would {step.what}")
+    if not told:
+        typer.echo("nothing to do")
+
+
+def require_root() -> None:
+    """Raises InstallError, with the command to copy, when this is not root."""
+    if os.geteuid() != 0:
+        again = shlex.join(["sudo", sys.executable, "-m", "continuonbrain", *sys.argv[1:]])
+        raise InstallError("accounts and systemd units need root", remedy=f"{again}   (or --dry-run to look)")
+
+
+def _as_json(step: Step) -> dict[str, Any]:
+    told: dict[str, Any] = {"kind": type(step).__name__.lower(), "what": step.what}
+    if isinstance(step, File):
+        told |= {"path": str(step.path), "text": step.text}
+    return told

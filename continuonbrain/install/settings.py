@@ -1,0 +1,92 @@
+"""What an installation is asked to be, checked before anything is planned."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from continuonbrain.errors import BrainError
+
+DEFAULT_USER = "continuon"
+
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
+"""What useradd(8) takes everywhere."""
+_PLAIN_PATH = re.compile(r"/[A-Za-z0-9._+@,/-]*")
+"""Nothing that systemd's quoting, its % specifiers or a shell would read as something else."""
+_SYSTEM_USERS = ("root", "daemon", "nobody", "systemd-network", "messagebus")
+_HIDDEN = ("/home", "/root", "/run", "/tmp", "/var/tmp", "/dev", "/proc", "/sys")
+_NO_ROOTS = (
+    "/",
+    "/opt",
+    "/usr",
+    "/etc",
+    "/var",
+    "/srv",
+    "/mnt",
+    "/media",
+    "/boot",
+    "/bin",
+    "/lib",
+    "/sbin",
+    "/home",
+)
+
+
+class InstallError(BrainError):
+    """The installation cannot be made as it was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstallSettings:
+    """One installation.
+
+    Attributes:
+        root: the brain root, absolute.
+        user: the account, and the group of the same name, that the processes run as.
+        python: the interpreter that starts them; its environment has `continuonbrain`.
+        reads: further folders that this interpreter needs (where the package lies, where its own files are).
+
+    Raises:
+        InstallError: a name or path that a unit cannot hold, or that the units' own walls would hide.
+    """
+
+    root: Path
+    python: Path
+    user: str = DEFAULT_USER
+    reads: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not _USER.fullmatch(self.user) or self.user in _SYSTEM_USERS:
+            raise InstallError(
+                f"--user {self.user!r} cannot be the account of a service",
+                remedy=f"a name of small letters, digits, - and _, for example {DEFAULT_USER}",
+            )
+        for name, path in (("--root", self.root), ("the Python", self.python)):
+            if not _PLAIN_PATH.fullmatch(str(path)) or ".." in path.parts:
+                raise InstallError(
+                    f"{name} {str(path)!r} cannot stand in a systemd unit",
+                    remedy="an absolute path of letters, digits and . _ + @ , - / without ..",
+                )
+        if str(self.root) in _NO_ROOTS:
+            raise InstallError(
+                f"--root {self.root} is a folder of the system",
+                remedy="a folder of its own below /opt or /srv",
+            )
+        if (hidden := _hides(self.root)) is not None:
+            raise InstallError(
+                f"--root {self.root} is below {hidden}, which the services cannot see",
+                remedy="a folder below /opt or /srv",
+            )
+        for path in (self.python, *self.reads):
+            if (hidden := _hides(path)) is not None:
+                raise InstallError(
+                    f"{path} is below {hidden}, which the services cannot see: they could not start",
+                    remedy="install into an environment below /opt: sudo python3 -m venv /opt/continuonos/venv && "
+                    "sudo /opt/continuonos/venv/bin/pip install continuonbrain, then install with its continuonbrain",
+                )
+
+
+def _hides(path: Path) -> str | None:
+    """The folder that ProtectHome=, PrivateTmp= and the like take out of the services' sight, None when none does."""
+    return next((hidden for hidden in _HIDDEN if path.is_relative_to(hidden)), None)

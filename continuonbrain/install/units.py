@@ -1,0 +1,223 @@
+"""The text of the systemd units. Pure.
+
+Every process has the walls that it can live behind (systemd.exec(5)): no network, no capability, the file system
+read-only but for the brain root, no device. Control alone sees devices, and may ask for a real-time priority up to 60
+by its limits, without any capability (sched(7): RLIMIT_RTPRIO; getrlimit(2): RLIMIT_NICE).
+
+The processes are not ordered among each other: control stands the robot still while there is no policy, and at the end
+all are told at once, so nothing delays the robot's stop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from continuonbrain.install.settings import InstallSettings
+
+TARGET = "continuonbrain.target"
+CACHE = "continuonbrain"
+MADE_BY = "# Made by `continuonbrain install`; `continuonbrain uninstall` takes it away. Own settings: systemctl edit."
+
+_DEVICES = (
+    "char-i2c",  # servo and motor driver (PCA9685), battery sensor (INA219)
+    "char-gpiochip",  # emergency stop
+    "char-input",  # gamepad
+    "char-video4linux",  # camera
+    "char-media",
+    "char-dma_heap",  # libcamera's buffers
+)
+_COMPILES = "not here: torch and LiteRT compile kernels while they run, into memory that is then executed."
+_HARDENED = """\
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+AmbientCapabilities=
+ProtectSystem=strict
+ReadWritePaths={root}
+ProtectHome=yes
+PrivateTmp=yes
+PrivateNetwork=yes
+IPAddressDeny=any
+RestrictAddressFamilies=AF_UNIX
+RestrictNamespaces=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+ProtectProc=invisible
+KeyringMode=private
+# Not RemoveIPC=: the processes share one account, and the end of one would take the others' shared memory away.
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged
+SystemCallErrorNumber=EPERM
+UMask=0027
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    name: str
+    says: str
+    arguments: str
+    watchdog_s: int
+    start_s: int
+    stop_s: int
+    resources: str
+    own: str
+
+
+_PROCESSES = (
+    _Process(
+        "control",
+        "drives the robot and records",
+        "continuonbrain.loops.control_process --root {root} --park",
+        watchdog_s=10,
+        start_s=120,  # closes recordings that a power cut left open
+        stop_s=30,
+        resources="""\
+CPUWeight=1000
+IOWeight=500
+Nice=-5
+OOMScoreAdjust=-500
+MemoryMax=1G
+# A page that has to come back from a disk is a late tick.
+MemorySwapMax=0
+LimitRTPRIO=60
+LimitNICE=-10
+RestrictRealtime=no
+""",
+        own="""\
+# numpy compiles nothing: what is writable here is never executed.
+MemoryDenyWriteExecute=yes
+PrivateDevices=no
+DevicePolicy=closed
+{devices}
+""",
+    ),
+    _Process(
+        "policy",
+        "decides where to drive",
+        "continuonbrain.loops.policy_process --root {root}",
+        watchdog_s=60,  # a change of adapter takes seconds, a decision less than one
+        start_s=900,  # gigabytes from an SD card
+        stop_s=30,
+        resources="""\
+CPUWeight=300
+IOWeight=200
+Nice=0
+MemoryMax=70%
+MemorySwapMax=0
+RestrictRealtime=yes
+""",
+        own="# MemoryDenyWriteExecute= " + _COMPILES + "\nPrivateDevices=yes\nDevicePolicy=closed\n",
+    ),
+    _Process(
+        "sidecar",
+        "learns while the robot rests",
+        "continuonbrain.loops.mid --root {root} --probation",  # there is no supervisor, whose work that is
+        # It says so between two parts of its work; hashing a base, loading torch or one step of a large base is one.
+        watchdog_s=900,
+        start_s=300,
+        stop_s=120,  # the step under way, then the job is put down so that it goes on later
+        resources="""\
+CPUWeight=10
+IOWeight=10
+IOSchedulingClass=idle
+# training.nice of config.json is added to this.
+Nice=5
+OOMScoreAdjust=500
+MemoryMax=70%
+RestrictRealtime=yes
+""",
+        own="# MemoryDenyWriteExecute= " + _COMPILES + "\nPrivateDevices=yes\nDevicePolicy=closed\n",
+    ),
+    _Process(
+        "service",
+        "answers apps on a Unix socket of the brain root",
+        "continuonbrain serve --root {root} --json",
+        watchdog_s=60,
+        start_s=120,
+        stop_s=15,
+        resources="""\
+CPUWeight=50
+IOWeight=50
+Nice=5
+OOMScoreAdjust=300
+MemoryMax=60%
+RestrictRealtime=yes
+""",
+        own="# MemoryDenyWriteExecute= "
+        + _COMPILES
+        + "\n# Nor is --tcp: PrivateNetwork= leaves it no machine to be reached from.\n"
+        + "PrivateDevices=yes\nDevicePolicy=closed\n",
+    ),
+)
+
+
+def unit_name(process: str) -> str:
+    """Of "control", "policy", "sidecar" or "service"."""
+    return f"continuonbrain-{process}.service"
+
+
+SERVICES = tuple(unit_name(process.name) for process in _PROCESSES)
+
+
+def unit_files(settings: InstallSettings) -> dict[str, str]:
+    """File name -> text: the target, and a service for each process."""
+    return {TARGET: _target(), **{unit_name(p.name): _service(p, settings) for p in _PROCESSES}}
+
+
+def _target() -> str:
+    return f"""{MADE_BY}
+[Unit]
+Description=ContinuonBrain: everything that a robot's brain runs
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def _service(process: _Process, settings: InstallSettings) -> str:
+    root = settings.root
+    own = process.own.format(devices="\n".join(f"DeviceAllow={device} rw" for device in _DEVICES))
+    return f"""{MADE_BY}
+[Unit]
+Description=ContinuonBrain {process.name}: {process.says}
+PartOf={TARGET}
+RequiresMountsFor={root}
+# Nothing to run before `continuonbrain init`.
+ConditionPathExists={root}/config.json
+# What a restart does not mend waits for a person: journalctl -u {unit_name(process.name)}
+StartLimitIntervalSec=600
+StartLimitBurst=5
+
+[Service]
+Type=notify
+NotifyAccess=main
+# -X faulthandler: what a process that the watchdog ends was doing stands in the journal.
+# -I: no module is taken from the working folder, which the process may write, nor from a person's own settings.
+ExecStart={settings.python} -I -u -X faulthandler -m {process.arguments.format(root=root)}
+User={settings.user}
+Group={settings.user}
+WorkingDirectory={root}
+CacheDirectory={CACHE}
+CacheDirectoryMode=0750
+Environment=HOME=/var/cache/{CACHE} XDG_CACHE_HOME=/var/cache/{CACHE} HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+SyslogIdentifier=continuonbrain-{process.name}
+Restart=on-failure
+RestartSec=2
+WatchdogSec={process.watchdog_s}
+TimeoutStartSec={process.start_s}
+TimeoutStopSec={process.stop_s}
+KillMode=mixed
+LimitCORE=0
+
+{process.resources}
+{_HARDENED.format(root=root)}{own}
+[Install]
+WantedBy={TARGET}
+"""

@@ -1,0 +1,124 @@
+"""The units: what every one of them has to say, and what systemd makes of them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from continuonbrain.install.settings import InstallSettings
+from continuonbrain.install.units import SERVICES, TARGET, unit_files
+
+SETTINGS = InstallSettings(Path("/opt/continuonos/brain"), Path("/usr/bin/env"))
+EVERY_SERVICE = {
+    "Type": "notify",
+    "User": "continuon",
+    "Group": "continuon",
+    "Restart": "on-failure",
+    "ProtectSystem": "strict",
+    "ReadWritePaths": "/opt/continuonos/brain",
+    "ProtectHome": "yes",
+    "PrivateTmp": "yes",
+    "PrivateNetwork": "yes",
+    "NoNewPrivileges": "yes",
+    "RestrictAddressFamilies": "AF_UNIX",
+    "RestrictNamespaces": "yes",
+    "DevicePolicy": "closed",
+    "CapabilityBoundingSet": "",
+    "UMask": "0027",
+}
+needs_analyze = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed (apt install systemd)"
+)
+
+
+def parsed(text: str) -> dict[str, dict[str, list[str]]]:
+    """Section -> key -> values, as systemd.syntax(7) has them (no continued lines)."""
+    sections: dict[str, dict[str, list[str]]] = {}
+    section = ""
+    for line in text.splitlines():
+        if line.startswith("["):
+            section = line.strip("[]")
+            sections[section] = {}
+        elif line and not line.startswith("#"):
+            key, equals, value = line.partition("=")
+            assert equals, line
+            sections[section].setdefault(key, []).append(value)
+    return sections
+
+
+def service(name: str) -> dict[str, list[str]]:
+    return parsed(unit_files(SETTINGS)[f"continuonbrain-{name}.service"])["Service"]
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_every_service_has_its_walls_and_limits(unit: str) -> None:
+    sections = parsed(unit_files(SETTINGS)[unit])
+    keys = sections["Service"]
+    for key, value in EVERY_SERVICE.items():
+        assert keys[key] == [value], key
+    for key in ("WatchdogSec", "RestartSec", "TimeoutStopSec", "CPUWeight", "MemoryMax", "Nice"):
+        assert len(keys[key]) == 1, key
+    assert keys["SystemCallFilter"] == ["@system-service", "~@privileged"]
+    assert {"StartLimitIntervalSec", "StartLimitBurst", "ConditionPathExists"} <= sections["Unit"].keys()
+    assert sections["Install"]["WantedBy"] == [TARGET]
+    assert sections["Unit"]["PartOf"] == [TARGET]
+    assert "--tcp" not in keys["ExecStart"][0]
+
+
+def test_what_control_alone_may() -> None:
+    control = service("control")
+    assert control["LimitRTPRIO"] == ["60"]
+    assert control["MemorySwapMax"] == ["0"]
+    assert control["MemoryDenyWriteExecute"] == ["yes"]
+    assert control["ExecStart"][0].endswith("--park")
+    for other in ("policy", "sidecar", "service"):
+        keys = service(other)
+        assert keys["PrivateDevices"] == ["yes"]
+        assert keys["RestrictRealtime"] == ["yes"]
+        assert not {"DeviceAllow", "LimitRTPRIO", "MemoryDenyWriteExecute"} & keys.keys()
+
+
+def test_the_sidecar_does_what_a_supervisor_would() -> None:
+    assert service("sidecar")["ExecStart"][0].endswith("--probation")
+
+
+def test_control_comes_first_wherever_something_is_short() -> None:
+    weights = [int(service(name)["CPUWeight"][0]) for name in ("control", "policy", "service", "sidecar")]
+    assert weights == sorted(weights, reverse=True)
+    nices = [int(service(name)["Nice"][0]) for name in ("control", "policy", "service")]
+    assert nices == sorted(nices)
+
+
+def written(folder: Path) -> list[str]:
+    for name, text in unit_files(SETTINGS).items():
+        (folder / name).write_text(text)
+    return [str(folder / name) for name in unit_files(SETTINGS)]
+
+
+@needs_analyze
+def test_systemd_understands_every_line(tmp_path: Path) -> None:
+    # It ends with 0 on a key that it does not know: its words are what counts.
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *written(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    ours = [line for line in (done.stdout + done.stderr).splitlines() if "continuonbrain" in line]
+    assert ours == []
+    assert done.returncode == 0, done.stderr
+
+
+@needs_analyze
+def test_exposure_is_at_most_3(tmp_path: Path) -> None:
+    for path in written(tmp_path)[1:]:
+        done = subprocess.run(
+            ["systemd-analyze", "security", "--offline=true", "--threshold=30", "--no-pager", path],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
