@@ -1,4 +1,4 @@
-"""The settings of a donkeycar-like car: its chips, what they are wired to, and what `continuonbrain calibrate` found."""
+"""A donkeycar-like car: its chips, what they are wired to, and what `continuonbrain calibrate` found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A gamepad by python-evdev (https://python-evdev.readthedocs.io). Comes with the system: apt python3-evdev, no wheel."""
+"""A gamepad by python-evdev (https://python-evdev.readthedocs.io): apt python3-evdev, it has no wheel."""
 
 from __future__ import annotations
 

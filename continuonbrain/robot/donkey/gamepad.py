@@ -1,8 +1,8 @@
 """A person's gamepad through the kernel's event interface (Documentation/input/event-codes.rst).
 
-The car moves while the dead-man button is held. What the pad does not say counts as let go: a pad that vanished, one that
-reported nothing for a while (out of reach: the kernel notices that only seconds later), one whose events were lost
-(SYN_DROPPED), and one that has come back, until the button is pressed anew.
+The car moves while the dead-man button is held. What the pad does not say counts as let go: a pad that vanished, one
+that reported nothing for a while (out of reach: the kernel notices that only seconds later), one whose events were
+lost (SYN_DROPPED), and one that has come back, until the button is pressed anew.
 """
 
 from __future__ import annotations
