@@ -132,7 +132,8 @@ def test_a_time_that_stands_still_grows_old(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((240, 320), np.uint8), np.zeros((240, 320, 3), np.float32), np.zeros((0, 3, 3), np.uint8)]
+    "image",
+    [np.zeros((240, 320), np.uint8), np.zeros((240, 320, 3), np.float32), np.zeros((0, 3, 3), np.uint8)],
 )
 def test_what_is_no_picture_is_a_fault(camera: Camera, world: World, image: np.ndarray) -> None:
     world.image = image

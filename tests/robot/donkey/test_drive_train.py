@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 
@@ -85,11 +86,11 @@ def test_the_esc_arms_before_anything_else() -> None:
     with pytest.raises(RobotFault, match="arming"):
         rig.train.act(0.2, 0.4)
     rig.wait(2.9)
-    with pytest.raises(RobotFault, match="arming for another 0.1 s"):
+    with pytest.raises(RobotFault, match=r"arming for another 0\.1 s"):
         rig.train.act(0.2, 0.4)
     rig.wait(0.2)
     rig.train.act(0.2, 0.4)
-    assert [p for p in rig.chip.seen[THROTTLE] if p is not None][0] == pytest.approx(1500, abs=COUNT_US)
+    assert next(p for p in rig.chip.seen[THROTTLE] if p is not None) == pytest.approx(1500, abs=COUNT_US)
 
 
 def test_a_chip_that_was_reset_is_noticed_set_up_and_armed_again() -> None:
@@ -214,7 +215,10 @@ def configs(draw: st.DrawFn) -> DonkeyConfig:
     return validate_config(
         {
             "donkey": {
-                "pwm": {"frequency_hz": draw(st.floats(40, 200)), "oscillator_hz": draw(st.floats(24e6, 27e6))},
+                "pwm": {
+                    "frequency_hz": draw(st.floats(40, 200)),
+                    "oscillator_hz": draw(st.floats(24e6, 27e6)),
+                },
                 "steering": {"left_us": left, "centre_us": centre, "right_us": right},
                 "throttle": {"reverse_us": reverse, "stopped_us": stopped, "forward_us": forward},
             }
@@ -241,8 +245,10 @@ def test_whatever_happens_pulses_stay_in_range_faults_stop_and_arming_comes_firs
 ) -> None:
     rig = Rig(config)
     rig.chip.oscillator_hz = config.pwm.oscillator_hz
-    count_us = 1e6 * (prescale_for(config.pwm.frequency_hz, config.pwm.oscillator_hz) + 1) / (
-        config.pwm.oscillator_hz
+    count_us = (
+        1e6
+        * (prescale_for(config.pwm.frequency_hz, config.pwm.oscillator_hz) + 1)
+        / (config.pwm.oscillator_hz)
     )
     turn, drive = config.steering, config.throttle
     stopped_since: float | None = None
@@ -289,10 +295,8 @@ def test_whatever_happens_pulses_stay_in_range_faults_stop_and_arming_comes_firs
             # A bus that fails for longer than the tries may keep the last pulse: the next chance must end it.
             rig.raw.trouble = lambda number: None
             if not rests(rig.throttle_us):
-                try:
+                with contextlib.suppress(RobotFault):
                     rig.train.stop()
-                except RobotFault:
-                    pass
             assert rests(rig.throttle_us)
             if rig.throttle_us is None:
                 stopped_since = None
