@@ -74,6 +74,11 @@ COMMANDS: tuple[LazyCommand, ...] = (
         "continuonbrain.cli.study:study",
         "Compare ways of learning on the simulator's shifts (hours).",
     ),
+    LazyCommand(
+        "calibrate",
+        "continuonbrain.cli.calibrate:calibrate",
+        "Find the pulses of a car's steering and throttle, wheels off the ground.",
+    ),
     LazyCommand("doctor", "continuonbrain.cli.doctor:doctor", "Check this machine and a brain root."),
 )
 
