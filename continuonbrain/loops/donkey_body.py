@@ -44,6 +44,7 @@ class DonkeyBody:
             Camera(lambda: backend_for(donkey.camera), timeout_s=donkey.camera.timeout_s),
             self._stop,
             watchdog_s=donkey.watchdog_s,
+            also_close=(bus.close,) if self._pad is None else (self._pad.close, bus.close),
         )
         gauged = config.power == "battery" and config.battery == "gauge"
         self.machine = DonkeyMachine(disk_path, Ina219(bus, donkey.gauge) if gauged else None)

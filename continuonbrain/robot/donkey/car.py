@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from continuonbrain.config import DonkeyConfig
@@ -24,7 +24,10 @@ class DonkeyCar:
     """See `Robot`. Any part's fault stops the throttle at once and is raised as `RobotFault`.
 
     A watchdog thread stops the throttle when no command came for `donkey.watchdog_s`: the PWM chip would go on with the
-    last pulse for ever. It lives in this process: whoever starts this process has to run `all_off` when it has died.
+    last pulse for ever. It lives in this process: when it dies, the chip goes on until the next
+    control process sets it up, or `continuonbrain calibrate --off` is run.
+
+    also_close: what else is released with the car.
     """
 
     def __init__(
@@ -34,10 +37,12 @@ class DonkeyCar:
         emergency_stop: EmergencyStop,
         *,
         watchdog_s: float,
+        also_close: Sequence[Callable[[], None]] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._drive_train, self._camera, self.emergency_stop = drive_train, camera, emergency_stop
         self._watchdog_s, self._clock = watchdog_s, clock
+        self._also_close = tuple(also_close)
         self._commanded_s = clock()
         self._closing = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="car-watchdog", daemon=True)
@@ -89,14 +94,16 @@ class DonkeyCar:
         """Throttle at stopped_us, then off; every part released. What fails is logged: the rest is released all the
         same."""
         self._closing.set()
-        for release in (self._drive_train.close, self._camera.close, self.emergency_stop.close):
+        parts = (self._drive_train.close, self._camera.close, self.emergency_stop.close, *self._also_close)
+        for release in parts:
             try:
                 release()
             except Exception as error:  # the other parts must be released whatever this one does
                 log.error("closing the car: %s: %s", type(error).__name__, error)
 
     def _stop_for_a_fault(self) -> None:
-        with suppress(BrainError):  # the fault that is being raised is the one to tell
+        # The fault that is being raised is the one to tell; and the watchdog must outlive whatever a driver raises.
+        with suppress(Exception):
             self._drive_train.stop()
 
     def _watch(self) -> None:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 
 from continuonbrain.config import DonkeyConfig
-from continuonbrain.errors import BrainError
 from continuonbrain.robot.donkey.actuators import Arming, PulseMap, steering_map, throttle_map
 from continuonbrain.robot.donkey.i2c import I2cBus
 from continuonbrain.robot.donkey.pca9685 import Pca9685
@@ -82,7 +81,7 @@ class DriveTrain:
             try:
                 self._prepare()
                 self._send(self._throttle_channel, self._throttle, self._throttle.rest_us)
-            except BrainError:
+            except Exception:
                 self._silence()
                 raise
 
@@ -95,7 +94,7 @@ class DriveTrain:
                 if self._ready:
                     self._send(self._throttle_channel, self._throttle, self._throttle.rest_us)
                     self._sleep(_LAST_PULSES_S)
-            except BrainError as error:
+            except Exception as error:
                 log.error("closing: %s", error)
             finally:
                 self._closed = True
@@ -124,10 +123,10 @@ class DriveTrain:
                 raise RobotFault("the chip is not set up")
             self._chip.check()
             self._send(self._throttle_channel, self._throttle, self._throttle.rest_us)
-        except BrainError:
+        except Exception:
             try:
                 self._silence()
-            except BrainError as error:
+            except Exception as error:
                 log.error("the throttle cannot be stopped: %s", error)
 
     def _silence(self) -> None:

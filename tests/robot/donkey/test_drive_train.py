@@ -23,7 +23,7 @@ COUNT_US = 1e6 * (prescale_for(60) + 1) / 25e6
 
 class Rig:
     def __init__(self, config: DonkeyConfig | None = None) -> None:
-        self.now = 100.0
+        self.now, self.bus_well = 100.0, True
         self.config = config or DonkeyConfig()
         self.chip = Pca9685Model()
         self.raw = ModelBus(at_40=self.chip)
@@ -227,19 +227,27 @@ def configs(draw: st.DrawFn) -> DonkeyConfig:
     ).donkey
 
 
-anything = st.one_of(st.floats(allow_nan=True, allow_infinity=True), st.floats(-1.2, 1.2))
+anything = st.one_of(st.floats(-1.2, 1.2), st.floats(-1, 1), st.floats(allow_nan=True, allow_infinity=True))
+act = st.tuples(st.just("act"), anything, anything)
+full = st.tuples(st.just("act"), st.floats(-1, 1), st.sampled_from([-1.0, 1.0]))
 moves = st.one_of(
-    st.tuples(st.just("act"), anything, anything),
+    act,
+    full,
+    full,
     st.just(("stop",)),
     st.tuples(st.just("wait"), st.floats(0, 4)),
     st.just(("reset",)),
     st.tuples(st.just("trouble"), st.integers(0, 10**6), st.sampled_from([0.1, 0.5, 0.9])),
     st.just(("well",)),
 )
+armed = st.just([("stop",), ("wait", 3.5)])
+stories = st.builds(
+    lambda first, rest: first + rest, st.one_of(armed, st.just([])), st.lists(moves, max_size=25)
+)
 
 
 @settings(max_examples=120, deadline=None)
-@given(config=configs(), story=st.lists(moves, max_size=25))
+@given(config=configs(), story=stories)
 def test_whatever_happens_pulses_stay_in_range_faults_stop_and_arming_comes_first(
     config: DonkeyConfig, story: list[tuple[object, ...]]
 ) -> None:
@@ -258,10 +266,15 @@ def test_whatever_happens_pulses_stay_in_range_faults_stop_and_arming_comes_firs
 
     for step in story:
         before = len(rig.chip.seen[THROTTLE])
-        well = True
+        well, bus_well = True, rig.bus_well
         if step[0] == "act":
             try:
                 rig.train.act(step[1], step[2])  # type: ignore[arg-type]
+                # Not refused: then it is what the ESC sees.
+                wanted = min(1.0, max(-1.0, step[2]))  # type: ignore[type-var]
+                end = drive.forward_us if wanted > 0 else drive.reverse_us  # type: ignore[operator]
+                pulse_us = drive.stopped_us + abs(wanted) * (end - drive.stopped_us)  # type: ignore[arg-type]
+                assert rig.throttle_us == pytest.approx(pulse_us, abs=count_us + 1e-6)
             except RobotFault:
                 well = False
         elif step[0] == "stop":
@@ -280,9 +293,9 @@ def test_whatever_happens_pulses_stay_in_range_faults_stop_and_arming_comes_firs
                 if chance.random() < share:  # type: ignore[operator]
                     raise OSError(121, "Remote I/O error")
 
-            rig.raw.trouble = trouble
+            rig.raw.trouble, rig.bus_well = trouble, False
         else:
-            rig.raw.trouble = lambda number: None
+            rig.raw.trouble, rig.bus_well = lambda number: None, True
         for pulse in rig.chip.seen[THROTTLE][before:]:
             if pulse is None:
                 stopped_since = None
@@ -292,8 +305,9 @@ def test_whatever_happens_pulses_stay_in_range_faults_stop_and_arming_comes_firs
                 assert stopped_since is not None, "an ESC that never saw stopped_us"
                 assert rig.now - stopped_since >= drive.arming_s - 1e-6, "driven before it was armed"
         if not well:
+            assert rests(rig.throttle_us) or not bus_well, "a fault that did not stop"
             # A bus that fails for longer than the tries may keep the last pulse: the next chance must end it.
-            rig.raw.trouble = lambda number: None
+            rig.raw.trouble, rig.bus_well = lambda number: None, True
             if not rests(rig.throttle_us):
                 with contextlib.suppress(RobotFault):
                     rig.train.stop()
