@@ -230,10 +230,12 @@ def configs(draw: st.DrawFn) -> DonkeyConfig:
 anything = st.one_of(st.floats(-1.2, 1.2), st.floats(-1, 1), st.floats(allow_nan=True, allow_infinity=True))
 act = st.tuples(st.just("act"), anything, anything)
 full = st.tuples(st.just("act"), st.floats(-1, 1), st.sampled_from([-1.0, 1.0]))
+broken = st.tuples(st.just("act"), st.floats(-1, 1), st.sampled_from([math.nan, math.inf]))
 moves = st.one_of(
     act,
     full,
     full,
+    broken,
     st.just(("stop",)),
     st.tuples(st.just("wait"), st.floats(0, 4)),
     st.just(("reset",)),
@@ -242,11 +244,11 @@ moves = st.one_of(
 )
 armed = st.just([("stop",), ("wait", 3.5)])
 stories = st.builds(
-    lambda first, rest: first + rest, st.one_of(armed, st.just([])), st.lists(moves, max_size=25)
+    lambda first, rest: first + rest, st.one_of(armed, st.just([])), st.lists(moves, min_size=6, max_size=25)
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(config=configs(), story=stories)
 def test_whatever_happens_pulses_stay_in_range_faults_stop_and_arming_comes_first(
     config: DonkeyConfig, story: list[tuple[object, ...]]
