@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from continuonbrain.brain_root import open_brain
 from continuonbrain.config import BrainConfig
 from continuonbrain.errors import BrainError
+from continuonbrain.loops import donkey_body
+from continuonbrain.loops.control_process import ControlOptions, ControlProcess
 from continuonbrain.loops.donkey_body import DonkeyBody
+from continuonbrain.robot.donkey.gamepad import Gamepad
 from continuonbrain.robot.donkey.i2c import RetryingBus
 from continuonbrain.robot.donkey.machine import GaugedHost
+from continuonbrain.robot.host import FileHost
 from continuonbrain.robot.readings import HostReadings, Reading
+from continuonbrain.storage.layout import init_brain_root
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "robot" / "donkey"))
+from bus_models import Ina219Model, ModelBus, Pca9685Model
 
 
 class NoChips:
@@ -105,3 +119,60 @@ def test_the_gauge_counts_before_the_machines_own_supplies() -> None:
     assert GaugedHost(Fixed(own), Fixed(broken)).read().battery_fraction is broken
     absent = Reading.missing("gauge", "none", absent=True)
     assert GaugedHost(Fixed(own), Fixed(absent)).read().battery_fraction is own
+
+
+def test_the_control_process_drives_it_by_hand_and_leaves_it_at_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = init_brain_root(tmp_path / "car", "pi5-donkey")
+    settings = json.loads(layout.config_path.read_text())
+    settings["robot"].update(realtime_priority=None, cpu=None)
+    settings["heads"]["safety"]["enabled"] = False
+    settings["donkey"]["calibrated"] = True
+    settings["donkey"]["throttle"]["arming_s"] = 0.05
+    layout.config_path.write_text(json.dumps(settings))
+    chip = Pca9685Model()
+    hand = Gamepad(lambda: None, None, quiet_s=3, on_press=lambda press: None)  # type: ignore[arg-type, return-value]
+    monkeypatch.setattr(hand, "start", lambda: None)
+    monkeypatch.setattr(type(hand), "__call__", lambda self: ((0.5, 0.4), 0.0))
+    monkeypatch.setattr(
+        donkey_body,
+        "open_bus",
+        lambda number: RetryingBus(ModelBus(at_40=chip, at_41=Ina219Model()), "model"),
+    )
+    monkeypatch.setattr(donkey_body, "backend_for", lambda config: NoisyCamera())
+    monkeypatch.setattr(donkey_body, "open_gamepad", lambda config, on_press: hand)
+    process = ControlProcess(open_brain(layout.root), ControlOptions(seconds=1.5, record=False))
+    assert isinstance(process._body, DonkeyBody)
+    process._body._pressed("mode")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        report = process.run()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert report.to_json()["sensor_faults"] == 0
+    driven = [pulse for pulse in chip.seen[0] if pulse is not None]
+    assert max(driven) == pytest.approx(1580, abs=5)
+    assert driven[-1] == pytest.approx(1500, abs=5)
+    assert chip.pulse_us(0) is None
+    host = FileHost(layout.run_dir / "host.json").read()
+    assert host.battery_fraction.value is not None
+    assert host.teleop_active.value == 1.0
+
+
+class NoisyCamera:
+    """Another picture every hundredth of a second."""
+
+    def __init__(self) -> None:
+        self._random = np.random.default_rng(0)
+
+    def open(self) -> None:
+        pass
+
+    def read(self) -> tuple[np.ndarray, float]:
+        time.sleep(0.01)
+        return self._random.integers(0, 255, (120, 160, 3), np.uint8), time.monotonic()
+
+    def close(self) -> None:
+        pass
