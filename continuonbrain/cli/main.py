@@ -82,6 +82,11 @@ COMMANDS: tuple[LazyCommand, ...] = (
     LazyCommand(
         "uninstall", "continuonbrain.cli.install:uninstall", "Take that away again; the brain root stays."
     ),
+    LazyCommand(
+        "calibrate",
+        "continuonbrain.cli.calibrate:calibrate",
+        "Find the pulses of a car's steering and throttle, wheels off the ground.",
+    ),
     LazyCommand("doctor", "continuonbrain.cli.doctor:doctor", "Check this machine and a brain root."),
 )
 

@@ -25,7 +25,7 @@ RootOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
 
 _TAKES_ROOT = re.compile(
-    r"continuonbrain (?:init|run|train|doctor|chat|serve|"
+    r"continuonbrain (?:init|run|train|doctor|chat|serve|calibrate|"
     r"adapters (?:list|show|rollback|confirm|promote|import|export)|keys (?:list|new|trust|revoke))\b"
 )
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from continuonbrain.config.donkey import DonkeyConfig
 from continuonbrain.config.error import ConfigError
 from continuonbrain.config.groups import (
     CloudConfig,
@@ -67,6 +68,7 @@ class BrainConfig(Group):
     log_every_steps: Annotated[int, Field(ge=1)] = 10
 
     robot: RobotConfig = RobotConfig()
+    donkey: DonkeyConfig = DonkeyConfig()
     power: Literal["battery", "mains"] = "battery"
     """`mains` means that there is no battery to read: a configuration, never a missing reading."""
     battery: Literal["gauge", "none"] = "gauge"

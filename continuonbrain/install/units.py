@@ -91,6 +91,8 @@ LimitNICE=-10
 RestrictRealtime=no
 """,
         own="""\
+# The PWM chip goes on with its last pulses when the process that set them is killed.
+ExecStopPost=-{python} -I -m continuonbrain calibrate --off --root {root}
 # numpy compiles nothing: what is writable here is never executed.
 MemoryDenyWriteExecute=yes
 PrivateDevices=no
@@ -183,7 +185,11 @@ WantedBy=multi-user.target
 
 def _service(process: _Process, settings: InstallSettings) -> str:
     root = settings.root
-    own = process.own.format(devices="\n".join(f"DeviceAllow={device} rw" for device in _DEVICES))
+    own = process.own.format(
+        python=settings.python,
+        root=root,
+        devices="\n".join(f"DeviceAllow={device} rw" for device in _DEVICES),
+    )
     return f"""{MADE_BY}
 [Unit]
 Description=ContinuonBrain {process.name}: {process.says}

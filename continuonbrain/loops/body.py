@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.control_status import Machine
-from continuonbrain.loops.loop_tick import LoopTick, Teleop
+from continuonbrain.loops.loop_tick import LoopTick, Mode, Teleop
 from continuonbrain.robot.protocol import Robot
 from continuonbrain.robot.sim.shifts import SHIFTS, World
 
@@ -53,6 +52,19 @@ class Body(Protocol):
         """How often it has left the road, where the body knows; else 0."""
         ...
 
+    def open(self) -> None:
+        """Bring it up, at rest; may take seconds. Raises `BrainError`, with all released again, when it cannot be."""
+        ...
+
+    def asked(self) -> Mode | Literal["stop"] | None:
+        """What a person asked for since the last time, at the body itself: a mode, or an emergency stop (said as long
+        as it is on). Must be quick."""
+        ...
+
+    def release(self) -> str:
+        """A person ends the emergency stop; why that cannot be (a switch is still pressed), else ""."""
+        ...
+
     def instruct(self, instruction: str) -> None:
         """Another instruction is followed from now on."""
         ...
@@ -72,11 +84,3 @@ def simulated_world(name: str) -> World:
     if name not in SHIFTS:
         raise BrainError(f"robot.shift = {name!r} is unknown", remedy=f"choose from {', '.join(SHIFTS)}")
     return SHIFTS[name]
-
-
-def no_driver(config_path: Path, kind: str) -> BrainError:
-    """The error of a kind of robot that nothing drives."""
-    return BrainError(
-        f"{config_path}: robot.kind = {kind!r}: the donkey hardware driver is not part of this release",
-        remedy="use the sim-donkey preset",
-    )

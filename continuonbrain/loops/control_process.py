@@ -13,7 +13,7 @@ on `run/control.sock` (messages of `wire`, each answered with an "ack"):
 twenty times a second or by the body's own remote control; without a new one the car stops (`guards.deadman_s`).
 SIGTERM and SIGINT stop the robot, close the recording and leave `run/control_report.json`. With --cycle the simulated
 robot lives: it is taught, stands still until something was learned, drives by itself, and is taught again on other
-tracks. With --park it stands until a person gives it a mode: so it is started at boot, and after a crash.
+tracks. With --park it stands until a person gives it a mode, as hardware always does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import Any
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
 from continuonbrain.loops import notify
-from continuonbrain.loops.body import Body, no_driver, simulated_world
+from continuonbrain.loops.body import simulated_world
 from continuonbrain.loops.child_process import exit_code
 from continuonbrain.loops.control_status import (
     CONTROL_REPORT_NAME,
@@ -43,11 +43,11 @@ from continuonbrain.loops.driving_counter import DrivingCounter, DrivingKeeper
 from continuonbrain.loops.fast import FastLoop
 from continuonbrain.loops.loop_report import FastReport
 from continuonbrain.loops.loop_tick import MODES, LoopTick, Mode
+from continuonbrain.loops.open_body import body_of
 from continuonbrain.loops.policy_client import PolicyClient
 from continuonbrain.loops.realtime import Granted, prefer_this_thread
 from continuonbrain.loops.reflex_keeper import ReflexKeeper
 from continuonbrain.loops.remote import RemoteControl
-from continuonbrain.loops.sim_body import SimBody
 from continuonbrain.loops.sim_life import Interrupted, SimulatedLife
 from continuonbrain.loops.teach import episode_metadata
 from continuonbrain.loops.wire_stream import Message, WireServer
@@ -91,20 +91,16 @@ class ControlProcess:
 
     def __init__(self, brain: BrainRoot, options: ControlOptions) -> None:
         robot_config = brain.config.robot
-        if robot_config.kind != "sim-donkey":
-            raise no_driver(brain.layout.config_path, robot_config.kind)
         self._layout, self._config, self._options = brain.layout, brain.config, options
         self.shift = options.shift or robot_config.shift
         self._limits = Limits.from_config(brain.config.guards)
-        world = simulated_world(self.shift)
-        self._body: Body = SimBody(
-            world,
+        self._body = body_of(
+            brain,
             shift=self.shift,
             track=options.track,
             seed=options.seed,
             instruction=options.instruction,
-            hz=robot_config.control_hz,
-            disk_path=brain.layout.root,
+            simulated_life=options.cycle,
         )
         self._remote = RemoteControl(self._body.teleop)
         self._client = PolicyClient(
@@ -119,6 +115,8 @@ class ControlProcess:
         veto = None
         if brain.config.heads.world.enabled:
             veto = open_vetoes(brain.layout.world_dir, brain.layout.safety_dir, brain.layout.manifest_path)()
+        # Hardware never drives off by itself.
+        parked = options.park or brain.config.robot.kind != "sim-donkey"
         self._loop = FastLoop(
             self._body.robot,
             Pilot(calibration=Calibration(), limits=self._limits, watch=watch, veto=veto),
@@ -126,7 +124,7 @@ class ControlProcess:
             hz=robot_config.control_hz,
             recorder_factory=self._open_recorder if options.record else None,
             instruction=options.instruction,
-            mode="park" if options.cycle or options.park else "autopilot",
+            mode="park" if options.cycle or parked else "autopilot",
             reflexes=self._reflexes,
             teleop=self._remote,
         )
@@ -135,13 +133,13 @@ class ControlProcess:
         if options.cycle:
             self._life = SimulatedLife(
                 brain.layout,
-                world,
+                simulated_world(self.shift),
                 shift=self.shift,
                 seed=options.seed,
                 limits=self._limits,
                 driven=self,
             )
-        self._held, self._by_hand = options.park, False
+        self._held, self._by_hand = parked, False
         self._pulse = notify.Pulse()
         self._head_fault = ""
         self._granted = Granted("ordinary", None)
@@ -161,6 +159,7 @@ class ControlProcess:
             for recovered in recover_unfinished(layout.episodes_dir):
                 log.warning("closed after a crash: %s", recovered)
             (layout.run_dir / CONTROL_REPORT_NAME).unlink(missing_ok=True)
+            self._body.open()
             events = EventLog(layout.events_dir)
             writer = StatusWriter(layout.run_dir, self._snapshot, self._body.machine, events)
             keeper = DrivingKeeper(layout, self._counter)
@@ -211,6 +210,11 @@ class ControlProcess:
         self._body.ticked(tick)
         if tick.number % _RECALIBRATE_EVERY == 0:
             self._take_head_calibration()
+        asked = self._body.asked()
+        if asked == "stop":
+            self._loop.emergency_stop()
+        elif asked is not None and (refusal := self._change_mode(asked)):
+            log.warning("mode %s: %s", asked, refusal)
         assert self._commands is not None
         for message in self._commands.wait(0.0):
             self._obey(message)
@@ -244,7 +248,8 @@ class ControlProcess:
                     f"instruction = {text!r} is not a text of 1 to {_LONGEST_INSTRUCTION} characters",
                 )
         elif kind == "mode" and (mode := _mode(header.get("mode"))) is not None:
-            self._change_mode(mode)
+            detail = self._change_mode(mode)
+            ok = not detail
         elif kind == "teleop":
             detail = self._remote.take(header)
             ok = not detail
@@ -257,11 +262,15 @@ class ControlProcess:
             )
         self._commands.acknowledge(message.peer, ok=ok, detail=detail)
 
-    def _change_mode(self, mode: Mode) -> None:
+    def _change_mode(self, mode: Mode) -> str:
+        """Why it stays as it is; "" when it changed."""
+        if mode != "park" and (refusal := self._body.release()):
+            return refusal
         self._loop.release()
         self._held, self._by_hand = mode == "park", mode == "teleop"
         self._remote.let_go()  # what was commanded before is not meant for now
         self.enter(driving=self._phase() != "park")
+        return ""
 
     def _phase(self) -> str:
         if self._stopped:

@@ -36,6 +36,16 @@ class SimBody:
         """How often it has left the road."""
         return self.robot.off_road
 
+    def open(self) -> None:
+        """It always is."""
+
+    def asked(self) -> None:
+        """Nobody stands beside it."""
+
+    def release(self) -> str:
+        """It has no switch of its own."""
+        return ""
+
     def instruct(self, instruction: str) -> None:
         """What the scoring is to go by."""
         self.robot.instruct(instruction)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from continuonbrain.robot.donkey.machine import GaugedHost
 from continuonbrain.robot.file_host import HOST_FILE_NAME, HOST_FILE_SCHEMA, FileHost
 from continuonbrain.robot.linux_host import LinuxHost
 from continuonbrain.robot.readings import READING_NAMES, Clock, Host, HostReadings, Reading
@@ -50,4 +51,8 @@ def host_for(robot_kind: str, *, host_file: Path, disk_path: Path) -> Host:
         disk_path: where free disk space counts.
     """
     robot = FileHost(host_file)
-    return robot if robot_kind.startswith("sim-") else LinuxHost(disk_path=disk_path, robot_state=robot)
+    if robot_kind.startswith("sim-"):
+        return robot
+    machine = LinuxHost(disk_path=disk_path, robot_state=robot)
+    # Only the control process talks to the car's chips: the charge comes through its file, with its age.
+    return GaugedHost(machine, robot) if robot_kind == "donkey" else machine

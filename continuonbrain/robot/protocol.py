@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from continuonbrain.errors import BrainError
+
 CONTROL_DT_S = 0.05
 """Control period in seconds (20 Hz), the rate of donkeycar's own loop."""
 
@@ -32,6 +34,10 @@ class Observation:
     yaw_rate_rps: float | None
     monotonic_s: float
     state_monotonic_s: float | None = None
+
+
+class RobotFault(BrainError):
+    """A part of the robot does not answer, or answers what cannot be. The message names the part."""
 
 
 class Robot(Protocol):

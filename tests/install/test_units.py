@@ -81,6 +81,13 @@ def test_what_control_alone_may() -> None:
         assert not {"DeviceAllow", "LimitRTPRIO", "MemoryDenyWriteExecute"} & keys.keys()
 
 
+def test_what_a_killed_control_process_leaves_turning_is_switched_off() -> None:
+    (off,) = service("control")["ExecStopPost"]
+    assert off.startswith("-/")  # a robot that has nothing to switch off is no failure
+    assert off.endswith("calibrate --off --root /opt/continuonos/brain")
+    assert not any("ExecStopPost" in service(other) for other in ("policy", "sidecar", "service"))
+
+
 def test_the_sidecar_does_what_a_supervisor_would() -> None:
     assert service("sidecar")["ExecStart"][0].endswith("--probation")
 

@@ -216,12 +216,12 @@ def test_children_do_not_outlive_a_parent_that_is_killed(layout: BrainLayout) ->
     assert (layout.run_dir / "control_report.json").exists()  # it ended in good order
 
 
-def test_hardware_that_this_release_cannot_drive_is_said_at_once(tmp_path: Path) -> None:
+def test_a_car_that_nobody_calibrated_does_not_drive(tmp_path: Path) -> None:
     layout = init_brain_root(tmp_path / "pi", "pi5-donkey")
     done = control("--root", str(layout.root))
     assert done.returncode == 2
-    assert "the donkey hardware driver is not part of this release" in done.stderr
-    assert "use the sim-donkey preset" in done.stderr
+    assert "donkey.calibrated = false" in done.stderr
+    assert "continuonbrain calibrate" in done.stderr
 
 
 def control(*arguments: str) -> subprocess.CompletedProcess[str]:

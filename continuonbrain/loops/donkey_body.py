@@ -1,0 +1,97 @@
+"""The body of a donkey car: the car itself, its gamepad, and the Linux machine that it carries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from continuonbrain.config import BrainConfig, DonkeyConfig
+from continuonbrain.loops.loop_tick import LoopTick, Mode, Teleop
+from continuonbrain.robot.donkey.camera import Camera
+from continuonbrain.robot.donkey.camera_backends import backend_for
+from continuonbrain.robot.donkey.car import DonkeyCar, need_calibration
+from continuonbrain.robot.donkey.drive_train import DriveTrain
+from continuonbrain.robot.donkey.emergency_stop import open_emergency_stop
+from continuonbrain.robot.donkey.gamepad import Gamepad, Press, open_gamepad
+from continuonbrain.robot.donkey.i2c import RetryingBus, open_bus
+from continuonbrain.robot.donkey.ina219 import Ina219
+from continuonbrain.robot.donkey.machine import DonkeyMachine
+
+
+class DonkeyBody:
+    """One car. Nothing moves, and no thread runs, before `open`.
+
+    Raises BrainError when the car is not calibrated (config_path: for that error), a Python module is missing, or a bus
+    or a pin cannot be had.
+    """
+
+    robot_model = "donkeycar"
+    environment = "real"
+    off_road = 0
+
+    def __init__(
+        self, config: BrainConfig, *, config_path: Path, disk_path: Path, bus: RetryingBus | None = None
+    ) -> None:
+        donkey: DonkeyConfig = config.donkey
+        need_calibration(donkey, config_path)
+        self._pad: Gamepad | None = None
+        if donkey.gamepad.enabled:
+            self._pad = open_gamepad(donkey.gamepad, self._pressed)
+        bus = bus or open_bus(donkey.pwm.i2c_bus)
+        self._stop = open_emergency_stop(donkey.stop_button)
+        self.robot = DonkeyCar(
+            DriveTrain(bus, donkey),
+            Camera(lambda: backend_for(donkey.camera), timeout_s=donkey.camera.timeout_s),
+            self._stop,
+            watchdog_s=donkey.watchdog_s,
+            also_close=(bus.close,) if self._pad is None else (self._pad.close, bus.close),
+        )
+        gauged = config.power == "battery" and config.battery == "gauge"
+        self.machine = DonkeyMachine(disk_path, Ina219(bus, donkey.gauge) if gauged else None)
+        self._mode: Mode = "park"
+        self._wanted: Mode | None = None
+
+    @property
+    def teleop(self) -> Teleop | None:
+        """The gamepad."""
+        return self._pad
+
+    def open(self) -> None:
+        """Some seconds: the ESC arms. Raises `RobotFault` when a part does not come up."""
+        if self._pad is not None:
+            self._pad.start()
+        self.robot.open()
+
+    def instruct(self, instruction: str) -> None:
+        """Nothing here goes by it."""
+
+    def ticked(self, tick: LoopTick) -> None:
+        """Remember the mode, which the gamepad's button changes."""
+        self._mode = tick.mode
+
+    def asked(self) -> Mode | Literal["stop"] | None:
+        """See `Body.asked`."""
+        wanted, self._wanted = self._wanted, None
+        # A stop that was pressed after the mode button wins: nothing is released then.
+        return wanted or ("stop" if self._stop.why else None)
+
+    def release(self) -> str:
+        """See `Body.release`."""
+        return "" if self._stop.release() else f"emergency stop: {self._stop.why}"
+
+    def tell(self) -> dict[str, Any]:
+        """See `Body.tell`."""
+        pad = self._pad
+        return {
+            "off_road": 0,
+            "gamepad": None if pad is None else {"connected": pad.connected, "problem": pad.problem},
+            "emergency_switch": self._stop.why,
+        }
+
+    def _pressed(self, press: Press) -> None:
+        """On the gamepad's thread."""
+        if press == "stop":
+            self._wanted = None
+            self._stop.press("the gamepad's stop button")
+        else:
+            self._wanted = "autopilot" if self._mode == "teleop" else "teleop"

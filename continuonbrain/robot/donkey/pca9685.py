@@ -1,0 +1,129 @@
+"""The PCA9685, a PWM chip of 16 channels, after NXP's data sheet "PCA9685", rev. 4 (16 April 2015).
+
+Chapters used: 7.3.1 MODE1, 7.3.3 LEDn_ON/LEDn_OFF (12-bit counts; bit 4 of LEDn_OFF_H: full off, wins over full on),
+7.3.4 ALL_LED, 7.3.5 PRE_SCALE:
+
+    prescale = round(oscillator / (4096 * frequency)) - 1, 3 to 255, writable only while SLEEP is set
+
+One count then lasts (prescale + 1) / oscillator seconds. The rounding makes the true frequency differ a little from the
+wished one, so that pulses are counted in true counts. After SLEEP is cleared the oscillator needs 500 us.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from continuonbrain.robot.donkey.i2c import I2cBus
+from continuonbrain.robot.protocol import RobotFault
+
+MODE1, MODE2, LED0_ON_L, ALL_LED_OFF_H, PRE_SCALE = 0x00, 0x01, 0x06, 0xFD, 0xFE
+AUTO_INCREMENT, SLEEP, RESTART = 0x20, 0x10, 0x80
+OUTDRV = 0x04
+"""Of MODE2: totem pole outputs, which a servo's input needs."""
+FULL_OFF = 0x10
+COUNTS = 4096
+_AWAKE = AUTO_INCREMENT
+_OSCILLATOR_S = 0.001
+_REGISTERS_PER_CHANNEL = 4
+
+
+def prescale_for(frequency_hz: float, oscillator_hz: float = 25e6) -> int:
+    """The value of PRE_SCALE for a frequency. Raises ValueError where the chip cannot make it."""
+    prescale = round(oscillator_hz / (COUNTS * frequency_hz)) - 1
+    if not 3 <= prescale <= 255:
+        raise ValueError(f"frequency_hz = {frequency_hz:g} needs a prescale of {prescale}, outside 3 to 255")
+    return prescale
+
+
+class Pca9685:
+    """One chip. Every method raises `RobotFault` when the chip does not answer, or not as it must.
+
+    Args:
+        bus, address: where it is.
+        frequency_hz: of all channels.
+        oscillator_hz: of this chip, nominally 25 MHz.
+        sleep: waits, seconds.
+    """
+
+    def __init__(
+        self,
+        bus: I2cBus,
+        address: int = 0x40,
+        *,
+        frequency_hz: float = 60.0,
+        oscillator_hz: float = 25e6,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._bus, self._address, self._sleep = bus, address, sleep
+        self._prescale = prescale_for(frequency_hz, oscillator_hz)
+        self.count_us = (self._prescale + 1) / oscillator_hz * 1e6
+        """How long one count lasts, microseconds."""
+
+    def set_up(self) -> None:
+        """Bring the chip from any state to: awake, at our frequency, every channel off. Takes about a millisecond."""
+        self.all_off()
+        self._write(MODE1, SLEEP)
+        self._write(PRE_SCALE, self._prescale)
+        self._write(MODE2, OUTDRV)
+        # The channels are full off: no RESTART of what they did before, ever.
+        self._write(MODE1, _AWAKE)
+        self._sleep(_OSCILLATOR_S)
+        self.check()
+
+    def check(self) -> None:
+        """Raises `RobotFault` when the chip was reset or put to sleep behind our back: it then makes no pulses, or
+        wrong ones. A brown-out does that."""
+        mode = self._read(MODE1)
+        if mode & ~RESTART != _AWAKE:
+            raise self._fault(
+                f"MODE1 reads {mode:#04x} instead of {_AWAKE:#04x}: it was reset or put to sleep"
+            )
+        prescale = self._read(PRE_SCALE)
+        if prescale != self._prescale:
+            raise self._fault(f"PRE_SCALE reads {prescale} instead of {self._prescale}: it was reset")
+
+    def set_pulse(self, channel: int, pulse_us: float, *, low_us: float, high_us: float) -> None:
+        """Make pulses of this length, and read back that the chip took them.
+
+        low_us and high_us: the pulse in whole counts is kept inside, too. Raises `RobotFault` for what is no number, or
+        not inside.
+        """
+        # A comparison that NaN fails.
+        if not low_us <= pulse_us <= high_us:
+            raise self._fault(
+                f"channel {channel}: a pulse of {pulse_us} us is outside {low_us:g} to {high_us:g}"
+            )
+        low, high = math.ceil(low_us / self.count_us), math.floor(high_us / self.count_us)
+        count = min(high, max(low, round(pulse_us / self.count_us)))
+        if not 0 < count < COUNTS:
+            raise self._fault(
+                f"channel {channel}: {pulse_us:g} us are {count} counts, outside 1 to {COUNTS - 1}"
+            )
+        wanted = bytes((0, 0, count & 0xFF, count >> 8))
+        register = LED0_ON_L + _REGISTERS_PER_CHANNEL * channel
+        self._bus.write(self._address, register, wanted)
+        got = self._bus.read(self._address, register, _REGISTERS_PER_CHANNEL)
+        if got != wanted:
+            raise self._fault(f"channel {channel} reads {got.hex()} instead of {wanted.hex()}")
+
+    def all_off(self) -> None:
+        """No pulses on any channel. Single-byte writes only, so that it works whatever state the chip is in."""
+        self._write(ALL_LED_OFF_H, FULL_OFF)
+        for channel in (0, 15):
+            register = LED0_ON_L + _REGISTERS_PER_CHANNEL * channel + 3
+            if not self._read(register) & FULL_OFF:
+                raise self._fault(f"channel {channel} is not off after all channels were switched off")
+
+    def _write(self, register: int, value: int) -> None:
+        self._bus.write(self._address, register, bytes((value,)))
+
+    def _read(self, register: int) -> int:
+        return self._bus.read(self._address, register, 1)[0]
+
+    def _fault(self, why: str) -> RobotFault:
+        return RobotFault(
+            f"PWM chip {self._address:#04x}: {why}",
+            remedy="check the chip's power: servo and ESC must not sag it",
+        )

@@ -1,0 +1,142 @@
+"""The whole car on models: any part's fault stops it, whoever goes silent stops it, and closing always ends at rest."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from bus_models import ModelBus, Pca9685Model
+
+from continuonbrain.config import BrainConfig, DonkeyConfig
+from continuonbrain.errors import BrainError
+from continuonbrain.robot.donkey.camera import Camera
+from continuonbrain.robot.donkey.car import DonkeyCar, need_calibration
+from continuonbrain.robot.donkey.drive_train import DriveTrain
+from continuonbrain.robot.donkey.emergency_stop import EmergencyStop
+from continuonbrain.robot.donkey.i2c import RetryingBus
+from continuonbrain.robot.protocol import RobotFault
+
+CONFIG = (
+    BrainConfig()
+    .with_overrides({"donkey.throttle.arming_s": 0.1, "donkey.watchdog_s": 0.2, "donkey.calibrated": True})
+    .donkey
+)
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.chip = Pca9685Model()
+        self.raw = ModelBus(at_40=self.chip)
+        self.plugged = threading.Event()
+        self.plugged.set()
+        self.train = DriveTrain(RetryingBus(self.raw, "model"), CONFIG)
+        self.stop = EmergencyStop()
+        self.camera = Camera(lambda: self, timeout_s=0.15, backoff_s=(0.02, 0.1))
+        self.car = DonkeyCar(self.train, self.camera, self.stop, watchdog_s=CONFIG.watchdog_s)
+
+    # The camera's back end.
+
+    def open(self) -> None:
+        pass
+
+    def read(self) -> tuple[np.ndarray, float]:
+        if not self.plugged.is_set():
+            raise OSError(19, "No such device")
+        time.sleep(0.01)
+        return np.zeros((120, 160, 3), np.uint8), time.monotonic()
+
+    def close(self) -> None:
+        pass
+
+    def drive(self, seconds: float = 0.0) -> None:
+        until = time.monotonic() + seconds
+        while True:
+            self.car.act(0.2, 0.5)
+            if time.monotonic() >= until:
+                return
+            time.sleep(0.02)
+
+    @property
+    def at_rest(self) -> bool:
+        pulse = self.chip.pulse_us(0)
+        return pulse is None or abs(pulse - 1500) < 5
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    rig.car.open()
+    yield rig
+    rig.car.close()
+    assert rig.chip.pulse_us(0) is None
+
+
+def test_it_sees_and_drives(rig: Rig) -> None:
+    seen = rig.car.observe()
+    assert seen.frame.shape == (120, 160, 3)
+    assert seen.speed_mps is None
+    assert seen.yaw_rate_rps is None
+    rig.drive()
+    assert not rig.at_rest
+    rig.car.stop()
+    assert rig.at_rest
+
+
+def test_a_loop_that_hangs_is_stopped_by_the_watchdog(rig: Rig) -> None:
+    rig.drive(0.4)
+    assert not rig.at_rest
+    time.sleep(0.45)
+    assert rig.at_rest
+    rig.drive()
+    assert not rig.at_rest
+
+
+def test_a_blind_car_stops(rig: Rig) -> None:
+    rig.drive()
+    rig.plugged.clear()
+    time.sleep(0.2)
+    with pytest.raises(RobotFault, match="camera"):
+        rig.car.observe()
+    assert rig.at_rest
+    with pytest.raises(RobotFault, match="camera"):
+        rig.drive()
+    assert rig.at_rest
+
+
+def test_the_emergency_stop_stops_without_a_tick_and_holds(rig: Rig) -> None:
+    rig.drive()
+    rig.stop.press("a person")
+    time.sleep(0.12)
+    assert rig.at_rest
+    with pytest.raises(RobotFault, match="emergency stop: a person"):
+        rig.drive()
+    assert rig.at_rest
+    assert rig.stop.release()
+    rig.drive()
+    assert not rig.at_rest
+
+
+def test_it_does_not_open_without_a_camera_and_leaves_the_chip_off() -> None:
+    rig = Rig()
+    rig.plugged.clear()
+    rig.camera.wait = lambda patience_s: Camera.wait(rig.camera, 0.1)  # type: ignore[method-assign]
+    with pytest.raises(RobotFault, match="no frame yet"):
+        rig.car.open()
+    assert rig.chip.pulse_us(0) is None
+
+
+def test_closing_works_in_any_state() -> None:
+    rig = Rig()
+    rig.car.close()
+    assert rig.chip.pulse_us(0) is None
+    rig.car.close()
+    rig.car.stop()
+
+
+def test_an_uncalibrated_car_does_not_drive() -> None:
+    with pytest.raises(BrainError, match=r"c\.json: donkey\.calibrated = false.*continuonbrain calibrate"):
+        need_calibration(DonkeyConfig(), "c.json")
+    need_calibration(CONFIG, "c.json")

@@ -1,0 +1,324 @@
+"""The drive train against a register model of its chip: what a servo and an ESC would see, whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+
+import pytest
+from bus_models import ModelBus, Pca9685Model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from continuonbrain.config import BrainConfig, ConfigError, DonkeyConfig, validate_config
+from continuonbrain.robot.donkey.drive_train import DriveTrain
+from continuonbrain.robot.donkey.i2c import RetryingBus
+from continuonbrain.robot.donkey.pca9685 import Pca9685, prescale_for
+from continuonbrain.robot.protocol import RobotFault
+
+STEERING, THROTTLE = 1, 0
+COUNT_US = 1e6 * (prescale_for(60) + 1) / 25e6
+
+
+class Rig:
+    def __init__(self, config: DonkeyConfig | None = None) -> None:
+        self.now, self.bus_well = 100.0, True
+        self.config = config or DonkeyConfig()
+        self.chip = Pca9685Model()
+        self.raw = ModelBus(at_40=self.chip)
+        bus = RetryingBus(self.raw, "/dev/i2c-model", clock=lambda: self.now)
+        self.train = DriveTrain(bus, self.config, clock=lambda: self.now, sleep=self.wait)
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    def arm(self) -> None:
+        self.train.stop()
+        self.wait(self.config.throttle.arming_s + 0.01)
+
+    @property
+    def throttle_us(self) -> float | None:
+        return self.chip.pulse_us(THROTTLE)
+
+    def at_rest(self) -> bool:
+        pulse = self.throttle_us
+        return pulse is None or abs(pulse - self.config.throttle.stopped_us) <= COUNT_US / 2
+
+
+def test_commands_reach_the_calibrated_pulses() -> None:
+    rig = Rig()
+    rig.arm()
+    for steering, throttle, turn_us, drive_us in (
+        (1.0, 1.0, 1870, 1700),
+        (-1.0, -1.0, 1180, 1200),
+        (0.0, 0.0, 1525, 1500),
+        (0.5, 0.5, 1697.5, 1600),
+    ):
+        rig.train.act(steering, throttle)
+        assert rig.chip.pulse_us(STEERING) == pytest.approx(turn_us, abs=COUNT_US)
+        assert rig.throttle_us == pytest.approx(drive_us, abs=COUNT_US)
+
+
+def test_an_inverted_servo_turns_the_other_way() -> None:
+    config = validate_config(
+        {"donkey": {"steering": {"left_us": 1100.0, "centre_us": 1480.0, "right_us": 1900.0}}}, source="test"
+    ).donkey
+    rig = Rig(config)
+    rig.arm()
+    rig.train.act(1.0, 0.0)
+    assert rig.chip.pulse_us(STEERING) == pytest.approx(1100, abs=COUNT_US)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("which", [0, 1])
+def test_what_is_no_number_stops(value: float, which: int) -> None:
+    rig = Rig()
+    rig.arm()
+    rig.train.act(0.0, 0.5)
+    with pytest.raises(RobotFault, match="no number"):
+        rig.train.act(*((value, 0.5) if which == 0 else (0.5, value)))
+    assert rig.at_rest()
+
+
+def test_the_esc_arms_before_anything_else() -> None:
+    rig = Rig()
+    with pytest.raises(RobotFault, match="arming"):
+        rig.train.act(0.2, 0.4)
+    rig.wait(2.9)
+    with pytest.raises(RobotFault, match=r"arming for another 0\.1 s"):
+        rig.train.act(0.2, 0.4)
+    rig.wait(0.2)
+    rig.train.act(0.2, 0.4)
+    assert next(p for p in rig.chip.seen[THROTTLE] if p is not None) == pytest.approx(1500, abs=COUNT_US)
+
+
+def test_a_chip_that_was_reset_is_noticed_set_up_and_armed_again() -> None:
+    rig = Rig()
+    rig.arm()
+    rig.train.act(0.0, 0.5)
+    rig.chip.power_on()
+    with pytest.raises(RobotFault, match="reset or put to sleep"):
+        rig.train.act(0.0, 0.5)
+    assert rig.throttle_us is None
+    with pytest.raises(RobotFault, match="arming"):
+        rig.train.act(0.0, 0.5)
+    assert rig.at_rest()
+    assert rig.throttle_us is not None
+    rig.wait(3.1)
+    rig.train.act(0.0, 0.5)
+    assert not rig.at_rest()
+
+
+def test_a_lost_prescale_is_noticed() -> None:
+    rig = Rig()
+    rig.arm()
+    rig.chip.registers[0xFE] = 0x1E
+    with pytest.raises(RobotFault, match="PRE_SCALE reads 30"):
+        rig.train.act(0.0, 0.1)
+    assert rig.at_rest()
+
+
+def test_a_dead_bus_names_the_chip_and_stops_when_it_lives_again() -> None:
+    rig = Rig()
+    rig.arm()
+    rig.train.act(0.0, 0.5)
+
+    def dead(number: int) -> None:
+        raise OSError(121, "Remote I/O error")
+
+    rig.raw.trouble = dead
+    with pytest.raises(RobotFault, match=r"/dev/i2c-model: read of chip 0x40, register 0x00: .*Remote I/O"):
+        rig.train.act(0.0, 0.5)
+    with pytest.raises(RobotFault):
+        rig.train.stop()
+    rig.raw.trouble = lambda number: None
+    rig.train.stop()
+    assert rig.at_rest()
+
+
+def test_close_stops_and_then_switches_off() -> None:
+    rig = Rig()
+    rig.arm()
+    rig.train.act(0.3, 0.9)
+    rig.train.close()
+    stopped, off = rig.chip.seen[THROTTLE][-2:]
+    assert stopped == pytest.approx(1500, abs=COUNT_US / 2)
+    assert off is None
+    with pytest.raises(RobotFault, match="closed"):
+        rig.train.act(0.0, 0.1)
+    rig.train.stop()
+    rig.train.close()
+
+
+def test_a_chip_left_driving_by_a_dead_process_is_silenced_first() -> None:
+    rig = Rig()
+    rig.arm()
+    rig.train.act(0.0, 1.0)
+    bus = RetryingBus(rig.raw, "again", clock=lambda: rig.now)
+    DriveTrain(bus, rig.config, clock=lambda: rig.now, sleep=rig.wait).stop()
+    driving, off, stopped = rig.chip.seen[THROTTLE][-3:]
+    assert driving is not None
+    assert driving > 1600
+    assert off is None
+    assert stopped == pytest.approx(1500, abs=COUNT_US)
+
+
+@pytest.mark.parametrize(("frequency", "prescale"), [(50, 121), (60, 101), (200, 30)])
+def test_prescales_of_the_data_sheet(frequency: float, prescale: int) -> None:
+    assert prescale_for(frequency) == prescale
+
+
+def test_a_frequency_that_the_chip_cannot_make_is_refused() -> None:
+    with pytest.raises(ValueError, match="frequency_hz = 10 needs a prescale of 609"):
+        prescale_for(10)
+
+
+def test_the_chip_refuses_a_pulse_outside_its_range() -> None:
+    raw = ModelBus(at_40=Pca9685Model())
+    chip = Pca9685(RetryingBus(raw, "model"), sleep=lambda seconds: None)
+    chip.set_up()
+    for pulse in (math.nan, 2100.0, 900.0):
+        with pytest.raises(RobotFault, match="outside 1000 to 2000"):
+            chip.set_pulse(0, pulse, low_us=1000, high_us=2000)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("donkey.throttle.stopped_us", 1701.0, "must lie between reverse_us"),
+        ("donkey.steering.centre_us", 1180.0, "must lie between left_us"),
+        ("donkey.steering.channel", 0, "are both 0"),
+        ("donkey.gauge.address", 0x40, "both 0x40"),
+        ("donkey.gauge.full_v", 6.0, "must be above empty_v"),
+        ("donkey.gamepad.stop_button", "BTN_TL", "for two things"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(key: str, value: object, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        BrainConfig().with_overrides({key: value})
+
+
+pulses = st.floats(500, 2500)
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> DonkeyConfig:
+    def triple() -> tuple[float, float, float]:
+        low = draw(st.floats(500, 2400))
+        high = draw(st.floats(low + 61, 2500)) if low < 2439 else 2500.0
+        rest = draw(st.floats(low + 30.1, max(low + 30.1, high - 30.1)))
+        return (low, rest, high) if draw(st.booleans()) else (high, rest, low)
+
+    left, centre, right = triple()
+    reverse, stopped, forward = triple()
+    return validate_config(
+        {
+            "donkey": {
+                "pwm": {
+                    "frequency_hz": draw(st.floats(40, 200)),
+                    "oscillator_hz": draw(st.floats(24e6, 27e6)),
+                },
+                "steering": {"left_us": left, "centre_us": centre, "right_us": right},
+                "throttle": {"reverse_us": reverse, "stopped_us": stopped, "forward_us": forward},
+            }
+        },
+        source="test",
+    ).donkey
+
+
+anything = st.one_of(st.floats(-1.2, 1.2), st.floats(-1, 1), st.floats(allow_nan=True, allow_infinity=True))
+act = st.tuples(st.just("act"), anything, anything)
+full = st.tuples(st.just("act"), st.floats(-1, 1), st.sampled_from([-1.0, 1.0]))
+broken = st.tuples(st.just("act"), st.floats(-1, 1), st.sampled_from([math.nan, math.inf]))
+moves = st.one_of(
+    act,
+    full,
+    full,
+    broken,
+    st.just(("stop",)),
+    st.tuples(st.just("wait"), st.floats(0, 4)),
+    st.just(("reset",)),
+    st.tuples(st.just("trouble"), st.integers(0, 10**6), st.sampled_from([0.1, 0.5, 0.9])),
+    st.just(("well",)),
+)
+armed = st.just([("stop",), ("wait", 3.5)])
+stories = st.builds(
+    lambda first, rest: first + rest, st.one_of(armed, st.just([])), st.lists(moves, min_size=6, max_size=25)
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(config=configs(), story=stories)
+def test_whatever_happens_pulses_stay_in_range_faults_stop_and_arming_comes_first(
+    config: DonkeyConfig, story: list[tuple[object, ...]]
+) -> None:
+    rig = Rig(config)
+    rig.chip.oscillator_hz = config.pwm.oscillator_hz
+    count_us = (
+        1e6
+        * (prescale_for(config.pwm.frequency_hz, config.pwm.oscillator_hz) + 1)
+        / (config.pwm.oscillator_hz)
+    )
+    turn, drive = config.steering, config.throttle
+    stopped_since: float | None = None
+
+    def rests(pulse: float | None) -> bool:
+        return pulse is None or abs(pulse - drive.stopped_us) <= count_us / 2 + 1e-6
+
+    for step in story:
+        before = len(rig.chip.seen[THROTTLE])
+        well, bus_well = True, rig.bus_well
+        if step[0] == "act":
+            try:
+                rig.train.act(step[1], step[2])  # type: ignore[arg-type]
+                # Not refused: then it is what the ESC sees.
+                wanted = min(1.0, max(-1.0, step[2]))  # type: ignore[type-var]
+                end = drive.forward_us if wanted > 0 else drive.reverse_us  # type: ignore[operator]
+                pulse_us = drive.stopped_us + abs(wanted) * (end - drive.stopped_us)  # type: ignore[arg-type]
+                assert rig.throttle_us == pytest.approx(pulse_us, abs=count_us + 1e-6)
+            except RobotFault:
+                well = False
+        elif step[0] == "stop":
+            try:
+                rig.train.stop()
+            except RobotFault:
+                well = False
+        elif step[0] == "wait":
+            rig.wait(step[1])  # type: ignore[arg-type]
+        elif step[0] == "reset":
+            rig.chip.power_on()
+        elif step[0] == "trouble":
+            chance = random.Random(step[1])  # type: ignore[arg-type]
+
+            def trouble(number: int, chance: random.Random = chance, share: object = step[2]) -> None:
+                if chance.random() < share:  # type: ignore[operator]
+                    raise OSError(121, "Remote I/O error")
+
+            rig.raw.trouble, rig.bus_well = trouble, False
+        else:
+            rig.raw.trouble, rig.bus_well = lambda number: None, True
+        for pulse in rig.chip.seen[THROTTLE][before:]:
+            if pulse is None:
+                stopped_since = None
+            elif rests(pulse):
+                stopped_since = rig.now if stopped_since is None else stopped_since
+            else:
+                assert stopped_since is not None, "an ESC that never saw stopped_us"
+                assert rig.now - stopped_since >= drive.arming_s - 1e-6, "driven before it was armed"
+        if not well:
+            assert rests(rig.throttle_us) or not bus_well, "a fault that did not stop"
+            # A bus that fails for longer than the tries may keep the last pulse: the next chance must end it.
+            rig.raw.trouble, rig.bus_well = lambda number: None, True
+            if not rests(rig.throttle_us):
+                with contextlib.suppress(RobotFault):
+                    rig.train.stop()
+            assert rests(rig.throttle_us)
+            if rig.throttle_us is None:
+                stopped_since = None
+    for channel, low, high in (
+        (STEERING, min(turn.left_us, turn.right_us), max(turn.left_us, turn.right_us)),
+        (THROTTLE, min(drive.reverse_us, drive.forward_us), max(drive.reverse_us, drive.forward_us)),
+    ):
+        for pulse in rig.chip.seen[channel]:
+            assert pulse is None or low - 1e-6 <= pulse <= high + 1e-6
