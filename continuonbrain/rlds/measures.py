@@ -153,10 +153,10 @@ class Quantiles:
         if high is None:
             return 0.0, 0.0, [0.0] * size
         low, counts = self.minimum, [0.0] * size
-        if high <= low:
+        scale = size / (high - low) if high > low else math.inf
+        if not math.isfinite(scale):  # all the same, or so near that no number says how near
             counts[size // 2] = float(self.total)
             return low, high, counts
-        scale = size / (high - low)
         for key, count in self._bins.items():
             middle = self._middle(key)
             half = abs(middle) * (self._GAMMA - 1) / 2

@@ -268,3 +268,12 @@ def test_show_has_the_guard_and_the_dropped_steps_over_time(tmp_path: Path) -> N
     assert signals["guard came in"].line == " " * 35 + "█"
     assert signals["steps dropped"].line == "█" + " " * 35
     assert signals["steps dropped"].maximum == 2
+
+
+@pytest.mark.parametrize("apart", [5e-324, 1e-310, 1e-300, 0.0])
+def test_numbers_that_hardly_differ_have_a_shape(apart: float) -> None:
+    quantiles = Quantiles()
+    for value in (0.0, 0.0, apart, apart):
+        quantiles.add(value)
+    _, _, counts = quantiles.shape(8)
+    assert sum(counts) == pytest.approx(4)
