@@ -148,8 +148,8 @@ def ours(folder: Path, hz: float, seconds: float, priority: int | None, show: bo
 def theirs(folder: Path, hz: float, seconds: float) -> dict[str, Any]:
     """donkeycar's."""
     command = [sys.executable, "-m", "benchmarks.donkeycar_vehicle", "--hz", str(hz)]
-    # Our loop's products run on one thread. With more, its turns waited for up to 90 ms beside a trainer: that is the
-    # nets' doing and not its loop's.
+    # Our loop's products run on one thread. With more, threads of the nets wait for each other beside a trainer, which
+    # is not the loop's doing.
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "--seconds", str(seconds), "--work", str(folder)],

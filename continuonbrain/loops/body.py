@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, Protocol
 
-from continuonbrain.errors import BrainError
 from continuonbrain.loops.control_status import Machine
 from continuonbrain.loops.loop_tick import LoopTick, Mode, Teleop
 from continuonbrain.robot.protocol import Robot
-from continuonbrain.robot.sim.shifts import SHIFTS, World
 
 
 class BusyMachine(Machine, Protocol):
@@ -77,10 +75,3 @@ class Body(Protocol):
         """Of itself, for the status: `laps`, `off_road`, `lane_error_m`, `pose`, `trail`, `shift` and `track` where it
         knows them. Only reads."""
         ...
-
-
-def simulated_world(name: str) -> World:
-    """The world of a named shift. `BrainError` names the known ones."""
-    if name not in SHIFTS:
-        raise BrainError(f"robot.shift = {name!r} is unknown", remedy=f"choose from {', '.join(SHIFTS)}")
-    return SHIFTS[name]

@@ -32,7 +32,6 @@ from typing import Any
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
 from continuonbrain.loops import notify
-from continuonbrain.loops.body import simulated_world
 from continuonbrain.loops.child_process import exit_code
 from continuonbrain.loops.control_status import (
     CONTROL_REPORT_NAME,
@@ -59,6 +58,7 @@ from continuonbrain.policy.watch import HeadCalibration
 from continuonbrain.rlds.recorder import EpisodeRecorder
 from continuonbrain.rlds.recovery import recover_unfinished
 from continuonbrain.rlds.step import SOURCE_HUMAN
+from continuonbrain.robot.sim.shifts import world
 from continuonbrain.safety.guards import Limits
 from continuonbrain.storage.durable import write_json_durably
 from continuonbrain.storage.event_log import EventLog
@@ -133,7 +133,7 @@ class ControlProcess:
         if options.cycle:
             self._life = SimulatedLife(
                 brain.layout,
-                simulated_world(self.shift),
+                world(self.shift),
                 shift=self.shift,
                 seed=options.seed,
                 limits=self._limits,

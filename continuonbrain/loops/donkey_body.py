@@ -49,7 +49,8 @@ class DonkeyBody:
         gauged = config.power == "battery" and config.battery == "gauge"
         self.machine = DonkeyMachine(disk_path, Ina219(bus, donkey.gauge) if gauged else None)
         self._mode: Mode = "park"
-        self._wanted: Mode | None = None
+        self._wanted: tuple[Mode, bool] | None = None
+        """What the mode button asked for, and whether the emergency stop was on then."""
 
     @property
     def teleop(self) -> Teleop | None:
@@ -72,8 +73,10 @@ class DonkeyBody:
     def asked(self) -> Mode | Literal["stop"] | None:
         """See `Body.asked`."""
         wanted, self._wanted = self._wanted, None
-        # A stop that was pressed after the mode button wins: nothing is released then.
-        return wanted or ("stop" if self._stop.why else None)
+        if self._stop.why and (wanted is None or not wanted[1]):
+            # A stop that came after the mode button, of the pad or of the switch, wins: nothing is released then.
+            return "stop"
+        return None if wanted is None else wanted[0]
 
     def release(self) -> str:
         """See `Body.release`."""
@@ -94,4 +97,5 @@ class DonkeyBody:
             self._wanted = None
             self._stop.press("the gamepad's stop button")
         else:
-            self._wanted = "autopilot" if self._mode == "teleop" else "teleop"
+            mode: Mode = "autopilot" if self._mode == "teleop" else "teleop"
+            self._wanted = mode, bool(self._stop.why)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
-from continuonbrain.loops.body import Body, simulated_world
+from continuonbrain.loops.body import Body
 from continuonbrain.loops.donkey_body import DonkeyBody
 from continuonbrain.loops.sim_body import SimBody
+from continuonbrain.robot.sim.shifts import world
 
 
 def body_of(
@@ -22,7 +23,7 @@ def body_of(
             )
         return DonkeyBody(config, config_path=layout.config_path, disk_path=layout.root)
     return SimBody(
-        simulated_world(shift),
+        world(shift),
         shift=shift,
         track=track,
         seed=seed,

@@ -72,6 +72,16 @@ def test_the_pads_stop_holds_until_it_is_released(tmp_path: Path) -> None:
     assert body.asked() is None
 
 
+def test_a_switch_that_is_pressed_after_the_mode_button_is_not_released_by_it(tmp_path: Path) -> None:
+    body = _body(tmp_path)
+    body._pressed("mode")
+    body._stop.press("the switch")
+    assert body.asked() == "stop"
+    assert body.asked() == "stop"
+    body._pressed("mode")  # now a person has seen it, and means to go on
+    assert body.asked() == "teleop"
+
+
 def test_the_mode_button_goes_between_hand_and_autopilot(tmp_path: Path) -> None:
     body = _body(tmp_path)
     for mode, wanted in (("park", "teleop"), ("autopilot", "teleop"), ("teleop", "autopilot")):
