@@ -41,6 +41,7 @@ from continuonbrain.config.groups import (
     RecorderConfig,
     RobotConfig,
     SafetyHeadConfig,
+    SlowConfig,
     TrainingConfig,
     WorldHeadConfig,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "RecorderConfig",
     "RobotConfig",
     "SafetyHeadConfig",
+    "SlowConfig",
     "SteeringConfig",
     "StopButtonConfig",
     "ThrottleConfig",
