@@ -75,11 +75,11 @@ class SlowReport:
 
 
 class SlowLoop:
-    """The docked work of one root, in the process of its sidecar."""
+    """The docked work of one root, in the process of its sidecar. docked: a person says so, nothing is asked."""
 
-    def __init__(self, mid: Sidecar, *, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, mid: Sidecar, *, docked: bool = False, wall: Callable[[], float] = time.time) -> None:
         self.mid, self.brain, self.layout, self.config = mid, mid.brain, mid.layout, mid.config
-        self._wall = wall
+        self._docked, self._wall = docked, wall
 
     def due(self) -> str:
         """Why a docked round is due now, "" when none is. Reads cards and links alone."""
@@ -104,7 +104,9 @@ class SlowLoop:
         began, clock = self._wall(), time.monotonic()
         parts: list[Part] = []
         waiting = ""
-        with mid.at_work(f"consolidate {self.layout.root}", gates_from_config(self.config, docked=True)):
+        with mid.at_work(
+            f"consolidate {self.layout.root}", gates_from_config(self.config, docked=not self._docked)
+        ):
             report = mid.poll_gates()
             if not report.open:
                 waiting = "; ".join(f"{s.name}: {s.reason}" for s in report.closed)
