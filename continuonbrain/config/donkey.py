@@ -117,12 +117,24 @@ class BatteryGaugeConfig(Group):
     empty_v: Annotated[float, Field(gt=0, le=26)] = 6.54
     full_v: Annotated[float, Field(gt=0, le=26)] = 8.4
     """Open-circuit voltages of an empty and of a full battery; the defaults are two lithium-polymer cells'."""
+    stop_below: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """The car stops when the charge stays below this, 0 to 1; 0: never."""
+    go_above: Annotated[float, Field(ge=0, le=1)] = 0.15
+    """What the charge must come to before a person can drive on after that."""
+    low_s: Annotated[float, Field(ge=0, le=120)] = 5.0
+    """For how long every reading must be below, seconds: sags are ridden through."""
+    silent_s: Annotated[float, Field(ge=3, le=600)] = 10.0
+    """The car stops when no charge could be read for this long, seconds. It is read once a second."""
 
     @model_validator(mode="after")
     def _full_is_above_empty(self) -> BatteryGaugeConfig:
         if self.full_v < self.empty_v * 1.05:
             raise ValueError(
                 f"full_v ({self.full_v:g}) must be above empty_v ({self.empty_v:g}) by 5 % at least"
+            )
+        if self.go_above < self.stop_below:
+            raise ValueError(
+                f"go_above ({self.go_above:g}) must not be below stop_below ({self.stop_below:g})"
             )
         return self
 
