@@ -76,6 +76,8 @@ class CameraConfig(Group):
     """Which camera: of picamera2's list, or the N of /dev/videoN."""
     timeout_s: Annotated[float, Field(gt=0, le=5)] = 0.25
     """A frame older than this is a fault, seconds."""
+    frozen_s: Annotated[float, Field(ge=0.1, le=10)] = 0.5
+    """Frames that are the same to the last bit for this long are a fault, seconds: a sensor that sees has noise."""
 
 
 class GamepadConfig(Group):

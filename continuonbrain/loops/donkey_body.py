@@ -43,7 +43,11 @@ class DonkeyBody:
         self._stop = open_emergency_stop(donkey.stop_button)
         self.robot = DonkeyCar(
             DriveTrain(bus, donkey),
-            Camera(lambda: backend_for(donkey.camera), timeout_s=donkey.camera.timeout_s),
+            Camera(
+                lambda: backend_for(donkey.camera),
+                timeout_s=donkey.camera.timeout_s,
+                frozen_s=donkey.camera.frozen_s,
+            ),
             self._stop,
             watchdog_s=donkey.watchdog_s,
             also_close=(bus.close,) if self._pad is None else (self._pad.close, bus.close),
