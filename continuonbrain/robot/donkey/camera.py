@@ -5,8 +5,8 @@
 A back end that hangs cannot be interrupted: its thread is given up, and another one opens the camera anew; whenever the
 old one comes back, it closes what it had and ends.
 
-A sensor that sees has noise. Frames that are the same to the last bit for a while, however fresh their times, come from a
-driver that repeats itself, or from under a lens cap: a fault either way, and the camera is opened anew.
+A sensor that sees has noise. Frames that are the same to the last bit for a while, however fresh their times, come from
+a driver that repeats itself, or from under a lens cap: a fault either way, and the camera is opened anew.
 """
 
 from __future__ import annotations
