@@ -59,9 +59,21 @@ class ThrottleConfig(Group):
     forward_us: PulseUs = 1700.0
     arming_s: Annotated[float, Field(ge=0, le=30)] = 3.0
     """The ESC must see stopped_us for this long before it takes anything else, seconds."""
+    reverse: Literal["none", "direct", "double-tap"] = "none"
+    """none: the car never goes back, and reverse_us is not used. double-tap: the ESC brakes first
+    (`robot/donkey/reverse.py`). After a change run `continuonbrain calibrate`: it asks for reverse_us unless none."""
+    tap_s: Annotated[float, Field(ge=0.05, le=1)] = 0.15
+    """How long brake and neutral are held before a double-tap reverse, seconds."""
 
     @model_validator(mode="after")
     def _stopped_is_between(self) -> ThrottleConfig:
+        if self.reverse == "none":
+            if abs(self.forward_us - self.stopped_us) < _LEAST_TRAVEL_US:
+                raise ValueError(
+                    f"forward_us ({self.forward_us:g}) must be {_LEAST_TRAVEL_US:g} us from stopped_us "
+                    f"({self.stopped_us:g}) at least"
+                )
+            return self
         _need_order(
             "reverse_us", self.reverse_us, "stopped_us", self.stopped_us, "forward_us", self.forward_us
         )

@@ -12,7 +12,7 @@ from bus_models import ModelBus, Pca9685Model
 from typer.testing import CliRunner
 
 from continuonbrain.cli.main import app
-from continuonbrain.config import DonkeyConfig, load_config
+from continuonbrain.config import DonkeyConfig, ThrottleConfig, load_config
 from continuonbrain.robot.donkey.calibration import Calibration, CalibrationLeft
 from continuonbrain.robot.donkey.i2c import RetryingBus
 from continuonbrain.robot.donkey.pca9685 import Pca9685
@@ -30,21 +30,20 @@ WALK = [
     "",
     "",
     "+100",
-    "",
-    "-90",
     "x",
     "nan",
     "+101",
     "",
 ]
+BACK = ["-90", ""]
 
 
-def _walk(model: Pca9685Model, answers: list[str]) -> dict[str, object]:
+def _walk(model: Pca9685Model, answers: list[str], **throttle: object) -> dict[str, object]:
     given = iter(answers)
     chip = Pca9685(RetryingBus(ModelBus(at_40=model), "model"), sleep=lambda seconds: None)
     return Calibration(
         chip,
-        DonkeyConfig(),
+        DonkeyConfig(throttle=ThrottleConfig.model_validate(throttle)),
         ask=lambda question: next(given),
         say=lambda text: None,
         sleep=lambda seconds: None,
@@ -59,14 +58,28 @@ def test_what_the_person_found() -> None:
         "donkey.steering.right_us": 1345.0,
         "donkey.throttle.stopped_us": 1500.0,
         "donkey.throttle.forward_us": 1600.0,
-        "donkey.throttle.reverse_us": 1410.0,
         "donkey.calibrated": True,
     }
     pulses = [pulse for pulse in model.seen[0] if pulse is not None]
     # Every spin is followed by a rest, and the last thing is no pulse at all.
-    assert [round(pulse, -1) for pulse in pulses] == [1500, 1600, 1500, 1410, 1500]
+    assert [round(pulse, -1) for pulse in pulses] == [1500, 1600, 1500]
     assert model.pulse_us(0) is None
     assert model.pulse_us(1) is None
+
+
+@pytest.mark.parametrize(
+    ("reverse", "seen"),
+    [
+        ("direct", [1500, 1600, 1500, 1410, 1500]),
+        ("double-tap", [1500, 1600, 1500, 1410, 1500, 1410, 1500]),  # the first one only brakes
+    ],
+)
+def test_a_car_that_goes_back_is_asked_how_fast(reverse: str, seen: list[int]) -> None:
+    model = Pca9685Model()
+    found = _walk(model, WALK + BACK, reverse=reverse)
+    assert found["donkey.throttle.reverse_us"] == 1410.0
+    assert [round(pulse, -1) for pulse in model.seen[0] if pulse is not None] == seen
+    assert model.pulse_us(0) is None
 
 
 @pytest.mark.parametrize("length", range(1, len(WALK)))

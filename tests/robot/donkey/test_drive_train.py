@@ -37,6 +37,11 @@ class Rig:
         self.train.stop()
         self.wait(self.config.throttle.arming_s + 0.01)
 
+    def drive(self, steering: float, throttle: float, *, ticks: int, hz: float = 20.0) -> None:
+        for _ in range(ticks):
+            self.wait(1 / hz)
+            self.train.act(steering, throttle)
+
     @property
     def throttle_us(self) -> float | None:
         return self.chip.pulse_us(THROTTLE)
@@ -46,8 +51,12 @@ class Rig:
         return pulse is None or abs(pulse - self.config.throttle.stopped_us) <= COUNT_US / 2
 
 
+def _config(**throttle: object) -> DonkeyConfig:
+    return validate_config({"donkey": {"throttle": throttle}}, source="test").donkey
+
+
 def test_commands_reach_the_calibrated_pulses() -> None:
-    rig = Rig()
+    rig = Rig(_config(reverse="direct"))
     rig.arm()
     for steering, throttle, turn_us, drive_us in (
         (1.0, 1.0, 1870, 1700),
@@ -58,6 +67,15 @@ def test_commands_reach_the_calibrated_pulses() -> None:
         rig.train.act(steering, throttle)
         assert rig.chip.pulse_us(STEERING) == pytest.approx(turn_us, abs=COUNT_US)
         assert rig.throttle_us == pytest.approx(drive_us, abs=COUNT_US)
+
+
+def test_a_car_without_reverse_never_gets_a_pulse_beyond_rest() -> None:
+    rig = Rig(_config(reverse_us=1000.0, stopped_us=1502.0))
+    rig.arm()
+    for throttle in (0.3, -0.01, -1.0, -0.5, 1.0, -1.0):
+        rig.train.act(0.0, throttle)
+    assert min(pulse for pulse in rig.chip.seen[THROTTLE] if pulse) == pytest.approx(1502, abs=COUNT_US / 2)
+    assert rig.at_rest()
 
 
 def test_an_inverted_servo_turns_the_other_way() -> None:
@@ -97,9 +115,13 @@ def test_a_chip_that_was_reset_is_noticed_set_up_and_armed_again() -> None:
     rig = Rig()
     rig.arm()
     rig.train.act(0.0, 0.5)
+    rig.drive(0.0, 0.5, ticks=7)
     rig.chip.power_on()
+    reset_s = rig.now
     with pytest.raises(RobotFault, match="reset or put to sleep"):
-        rig.train.act(0.0, 0.5)
+        rig.drive(0.0, 0.5, ticks=10)
+    assert rig.chip.seen[THROTTLE][-1] is None
+    assert rig.now - reset_s < 0.2
     assert rig.throttle_us is None
     with pytest.raises(RobotFault, match="arming"):
         rig.train.act(0.0, 0.5)
@@ -113,10 +135,60 @@ def test_a_chip_that_was_reset_is_noticed_set_up_and_armed_again() -> None:
 def test_a_lost_prescale_is_noticed() -> None:
     rig = Rig()
     rig.arm()
+    rig.train.act(0.0, 0.1)
     rig.chip.registers[0xFE] = 0x1E
+    changed_s = rig.now
     with pytest.raises(RobotFault, match="PRE_SCALE reads 30"):
-        rig.train.act(0.0, 0.1)
+        rig.drive(0.0, 0.1, ticks=100)
+    assert rig.now - changed_s < 1.2
     assert rig.at_rest()
+
+
+@pytest.mark.parametrize("hz", [5, 20, 50, 100])
+@pytest.mark.parametrize("channels", [(1, 0), (0, 1), (14, 15), (3, 9)])
+def test_a_reset_is_found_in_time_at_every_rate_and_on_every_pair_of_channels(
+    hz: int, channels: tuple[int, int]
+) -> None:
+    config = validate_config(
+        {"donkey": {"steering": {"channel": channels[0]}, "throttle": {"channel": channels[1]}}},
+        source="test",
+    ).donkey
+    for phase in range(1 + round(hz / 5)):
+        rig = Rig(config)
+        rig.arm()
+        rig.drive(0.1, 0.5, ticks=20 + phase, hz=hz)
+        assert rig.chip.pulse_us(channels[0]) == pytest.approx(1525 + 34.5, abs=COUNT_US)
+        assert rig.chip.pulse_us(channels[1]) == pytest.approx(1600, abs=COUNT_US)
+        rig.chip.power_on()
+        reset_s = rig.now
+        with pytest.raises(RobotFault, match="reset or put to sleep"):
+            rig.drive(0.1, 0.5, ticks=50, hz=hz)
+        assert rig.now - reset_s <= max(0.2 - 1e-6, 1 / hz + 1e-6)
+        assert rig.chip.pulse_us(channels[1]) is None
+
+
+def test_a_register_that_lost_what_was_written_is_found_in_time() -> None:
+    rig = Rig()
+    rig.arm()
+    rig.train.act(0.0, 0.5)
+    held, rig.chip.write = rig.chip.write, lambda register, data: None  # type: ignore[method-assign]
+    with pytest.raises(RobotFault, match=r"channel [01] reads"):
+        rig.drive(0.3, 0.9, ticks=3)
+    rig.chip.write = held  # type: ignore[method-assign]
+    rig.train.stop()
+    assert rig.at_rest()
+
+
+def test_a_command_is_one_write_and_the_bus_is_left_alone() -> None:
+    rig = Rig()
+    rig.arm()
+    rig.train.act(0.0, 0.5)
+    before = rig.raw.count
+    for number in range(200):
+        rig.wait(0.05)
+        rig.train.act(number % 20 / 20, 0.5)
+    # 20 a second: one write each, every second one is read back, every tenth of those is asked for its frequency, too.
+    assert rig.raw.count - before == 200 + 100 + 10
 
 
 def test_a_dead_bus_names_the_chip_and_stops_when_it_lives_again() -> None:
@@ -128,7 +200,7 @@ def test_a_dead_bus_names_the_chip_and_stops_when_it_lives_again() -> None:
         raise OSError(121, "Remote I/O error")
 
     rig.raw.trouble = dead
-    with pytest.raises(RobotFault, match=r"/dev/i2c-model: read of chip 0x40, register 0x00: .*Remote I/O"):
+    with pytest.raises(RobotFault, match=r"/dev/i2c-model: write of chip 0x40, register 0x06: .*Remote I/O"):
         rig.train.act(0.0, 0.5)
     with pytest.raises(RobotFault):
         rig.train.stop()
@@ -186,10 +258,12 @@ def test_the_chip_refuses_a_pulse_outside_its_range() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        ("donkey.throttle.stopped_us", 1701.0, "must lie between reverse_us"),
+        ("donkey.throttle.stopped_us", 1701.0, "must be 30 us from stopped_us"),
+        ("donkey.throttle", {"reverse": "direct", "stopped_us": 1701.0}, "must lie between reverse_us"),
         ("donkey.steering.centre_us", 1180.0, "must lie between left_us"),
         ("donkey.steering.channel", 0, "are both 0"),
         ("donkey.gauge.address", 0x40, "both 0x40"),
+        ("donkey.gauge.go_above", 0.01, "must not be below stop_below"),
         ("donkey.gauge.full_v", 6.0, "must be above empty_v"),
         ("donkey.gamepad.stop_button", "BTN_TL", "for two things"),
     ],
@@ -220,7 +294,12 @@ def configs(draw: st.DrawFn) -> DonkeyConfig:
                     "oscillator_hz": draw(st.floats(24e6, 27e6)),
                 },
                 "steering": {"left_us": left, "centre_us": centre, "right_us": right},
-                "throttle": {"reverse_us": reverse, "stopped_us": stopped, "forward_us": forward},
+                "throttle": {
+                    "reverse_us": reverse,
+                    "stopped_us": stopped,
+                    "forward_us": forward,
+                    "reverse": draw(st.sampled_from(["none", "direct"])),
+                },
             }
         },
         source="test",
@@ -262,6 +341,7 @@ def test_whatever_happens_pulses_stay_in_range_faults_stop_and_arming_comes_firs
     )
     turn, drive = config.steering, config.throttle
     stopped_since: float | None = None
+    reset_s: float | None = None
 
     def rests(pulse: float | None) -> bool:
         return pulse is None or abs(pulse - drive.stopped_us) <= count_us / 2 + 1e-6
@@ -274,9 +354,16 @@ def test_whatever_happens_pulses_stay_in_range_faults_stop_and_arming_comes_firs
                 rig.train.act(step[1], step[2])  # type: ignore[arg-type]
                 # Not refused: then it is what the ESC sees.
                 wanted = min(1.0, max(-1.0, step[2]))  # type: ignore[type-var]
+                if drive.reverse == "none":
+                    wanted = max(0.0, wanted)  # type: ignore[type-var]
                 end = drive.forward_us if wanted > 0 else drive.reverse_us  # type: ignore[operator]
                 pulse_us = drive.stopped_us + abs(wanted) * (end - drive.stopped_us)  # type: ignore[arg-type]
-                assert rig.throttle_us == pytest.approx(pulse_us, abs=count_us + 1e-6)
+                if rig.throttle_us is None:
+                    assert reset_s is not None, "no pulses, and nobody says so"
+                    assert rig.now - reset_s < 0.1, "a reset that was not found"
+                else:
+                    assert rig.throttle_us == pytest.approx(pulse_us, abs=count_us + 1e-6)
+                    reset_s = None
             except RobotFault:
                 well = False
         elif step[0] == "stop":
@@ -288,6 +375,7 @@ def test_whatever_happens_pulses_stay_in_range_faults_stop_and_arming_comes_firs
             rig.wait(step[1])  # type: ignore[arg-type]
         elif step[0] == "reset":
             rig.chip.power_on()
+            reset_s = rig.now if reset_s is None else reset_s
         elif step[0] == "trouble":
             chance = random.Random(step[1])  # type: ignore[arg-type]
 
@@ -316,9 +404,13 @@ def test_whatever_happens_pulses_stay_in_range_faults_stop_and_arming_comes_firs
             assert rests(rig.throttle_us)
             if rig.throttle_us is None:
                 stopped_since = None
+    # stopped_us is the end of the range of a car that never goes back, and is sent as the nearest count.
+    back_us, nearest_us = (
+        (drive.stopped_us, count_us / 2) if drive.reverse == "none" else (drive.reverse_us, 0.0)
+    )
     for channel, low, high in (
         (STEERING, min(turn.left_us, turn.right_us), max(turn.left_us, turn.right_us)),
-        (THROTTLE, min(drive.reverse_us, drive.forward_us), max(drive.reverse_us, drive.forward_us)),
+        (THROTTLE, min(back_us, drive.forward_us) - nearest_us, max(back_us, drive.forward_us) + nearest_us),
     ):
         for pulse in rig.chip.seen[channel]:
             assert pulse is None or low - 1e-6 <= pulse <= high + 1e-6
