@@ -143,6 +143,25 @@ def test_a_register_that_lost_what_was_written_is_found_in_time() -> None:
     assert rig.at_rest()
 
 
+def test_driving_off_and_stopping_are_read_back_at_once() -> None:
+    rig = Rig()
+    rig.arm()
+    rig.drive(0.0, 0.0, ticks=2)
+    held, rig.chip.write = rig.chip.write, lambda register, data: None  # type: ignore[method-assign]
+    with pytest.raises(RobotFault, match="channel 0 reads"):
+        rig.train.act(0.0, 0.5)
+    rig.chip.write = held  # type: ignore[method-assign]
+    rig.train.stop()
+    rig.wait(3.1)
+    rig.drive(0.0, 0.5, ticks=2)
+    rig.chip.write = lambda register, data: None  # type: ignore[method-assign]
+    with pytest.raises(RobotFault, match="channel 0 is not off"):  # what is tried when it will not rest
+        rig.train.stop()
+    rig.chip.write = held  # type: ignore[method-assign]
+    rig.train.stop()
+    assert rig.at_rest()
+
+
 def test_a_command_is_one_write_and_the_bus_is_left_alone() -> None:
     rig = Rig()
     rig.arm()

@@ -120,6 +120,17 @@ def test_a_stop_in_the_middle_rests() -> None:
         assert rig.drive(-0.5, 30)[-1] == "reverse"
 
 
+def test_a_tap_that_a_stop_cut_short_begins_anew() -> None:
+    rig = Rig()
+    rig.drive(0.5, 10)
+    rig.drive(-0.5, 1)
+    rig.train.stop()
+    for _ in range(50):  # the ESC sees rest for a second; it has never seen the tap
+        rig.now += 0.02
+        rig.esc.sees(rig.chip.pulse_us(0), rig.now)
+    assert rig.drive(-0.5, 30)[-1] == "reverse"
+
+
 def test_a_reset_of_the_chip_begins_with_the_brake_again() -> None:
     rig = Rig()
     rig.drive(-0.5, 30)
