@@ -251,7 +251,8 @@ class FastLoop:
         fault = fault or self._held
         if self.mode == "park":
             self.client.poll()  # answers that were still under way
-            self._send(PARKED)
+            refused = self._send(PARKED)
+            fault = fault or refused
             return LoopTick(self.ticks, now, "park", observation, None, PARKED, None, fault)
         if self.mode == "autopilot":
             self._take_answers()
@@ -285,7 +286,8 @@ class FastLoop:
             profile.over("heads")
             decided = self.pilot.tick(now_s=now, grid=grid)
         profile.over("decide")
-        self._send(decided.guarded)
+        refused = self._send(decided.guarded)
+        fault = fault or refused
         profile.over("act")
         tick = LoopTick(
             self.ticks,
@@ -397,7 +399,8 @@ class FastLoop:
             log.error("teleop: %s: %s", type(error).__name__, error)
         return (0.0, 0.0), inf
 
-    def _send(self, guarded: Guarded) -> None:
+    def _send(self, guarded: Guarded) -> str:
+        """Why the body refused, "" when it took it."""
         try:
             if guarded is PARKED:
                 self.robot.stop()
@@ -409,6 +412,8 @@ class FastLoop:
                 log.error("actuator fault %d: %s: %s", self._actuator_faults, type(error).__name__, error)
             with contextlib.suppress(Exception):
                 self.robot.stop()
+            return f"{type(error).__name__}: {error}"
+        return ""
 
     def _record(self, tick: LoopTick) -> None:
         if self._keeper is None:

@@ -438,6 +438,7 @@ def test_actuators_that_raise_are_counted_and_the_loop_lives_on() -> None:
     report = r.run(10)
     assert report.actuator_faults == 10
     assert report.ticks == 10
+    assert {tick.fault for tick in r.ticks} == {"OSError: i2c"}
 
 
 def test_a_report_survives_json() -> None:
