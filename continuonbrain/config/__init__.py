@@ -45,7 +45,7 @@ from continuonbrain.config.groups import (
     TrainingConfig,
     WorldHeadConfig,
 )
-from continuonbrain.config.load import load_config, load_preset, parse_config
+from continuonbrain.config.load import edited_config, load_config, load_preset, parse_config
 
 __all__ = [
     "LORA_TARGETS",
@@ -74,6 +74,7 @@ __all__ = [
     "ThrottleConfig",
     "TrainingConfig",
     "WorldHeadConfig",
+    "edited_config",
     "load_config",
     "load_preset",
     "parse_config",

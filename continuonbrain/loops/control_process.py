@@ -216,6 +216,7 @@ class ControlProcess:
         self._body.ticked(tick)
         if tick.number % _RECALIBRATE_EVERY == 0:
             self._take_head_calibration()
+        self._loop.hold(self._body.unfit())
         asked = self._body.asked()
         if asked == "stop":
             self._loop.emergency_stop()
