@@ -1,7 +1,7 @@
 """Are early lessons kept when the world keeps changing? With the slow loop's consolidation, and without it.
 
-    python -m benchmarks.consolidation [--shifts tape pitch invert dark yaw] [--seeds 1] [--tracks 8] [--json]
-                                       [--markdown]
+    python -m benchmarks.consolidation [--shifts tape yaw colour pitch dark] [--seeds 1] [--tracks 6] [--json]
+    python -m benchmarks.consolidation --show FILE        the tables of an earlier run's JSON
 
 The simulated robot is moved from one shift to the next, and taught sixteen lessons in each. Three ways to learn, by the
 trainer's own jobs, with the preset's settings and as much disk for episodes each (two shifts' lessons):
@@ -15,10 +15,11 @@ After each shift every way drives in each world: "drive" on tracks that nobody w
 the world asks for (nominal: these shifts leave servo and wheels as they are).
 
 Keys: shifts; ways, each with matrix[stage][world] (mean share of a lap; the worlds are the shifts and "none", the
-base's own; stage i comes after shift i was learned), lateral_m (the same, mean distance from the lane), kept (mean
-over all worlds learned before the last one, at the end), lost (mean drop in them since each was learned), seconds of
-learning; fast: the same matrix after the fast adapter, before it was folded; fold_error: what folding alone changes.
-Medians over the seeds. Takes about a quarter of an hour for a seed.
+base's own; stage i comes after shift i was learned), lateral_m (the same, mean distance from the lane, m), kept (mean
+share of a lap over all worlds learned before the last one, at the end), lost (mean drop in them since each was
+learned), kept_lateral_m and drift_m (the same of the distance from the lane: drift is what it has grown by), seconds
+of learning; fast, fast_lateral_m: the same matrices after the fast adapter, before it was folded; fold_error: what
+folding alone changes. Medians over the seeds. Takes about twenty minutes for a seed.
 """
 
 from __future__ import annotations
@@ -202,7 +203,8 @@ def run(shifts: list[str], seed: int, tracks: int, told: Callable[[str], None]) 
             "carried on": CarriedOn(school),
         }
         found: dict[str, Any] = {
-            name: {"matrix": [], "lateral_m": [], "seconds": 0.0, "fast": []} for name in ways
+            name: {"matrix": [], "lateral_m": [], "seconds": 0.0, "fast": [], "fast_lateral_m": []}
+            for name in ways
         }
         for shift in shifts:
             school.teach(shift)
@@ -216,7 +218,9 @@ def run(shifts: list[str], seed: int, tracks: int, told: Callable[[str], None]) 
                 found[name]["lateral_m"].append(lateral)
                 if isinstance(way, SlowLoop):
                     assert way.fast is not None
-                    found[name]["fast"].append(row(way.fast)[0])
+                    laps, lateral = row(way.fast)
+                    found[name]["fast"].append(laps)
+                    found[name]["fast_lateral_m"].append(lateral)
         found["slow loop"]["fold_error"] = max(ways["slow loop"].fold_errors)
     return found
 
@@ -233,32 +237,39 @@ def summed(runs: list[dict[str, Any]], shifts: list[str]) -> dict[str, Any]:
                 [round(median(e[key][i][j] for e in each), 3) for j in range(len(shifts) + 1)] for i in stages
             ]
 
-        matrix, last = middle("matrix"), len(shifts) - 1
+        matrix, lateral, last = middle("matrix"), middle("lateral_m"), len(shifts) - 1
         ways[name] = {
             "matrix": matrix,
-            "lateral_m": middle("lateral_m"),
+            "lateral_m": lateral,
+            "kept_lateral_m": round(mean(lateral[last][:last]), 3),
+            "drift_m": round(mean(lateral[last][i] - lateral[i][i] for i in range(last)), 3),
             "kept": round(mean(matrix[last][:last]), 3),
             "lost": round(mean(matrix[i][i] - matrix[last][i] for i in range(last)), 3),
             "seconds": round(median(e["seconds"] for e in each), 1),
         }
         if each[0]["fast"]:
-            ways[name]["fast"] = middle("fast")
+            ways[name] |= {"fast": middle("fast"), "fast_lateral_m": middle("fast_lateral_m")}
             ways[name]["fold_error"] = round(max(e["fold_error"] for e in each), 4)
     return ways
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The matrices as tables of a document."""
-    shifts, lines = report["shifts"], []
+    """The matrices as tables of a document: share of a lap in percent, and centimetres from the lane."""
+    worlds, lines = [*report["shifts"], "none"], []
     for name, way in report["ways"].items():
         lines += [
-            f"**{name}** (kept {100 * way['kept']:.0f} %, lost {100 * way['lost']:.0f} points)",
+            f"**{name}**: of what was learned before the last shift {100 * way['kept']:.0f} % of a lap is driven at the "
+            f"end, {100 * way['kept_lateral_m']:.1f} cm from the lane ({100 * way['drift_m']:+.1f} cm since each was "
+            "learned)",
             "",
-            f"| laps driven, % | {' | '.join(shifts)} | none |",
-            "|---|" + "---|" * (len(shifts) + 1),
+            f"| lap % / cm | {' | '.join(worlds)} |",
+            "|---|" + "---|" * len(worlds),
         ]
-        for shift, values in zip(shifts, way["matrix"], strict=True):
-            lines.append(f"| after {shift} | " + " | ".join(f"{100 * v:.0f}" for v in values) + " |")
+        for i, shift in enumerate(report["shifts"]):
+            cells = zip(way["matrix"][i], way["lateral_m"][i], strict=True)
+            told = [f"{100 * laps:.0f} / {100 * lateral:.1f}" for laps, lateral in cells]
+            told = [f"**{t}**" if j <= i else t for j, t in enumerate(told)]
+            lines.append(f"| after {shift} | " + " | ".join(told) + " |")
         lines.append("")
     return "\n".join(lines)
 
@@ -269,12 +280,15 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--shifts", nargs="+", default=["tape", "pitch", "invert", "dark", "yaw"])
+    parser.add_argument("--shifts", nargs="+", default=["tape", "yaw", "colour", "pitch", "dark"])
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--tracks", type=int, default=8)
+    parser.add_argument("--tracks", type=int, default=6)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--show", type=Path)
     given = parser.parse_args()
+    if given.show is not None:
+        print(markdown(json.loads(given.show.read_bytes())))
+        return
     runs = []
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("", total=given.seeds * len(given.shifts) * 3)
