@@ -257,10 +257,10 @@ def markdown(report: dict[str, Any]) -> str:
     """The matrices as tables of a document: share of a lap in percent, and centimetres from the lane."""
     worlds, lines = [*report["shifts"], "none"], []
     for name, way in report["ways"].items():
+        kept, lateral, drift = 100 * way["kept"], 100 * way["kept_lateral_m"], 100 * way["drift_m"]
         lines += [
-            f"**{name}**: of what was learned before the last shift {100 * way['kept']:.0f} % of a lap is driven at the "
-            f"end, {100 * way['kept_lateral_m']:.1f} cm from the lane ({100 * way['drift_m']:+.1f} cm since each was "
-            "learned)",
+            f"**{name}**: at the end, in the worlds before the last one: {kept:.0f} % of a lap, {lateral:.1f} cm off "
+            + f"the lane ({drift:+.1f} cm since each was learned)",
             "",
             f"| lap % / cm | {' | '.join(worlds)} |",
             "|---|" + "---|" * len(worlds),
