@@ -258,18 +258,20 @@ def markdown(report: dict[str, Any]) -> str:
     worlds, lines = [*report["shifts"], "none"], []
     for name, way in report["ways"].items():
         kept, lateral, drift = 100 * way["kept"], 100 * way["kept_lateral_m"], 100 * way["drift_m"]
+        told = (
+            f"{kept:.0f} % of a lap, {lateral:.1f} cm off the lane ({drift:+.1f} cm since each was learned)"
+        )
         lines += [
-            f"**{name}**: at the end, in the worlds before the last one: {kept:.0f} % of a lap, {lateral:.1f} cm off "
-            + f"the lane ({drift:+.1f} cm since each was learned)",
+            f"**{name}**: at the end, in the worlds before the last one: {told}",
             "",
             f"| lap % / cm | {' | '.join(worlds)} |",
             "|---|" + "---|" * len(worlds),
         ]
         for i, shift in enumerate(report["shifts"]):
             cells = zip(way["matrix"][i], way["lateral_m"][i], strict=True)
-            told = [f"{100 * laps:.0f} / {100 * lateral:.1f}" for laps, lateral in cells]
-            told = [f"**{t}**" if j <= i else t for j, t in enumerate(told)]
-            lines.append(f"| after {shift} | " + " | ".join(told) + " |")
+            row = [f"{100 * laps:.0f} / {100 * lateral:.1f}" for laps, lateral in cells]
+            row = [f"**{t}**" if j <= i else t for j, t in enumerate(row)]
+            lines.append(f"| after {shift} | " + " | ".join(row) + " |")
         lines.append("")
     return "\n".join(lines)
 
