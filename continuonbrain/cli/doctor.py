@@ -56,8 +56,9 @@ def doctor(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None
             checks += [check_words(root), check_adapter(root)]
         checks += [check_safety_head(root), *check_world_head(root), check_history(root), check_trainer(root)]
     from continuonbrain.cli.doctor_pi import pi_checks
+    from continuonbrain.cli.doctor_slow import check_slow
 
-    checks += pi_checks(root)
+    checks += [*(check_slow(root) if config_check.ok else []), *pi_checks(root)]
     given = None if root == DEFAULT_ROOT else root
     checks = [replace(check, remedy=on_this_root(check.remedy, given)) for check in checks]
     healthy = all(check.ok for check in checks if check.needed)

@@ -6,6 +6,7 @@ Kept apart from `mid.py` so that a sidecar that only waits does not hold torch i
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from continuonbrain.errors import BrainError
 from continuonbrain.loops.judging import judge_candidate, replayable
 from continuonbrain.loops.lessons import Lessons, read_lessons
 from continuonbrain.loops.remembering import read_reservoir
-from continuonbrain.loops.slow_adapter import standing_slow
+from continuonbrain.loops.slow_adapter import no_room_for_two, standing_slow
 from continuonbrain.loops.training_log import LIVE_LOG_FILE, LiveLog, log_losses
 from continuonbrain.model.plain_lora import Start, read_plain
 from continuonbrain.model.streams import Streams
@@ -48,6 +49,8 @@ from continuonbrain.trainer.training_state import forget_state
 
 if TYPE_CHECKING:
     from continuonbrain.loops.at_work import Sidecar
+
+log = logging.getLogger(__name__)
 
 _REPLAY_STATES = 768
 _REFLEX_SHARE = 0.2
@@ -86,7 +89,9 @@ def learn(mid: Sidecar, episodes: list[Path]) -> Learned:
     # What the reservoir keeps for the exam stays unseen by every adapter.
     exam = {e.episode for e in read_reservoir(mid.layout.reservoir_path).kept if e.exam}
     task, recent = Task("fast", None, {}), [p for p in episodes if p.name not in exam]
-    if (slow := standing_slow(mid.store)) is not None:
+    if (slow := standing_slow(mid.store)) is not None and (why := no_room_for_two(mid.brain)):
+        log.warning("trained from the base on all lessons: %s", why)
+    elif slow is not None:
         start = Start(read_plain(slow.version.path), frozen=True)
         task = Task("fast", start, {"slow": slow.version.version_id, "slow_rank": start.lora.rank})
         recent = slow.recent(recent, least=mid.config.min_episodes)

@@ -33,7 +33,7 @@ from continuonbrain.loops.memory import keep_within_limits, protected_versions
 from continuonbrain.loops.probation import look_after
 from continuonbrain.loops.promotion import announce_unfinished, promote_candidate
 from continuonbrain.loops.remembering import lessons_of, read_reservoir, remember, told, write_reservoir
-from continuonbrain.loops.slow_adapter import KIND, SLOW, card_of, standing_slow
+from continuonbrain.loops.slow_adapter import KIND, SLOW, card_of, no_room_for_two, standing_slow
 from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.finding import ERROR
 from continuonbrain.rlds.reader import list_episodes
@@ -198,6 +198,8 @@ class SlowLoop:
             return Part("consolidate", "nothing", f"{current.version_id} is on probation")
         if (tried := self._tried(current)) is not None:
             return Part("consolidate", "nothing", f"{tried.version_id} was made of it and not promoted")
+        if why := no_room_for_two(self.brain):
+            return Part("consolidate", "failed", f"nothing could be learned on top of it: {why}")
         known, _ = self.mid.new_episodes()
         reservoir = read_reservoir(self.layout.reservoir_path)
         lost = {p.name for p in known}

@@ -38,6 +38,15 @@ def open_engine(base: Path, policy: PolicyConfig) -> Engine:
     return TorchEngine(base, threads=policy.threads)
 
 
+def largest_rank(base: Path, policy: PolicyConfig) -> int | None:
+    """Of an adapter that the engine takes; None where any rank will do. Raises BrainError for a damaged bundle."""
+    if engine_name(base, policy) != "litert":
+        return None
+    from continuonbrain.model.serving.spec import DrivingSpec
+
+    return DrivingSpec.read(base / BUNDLES / policy.precision).lora.rank
+
+
 def open_words(base: Path, policy: PolicyConfig) -> WordsEngine:
     """Open what answers in words, with the engine that `policy` names.
 

@@ -36,6 +36,9 @@ def test_a_fresh_root_is_checked_and_backed_up(root: BrainLayout, tmp_path: Path
         "backup": "done",
         "export": "nothing",
     }
+    (row,) = doctors(root)
+    assert row["ok"] is True
+    assert "stand for all" in row["value"]
     listed = json.loads(said("backup", "list", "--root", str(root.root), "--json").stdout)
     (made,) = listed
     assert made["whole"] is True
@@ -48,6 +51,29 @@ def test_a_fresh_root_is_checked_and_backed_up(root: BrainLayout, tmp_path: Path
     assert "already" in again.stderr
     (Path(made["path"]) / "config.json").write_text("{}")
     assert said("backup", "list", "--root", str(root.root)).returncode == 1
+
+
+def doctors(root: BrainLayout) -> list[dict[str, object]]:
+    checks = json.loads(said("doctor", "--root", str(root.root), "--json").stdout)["checks"]
+    return [c for c in checks if c["name"] == "docked work"]
+
+
+def test_the_doctor_tells_what_failed_and_what_is_late(root: BrainLayout) -> None:
+    assert doctors(root) == []
+    (root.root / "backups").write_text("in the way")
+    assert said("consolidate", "--root", str(root.root), "--simulate-host").returncode == 1
+    (row,) = doctors(root)
+    assert row["ok"] is False
+    assert "backup" in str(row["value"])
+    told = json.loads(root.slow_path.read_text())
+    told["began_unix_s"] -= 61 * 3600
+    told["parts"] = [p for p in told["parts"] if p["outcome"] != "failed"]
+    root.slow_path.write_text(json.dumps(told))
+    (row,) = doctors(root)
+    assert (row["ok"], row["needed"]) == (False, False)
+    root.slow_path.write_text("{")
+    (row,) = doctors(root)
+    assert "cannot be read" in str(row["value"])
 
 
 def test_away_from_the_dock_is_a_no_with_what_to_do(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from continuonbrain.brain_root import BrainRoot, open_brain  # noqa: E402
+from continuonbrain.config import PolicyConfig  # noqa: E402
 from continuonbrain.errors import BrainError  # noqa: E402
 from continuonbrain.loops import judging, mid, slow  # noqa: E402
 from continuonbrain.loops.memory import keep_within_limits, protected_episodes  # noqa: E402
@@ -23,7 +24,9 @@ from continuonbrain.loops.remembering import lessons_of, read_reservoir, remembe
 from continuonbrain.loops.slow import SlowLoop, SlowReport  # noqa: E402
 from continuonbrain.loops.slow_adapter import standing_slow  # noqa: E402
 from continuonbrain.loops.teach import lessons, record_expert  # noqa: E402
+from continuonbrain.model.base_identity import tiny_base_folder  # noqa: E402
 from continuonbrain.model.plain_lora import read_plain  # noqa: E402
+from continuonbrain.policy.open_engine import largest_rank  # noqa: E402
 from continuonbrain.policy.reflex import REFLEX_FILE  # noqa: E402
 from continuonbrain.rlds.reader import list_episodes  # noqa: E402
 from continuonbrain.robot.host import SimulatedHost  # noqa: E402
@@ -298,6 +301,33 @@ def test_without_anything_for_the_exam_nothing_is_consolidated(brain: Brain, evi
     assert part is not None
     assert part.outcome == "failed"
     assert "exam" in part.detail
+
+
+def test_two_adapters_that_no_graph_takes_are_not_made(
+    brain: Brain, evidence: Evidences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = brain()
+    first = docked(root)
+    first.round()
+    monkeypatch.setattr("continuonbrain.loops.slow_adapter.largest_rank", lambda *_: 3)
+    part = SlowLoop(first).round().part("consolidate")
+    assert part is not None
+    assert part.outcome == "failed"
+    assert "set it to 1" in part.detail
+    monkeypatch.setattr("continuonbrain.loops.slow_adapter.largest_rank", lambda *_: 4)
+    assert outcomes(SlowLoop(first).round())["consolidate"] == "done"
+    # The settings change afterwards: it learns on, from the base.
+    monkeypatch.setattr("continuonbrain.loops.slow_adapter.largest_rank", lambda *_: 3)
+    second = docked(root)
+    assert second.round(again=True).phase == "promoted"
+    assert read_plain(AdapterStore(root.layout).find("current").path).rank == 2
+    assert "slow" not in card(root)
+
+
+def test_the_shipped_graphs_take_both() -> None:
+    pytest.importorskip("ai_edge_litert")
+    assert largest_rank(tiny_base_folder(), PolicyConfig()) == 16
+    assert largest_rank(tiny_base_folder(), PolicyConfig(engine="torch")) is None
 
 
 def test_on_probation_nobody_is_consolidated(brain: Brain, evidence: Evidences) -> None:
