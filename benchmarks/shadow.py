@@ -25,6 +25,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import MARKDOWN
+from rich.console import Console
+from rich.table import Table
 
 from benchmarks.attention import distance
 from benchmarks.surprise import Slips
@@ -163,13 +166,17 @@ def main() -> None:
     if given.json:
         print(json.dumps({"cost": costs, "told": tells}))
         return
+    console = Console(highlight=False, width=120)
+    table = Table("a decision", "mean us a tick", "p50", "p99", box=MARKDOWN)
     for name, figures in costs.items():
-        words = ", ".join(f"{k.removeprefix('us_')} {v} us" for k, v in figures.items())
-        print(f"a decision {name.replace('_', ' ')} ticks: {words}")
-    print("world | driver | surprise p50 | p90 | with the trainer's own | slips found")
+        table.add_row(f"{name.replace('_', ' ')} ticks", *(str(v) for v in figures.values()))
+    console.print(table)
+    table = Table("world", "driver", "p50", "p90", "by the trainer", "slips found", box=MARKDOWN)
     for row in tells:
         driver = "errs" if row["errs"] else "does not err"
-        print(row["world"], driver, row["p50"], row["p90"], row["by_action"], row["slips_found"], sep=" | ")
+        told_of = [row[name] for name in ("p50", "p90", "by_action", "slips_found")]
+        table.add_row(row["world"], driver, *("" if v is None else str(v) for v in told_of))
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
@@ -289,12 +290,16 @@ def main() -> None:
         found = {"rows": rows, "pairs": pairs, "by_shift": by_shift, "surprise_pass_share": share}
         print(json.dumps(found | {"computing_s": round(time.process_time(), 1)}))
         return
-    table = Table("driver", "steps", "arm", "pairs", *(words for words, _, _ in SCORES.values()))
-    for pair in pairs:
-        cells = [f"{pair[s]['median']:+.4f} ({pair[s]['better']}/{pair[s]['worse']})" for s in SCORES]
-        driver = "errs" if pair["errs"] else "does not err"
-        table.add_row(driver, str(pair["steps"]), pair["arm"], str(pair["pairs"]), *cells)
-    Console(highlight=False, width=130).print(table)
+    columns = ("world", "driver", "steps", "arm", "pairs", *(words for words, _, _ in SCORES.values()))
+    table = Table(*columns, box=MARKDOWN)
+    for chosen in (None, *given.shifts):
+        for pair in pairs_of([r for r in rows if chosen in (None, r["shift"])]):
+            cells = [f"{pair[s]['median']:+.3f} ({pair[s]['better']} / {pair[s]['worse']})" for s in SCORES]
+            driver = "errs" if pair["errs"] else "does not err"
+            table.add_row(
+                chosen or "all", driver, str(pair["steps"]), pair["arm"], str(pair["pairs"]), *cells
+            )
+    Console(highlight=False, width=160).print(table)
     print("median of the arm less off, pair by pair (better/worse)")
     print(f"asking the model about every sample takes {share:.0%} of the time of 100 steps")
     print(f"this run computed for {time.process_time() / 60:.1f} minutes")
