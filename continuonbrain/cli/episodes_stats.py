@@ -119,6 +119,7 @@ def _signals(found: MemoryStatistics) -> Table:
         ("interval ms", found.interval_ms),
         ("path age ms", found.latency_ms),
         ("safety score", found.safety_score),
+        ("surprise", found.surprise),
     ):
         table.add_row(name, *_quantile_cells(quantiles))
     return table

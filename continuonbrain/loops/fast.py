@@ -36,7 +36,9 @@ from continuonbrain.errors import BrainError
 from continuonbrain.loops.episode_keeper import EpisodeKeeper, Recorder
 from continuonbrain.loops.loop_report import Durations, FastReport, Profile, Swap
 from continuonbrain.loops.loop_tick import PARKED, LoopTick, Mode, PathSource, Teleop
+from continuonbrain.loops.policy_client import Answer
 from continuonbrain.loops.reflex_keeper import ReflexName, ReflexSource
+from continuonbrain.loops.shadow import Shadow
 from continuonbrain.loops.tick_step import measured_s, step_of
 from continuonbrain.policy.convolution import F32
 from continuonbrain.policy.pilot import Pilot, Tick
@@ -100,6 +102,7 @@ class FastLoop:
             if recorder_factory is None
             else EpisodeKeeper(recorder_factory, steps_per_episode=steps_per_episode)
         )
+        self._shadow = None if self._keeper is None else Shadow(pilot)
         self._clock = clock
         self._sleep = sleep
         self._lateness = Durations()
@@ -130,6 +133,8 @@ class FastLoop:
 
     def instruct(self, instruction: str) -> None:
         """Follow another instruction from the next tick on; the next decision is asked with it."""
+        if self._shadow is not None and instruction != self.instruction:
+            self._shadow.forget(now_s=self._clock())
         self.instruction = instruction
         self.pilot.instruct(instruction)
 
@@ -139,7 +144,7 @@ class FastLoop:
             return
         self.mode = mode
         self._driven = False
-        self.pilot.forget()
+        self._forget()
         # Rest is where both modes begin: no slew from a command of long ago, no gap in the guard's clock.
         self.pilot.guard.reset()
         if self._keeper is not None:
@@ -254,10 +259,13 @@ class FastLoop:
             refused = self._send(PARKED)
             fault = fault or refused
             return LoopTick(self.ticks, now, "park", observation, None, PARKED, None, fault)
+        unfollowed: list[Answer] = []
         if self.mode == "autopilot":
             self._take_answers()
         else:
-            self.client.poll()  # a person drives: what the policy would have done is only kept for the trainer
+            unfollowed = (
+                self.client.poll()
+            )  # a person drives: what the policy would have done is only compared
         if observation is not None:
             speed, observed_s = observation.speed_mps, observation.monotonic_s
             taught = self.mode == "teleop" and self._keeper is not None
@@ -289,6 +297,9 @@ class FastLoop:
         refused = self._send(decided.guarded)
         fault = fault or refused
         profile.over("act")
+        surprise = None
+        if self.mode == "teleop" and self._shadow is not None:
+            surprise = self._shadow.surprise(unfollowed, decided.guarded, now_s=now)
         tick = LoopTick(
             self.ticks,
             now,
@@ -301,6 +312,7 @@ class FastLoop:
             decided.reflex,
             decided.risk,
             decided.foreseen,
+            surprise,
         )
         self._record(tick)
         profile.over("record")
@@ -326,11 +338,16 @@ class FastLoop:
         """Take it into odometry. Raises whatever a reading of a wrong type does."""
         taken_s = observation.monotonic_s
         if self._looked_s is not None and taken_s - self._looked_s > _DEAD_RECKONING_S:
-            self.pilot.forget()
+            self._forget()
         self._looked_s = taken_s
         self.pilot.observe(
             now_s=taken_s, speed_mps=observation.speed_mps, yaw_rate_rps=observation.yaw_rate_rps
         )
+
+    def _forget(self) -> None:
+        self.pilot.forget()
+        if self._shadow is not None:
+            self._shadow.forget(now_s=self._clock())
 
     def _take_answers(self) -> None:
         for answer in self.client.poll():

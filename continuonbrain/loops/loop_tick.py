@@ -46,7 +46,8 @@ class LoopTick:
     number: counts from 0 over all runs. now_s: monotonic time of the command. observation: None when the robot
     could not be looked at; fault says why, or why the body must stand, or refused. guarded: what was sent (throttle 0
     while parked). reflex: the reflex head laid the path that was followed. risk: what the safety head says, foreseen:
-    what the world head said of the latest chunk that it was shown; None where they were not asked.
+    what the world head said of the latest chunk that it was shown; None where they were not asked. surprise: how far a
+    person's command is from what the policy would have done (`shadow.py`), None where that is not known.
     """
 
     number: int
@@ -60,6 +61,7 @@ class LoopTick:
     reflex: bool = False
     risk: Risk | None = None
     foreseen: Foreseen | None = None
+    surprise: float | None = None
 
 
 PARKED = Guarded(0.0, 0.0, (), True)

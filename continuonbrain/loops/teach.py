@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from continuonbrain import __version__
 from continuonbrain.rlds.metadata import EpisodeMetadata, Software
@@ -29,6 +30,8 @@ DISTURBANCE = 0.25
 TELEOP_SOURCE = "human_teleop_xr"
 TRACK_TAG = "track:"
 """Begins the tag that names a simulated episode's track by its seed."""
+Hand = Callable[[int, NDArray[np.float64]], NDArray[np.float64]]
+"""Tick, the steering that each driver means `[cars]` -> the steering that their hands give."""
 
 LESSONS = (
     ("drive",) * 6
@@ -70,9 +73,10 @@ def record_expert(
     seed: int,
     limits: Limits,
     environment: str = "sim-donkey",
+    hand: Hand = lambda _tick, steering: steering,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[Path]:
-    """Record one episode per instruction, all at once; returns the episode folders.
+    """Record one episode per instruction, all at once; returns the episode folders. hand: of drivers who err.
 
     Raises:
         OSError: the disk refused; some steps or episodes are lost.
@@ -106,6 +110,7 @@ def record_expert(
             )
         for tick in range(steps):
             steering, throttle = fleet.expert()
+            steering = hand(tick, steering)
             frames = fleet.render()
             speed, yaw_rate = fleet.measured()
             now = tick * CONTROL_DT_S

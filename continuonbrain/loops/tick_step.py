@@ -16,6 +16,7 @@ from continuonbrain.rlds.step import (
     SAFETY_SCORE,
     SOURCE_AUTOPILOT,
     SOURCE_HUMAN,
+    SURPRISE,
     Step,
 )
 from continuonbrain.robot.protocol import Observation
@@ -60,6 +61,8 @@ def _notes(tick: LoopTick, watch: Watch | None) -> dict[str, str]:
             notes |= {SAFETY_LOGIT: f"{logit:.3f}", SAFETY_BY: watch.head.sha256[:8]}
     if tick.foreseen is not None:
         notes[WORLD_SCORE] = f"{tick.foreseen.probability:.4f}"
+    if tick.surprise is not None:
+        notes[SURPRISE] = f"{tick.surprise:.4f}"
     return notes
 
 

@@ -96,6 +96,11 @@ class Pilot:
         """Take a new instruction: only whether it means "stop" matters here."""
         self._stopping = self._stop_without_model and means_stop(instruction)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether the instruction means "stop", and that is obeyed without the model."""
+        return self._stopping
+
     def recalibrate(self, calibration: Calibration) -> None:
         """Use another calibration from the next tick on (it travels with the adapter)."""
         if self.watch is not None and calibration != self.tracker.calibration:

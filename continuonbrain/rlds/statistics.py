@@ -80,6 +80,7 @@ class MemoryStatistics:
         self.backwards = 0
         self.latency_ms = Quantiles()
         self.safety_score = Quantiles()
+        self.surprise = Quantiles()
         self.intervened = 0
         self.clamped = 0
         self.reasons = Tally()
@@ -119,6 +120,8 @@ class MemoryStatistics:
             self.latency_ms.add(step.latency_ms)
         if step.safety_score is not None:
             self.safety_score.add(step.safety_score)
+        if step.surprise is not None:
+            self.surprise.add(step.surprise)
         self.proposed += step.proposed is not None
         self.clamped += step.clamped
         self.intervened += step.clamped or bool(step.reasons)
@@ -194,6 +197,7 @@ class MemoryStatistics:
             "interval_ms": {**self.interval_ms.to_json(), "late": self.late, "backwards": self.backwards},
             "latency_ms": self.latency_ms.to_json(),
             "safety_score": self.safety_score.to_json(),
+            "surprise": self.surprise.to_json(),
             "proposed_steps": self.proposed,
             "intervened_steps": self.intervened,
             "clamped_steps": self.clamped,

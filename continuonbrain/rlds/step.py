@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -47,6 +48,10 @@ SAFETY_BY: Final = "safety_head_by"
 """Entries that the safety head leaves: its probability of leaving the road; "", "warn" or "block" as the thresholds
 have it; its own logit; the first eight digits of its sha256."""
 
+SURPRISE: Final = "surprise"
+"""The entry that says how far a person's command is from what the policy would have done: hypot of the difference in
+steering and half of that in throttle, so 1 is the steering from straight to full lock; "" where no policy had a say."""
+
 FLAT_FRAMES: Final = ".frames"
 """A flat JSON episode NAME.json has its frames, if any, in NAME.frames/."""
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}"  # no file system holds a longer one
@@ -68,7 +73,7 @@ RESERVED_STEP_METADATA: Final = (
     "crc32c",
 )
 # The ecosystem's own keys that a step always carries on disk, "" when nothing is known.
-ALWAYS_PRESENT_STEP_METADATA: Final = ("mid_loop_train_id", "surprise")
+ALWAYS_PRESENT_STEP_METADATA: Final = ("mid_loop_train_id", SURPRISE)
 
 
 @dataclass(frozen=True)
@@ -254,6 +259,15 @@ class Step:
         except ValueError:
             return None
         return score if 0.0 <= score <= 1.0 else None
+
+    @property
+    def surprise(self) -> float | None:
+        """How far the command is from what the policy would have done (`SURPRISE`); None where that is not known."""
+        try:
+            surprise = float(self.extra.get(SURPRISE, ""))
+        except ValueError:
+            return None
+        return surprise if isfinite(surprise) and surprise >= 0.0 else None
 
     @property
     def has_frame(self) -> bool:

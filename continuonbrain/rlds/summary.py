@@ -158,6 +158,7 @@ def summarise(episode: Episode) -> EpisodeSummary:
             _signal("yaw rate rad/s", [step.yaw_rate_rps for step in steps]),
             _signal("path age ms", [step.latency_ms for step in steps]),
             _signal("safety score", [step.safety_score for step in steps]),
+            _signal("surprise", [step.surprise for step in steps]),
             _events("guard came in", [float(step.clamped or bool(step.reasons)) for step in steps]),
             _events("steps dropped", [float(dropped_before(step)) for step in steps]),
         ),
