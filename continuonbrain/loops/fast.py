@@ -3,7 +3,8 @@
 - Deadlines are absolute on the monotonic clock. A tick that starts more than one period late is a missed tick:
   it is counted and the deadlines start anew from it, so that ticks never come in a burst.
 - Three such ticks in a row are an overrun: the third and every further one is a safe stop (`Reason.CLOCK`).
-- A robot that raises, or gives an old or unusable observation, is a safe stop (`Reason.SENSOR_FAULT`).
+- A robot that raises, or gives an old or unusable observation, is a safe stop (`Reason.SENSOR_FAULT`); so is one that
+  moves before a picture in which nothing changes (`safety/frozen_view.py`).
 - Nothing here waits: the policy is asked and answers through `PolicyClient`, steps go to a thread.
 - The garbage collector is off inside the loop; once a second the young generations are collected in the slack
   before a deadline.
@@ -24,6 +25,7 @@ import contextlib
 import gc
 import logging
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from math import inf
@@ -42,6 +44,7 @@ from continuonbrain.policy.pilot import Pilot, Tick
 from continuonbrain.policy.watch import WORST
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.robot.protocol import FRAME_SHAPE, Observation, Robot
+from continuonbrain.safety.frozen_view import FrozenView
 from continuonbrain.safety.guards import Guarded
 from continuonbrain.safety.reasons import Reason
 
@@ -49,6 +52,7 @@ log = logging.getLogger(__name__)
 
 _OVERRUN_TICKS = 3
 _OLDEST_OBSERVATION_S = 0.25
+_MOVES_MPS = 0.05
 _DEAD_RECKONING_S = 0.5  # a longer gap between observations is more than odometry bridges
 
 
@@ -115,6 +119,8 @@ class FastLoop:
         self._swaps: list[Swap] = []
         self._last_chunk: tuple[str, int, float, int] | None = None
         self._looked_s: float | None = None
+        self._view = FrozenView()
+        self._throttle = 0.0
         self._reflexes = reflexes
         self._reflex: ReflexName | None = None
         self._reflex_ticks = 0
@@ -301,6 +307,8 @@ class FastLoop:
             observation = self.robot.observe()
             fault = _unusable(observation, self._clock())
             if not fault:
+                fault = self._frozen(observation)
+            if not fault:
                 self._believe(observation)
         except Exception as error:  # whatever a body raises, the robot must still be stopped in this tick
             fault = f"{type(error).__name__}: {error}"
@@ -310,6 +318,15 @@ class FastLoop:
                 log.error("sensor fault %d: %s", self._sensor_faults, fault)
             return None, fault
         return observation, ""
+
+    def _frozen(self, observation: Observation) -> str:
+        """What is wrong with a picture that does not change while the robot moves; where nothing measures its speed,
+        while it is told to drive."""
+        speed = observation.speed_mps
+        moving = self._throttle > 0.0 if speed is None else abs(speed) > _MOVES_MPS
+        checksum = zlib.crc32(np.ascontiguousarray(observation.frame).data)
+        frozen = self._view.look(checksum, now_s=observation.monotonic_s, moving=moving)
+        return "the camera shows the same picture for ever" if frozen else ""
 
     def _believe(self, observation: Observation) -> None:
         """Take it into odometry. Raises whatever a reading of a wrong type does."""
@@ -389,6 +406,7 @@ class FastLoop:
         return (0.0, 0.0), inf
 
     def _send(self, guarded: Guarded) -> None:
+        self._throttle = guarded.throttle
         try:
             if guarded is PARKED:
                 self.robot.stop()
