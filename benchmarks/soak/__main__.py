@@ -4,11 +4,12 @@
 
 The real system runs on a root of its own: the supervisor with control, policy and sidecar, and the service. A day is
 a life of the simulated robot: it drives, is taught, stands plugged in while the sidecar learns and judges, drives on
-what was promoted, on probation. Every other day the world changes (looks, servo). Meanwhile one fault after the other
-is done to it, at moments that a seed chooses and in phases that `plan.py` names: SIGKILL and SIGSTOP of processes, the
-supervisor's among them (then this benchmark starts it again, as systemd would); a camera that raises, stalls, shows the
-same frame for ever or is late; speed and machine sensors that say nonsense or stand still; a file system that is full
-to the last byte; a wall clock that leaps.
+what was promoted, on probation. After every second day it stands on its dock for a night, and then the world is
+another one (looks, servo). Meanwhile one fault after the other is done to it, at moments that a seed chooses and in
+phases that `plan.py` names: SIGKILL and SIGSTOP of processes, the supervisor's among them (then this benchmark starts
+it again, as systemd would; it also kills what hangs for ever, as a watchdog would); a camera that raises, stalls, shows
+the same frame for ever or is late; speed and machine sensors that say nonsense or stand still; a file system that is
+full to the last byte; a wall clock that leaps.
 
 What must hold, and is looked at from outside (the simulated body writes down every command that reached its motors):
   unsafe       throttle without an observation or on a path that is too old, in any tick; a car that was not told to
@@ -79,7 +80,7 @@ def result_of(soak: Soak, minutes: float) -> dict[str, Any]:
     told = all(v is not None for v in (*memory.values(), *handles.values()))
     found: dict[str, Any] = {
         "minutes": round((soak.ended_s - soak.began_s) / 60, 2),
-        "days": soak.days,
+        "days": soak.days.over,
         "faults": dict(Counter(f["kind"] for f in soak.faults)),
         "recovered": sum(r is not None for r in recoveries),
         "unsafe": len(soak.unsafe),

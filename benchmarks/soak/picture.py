@@ -112,14 +112,14 @@ def _strip(
 
 
 def _worlds(lane: Any, rows: Rows) -> None:
-    for index, (begin, length, (world, day)) in enumerate(_spans(rows, lambda r: (r["world"], r["day"]))):
-        lane.broken_barh([(begin, length)], (0, 1), color=("#dbe4ff", "#fff3bf")[index % 2])
-        if length > rows[-1]["t"] / 60 / 60:
-            lane.text(
-                begin + length / 2, 0.5, f"day {day + 1}\n{world}", ha="center", va="center", fontsize=7.5
-            )
+    for begin, length, (world, day, night) in _spans(rows, lambda r: (r["world"], r["day"], r["night"])):
+        shade = "#343a40" if night else ("#dbe4ff", "#fff3bf")[day % 2]
+        lane.broken_barh([(begin, length)], (0, 1), color=shade)
+        if not night and length > rows[-1]["t"] / 60 / 60:
+            words = f"day {day + 1}\n{world}"
+            lane.text(begin + length / 2, 0.5, words, ha="center", va="center", fontsize=7.5)
     lane.set(yticks=[], ylim=(0, 1))
-    lane.set_ylabel("world", rotation=0, ha="right", va="center")
+    lane.set_ylabel("world\n(dark: night)", rotation=0, ha="right", va="center")
 
 
 def _phases(lane: Any, rows: Rows) -> None:
@@ -165,11 +165,11 @@ def _processes(lane: Any, rows: Rows) -> None:
 
         for begin, length, value in _spans(rows, state):
             if value is not None:
-                colour = _ORANGE if value[1] else _COLOURS[name]
+                colour = _RED if value[1] else _COLOURS[name]
                 lane.broken_barh([(begin, length)], (at - 0.3, 0.6), color=colour, linewidth=0)
                 lane.plot([begin, begin], [at - 0.42, at + 0.42], color="black", linewidth=0.8)
     lane.set(yticks=range(len(PROCESSES)), yticklabels=PROCESSES[::-1], ylim=(-0.6, len(PROCESSES) - 0.4))
-    _legend(lane, [Line2D([], [], color="black", label="a new life"), Patch(color=_ORANGE, label="hangs")])
+    _legend(lane, [Line2D([], [], color="black", label="a new life"), Patch(color=_RED, label="hangs")])
 
 
 def _lines(
@@ -181,6 +181,7 @@ def _lines(
         lane.plot(_minutes(rows), values, color=_COLOURS[name], linewidth=1.1, label=f"{name}{told}")
     if log:
         lane.set_yscale("log")
+        lane.set_ylim(30, 1500)
         lane.set_yticks([50, 100, 200, 400, 800], ["50", "100", "200", "400", "800"], minor=False)
         lane.minorticks_off()
     else:

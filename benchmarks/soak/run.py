@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import random
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,20 +17,17 @@ from benchmarks.soak.checks import (
     store_faults,
     unsafe_ticks,
 )
+from benchmarks.soak.days import Days
 from benchmarks.soak.faults import Running, begin, go_on, mend, worked_on
 from benchmarks.soak.plan import Plan
 from benchmarks.soak.timeline import Timeline
 from benchmarks.soak.unit import Unit
 from benchmarks.soak.watch import System
 from continuonbrain.rlds.recovery import recover_unfinished
-from continuonbrain.storage.durable import write_json_durably
 from continuonbrain.storage.layout import BrainLayout
 
-WORLDS = ("tape", "trim", "colour", "gain", "pitch", "throttle", "wheelbase")
-"""Looks and servos, one after the other."""
 _TURN_S, _SAMPLE_S, _WELL_EVERY_S = 0.2, 1.0, 1.0
 RECOVERY_LIMIT_S = 60.0
-_DAYS_A_WORLD = 2
 _NEWEST = 20
 
 
@@ -52,25 +44,20 @@ class Soak:
         without: tuple[str, ...],
         say: Callable[[str], None],
     ) -> None:
-        self.layout, self.work, self.day_s = layout, work, day_s
+        self.layout, self.work = layout, work
         self._say = say
         self._unit = Unit(layout.root, seed, work)
         self.system = System(layout, work)
         self.flight = Flight(work / FLIGHT_FILE)
         self.plan = Plan(seed, mean_gap_s=day_s / 5, without=without)
-        worlds = list(WORLDS)
-        random.Random(seed).shuffle(worlds)
-        self._worlds = worlds
-        self.world = worlds[0]
         self.began_s = time.monotonic()
         self.timeline = Timeline(self.system, self.began_s)
+        self.days = Days(self.system, self.timeline, seed=seed, day_s=day_s, now_s=self.began_s)
         self._running: Running | None = None
         self._well_s = self._before_s = -1.0
         self._before: dict[str, Any] = {}
         self._recovering = True
         self._since_s = self.began_s
-        self._day_s = self.began_s
-        self.days = 0
         self.faults: list[dict[str, Any]] = []
         self.unsafe: list[str] = []
         self.violations: list[str] = []
@@ -78,7 +65,6 @@ class Soak:
 
     def run(self, seconds: float) -> None:
         """Until `seconds` are over and the last fault is recovered from; then end in good order."""
-        self._set_world(0)
         self._unit.start()
         try:
             while time.monotonic() - self.began_s < seconds or self._running or self._recovering:
@@ -97,7 +83,7 @@ class Soak:
         self._unit.look()
         self.system.supervisor = self._unit.pid
         if self.timeline.due(now, _SAMPLE_S):
-            self.timeline.sample(now, self.world, self.days)
+            self.timeline.sample(now, self.days)
             self.unsafe += unsafe_ticks(self.flight.read())
         if self._running is not None:
             if go_on(self._running, self.system, now):
@@ -107,7 +93,10 @@ class Soak:
             self._look_whether_well(now)
         elif over:
             return
-        elif not self._day_over(now):
+        elif changed := self.days.turn(now):
+            self._told(changed)
+            self._recover(now)
+        else:
             fault = self.plan.next(now, self.system.phases())
             if fault is not None:
                 self._running = begin(fault, self.system, now)
@@ -118,35 +107,6 @@ class Soak:
 
     def _told(self, text: str) -> None:
         self._say(f"{time.monotonic() - self.began_s:7.1f} s  {text}")
-
-    # Days and worlds.
-
-    def _day_over(self, now: float) -> bool:
-        """A day ends while the robot drives by itself, or when it has been twice as long as planned."""
-        length = now - self._day_s
-        drives = self.system.control().get("phase") == "drive" and self.timeline.promoted_today
-        if not (length >= self.day_s and drives) and length < 2 * self.day_s:
-            return False
-        self.days += 1
-        self._day_s = now
-        self.timeline.new_day()
-        if self.days % _DAYS_A_WORLD:
-            self._told(f"day {self.days + 1}")
-            return False
-        self._set_world(self.days // _DAYS_A_WORLD)
-        self._told(f"day {self.days + 1}: the world is now {self.world!r}")
-        for name in ("control", "sidecar"):  # they read the world when they start
-            if pid := self.system.pids().get(name):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
-        self._recover(now)
-        return True
-
-    def _set_world(self, number: int) -> None:
-        self.world = self._worlds[number % len(self._worlds)]
-        settings = json.loads(self.layout.config_path.read_bytes())
-        settings["robot"]["shift"] = self.world
-        write_json_durably(self.layout.config_path, settings)
 
     # After a fault.
 
@@ -164,7 +124,7 @@ class Soak:
             "kind": fault.kind,
             "target": fault.target,
             "phases": running.phases,
-            "world": self.world,
+            "world": self.days.world,
         }
         if fault.stops_s is not None:
             after = stopped_after(lines, fault, running.began_s, running.ended_s)

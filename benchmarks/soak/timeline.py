@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections import defaultdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.soak.slopes import Sample
-from benchmarks.soak.watch import System, look_at
+from benchmarks.soak.watch import System, look_at, phase_of
+
+if TYPE_CHECKING:
+    from benchmarks.soak.days import Days
 
 _RESTING = ("waiting", "gates", "promoted", "refused", "judged", "stopped", "failed", "")
 
@@ -40,13 +43,13 @@ class Timeline:
         """The day begins."""
         self.promoted_today = False
 
-    def sample(self, now_s: float, world: str, day: int) -> None:
+    def sample(self, now_s: float, days: Days) -> None:
         """Look at everything."""
         system = self._system
         control, training, told = system.control(), system.training(), system.told()
         pids = system.pids()
         fresh = now_s - float(control.get("monotonic_s", -1e9)) < 2.0
-        phase = str(control.get("phase", "")) if fresh else ""
+        phase = phase_of(control) if fresh else ""
         sidecar = str(training.get("phase", ""))
         done, of = (control.get("taught") or [0, 0])[:2]
         if self._phase == "teach" and phase not in ("teach", "") and of and done == of:
@@ -59,8 +62,9 @@ class Timeline:
         used = shutil.disk_usage(system.layout.root)
         row: dict[str, Any] = {
             "t": round(now_s - self._began_s, 2),
-            "world": world,
-            "day": day,
+            "world": days.world,
+            "day": days.over,
+            "night": days.night,
             "phase": phase,
             "mode": control.get("mode", "") if fresh else "",
             "sidecar": sidecar if "sidecar" in pids else "",
@@ -82,8 +86,8 @@ class Timeline:
                 (self.handles, float(seen.handles)),
                 (self.threads, float(seen.threads)),
             ):
-                if (phase_of := group.get(name, "")) is not None:
-                    kept[name].append(Sample(now_s, pid, seen.age_s, phase_of, value))
+                if (at := group.get(name, "")) is not None:
+                    kept[name].append(Sample(now_s, pid, seen.age_s, at, value))
         self.rows.append(row)
 
     def _sidecar_group(self, phase: str, pid: int) -> str | None:

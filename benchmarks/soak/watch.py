@@ -73,6 +73,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def phase_of(control: dict[str, Any]) -> str:
+    """Of `run/control.json`: what the robot is at. One that somebody has parked is parked, whatever its life is at."""
+    return "park" if control.get("held") else str(control.get("phase", ""))
+
+
 class System:
     """What the system tells of itself. supervisor: pid of the one that runs now, 0 for none."""
 
@@ -104,12 +109,10 @@ class System:
     def phases(self) -> set[str]:
         """What robot and sidecar are at: the `when` of faults."""
         training, control = self.training(), self.control()
-        found = {str(control.get("phase", "")), str(training.get("phase", ""))}
+        found = {phase_of(control), str(training.get("phase", ""))}
         if training.get("phase") in ("judged", "promoted"):
             found.add("promote")
-        if (self.told().get("probation") or {}).get("state") == "probation" and control.get(
-            "phase"
-        ) == "drive":
+        if (self.told().get("probation") or {}).get("state") == "probation" and "drive" in found:
             found.add("probation")
         return found
 

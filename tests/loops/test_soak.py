@@ -6,15 +6,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from benchmarks.soak.body import Broken, BrokenFile, write_broken
 from benchmarks.soak.checks import ended_at_rest, still_moves, stopped_after, unsafe_ticks
+from benchmarks.soak.days import Days
 from benchmarks.soak.faults import Running, worked_on
 from benchmarks.soak.plan import CATALOGUE, Fault, Plan
 from benchmarks.soak.slopes import Sample, slope_per_h
+from continuonbrain.storage.layout import BrainLayout
 
 
 def life(pid: int, seconds: int, per_h: float, start: float = 100.0, phase: str = "drive") -> list[Sample]:
@@ -104,10 +107,34 @@ def test_broken_parts_are_seen_by_whoever_looks(tmp_path: Path) -> None:
     assert file.now() == Broken(camera="stale", clock_s=-3.0)
 
 
+def test_a_world_lasts_two_days_and_a_night_that_waits_for_the_consolidation(tmp_path: Path) -> None:
+    layout = BrainLayout(tmp_path)
+    layout.config_path.write_text(json.dumps({"robot": {"shift": "none"}}))
+    phases = {"drive"}
+    system: Any = SimpleNamespace(
+        layout=layout, phases=lambda: phases, pids=dict, control=lambda: {"held": days.night}
+    )
+    timeline: Any = SimpleNamespace(promoted_today=True, new_day=lambda: None)
+    days = Days(system, timeline, seed=0, day_s=100.0, now_s=0.0)
+    first = json.loads(layout.config_path.read_text())["robot"]["shift"]
+    assert days.turn(99.0) == ""
+    assert days.turn(100.0) == "day 2"
+    timeline.promoted_today = False
+    assert days.turn(250.0) == ""  # nothing was learned today: it may be twice as long
+    assert days.turn(300.0).startswith("night")
+    phases.add("consolidate")
+    assert days.turn(380.0) == ""
+    phases.remove("consolidate")
+    assert "the world is now" in days.turn(381.0)
+    assert not days.night
+    assert json.loads(layout.config_path.read_text())["robot"]["shift"] not in (first, "none")
+
+
 @pytest.mark.long
 @pytest.mark.timeout(420)
 def test_two_minutes_of_the_real_system(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.soak", "--minutes", "2", "--report", str(tmp_path), "--json"]
+    command = [sys.executable, "-m", "benchmarks.soak", "--minutes", "2", "--day-s", "60", "--json"]
+    command += ["--report", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
