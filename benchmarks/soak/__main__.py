@@ -31,6 +31,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -52,7 +53,8 @@ MEMORY_LIMIT_MIB_PER_H = 48.0
 HANDLES_LIMIT_PER_H = 6.0
 """A day of work may cost neither the memory nor the handles that a Pi has to spare."""
 _DISK_MIB = 1400
-_LEARNS_WITHIN_MIN = 8.0
+_LEARNS_WITHIN_MIN = 20.0
+"""Also where the faults come at the worst moments, on a machine that has other work."""
 _JUDGED_WITHIN_MIN = 8.0
 
 
@@ -153,6 +155,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     mounts = inside_namespace()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))  # the system is ended on the way out
     console = Console(highlight=False, stderr=True)
 
     def say(text: str) -> None:

@@ -11,14 +11,14 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 from benchmarks.soak.body import WORK_VARIABLE
 from benchmarks.soak.watch import marked
+from continuonbrain.loops.child_process import launch_command
 
-_SUPERVISOR = (sys.executable, "-m", "benchmarks.soak.system", "supervisor")
+_SYSTEM = "benchmarks.soak.system"
 _RESTART_S = 1.0
 _LEFT_S = 12.0
 
@@ -42,7 +42,7 @@ class Unit:
         """Start it, as at boot."""
         with (self._work / "supervisor.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*_SUPERVISOR, "--root", str(self._root), "--seed", str(self._seed)],
+                launch_command(_SYSTEM, ["supervisor", "--root", str(self._root), "--seed", str(self._seed)]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
