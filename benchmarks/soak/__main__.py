@@ -13,7 +13,8 @@ full to the last byte; a wall clock that leaps.
 
 What must hold, and is looked at from outside (the simulated body writes down every command that reached its motors):
   unsafe       throttle without an observation or on a path that is too old, in any tick; a car that was not told to
-               stop in time, or did not come to rest, after a fault that asks for it; learning that went on while a
+               stop in time, or did not come to rest, after a fault that asks for it; one that drove faster than
+               it may without a speed sensor; learning that went on while a
                gate's sensor was broken; a last command that was no stop (goal 0)
   violations   `current` not whole, a history that does not verify, an episode that cannot be read to its end, processes
                that outlive their supervisor (goal 0)

@@ -29,12 +29,16 @@ from continuonbrain.robot.sim.shifts import world
 WORK_VARIABLE = "CONTINUONBRAIN_SOAK"
 BROKEN_FILE, FLIGHT_FILE = "broken.json", "flight.jsonl"
 _SLOW_S = 0.4
+_NONSENSE_MPS = {"nan": float("nan"), "absurd": 1e6, "zero": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """What is broken now. camera: raise, stale, stuck, slow; speed: nan, absurd, stuck; host: see `_told`; clock_s: by
-    how much the wall clock is off. "" and 0 are whole."""
+    """What is broken now; "" and 0 are whole.
+
+    camera: raise, stale, stuck, slow. speed: nan, absurd, stuck, zero. host: see `_told`. clock_s: by how much the wall
+    clock is off.
+    """
 
     camera: str = ""
     speed: str = ""
@@ -105,8 +109,8 @@ class BreakableRobot(SimRobot):
             seen = replace(seen, frame=kept.frame)
         if now.speed == "stuck":
             seen = replace(seen, speed_mps=kept.speed_mps)
-        if now.speed in ("nan", "absurd"):
-            seen = replace(seen, speed_mps=float("nan") if now.speed == "nan" else 1e6)
+        if now.speed in _NONSENSE_MPS:
+            seen = replace(seen, speed_mps=_NONSENSE_MPS[now.speed])
         return seen
 
     def act(self, steering: float, throttle: float) -> None:

@@ -91,6 +91,11 @@ def still_moves(lines: Sequence[dict[str, Any]], fault: Fault, start_s: float, e
     return any(line["speed"] > _STANDS_MPS for line in late)
 
 
+def fastest_mps(lines: Sequence[dict[str, Any]]) -> float:
+    """The true speed of the fastest tick that the policy drove, m/s."""
+    return max((float(line["speed"]) for line in lines if drives(line)), default=0.0)
+
+
 def ended_at_rest(lines: Sequence[dict[str, Any]]) -> bool:
     """Whether the last thing that the body did was to stop (or it stood parked)."""
     last = next((line for line in reversed(lines) if line["what"] != "open"), None)

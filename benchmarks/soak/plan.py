@@ -9,6 +9,8 @@ from dataclasses import dataclass
 ANY = "any"
 PATH_LIMIT_S, DEADMAN_S = 2.5, 0.5
 """The preset's `guards.chunk_timeout_s` and `deadman_s`."""
+_MOST_MPS = 1.5
+"""A broken speed sensor is not believed, and the car goes on by its commands; "drive" asks for 1 m/s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,8 @@ class Fault:
     kind: kill (SIGKILL), end (SIGTERM), hang (SIGSTOP), camera, speed, host, disk, clock, disk and kill.
     target: a process, or how it is broken. when: the phase in which it may come. lasts_s: until it is mended.
     stops_s: within how many seconds a car that drives must have been commanded to stop; None where it may go on.
-    killed: a hang ends with a SIGKILL, as a watchdog's patience does, and not by itself.
+    killed: a hang ends with a SIGKILL, as a watchdog's patience does, and not by itself. most_mps: what a car that may
+    go on must not exceed.
     """
 
     kind: str
@@ -27,6 +30,7 @@ class Fault:
     lasts_s: float = 0.0
     stops_s: float | None = None
     killed: bool = False
+    most_mps: float | None = None
 
     @property
     def name(self) -> str:
@@ -62,9 +66,10 @@ CATALOGUE = (
     Fault("camera", "stale", "drive", 6.0, DEADMAN_S),
     Fault("camera", "stuck", "drive", 6.0, 2 * DEADMAN_S),
     Fault("camera", "slow", "drive", 6.0, 4 * DEADMAN_S),
-    Fault("speed", "nan", "drive", 5.0, DEADMAN_S),
-    Fault("speed", "absurd", "drive", 6.0, PATH_LIMIT_S + DEADMAN_S),
-    Fault("speed", "stuck", "drive", 5.0),
+    Fault("speed", "nan", "drive", 5.0, most_mps=_MOST_MPS),
+    Fault("speed", "absurd", "drive", 5.0, most_mps=_MOST_MPS),
+    Fault("speed", "stuck", "drive", 5.0, most_mps=_MOST_MPS),
+    Fault("speed", "zero", "drive", 6.0, most_mps=_MOST_MPS),
     Fault("host", "heat absurd", "train", 9.0),
     Fault("host", "heat missing", "train", 9.0),
     Fault("host", "battery absurd", "train", 9.0),

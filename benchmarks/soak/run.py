@@ -12,6 +12,7 @@ from benchmarks.soak.checks import (
     Flight,
     ended_at_rest,
     episode_faults,
+    fastest_mps,
     still_moves,
     stopped_after,
     store_faults,
@@ -133,6 +134,10 @@ class Soak:
                 self._not_safe(f"{fault.name}: stopped after {after} s, not {fault.stops_s:g} s")
             elif still_moves(lines, fault, running.began_s, running.ended_s):
                 self._not_safe(f"{fault.name}: told to stop, it did not come to rest")
+        if fault.most_mps is not None:
+            entry["fastest_mps"] = fastest_mps(lines)
+            if entry["fastest_mps"] > fault.most_mps:
+                self._not_safe(f"{fault.name}: it drove {entry['fastest_mps']:.2f} m/s")
         if did := worked_on(running):
             self._not_safe(f"{fault.name}: {did}")
         self.faults.append(entry)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.soak.body import Broken, BrokenFile, write_broken
-from benchmarks.soak.checks import ended_at_rest, still_moves, stopped_after, unsafe_ticks
+from benchmarks.soak.checks import ended_at_rest, fastest_mps, still_moves, stopped_after, unsafe_ticks
 from benchmarks.soak.days import Days
 from benchmarks.soak.faults import Running, worked_on
 from benchmarks.soak.plan import CATALOGUE, Fault, Plan
@@ -67,6 +67,11 @@ def test_a_car_that_rolls_on_is_not_at_rest() -> None:
     fault = Fault("camera", "raise", stops_s=0.5)
     assert not still_moves([tick(11, 0.0, speed=1.0), tick(15, 0.0, speed=0.01)], fault, 10.0, 16.0)
     assert still_moves([tick(15, 0.0, speed=0.5)], fault, 10.0, 16.0)
+
+
+def test_the_fastest_tick_is_one_that_was_driven() -> None:
+    assert fastest_mps([tick(1, 0.4, speed=1.2), tick(2, 0.0, speed=3.0, mode="park")]) == 1.2
+    assert fastest_mps([]) == 0.0
 
 
 def test_the_last_command_is_a_stop() -> None:
