@@ -63,7 +63,7 @@ def new_root(folder: Path) -> BrainLayout:
     """A simulator's root whose days are short."""
     layout = init_brain_root(folder, "sim-donkey", base_model=tiny_base_folder())
     settings = json.loads(layout.config_path.read_text())
-    settings |= {"max_steps": 200, "max_episodes": 96}
+    settings |= {"max_steps": 200, "max_episodes": 48}
     settings["training"] |= {"reflex_steps": 80, "cache_mib": 64}
     settings["recorder"]["quota_mib"] = 300
     settings["promotion"] |= {"probation_ticks": 300}

@@ -60,6 +60,7 @@ class Timeline:
             self.promoted_today |= bool(self.rows)
             self._adapter = adapter
         used = shutil.disk_usage(system.layout.root)
+        gates = (told.get("gates") or {}).get("gates") or {}
         row: dict[str, Any] = {
             "t": round(now_s - self._began_s, 2),
             "world": days.world,
@@ -72,6 +73,7 @@ class Timeline:
             "off_road": control.get("off_road") if fresh else None,
             "adapter": adapter,
             "standing": (told.get("probation") or {}).get("state", ""),
+            "closed": [name for name, gate in gates.items() if not gate.get("open")],
             "disk_mib": round((used.total - used.free) / 2**20, 1),
             "processes": {},
         }
