@@ -140,8 +140,9 @@ def episode_faults(layout: BrainLayout, *, newest: int | None = None, ended: boo
             continue
         try:
             episode = open_episode(path)
-            for index, _ in enumerate(episode):
-                episode.frame_jpeg(index)
+            for index, step in enumerate(episode):
+                if step.frame_ref is not None:  # while its camera fails, a robot records that it saw nothing
+                    episode.frame_jpeg(index)
         except FileNotFoundError:
             continue  # retention took it meanwhile
         except BrainError as error:

@@ -166,8 +166,9 @@ class Soak:
             *store_faults(self.layout),
             *episode_faults(self.layout, newest=_NEWEST),
         ):
-            self.violations.append(problem)
-            self._told(f"VIOLATION: {problem}")
+            if problem not in self.violations:  # what stays wrong is one thing
+                self.violations.append(problem)
+                self._told(f"VIOLATION: {problem}")
         self.plan.ready(time.monotonic())
 
     def _end(self, took: float) -> None:
@@ -182,7 +183,8 @@ class Soak:
         for recovered in recover_unfinished(self.layout.episodes_dir):
             if recovered.problem:
                 self.violations.append(f"{recovered.path.name}: {recovered.problem}")
-        self.violations += store_faults(self.layout) + episode_faults(self.layout, ended=True)
+        found = (*store_faults(self.layout), *episode_faults(self.layout, ended=True))
+        self.violations += [problem for problem in found if problem not in self.violations]
 
     @property
     def supervisor_ends(self) -> list[tuple[float, int]]:

@@ -9,14 +9,25 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.soak.body import Broken, BrokenFile, write_broken
-from benchmarks.soak.checks import ended_at_rest, fastest_mps, still_moves, stopped_after, unsafe_ticks
+from benchmarks.soak.checks import (
+    ended_at_rest,
+    episode_faults,
+    fastest_mps,
+    still_moves,
+    stopped_after,
+    unsafe_ticks,
+)
 from benchmarks.soak.days import Days
 from benchmarks.soak.faults import Running, worked_on
 from benchmarks.soak.plan import CATALOGUE, Fault, Plan
 from benchmarks.soak.slopes import Sample, slope_per_h
+from continuonbrain.rlds.metadata import EpisodeMetadata, Software
+from continuonbrain.rlds.recorder import EpisodeRecorder
+from continuonbrain.rlds.step import Step
 from continuonbrain.storage.layout import BrainLayout
 
 
@@ -110,6 +121,25 @@ def test_broken_parts_are_seen_by_whoever_looks(tmp_path: Path) -> None:
     assert file.now() == Broken()
     write_broken(tmp_path / "broken.json", Broken(camera="stale", clock_s=-3.0))
     assert file.now() == Broken(camera="stale", clock_s=-3.0)
+
+
+def test_an_episode_with_a_damaged_frame_is_found_and_one_that_saw_nothing_for_a_while_is_whole(
+    tmp_path: Path,
+) -> None:
+    layout = BrainLayout(tmp_path)
+    layout.episodes_dir.mkdir(parents=True)
+    metadata = EpisodeMetadata("trainer", "autonomous", "soak", (), Software())
+    recorder = EpisodeRecorder(layout.episodes_dir, metadata=metadata)
+    for number in range(4):
+        frame = None if number == 2 else np.full((48, 64, 3), number, np.uint8)
+        recorder.append(Step(command=(0.0, 0.1), source="autopilot", frame=frame, tick=number))
+    path = recorder.close()
+    assert episode_faults(layout, ended=True) == []
+    blob = next((path / "blobs").iterdir())
+    data = bytearray(blob.read_bytes())
+    data[len(data) // 2] ^= 1
+    blob.write_bytes(data)
+    assert len(episode_faults(layout)) == 1
 
 
 def test_a_world_lasts_two_days_and_a_night_that_waits_for_the_consolidation(tmp_path: Path) -> None:
