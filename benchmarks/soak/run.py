@@ -29,7 +29,7 @@ from continuonbrain.storage.layout import BrainLayout
 
 _TURN_S, _SAMPLE_S, _WELL_EVERY_S = 0.2, 1.0, 1.0
 RECOVERY_LIMIT_S = 60.0
-_NEWEST = 20
+_NEWEST = 8
 
 
 class Soak:
