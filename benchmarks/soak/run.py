@@ -58,6 +58,7 @@ class Soak:
         self._well_s = self._before_s = -1.0
         self._before: dict[str, Any] = {}
         self._recovering = True
+        self._gone = 0
         self._since_s = self.began_s
         self.faults: list[dict[str, Any]] = []
         self.unsafe: list[str] = []
@@ -111,12 +112,15 @@ class Soak:
 
     # After a fault.
 
-    def _recover(self, since_s: float) -> None:
+    def _recover(self, since_s: float, *, gone: int = 0) -> None:
+        """From now on until it is well. gone: a process that must be another one then."""
         self._recovering, self._since_s, self._before, self._before_s = True, since_s, {}, -1.0
+        self._gone = gone
 
     def _fault_over(self, running: Running) -> None:
-        self._recover(running.ended_s)
         fault = running.fault
+        ends = fault.killed or fault.kind in ("kill", "end", "disk and kill")
+        self._recover(running.ended_s, gone=running.pid if ends else 0)
         self.unsafe += unsafe_ticks(self.flight.read())
         lines = self.flight.between(running.began_s, running.ended_s)
         entry: dict[str, Any] = {
@@ -150,6 +154,8 @@ class Soak:
         if now - self._before_s < _WELL_EVERY_S:
             return
         why = self.system.unwell(now, self._before)
+        if not why and self._gone and self._gone in self.system.pids().values():
+            why = f"process {self._gone} has not ended yet"
         self._before, self._before_s = self.system.control(), now
         took = now - self._since_s
         if why and took < RECOVERY_LIMIT_S:
@@ -178,8 +184,7 @@ class Soak:
             self._not_safe(f"the last command was no stop: {self.flight.lines[-1]}")
         if took > 10.0:
             self.violations.append(f"ending took {took:.0f} s")
-        if self._unit.orphans:
-            self.violations.append(f"{self._unit.orphans} processes outlived their supervisor")
+        self.violations += [f"outlived its supervisor: {orphan}" for orphan in self._unit.orphans]
         for recovered in recover_unfinished(self.layout.episodes_dir):
             if recovered.problem:
                 self.violations.append(f"{recovered.path.name}: {recovered.problem}")

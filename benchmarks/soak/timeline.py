@@ -93,11 +93,12 @@ class Timeline:
         self.rows.append(row)
 
     def _sidecar_group(self, phase: str, pid: int) -> str | None:
-        """None while it works, which takes memory that is given back. At rest it holds torch from its first work on."""
+        """None while it works, which takes memory that is given back, and before its first work, which begins with
+        loading torch: that it keeps."""
         if phase not in _RESTING:
             self._worked.add(pid)
             return None
-        return "rested" if pid in self._worked else "fresh"
+        return "rested" if pid in self._worked else None
 
 
 def _link(path: str) -> str:

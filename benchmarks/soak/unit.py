@@ -20,17 +20,19 @@ from continuonbrain.loops.child_process import launch_command
 
 _SYSTEM = "benchmarks.soak.system"
 _RESTART_S = 1.0
-_LEFT_S = 12.0
+_LEFT_S = 30.0
+"""The units' `TimeoutStopSec` of all but the sidecar, which has more."""
 
 
 class Unit:
-    """The supervisor as a unit. orphans: processes that outlived it; ended: (when, exit code) of each that ended."""
+    """The supervisor as a unit. orphans: command lines of processes that outlived it; ended: when each ended, and its
+    exit code."""
 
     def __init__(self, root: Path, seed: int, work: Path) -> None:
         self._root, self._seed, self._work = root, seed, work
         self._process: subprocess.Popen[bytes] | None = None
         self._ended_s: float | None = None
-        self.orphans = 0
+        self.orphans: list[str] = []
         self.ended: list[tuple[float, int]] = []
 
     @property
@@ -85,7 +87,11 @@ class Unit:
         return took
 
     def _kill(self, left: set[int]) -> None:
-        self.orphans += len(left)
         for pid in left:
+            with contextlib.suppress(OSError):
+                words = (
+                    Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
+                self.orphans.append(f"{pid}: {words.strip()}")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
