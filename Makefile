@@ -58,5 +58,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on \
 	  --constraint constraints.txt --editable ".[$(EXTRAS)]" \
 	  || { echo "==> installation failed: read the last lines above; 'make clean' starts afresh" >&2; exit 1; }
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt evdev 2>/dev/null \
+	  || echo "==> evdev was not built (it needs a C compiler and the kernel's headers): tests of gamepads are skipped"
 	@touch $(STAMP)
 	@echo "==> installed"

@@ -38,7 +38,8 @@ from safetensors.numpy import load, save
 
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.loops.judging import judge_candidate
-from continuonbrain.loops.learning import Lessons, course_of, read_lessons
+from continuonbrain.loops.learning import course_of
+from continuonbrain.loops.lessons import Lessons, read_lessons
 from continuonbrain.loops.mid import MidLoop
 from continuonbrain.loops.promotion import promote_candidate, roll_back
 from continuonbrain.loops.teach import lessons as lesson_plan

@@ -63,6 +63,8 @@ _EXTRA_OF_MODULE = {
     "torchvision": "frames",
     "smbus2": "pi",
     "gpiozero": "pi",
+    "cv2": "pi",
+    "evdev": "gamepad",
     "simplejpeg": "pi",
     "pyarrow": "lerobot",
 }

@@ -66,6 +66,7 @@ def new_root(folder: Path) -> BrainLayout:
     settings |= {"max_steps": 200, "max_episodes": 48}
     settings["training"] |= {"reflex_steps": 80, "cache_mib": 64}
     settings["recorder"]["quota_mib"] = 300
+    settings["slow"]["after_promotions"] = 1
     settings["promotion"] |= {"probation_ticks": 300}
     write_json_durably(layout.config_path, settings)
     return layout

@@ -50,7 +50,8 @@ class Timeline:
         pids = system.pids()
         fresh = now_s - float(control.get("monotonic_s", -1e9)) < 2.0
         phase = phase_of(control) if fresh else ""
-        sidecar = str(training.get("phase", ""))
+        docked_work = training.get("kind") == "slow"
+        sidecar = "consolidate" if docked_work else str(training.get("phase", ""))
         done, of = (control.get("taught") or [0, 0])[:2]
         if self._phase == "teach" and phase not in ("teach", "") and of and done == of:
             self.lessons += 1
@@ -77,7 +78,9 @@ class Timeline:
             "disk_mib": round((used.total - used.free) / 2**20, 1),
             "processes": {},
         }
-        group = {"control": phase, "sidecar": self._sidecar_group(sidecar, pids.get("sidecar", 0))}
+        its_own = training.get("pid") == pids.get("sidecar")  # not what one before it left behind
+        resting = self._sidecar_group(sidecar, pids.get("sidecar", 0)) if its_own else None
+        group = {"control": phase, "sidecar": resting}
         for name, pid in pids.items():
             seen = look_at(pid)
             if seen is None:

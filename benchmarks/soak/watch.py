@@ -110,6 +110,8 @@ class System:
         """What robot and sidecar are at: the `when` of faults."""
         training, control = self.training(), self.control()
         found = {phase_of(control), str(training.get("phase", ""))}
+        if training.get("kind") == "slow":
+            found.add("consolidate")
         if training.get("phase") in ("judged", "promoted"):
             found.add("promote")
         if (self.told().get("probation") or {}).get("state") == "probation" and "drive" in found:

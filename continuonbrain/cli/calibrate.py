@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,12 +11,14 @@ from rich.console import Console
 
 from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.root_option import DEFAULT_ROOT, RootOption
+from continuonbrain.config import BrainConfig, PwmConfig, edited_config
 from continuonbrain.errors import BrainError
 from continuonbrain.robot.donkey.calibration import Calibration, CalibrationLeft
-from continuonbrain.robot.donkey.i2c import open_bus
+from continuonbrain.robot.donkey.i2c import RetryingBus, open_bus
 from continuonbrain.robot.donkey.pca9685 import Pca9685
 from continuonbrain.storage.durable import write_json_durably
-from continuonbrain.storage.lock import ProcessLock
+from continuonbrain.storage.layout import BrainLayout
+from continuonbrain.storage.lock import ProcessLock, is_held
 
 
 def calibrate(
@@ -27,30 +30,61 @@ def calibrate(
 ) -> None:
     """Find the pulses of a car's steering and throttle, wheels off the ground. Writes them into config.json."""
     console = Console(highlight=False, soft_wrap=True)
+    if off:
+        _switch_off(root, console)
+        return
     brain = open_brain(root)
     config, layout = brain.config, brain.layout
-    if config.robot.kind != "donkey":
-        raise BrainError(
-            f"{layout.config_path}: robot.kind = {config.robot.kind!r} has nothing to calibrate",
-            remedy='set robot.kind to "donkey", or make a root with: continuonbrain init --preset pi5-donkey',
-        )
-    pwm = config.donkey.pwm
+    _need_donkey(config, layout.config_path)
     with (
         ProcessLock(layout.brain_lock_path, purpose=f"calibrate the car of {layout.root}"),
-        closing(open_bus(pwm.i2c_bus)) as bus,
+        closing(open_bus(config.donkey.pwm.i2c_bus)) as bus,
     ):
-        chip = Pca9685(bus, pwm.address, frequency_hz=pwm.frequency_hz, oscillator_hz=pwm.oscillator_hz)
-        if off:
-            chip.all_off()
-            console.print("all pulses are off")
-            return
         found = Calibration(
-            chip, config.donkey, ask=_ask, say=lambda text: console.print(text, markup=False)
+            _chip(bus, config.donkey.pwm),
+            config.donkey,
+            ask=_ask,
+            say=lambda text: console.print(text, markup=False),
         ).walk()
-        # The config is checked whole before the file is touched: an order that makes no sense is said here.
-        wanted = config.with_overrides(found)
-        write_json_durably(layout.config_path, wanted.model_dump(mode="json"))
+        # Read again: a person may have edited it meanwhile. It is checked whole before the file is touched.
+        write_json_durably(layout.config_path, edited_config(layout.config_path, found))
     console.print(f"calibrated: {layout.config_path}", markup=False)
+
+
+def _switch_off(root: Path, console: Console) -> None:
+    """No pulses, whatever state the settings are in: off is always safe."""
+    layout, pwm = BrainLayout(root), PwmConfig()
+    try:
+        config = open_brain(root).config
+    except BrainError as error:
+        console.print(
+            f"{error}\n"
+            f"--off goes on with bus {pwm.i2c_bus} and address {pwm.address:#04x}, where a car's chip usually is",
+            markup=False,
+        )
+    else:
+        _need_donkey(config, layout.config_path)
+        pwm = config.donkey.pwm
+    with closing(open_bus(pwm.i2c_bus)) as bus:
+        _chip(bus, pwm).all_off()
+    console.print("all pulses are off")
+    if is_held(layout.brain_lock_path):
+        raise BrainError(
+            f"a control process still drives the car of {root} and may set pulses again",
+            remedy="end it: systemctl stop continuonbrain-control, or Ctrl-C where it was started",
+        )
+
+
+def _chip(bus: RetryingBus, pwm: PwmConfig) -> Pca9685:
+    return Pca9685(bus, pwm.address, frequency_hz=pwm.frequency_hz, oscillator_hz=pwm.oscillator_hz)
+
+
+def _need_donkey(config: BrainConfig, config_path: Path) -> None:
+    if config.robot.kind != "donkey":
+        raise BrainError(
+            f"{config_path}: robot.kind = {config.robot.kind!r} has nothing to calibrate",
+            remedy='set robot.kind to "donkey", or make a root with: continuonbrain init --preset pi5-donkey',
+        )
 
 
 def _ask(question: str) -> str:

@@ -48,6 +48,14 @@ COMMANDS: tuple[LazyCommand, ...] = (
         "train", "continuonbrain.cli.train:train", "Train a candidate adapter from the episodes now."
     ),
     LazyCommand(
+        "consolidate",
+        "continuonbrain.cli.consolidate:consolidate",
+        "What a docked robot does now: check, remember, consolidate, back up.",
+    ),
+    LazyCommand(
+        "backup", "continuonbrain.cli.backup:app", "List, check and restore copies of what it has learned."
+    ),
+    LazyCommand(
         "adapters",
         "continuonbrain.cli.adapters:app",
         "List, show, roll back, exchange and convert what it has learned.",

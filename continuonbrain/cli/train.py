@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -29,6 +29,7 @@ _TITLES = {
     "reflex": "reflex head",
     "train": "LoRA steps",
     "judge": "judging",
+    "check": "checking",
 }
 
 
@@ -59,7 +60,8 @@ def train(
     command = shlex.join(["continuonbrain", "train", "--root", str(brain.layout.root), *flags])
     with parked_host(brain, insist=simulate_host) as host:
         if as_json:
-            outcome = _round(MidLoop(brain, host=host), command, hold=hold, again=again)
+            mid = MidLoop(brain, host=host)
+            outcome = interruptible(mid, command, lambda: mid.round(hold=hold, again=again))
             typer.echo(json.dumps(asdict(outcome)))
         else:
             outcome = _train_on_terminal(brain, host, command, hold=hold, again=again)
@@ -67,11 +69,14 @@ def train(
         raise typer.Exit(1)
 
 
-def _round(mid: MidLoop, again_here: str, *, hold: bool, again: bool) -> Outcome:
-    """One round that Ctrl-C and SIGTERM end so that the next goes on from there. again_here: what to type for that."""
+Done = TypeVar("Done")
+
+
+def interruptible(mid: MidLoop, again_here: str, work: Callable[[], Done]) -> Done:
+    """Work that Ctrl-C and SIGTERM end so that the next goes on from there. again_here: what to type for that."""
     end_on_signals([mid], lambda number: 128 + number)
     try:
-        return mid.round(hold=hold, again=again)
+        return work()
     except SystemExit:
         if not mid.layout.training_state_path.exists():
             typer.echo(
@@ -120,6 +125,16 @@ def _train_on_terminal(
     lacking = [n for n in brain.config.lora_layers if n in settings.LORA_TARGETS_NOT_IN_SHARED_LAYERS]
     if lacking:
         console.print(f"lora_layers: {', '.join(lacking)} left out: Gemma 3n's KV-shared layers have none")
+    with bars(console) as show:
+        mid = MidLoop(brain, host=host, on_status=show)
+        outcome = interruptible(mid, command, lambda: mid.round(hold=hold, again=again))
+    _print(console, outcome, str(brain.layout.root))
+    return outcome
+
+
+@contextmanager
+def bars(console: Console) -> Iterator[Callable[[Status], None]]:
+    """A progress bar for each phase of the trainer, and the episodes that it leaves out, as `on_status`."""
     columns = (
         TextColumn("  {task.description}"),
         BarColumn(bar_width=28),
@@ -145,10 +160,8 @@ def _train_on_terminal(
             note = f"loss {status.loss:.3f}" if status.loss is not None else status.detail
             bar.update(tasks[status.phase], completed=status.step, total=status.steps, note=note)
 
-        outcome = _round(MidLoop(brain, host=host, on_status=show), command, hold=hold, again=again)
+        yield show
         _stop(bar, tasks.values())
-    _print(console, outcome, str(brain.layout.root))
-    return outcome
 
 
 def _stop(bar: Progress, tasks: Collection[TaskID]) -> None:

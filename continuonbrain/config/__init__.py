@@ -41,10 +41,11 @@ from continuonbrain.config.groups import (
     RecorderConfig,
     RobotConfig,
     SafetyHeadConfig,
+    SlowConfig,
     TrainingConfig,
     WorldHeadConfig,
 )
-from continuonbrain.config.load import load_config, load_preset, parse_config
+from continuonbrain.config.load import edited_config, load_config, load_preset, parse_config
 
 __all__ = [
     "LORA_TARGETS",
@@ -67,11 +68,13 @@ __all__ = [
     "RecorderConfig",
     "RobotConfig",
     "SafetyHeadConfig",
+    "SlowConfig",
     "SteeringConfig",
     "StopButtonConfig",
     "ThrottleConfig",
     "TrainingConfig",
     "WorldHeadConfig",
+    "edited_config",
     "load_config",
     "load_preset",
     "parse_config",

@@ -23,6 +23,7 @@ from continuonbrain.config.groups import (
     PromotionConfig,
     RecorderConfig,
     RobotConfig,
+    SlowConfig,
     TrainingConfig,
 )
 from continuonbrain.config.suggest import did_you_mean, fields_at, nearest_setting
@@ -78,6 +79,7 @@ class BrainConfig(Group):
     guards: GuardsConfig = GuardsConfig()
     policy: PolicyConfig = PolicyConfig()
     training: TrainingConfig = TrainingConfig()
+    slow: SlowConfig = SlowConfig()
     recorder: RecorderConfig = RecorderConfig()
     promotion: PromotionConfig = PromotionConfig()
     heads: HeadsConfig = HeadsConfig()

@@ -59,9 +59,21 @@ class ThrottleConfig(Group):
     forward_us: PulseUs = 1700.0
     arming_s: Annotated[float, Field(ge=0, le=30)] = 3.0
     """The ESC must see stopped_us for this long before it takes anything else, seconds."""
+    reverse: Literal["none", "direct", "double-tap"] = "none"
+    """none: the car never goes back, and reverse_us is not used. double-tap: the ESC brakes first
+    (`robot/donkey/reverse.py`). After a change run `continuonbrain calibrate`: it asks for reverse_us unless none."""
+    tap_s: Annotated[float, Field(ge=0.05, le=1)] = 0.15
+    """How long brake and neutral are held before a double-tap reverse, seconds."""
 
     @model_validator(mode="after")
     def _stopped_is_between(self) -> ThrottleConfig:
+        if self.reverse == "none":
+            if abs(self.forward_us - self.stopped_us) < _LEAST_TRAVEL_US:
+                raise ValueError(
+                    f"forward_us ({self.forward_us:g}) must be {_LEAST_TRAVEL_US:g} us from stopped_us "
+                    f"({self.stopped_us:g}) at least"
+                )
+            return self
         _need_order(
             "reverse_us", self.reverse_us, "stopped_us", self.stopped_us, "forward_us", self.forward_us
         )
@@ -76,6 +88,8 @@ class CameraConfig(Group):
     """Which camera: of picamera2's list, or the N of /dev/videoN."""
     timeout_s: Annotated[float, Field(gt=0, le=5)] = 0.25
     """A frame older than this is a fault, seconds."""
+    frozen_s: Annotated[float, Field(ge=0.1, le=10)] = 0.5
+    """Frames that are the same to the last bit for this long are a fault, seconds: a sensor that sees has noise."""
 
 
 class GamepadConfig(Group):
@@ -117,12 +131,24 @@ class BatteryGaugeConfig(Group):
     empty_v: Annotated[float, Field(gt=0, le=26)] = 6.54
     full_v: Annotated[float, Field(gt=0, le=26)] = 8.4
     """Open-circuit voltages of an empty and of a full battery; the defaults are two lithium-polymer cells'."""
+    stop_below: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """The car stops when the charge stays below this, 0 to 1; 0: never."""
+    go_above: Annotated[float, Field(ge=0, le=1)] = 0.15
+    """What the charge must come to before a person can drive on after that."""
+    low_s: Annotated[float, Field(ge=0, le=120)] = 5.0
+    """For how long every reading must be below, seconds: sags are ridden through."""
+    silent_s: Annotated[float, Field(ge=3, le=600)] = 10.0
+    """The car stops when no charge could be read for this long, seconds. It is read once a second."""
 
     @model_validator(mode="after")
     def _full_is_above_empty(self) -> BatteryGaugeConfig:
         if self.full_v < self.empty_v * 1.05:
             raise ValueError(
                 f"full_v ({self.full_v:g}) must be above empty_v ({self.empty_v:g}) by 5 % at least"
+            )
+        if self.go_above < self.stop_below:
+            raise ValueError(
+                f"go_above ({self.go_above:g}) must not be below stop_below ({self.stop_below:g})"
             )
         return self
 

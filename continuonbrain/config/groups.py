@@ -98,6 +98,22 @@ class TrainingConfig(Group):
     """What the machine draws more while it trains, assumed: nothing measures it."""
 
 
+class SlowConfig(Group):
+    """The slow loop: what is done while the robot is docked."""
+
+    enabled: bool = True
+    reservoir_episodes: Annotated[int, Field(ge=8, le=4096)] = 64
+    """Episodes that stand for all that there were, whatever the limits of the memory say; a quarter of them is never
+    trained on."""
+    after_promotions: Annotated[int, Field(ge=1, le=1000)] = 3
+    """The fast adapter is consolidated when so many have been promoted since the last time."""
+    every_h: Annotated[float, Field(gt=0, le=10_000)] = 20.0
+    """Or when it has driven for so long, hours; the database check and the backup come as often."""
+    backup_dir: Annotated[str, Field(min_length=1)] = "backups"
+    """From the root, or a folder on another disk."""
+    backups: Annotated[int, Field(ge=1, le=1000)] = 3
+
+
 class PolicyConfig(Group):
     """What decides."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from continuonbrain.config.brain import BrainConfig, validate_config
 from continuonbrain.config.error import ConfigError
@@ -39,6 +41,26 @@ def load_preset(name: str) -> BrainConfig:
         UnknownPresetError: no preset has this name.
     """
     return parse_config(preset_bytes(name), source=f"preset {name}")
+
+
+def edited_config(path: Path, changes: Mapping[str, object]) -> dict[str, Any]:
+    """What a `config.json` holds with these dotted keys set, in its own order; nothing that it leaves out is filled in.
+
+    Example: `edited_config(path, {"donkey.calibrated": True})`. The file is only read.
+
+    Raises:
+        ConfigError: the file cannot be read, or the whole would not be valid.
+    """
+    load_config(path)
+    data: dict[str, Any] = json.loads(path.read_bytes())
+    for dotted, value in changes.items():
+        *groups, leaf = dotted.split(".")
+        target = data
+        for group in groups:
+            target = target.setdefault(group, {})
+        target[leaf] = value
+    validate_config(data, source=str(path))
+    return data
 
 
 def parse_config(raw: bytes, *, source: str) -> BrainConfig:

@@ -60,7 +60,13 @@ class Body(Protocol):
         ...
 
     def release(self) -> str:
-        """A person ends the emergency stop; why that cannot be (a switch is still pressed), else ""."""
+        """A person ends the emergency stop, or what made it unfit; why that cannot be (a switch is still pressed, the
+        battery still empty), else ""."""
+        ...
+
+    def unfit(self) -> str:
+        """Why it must stand although nobody asked for it (its battery is empty, or nobody can tell); "" when it may
+        drive. Asked at every tick: must be quick. Only `release` ends it."""
         ...
 
     def instruct(self, instruction: str) -> None:

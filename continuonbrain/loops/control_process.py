@@ -45,7 +45,7 @@ from continuonbrain.loops.loop_report import FastReport
 from continuonbrain.loops.loop_tick import MODES, LoopTick, Mode
 from continuonbrain.loops.open_body import body_of
 from continuonbrain.loops.policy_client import PolicyClient
-from continuonbrain.loops.realtime import Granted, prefer_this_thread
+from continuonbrain.loops.realtime import Granted, lift_other_threads, prefer_this_thread
 from continuonbrain.loops.reflex_keeper import ReflexKeeper
 from continuonbrain.loops.remote import RemoteControl
 from continuonbrain.loops.sim_life import Interrupted, SimulatedLife
@@ -167,7 +167,13 @@ class ControlProcess:
             (layout.run_dir / CONTROL_REPORT_NAME).unlink(missing_ok=True)
             self._body.open()
             events = EventLog(layout.events_dir)
-            writer = StatusWriter(layout.run_dir, self._snapshot, self._body.machine, events)
+            writer = StatusWriter(
+                layout.run_dir,
+                self._snapshot,
+                self._body.machine,
+                events,
+                housekeeping=lambda: lift_other_threads(self._granted),
+            )
             keeper = DrivingKeeper(layout, self._counter)
             with WireServer(layout.run_dir / CONTROL_SOCKET_NAME) as self._commands:
                 writer.start()
@@ -216,6 +222,7 @@ class ControlProcess:
         self._body.ticked(tick)
         if tick.number % _RECALIBRATE_EVERY == 0:
             self._take_head_calibration()
+        self._loop.hold(self._body.unfit())
         asked = self._body.asked()
         if asked == "stop":
             self._loop.emergency_stop()

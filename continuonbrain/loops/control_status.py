@@ -43,8 +43,8 @@ class Machine(Protocol):
 class StatusWriter:
     """Writes the status that `snapshot` gives, and the machine's readings, from a thread of its own.
 
-    snapshot is called on that thread: it must only read. When the guards stop the robot, or let it go on, that is an
-    event.
+    snapshot is called on that thread: it must only read. housekeeping, too: what else is to be done a few times a
+    second. When the guards stop the robot, or let it go on, that is an event.
     """
 
     def __init__(
@@ -53,12 +53,14 @@ class StatusWriter:
         snapshot: Callable[[], dict[str, Any]],
         machine: Machine,
         events: EventLog,
+        housekeeping: Callable[[], None] = lambda: None,
     ) -> None:
         self._path = run_dir / CONTROL_STATUS_NAME
         self._host_file = FileHost(run_dir / HOST_FILE_NAME)
         self._snapshot = snapshot
         self._machine = machine
         self._events = events
+        self._housekeeping = housekeeping
         self._stopped: tuple[object, object] | None = None
         self._done = threading.Event()
         self._fault = ""
@@ -79,6 +81,7 @@ class StatusWriter:
     def _run(self) -> None:
         count = 0
         while not self._done.is_set():
+            self._housekeeping()
             self._write(with_host=count % _HOST_EVERY == 0)
             count += 1
             self._done.wait(_PERIOD_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from continuonbrain.robot.donkey.emergency_stop import open_emergency_stop
 from continuonbrain.robot.donkey.gamepad import Gamepad, Press, open_gamepad
 from continuonbrain.robot.donkey.i2c import RetryingBus, open_bus
 from continuonbrain.robot.donkey.ina219 import Ina219
+from continuonbrain.robot.donkey.low_battery import LowBattery
 from continuonbrain.robot.donkey.machine import DonkeyMachine
 
 
@@ -41,13 +43,20 @@ class DonkeyBody:
         self._stop = open_emergency_stop(donkey.stop_button)
         self.robot = DonkeyCar(
             DriveTrain(bus, donkey),
-            Camera(lambda: backend_for(donkey.camera), timeout_s=donkey.camera.timeout_s),
+            Camera(
+                lambda: backend_for(donkey.camera),
+                timeout_s=donkey.camera.timeout_s,
+                frozen_s=donkey.camera.frozen_s,
+            ),
             self._stop,
             watchdog_s=donkey.watchdog_s,
             also_close=(bus.close,) if self._pad is None else (self._pad.close, bus.close),
         )
         gauged = config.power == "battery" and config.battery == "gauge"
-        self.machine = DonkeyMachine(disk_path, Ina219(bus, donkey.gauge) if gauged else None)
+        self._battery = LowBattery(donkey.gauge, now_s=time.monotonic()) if gauged else None
+        self.machine = DonkeyMachine(
+            disk_path, Ina219(bus, donkey.gauge) if gauged else None, watch=self._battery
+        )
         self._mode: Mode = "park"
         self._wanted: tuple[Mode, bool] | None = None
         """What the mode button asked for, and whether the emergency stop was on then."""
@@ -78,8 +87,14 @@ class DonkeyBody:
             return "stop"
         return None if wanted is None else wanted[0]
 
+    def unfit(self) -> str:
+        """See `Body.unfit`."""
+        return "" if self._battery is None else self._battery.why(time.monotonic())
+
     def release(self) -> str:
         """See `Body.release`."""
+        if self._battery is not None and (refusal := self._battery.release(time.monotonic())):
+            return refusal
         return "" if self._stop.release() else f"emergency stop: {self._stop.why}"
 
     def tell(self) -> dict[str, Any]:
@@ -89,6 +104,7 @@ class DonkeyBody:
             "off_road": 0,
             "gamepad": None if pad is None else {"connected": pad.connected, "problem": pad.problem},
             "emergency_switch": self._stop.why,
+            "battery_stop": self.unfit(),
         }
 
     def _pressed(self, press: Press) -> None:

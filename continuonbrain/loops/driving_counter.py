@@ -42,6 +42,7 @@ BLAME: dict[Reason, Blame] = {
     Reason.EMERGENCY_STOP: "nobody",
     Reason.INSTRUCTION_STOP: "nobody",
     Reason.SENSOR_FAULT: "nobody",
+    Reason.LOW_BATTERY: "nobody",
 }
 """What a reason says about the adapter."""
 BLAMED: dict[str, Blame] = {

@@ -3,6 +3,7 @@
 - Deadlines are absolute on the monotonic clock. A tick that starts more than one period late is a missed tick:
   it is counted and the deadlines start anew from it, so that ticks never come in a burst.
 - Three such ticks in a row are an overrun: the third and every further one is a safe stop (`Reason.CLOCK`).
+- A body that must stand (`hold`: an empty battery) is a safe stop with that reason.
 - A robot that raises, or gives an old or unusable observation, is a safe stop (`Reason.SENSOR_FAULT`); so is one that
   moves before a picture in which nothing changes (`safety/frozen_view.py`).
 - Nothing here waits: the policy is asked and answers through `PolicyClient`, steps go to a thread.
@@ -111,6 +112,7 @@ class FastLoop:
         self._seconds = 0.0
         self._late_in_a_row = 0
         self._overrun_stops = 0
+        self._held = ""
         self._stopped_ticks = 0
         self._sensor_faults = 0
         self._actuator_faults = 0
@@ -156,6 +158,10 @@ class FastLoop:
     def release(self) -> None:
         """End an emergency stop: a person's decision."""
         self.pilot.guard.release()
+
+    def hold(self, why: str) -> None:
+        """Stop in every tick (`Reason.LOW_BATTERY`) until this is told ""; neither mode nor path change by it."""
+        self._held = why
 
     def run(
         self,
@@ -248,9 +254,11 @@ class FastLoop:
         observation, fault = self._look()
         profile.over("look")
         now = self._clock()
+        fault = fault or self._held
         if self.mode == "park":
             self.client.poll()  # answers that were still under way
-            self._send(PARKED)
+            refused = self._send(PARKED)
+            fault = fault or refused
             return LoopTick(self.ticks, now, "park", observation, None, PARKED, None, fault)
         if self.mode == "autopilot":
             self._take_answers()
@@ -265,8 +273,10 @@ class FastLoop:
         overrun = self._late_in_a_row >= _OVERRUN_TICKS
         if overrun:
             self._overrun_stops += 1
-        if observation is None or overrun:
-            reason = Reason.SENSOR_FAULT if observation is None else Reason.CLOCK
+        if observation is None or overrun or self._held:
+            reason = Reason.CLOCK if overrun else Reason.LOW_BATTERY
+            if observation is None:
+                reason = Reason.SENSOR_FAULT
             guarded = self.pilot.guard.step((0.0, 0.0), now_s=now, chunk_age_s=0.0, requested_stop=reason)
             path = self.pilot.tracker.path
             silent = None if self.pilot.watch is None else WORST  # a head that was not asked
@@ -282,7 +292,8 @@ class FastLoop:
             profile.over("heads")
             decided = self.pilot.tick(now_s=now, grid=grid)
         profile.over("decide")
-        self._send(decided.guarded)
+        refused = self._send(decided.guarded)
+        fault = fault or refused
         profile.over("act")
         tick = LoopTick(
             self.ticks,
@@ -405,7 +416,8 @@ class FastLoop:
             log.error("teleop: %s: %s", type(error).__name__, error)
         return (0.0, 0.0), inf
 
-    def _send(self, guarded: Guarded) -> None:
+    def _send(self, guarded: Guarded) -> str:
+        """Why the body refused, "" when it took it."""
         self._throttle = guarded.throttle
         try:
             if guarded is PARKED:
@@ -418,6 +430,8 @@ class FastLoop:
                 log.error("actuator fault %d: %s: %s", self._actuator_faults, type(error).__name__, error)
             with contextlib.suppress(Exception):
                 self.robot.stop()
+            return f"{type(error).__name__}: {error}"
+        return ""
 
     def _record(self, tick: LoopTick) -> None:
         if self._keeper is None:

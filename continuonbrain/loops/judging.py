@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from continuonbrain import __version__
 from continuonbrain.config import BrainConfig
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.lessons import ExamPaper
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.engine import Engine
 from continuonbrain.policy.open_engine import BUNDLES, engine_name
@@ -33,7 +34,7 @@ from continuonbrain.trainer.states import REPLAY_SOURCE, frozen_samples
 from continuonbrain.trainer.verdict import judge
 
 if TYPE_CHECKING:
-    from continuonbrain.loops.mid import MidLoop
+    from continuonbrain.loops.at_work import Sidecar
 
 _COMPUTED_WITH = ("numpy", "torch", "ai-edge-litert")
 
@@ -47,8 +48,9 @@ def replayable(base: Path) -> bool:
         return False
 
 
-def rules_of(config: BrainConfig, base: Path) -> Rules:
-    """The thresholds that a config asks for. Raises `ReflexError` for a damaged head of the base."""
+def rules_of(config: BrainConfig, base: Path, *, needs_gain: bool = True) -> Rules:
+    """The thresholds that a config asks for. needs_gain: False for a consolidation. Raises `ReflexError` for a damaged
+    head of the base."""
     p = config.promotion
     return Rules(
         avg_action_delta_threshold=p.avg_action_delta_threshold,
@@ -60,19 +62,22 @@ def rules_of(config: BrainConfig, base: Path) -> Rules:
         min_eval_episodes=p.min_eval_episodes,
         needs_reflex=config.training.reflex_steps > 0 and Reflex.of_folder(base) is not None,
         allow_promotion_without_eval=p.allow_promotion_without_eval,
+        needs_gain=needs_gain,
     )
 
 
 def judge_candidate(
-    mid: MidLoop,
+    mid: Sidecar,
     staged: AdapterVersion,
     train: Samples,
     held: Samples | None,
     *,
     engine: Engine,
     course: Course | None,
+    exam: ExamPaper | None = None,
 ) -> dict[str, Any]:
-    """Measure the candidate's bytes in the engine that serves, apply the rules, attach `verdict.json`; returns it."""
+    """Measure the candidate's bytes in the engine that serves, apply the rules, attach `verdict.json`; returns it.
+    exam: of a consolidation, which is judged by what it has forgotten instead of by a gain."""
     config, base = mid.config, mid.layout.base_model_dir
     mid.say(
         phase="judge", candidate=staged.version_id, step=0, steps=0, loss=None, detail="judging the candidate"
@@ -102,12 +107,13 @@ def judge_candidate(
             limits=Limits.from_config(config.guards),
             course=course,
             replay=replay,
+            exam=None if exam is None else (exam.samples, exam.lessons),
             decision_time_s=config.robot.decision_time_s,
             watch_with=watch_with,
             on_part=judging,
         )
     evidence = replace(evidence, sources=_with_what_computed(evidence.sources, config, base))
-    verdict = judge(evidence, rules_of(config, base)).to_json()
+    verdict = judge(evidence, rules_of(config, base, needs_gain=exam is None)).to_json()
     mid.store.attach(staged, VERDICT_FILE, (json.dumps(verdict, indent=2) + "\n").encode())
     return verdict
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -19,47 +19,35 @@ from numpy.typing import NDArray
 from continuonbrain import __version__
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.judging import judge_candidate, replayable
+from continuonbrain.loops.lessons import Lessons, read_lessons
+from continuonbrain.loops.remembering import read_reservoir
+from continuonbrain.loops.slow_adapter import standing_slow
 from continuonbrain.loops.training_log import LIVE_LOG_FILE, LiveLog, log_losses
+from continuonbrain.model.plain_lora import Start, read_plain
 from continuonbrain.model.streams import Streams
 from continuonbrain.policy.acting_cache import ActingCache
-from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.engine import Engine
 from continuonbrain.policy.intent import Intents
 from continuonbrain.policy.open_engine import engine_name, open_engine
-from continuonbrain.policy.open_watch import open_head
-from continuonbrain.policy.prompt import LAYOUT_VERSION, InstructionError, PromptLayout
+from continuonbrain.policy.prompt import LAYOUT_VERSION
 from continuonbrain.policy.reflex import REFLEX_FILE
 from continuonbrain.policy.torch_engine import TorchEngine
-from continuonbrain.policy.watch import HEAD_CALIBRATION_FILE, HeadCalibration
-from continuonbrain.rlds.reader import list_episodes, read_metadata
-from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.robot.sim.shifts import world
 from continuonbrain.storage.adapter_version import CARD_FILE, AdapterError
 from continuonbrain.storage.adapters import AdapterVersion
-from continuonbrain.storage.durable import write_bytes_durably
 from continuonbrain.storage.plain_json import plain
 from continuonbrain.trainer.course import Course
-from continuonbrain.trainer.dataset import (
-    Drive,
-    NoLabelsError,
-    Samples,
-    build_samples,
-    calibrate,
-    hold_out,
-    mirrored_instruction,
-    read_drive,
-)
+from continuonbrain.trainer.dataset import Samples
 from continuonbrain.trainer.job import JobSettings, train_adapter
-from continuonbrain.trainer.pausing import Look, unwatched
+from continuonbrain.trainer.look import Look, unwatched
 from continuonbrain.trainer.pool import Recall, mix
 from continuonbrain.trainer.reflex_job import ReflexSettings, teach_reflex
-from continuonbrain.trainer.safety_evidence import fit_head
 from continuonbrain.trainer.states import replay_samples
 from continuonbrain.trainer.steps import JobResult, Progress
 from continuonbrain.trainer.training_state import forget_state
 
 if TYPE_CHECKING:
-    from continuonbrain.loops.mid import MidLoop
+    from continuonbrain.loops.at_work import Sidecar
 
 _REPLAY_STATES = 768
 _REFLEX_SHARE = 0.2
@@ -76,128 +64,42 @@ class Learned:
     left_out: list[str]
 
 
-def _read(mid: MidLoop, episodes: list[Path]) -> tuple[list[Drive], list[str]]:
-    """Drives that hold human steps and say what this base can read; and what was left out, in words."""
-    prompts = PromptLayout.from_folder(mid.layout.base_model_dir)
-    drives, left_out = [], []
-    for i, path in enumerate(episodes):
-        mid.wait_until_allowed()
-        try:
-            drive = read_drive(path, mid.look)
-            said = sorted(
-                {s for s, labelled in zip(drive.instructions, drive.labelled, strict=True) if labelled}
-            )
-            try:
-                prompts.ids(said + [mirrored_instruction(s) for s in said], [None] * (2 * len(said)))
-            except InstructionError as error:
-                left_out.append(f"{path.name}: {error}")
-                continue
-        except BrainError as error:
-            # One damaged episode must not stop the robot from learning from the others; it is named.
-            left_out.append(str(error))
-            continue
-        if drive.labelled.any():
-            drives.append(drive)
-        mid.say(force=False, phase="read", step=i + 1, steps=len(episodes), detail=f"reading {path.name}")
-    return drives, left_out
-
-
-def _unreadable(episodes_dir: Path) -> list[str]:
-    """Episodes whose metadata say nothing, in words: nobody else would name them."""
-    words = []
-    for path in list_episodes(episodes_dir):
-        try:
-            read_metadata(path / METADATA_FILE)
-        except BrainError as error:
-            words.append(str(error))
-    return words
-
-
-def _samples(
-    mid: MidLoop, drives: list[Drive], calibration: Calibration, left_out: list[str]
-) -> tuple[Samples, Samples | None, list[str], list[str]]:
-    by_name = {d.episode.path.name: d for d in drives}
-    paths = [d.episode.path for d in drives]
-    rules = mid.config.promotion
-    train, held = hold_out(paths, tail=rules.eval_tail_episodes, least=rules.min_eval_episodes)
-    damaged: set[str] = set()
-
-    def leave_out(drive: Drive, error: BrainError) -> None:
-        left_out.append(str(error))
-        damaged.add(drive.episode.path.name)
-
-    def pick(chosen: list[Path], limit: int, stride: int = 3) -> Samples:
-        wanted = [by_name[p.name] for p in chosen]
-        return build_samples(
-            wanted,
-            calibration,
-            stride=stride,
-            max_samples=limit,
-            look=mid.look,
-            on_damage=leave_out,
-        )
-
-    held_samples = None
-    if held:
-        try:
-            held_samples = pick(held, mid.config.promotion.max_eval_steps, stride=1)
-        except NoLabelsError:
-            held_samples = None
-    samples = pick(train, mid.max_samples)
-
-    def whole(chosen: list[Path]) -> list[str]:
-        return [p.name for p in chosen if p.name not in damaged]
-
-    return samples, held_samples, whole(train), whole(held)
-
-
-@dataclass(frozen=True, slots=True)
-class Lessons:
-    """What episodes give: samples to train on and held-out ones, from which episodes; the calibration fitted to them;
-    whether all of them measured motion; what was left out, in words; and what they told the safety head."""
-
-    train: Samples
-    held: Samples | None
-    trained_on: list[str]
-    held_out: list[str]
-    calibration: Calibration
-    measured: bool
-    left_out: list[str]
-    safety_head: dict[str, Any]
-
-
-def read_lessons(mid: MidLoop, episodes: list[Path]) -> Lessons:
-    """Read the episodes. Raises `NoLabelsError` when there is nothing to learn in them."""
-    drives, left_out = _read(mid, episodes)
-    left_out += _unreadable(mid.layout.episodes_dir)
-    if not drives:
-        raise NoLabelsError(
-            f"none of {len(episodes)} episodes holds a step that a human drove; {len(left_out)} were left out"
-            + (f": {left_out[0]}" if left_out else ""),
-            remedy="record teleoperation, or look for damage: "
-            f"continuonbrain episodes list --root {mid.layout.root}",
-        )
-    calibration = calibrate(drives)
-    watched = _fit_safety_head(mid, drives)
-    train, held, trained_on, held_out = _samples(mid, drives, calibration, left_out)
-    measured = all(d.measured for d in drives)
-    return Lessons(train, held, trained_on, held_out, calibration, measured, left_out, watched)
-
-
-def course_of(mid: MidLoop) -> Course | None:
+def course_of(mid: Sidecar) -> Course | None:
     """Where candidates are driven; None where no simulator stands in for the robot."""
     return Course(world(mid.config.robot.shift)) if mid.config.robot.kind == "sim-donkey" else None
 
 
-def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a job makes of lessons. kind: "fast" (new lessons, on top of the slow adapter where there is one) or "slow"
+    (a consolidation); start: what it begins with; paper: what the card says of that."""
+
+    kind: Literal["fast", "slow"]
+    start: Start | None
+    paper: dict[str, Any]
+
+
+def learn(mid: Sidecar, episodes: list[Path]) -> Learned:
     """Train on the episodes, stage the adapter as candidate, attach card and verdict. Raises `BrainError`."""
-    config, layout = mid.config, mid.layout
-    torch.set_num_threads(config.training.threads)
+    begin(mid, len(episodes))
     started = time.monotonic()
+    # What the reservoir keeps for the exam stays unseen by every adapter.
+    exam = {e.episode for e in read_reservoir(mid.layout.reservoir_path).kept if e.exam}
+    task, recent = Task("fast", None, {}), [p for p in episodes if p.name not in exam]
+    if (slow := standing_slow(mid.store)) is not None:
+        start = Start(read_plain(slow.version.path), frozen=True)
+        task = Task("fast", start, {"slow": slow.version.version_id, "slow_rank": start.lora.rank})
+        recent = slow.recent(recent, least=mid.config.min_episodes)
+    return teach(mid, read_lessons(mid, recent), episodes, task, started)
+
+
+def begin(mid: Sidecar, episodes: int) -> None:
+    """A round that trains begins. Raises `BrainError` when what drives now is damaged."""
+    torch.set_num_threads(mid.config.training.threads)
     mid.say(
         phase="read",
         step=0,
-        steps=len(episodes),
+        steps=episodes,
         losses=[],
         loss=None,
         candidate="",
@@ -206,8 +108,13 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         left_out=[],
     )
     mid.check_current()
+
+
+def teach(mid: Sidecar, lessons: Lessons, considered: list[Path], task: Task, started: float) -> Learned:
+    """The job, the candidate and its verdict. considered: all episodes that the round knew of; started: monotonic
+    seconds. Raises `BrainError`."""
+    config, layout = mid.config, mid.layout
     course = course_of(mid)
-    lessons = read_lessons(mid, episodes)
     train, held, left_out = lessons.train, lessons.held, lessons.left_out
     mid.say(left_out=left_out)
     mid.look()
@@ -230,6 +137,9 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     )
     plan: dict[str, Any] = {
         "by": __version__,
+        "kind": task.kind,
+        **task.paper,
+        "start": None if task.start is None else task.start.sha256,
         "base_sha256": engine.base_sha256,
         "prompt_layout": LAYOUT_VERSION,
         "episodes": lessons.trained_on,
@@ -239,11 +149,17 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         "settings": asdict(settings),
         "reflex_steps": config.training.reflex_steps,
     }
+
+    def judged(staged: AdapterVersion) -> dict[str, Any]:
+        serving = _serving(mid, engine)
+        verdict = judge_candidate(mid, staged, train, held, engine=serving, course=course, exam=lessons.exam)
+        # Not before: who is interrupted while judging need not train again.
+        forget_state(layout.training_state_path)
+        return verdict
+
     if (cut_short := _cut_short(mid, plan)) is not None:
         staged, training = cut_short
-        verdict = judge_candidate(mid, staged, train, held, engine=_serving(mid, engine), course=course)
-        forget_state(layout.training_state_path)
-        return Learned(staged.version_id, verdict, training, left_out)
+        return Learned(staged.version_id, judged(staged), training, left_out)
     losses: list[float] = []
     live_log = LiveLog(layout.log_dir / LIVE_LOG_FILE)
 
@@ -265,6 +181,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
         settings,
         base_sha256=engine.base_sha256,
         replay=replay,
+        start=task.start,
         state_path=layout.training_state_path,
         recall=_recall(mid, engine),
         on_progress=progress,
@@ -289,7 +206,7 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     training["wall_s"] = round(training["wall_s"] + training.get("reflex_s", 0.0), 2)
     card = plan | {
         "adapter_sha256": staged.compute_sha256(),
-        "considered": [p.name for p in episodes],
+        "considered": [p.name for p in considered],
         "left_out": left_out,
         "training": training,
         "safety_head": lessons.safety_head,
@@ -301,14 +218,10 @@ def learn(mid: MidLoop, episodes: list[Path]) -> Learned:
     mid.look()
     log_losses(layout.log_dir, staged.version_id, result)
     mid.look()
-    verdict = judge_candidate(mid, staged, train, held, engine=_serving(mid, engine), course=course)
-    forget_state(
-        layout.training_state_path
-    )  # not before: who is interrupted while judging need not train again
-    return Learned(staged.version_id, verdict, training, left_out)
+    return Learned(staged.version_id, judged(staged), training, left_out)
 
 
-def judge_imported(mid: MidLoop, candidate: AdapterVersion, episodes: list[Path]) -> Learned:
+def judge_imported(mid: Sidecar, candidate: AdapterVersion, episodes: list[Path]) -> Learned:
     """Judge a candidate that came from elsewhere as one's own is judged, on this robot's episodes. Raises
     `BrainError`."""
     torch.set_num_threads(mid.config.training.threads)
@@ -323,26 +236,13 @@ def judge_imported(mid: MidLoop, candidate: AdapterVersion, episodes: list[Path]
     return Learned(candidate.version_id, verdict, {}, lessons.left_out)
 
 
-def _fit_safety_head(mid: MidLoop, drives: list[Drive]) -> dict[str, Any]:
-    """Tell the safety head what this robot's episodes say of it; {} where none watches."""
-    if not mid.config.heads.safety.enabled:
-        return {}
-    folder = mid.layout.safety_dir
-    head = open_head(folder)
-    before = HeadCalibration.from_folder(folder, head.sha256)
-    told, figures = fit_head(head, drives, mid.layout.episodes_dir, before, mid.look)
-    if told != before:
-        write_bytes_durably(folder / HEAD_CALIBRATION_FILE, told.to_json())
-    return {"sha256": head.sha256, **figures}
-
-
-def _serving(mid: MidLoop, trained_in: TorchEngine) -> Engine:
+def _serving(mid: Sidecar, trained_in: TorchEngine) -> Engine:
     """The engine that will drive with the adapter."""
     base, policy = mid.layout.base_model_dir, mid.config.policy
     return trained_in if engine_name(base, policy) == "torch" else open_engine(base, policy)
 
 
-def _cut_short(mid: MidLoop, plan: dict[str, Any]) -> tuple[AdapterVersion, dict[str, Any]] | None:
+def _cut_short(mid: Sidecar, plan: dict[str, Any]) -> tuple[AdapterVersion, dict[str, Any]] | None:
     """The candidate that this plan has already made, and its figures, where only its judging was cut short."""
     try:
         candidate = mid.store.candidate()
@@ -357,7 +257,7 @@ def _cut_short(mid: MidLoop, plan: dict[str, Any]) -> tuple[AdapterVersion, dict
 
 
 def _teach_reflex(
-    mid: MidLoop,
+    mid: Sidecar,
     engine: TorchEngine,
     train: Samples,
     replay: Samples | None,
@@ -404,7 +304,7 @@ def _teach_reflex(
     return taught.data, [round(x, 4) for x in taught.losses], figures
 
 
-def _recall(mid: MidLoop, engine: TorchEngine) -> Recall | None:
+def _recall(mid: Sidecar, engine: TorchEngine) -> Recall | None:
     budget = mid.config.training.cache_mib
     if not budget:
         return None

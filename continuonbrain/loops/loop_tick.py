@@ -44,9 +44,9 @@ class LoopTick:
     """One tick as `on_tick` sees it.
 
     number: counts from 0 over all runs. now_s: monotonic time of the command. observation: None when the robot
-    could not be looked at; fault then says why. guarded: what was sent (throttle 0 while parked). reflex: the reflex
-    head laid the path that was followed. risk: what the safety head says, foreseen: what the world head said
-    of the latest chunk that it was shown; None where they were not asked.
+    could not be looked at; fault says why, or why the body must stand, or refused. guarded: what was sent (throttle 0
+    while parked). reflex: the reflex head laid the path that was followed. risk: what the safety head says, foreseen:
+    what the world head said of the latest chunk that it was shown; None where they were not asked.
     """
 
     number: int

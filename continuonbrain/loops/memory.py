@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.remembering import read_reservoir
+from continuonbrain.loops.slow_adapter import KIND, SLOW
 from continuonbrain.rlds.retention import finished_episodes, forget, sweep, unheld_bytes, what_goes
 from continuonbrain.storage.adapters import AdapterStore
 
@@ -27,32 +29,40 @@ class Forgotten:
 
 def protected_episodes(brain: BrainRoot) -> set[str]:
     """Names of the episodes that adapters were trained or judged on: of those that were ever promoted, of those that
-    drive or drove before, or of none (`recorder.keep`).
+    drive or drove before, or of none (`recorder.keep`); and of those that the reservoir holds.
 
     Raises:
         BrainError: the store is damaged, so that nobody can say.
     """
     keep = brain.config.recorder.keep
+    named: set[str] = set()
+    if brain.config.slow.enabled:
+        named |= read_reservoir(brain.layout.reservoir_path).names
     if keep == "nothing":
-        return set()
+        return named
     store = AdapterStore(brain.layout)
     if not (check := store.verify_history()).ok:
         raise BrainError(
             f"{brain.layout.history_path} {check.problem}: nobody can say what was promoted, so nothing is forgotten",
             remedy=f"continuonbrain adapters list --root {brain.layout.root}",
         )
-    slots = (store.current(), store.previous(), store.candidate())
-    versions = {v.version_id for v in slots if v is not None}
+    versions = protected_versions(store)
     if keep == "promoted":
         versions |= {e.to_version for e in store.history() if e.event == "promote" and e.to_version}
-    named: set[str] = set()
     for version in store.list():
         if version.version_id in versions:
             card = version.card() or {}
-            for key in _NAMING:
+            # A consolidation has considered all that there was: it stands on what the reservoir holds.
+            for key in _NAMING if card.get(KIND) != SLOW else _NAMING[:2]:
                 value = card.get(key)
                 named |= {str(e) for e in value} if isinstance(value, list) else set()
     return named
+
+
+def protected_versions(store: AdapterStore) -> set[str]:
+    """Ids of what drives, drove before, or waits."""
+    slots = (store.current(), store.previous(), store.candidate())
+    return {v.version_id for v in slots if v is not None}
 
 
 def keep_within_limits(brain: BrainRoot, *, really: bool = True) -> Forgotten:

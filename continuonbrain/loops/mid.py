@@ -24,53 +24,25 @@ from pathlib import Path
 from typing import Any
 
 from continuonbrain import __version__
-from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError, told_from, told_from_import
 from continuonbrain.loops import notify
 from continuonbrain.loops.adapter_import import ORIGIN, origin_refusal
+from continuonbrain.loops.at_work import Sidecar, Status, paper_of
 from continuonbrain.loops.memory import keep_within_limits
 from continuonbrain.loops.probation import ProbationWatch, look_after
 from continuonbrain.loops.promotion import Promotion, announce_unfinished, promote_candidate
-from continuonbrain.loops.spending import Spending
+from continuonbrain.loops.slow import SlowLoop
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.rlds.reader import is_being_recorded, list_episodes, read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
-from continuonbrain.robot.host import HOST_FILE_NAME, Host, host_for
-from continuonbrain.storage.adapter_version import AdapterError
-from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
-from continuonbrain.storage.durable import replace_file
-from continuonbrain.storage.event_log import EventLog
-from continuonbrain.storage.lock import ProcessLock
+from continuonbrain.storage.adapters import AdapterVersion
 from continuonbrain.storage.promotion_rule import OnProbation, PromotionRefused, StaleVerdict
-from continuonbrain.trainer.budget import Budget
-from continuonbrain.trainer.build_gates import gates_from_config
-from continuonbrain.trainer.gates import GateReport, GateSet
 
-_STATUS_EVERY_S = 0.3
-_GATES_EVERY_S = 0.5
-_MAX_SAMPLES = 6000
+__all__ = ["MidLoop", "Outcome", "Status", "end_on_signals", "watch"]
+
+_SLOW_AGAIN_S = 20.0
 _NAMED = 5
 """Episodes that are named where more are counted."""
-
-
-@dataclass(slots=True)
-class Status:
-    """`trainer/status.json`. phase: waiting, gates, read, cache, train, judge, judged, promoted, refused, stopped,
-    failed; left_out: episodes that this round does not learn from, and why. Times are wall clock, as labels."""
-
-    phase: str = "waiting"
-    detail: str = ""
-    step: int = 0
-    steps: int = 0
-    loss: float | None = None
-    losses: list[float] = field(default_factory=list)
-    gates: dict[str, object] = field(default_factory=dict)
-    candidate: str = ""
-    verdict: dict[str, Any] | None = None
-    episodes: int = 0
-    left_out: list[str] = field(default_factory=list)
-    pid: int = 0
-    updated_unix_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,93 +67,8 @@ class Outcome:
         return self.phase in ("waiting", "gates", "refused") and not self.nothing_new
 
 
-class MidLoop:
-    """One brain root's trainer. on_status is called with every change (for a terminal's progress bar)."""
-
-    def __init__(
-        self,
-        brain: BrainRoot,
-        *,
-        host: Host | None = None,
-        on_status: Callable[[Status], None] = lambda _s: None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.brain = brain
-        self.layout = brain.layout
-        self.config = brain.config
-        self.store = AdapterStore(self.layout)
-        self.events = EventLog(self.layout.events_dir)
-        self.host = host or host_for(
-            self.config.robot.kind, host_file=self.layout.run_dir / HOST_FILE_NAME, disk_path=self.layout.root
-        )
-        self.gates: GateSet = gates_from_config(self.config)
-        training = self.config.training
-        self._spending = Spending(
-            self.layout.spent_path,
-            Budget(training.daily_energy_wh, training.daily_write_mib, training.watts),
-            clock=clock,
-        )
-        self._working = self._was_open = False
-        self.status = Status(pid=os.getpid())
-        self.stopping: int | None = None
-        """The exit code that a signal asked for; obeyed at the next moment at which the work can be put down."""
-        self._on_status = on_status
-        self._clock = clock
-        self._written_s = -1e9
-        self._polled_s = -1e9
-        self._closed: dict[str, str] | None = None
-        self.pulse = notify.Pulse()
-
-    def say(self, *, force: bool = True, **changes: Any) -> None:
-        """Change the status and write it (at most a few times a second unless forced). A new phase is an event."""
-        self.pulse.beat()
-        before = self.status.phase
-        for name, value in changes.items():
-            setattr(self.status, name, value)
-        if self.status.phase != before:
-            told = {name: getattr(self.status, name) for name in ("phase", "detail", "candidate")}
-            self.events.note("training", told)
-        self._on_status(self.status)
-        now = self._clock()
-        if force or now - self._written_s >= _STATUS_EVERY_S:
-            self._written_s = now
-            self.status.updated_unix_s = time.time()
-            # Nobody's learning ends because a full disk cannot be told about it.
-            with contextlib.suppress(OSError):
-                replace_file(self.layout.status_path, (json.dumps(asdict(self.status)) + "\n").encode())
-
-    def poll_gates(self) -> GateReport:
-        """Read the gates now; the report goes into the status."""
-        report = self.gates.poll(self.host, clock=self._clock)
-        # Work is what went by since the last look, if all was open then: a pause costs nothing.
-        budget = self._spending.look(working=self._working and self._was_open)
-        report = GateReport(report.open and budget.open, (*report.states, budget))
-        self._was_open = report.open
-        self.status.gates = report.as_dict()
-        self._polled_s = self._clock()
-        closed = {s.name: s.reason for s in report.closed}
-        if self._closed is None or self._closed.keys() != closed.keys():
-            self.events.note("gate", {"open": report.open, "closed": closed})
-        self._closed = closed
-        return report
-
-    def new_episodes(self) -> tuple[list[Path], bool]:
-        """The newest `max_episodes` finished episodes that a human drove, and whether any is new since the last
-        candidate. What the policy drove itself is no lesson: it is kept, and not counted."""
-        finished = list_episodes(self.layout.episodes_dir, finished_only=True)
-        taught = [p for p in finished if read_metadata(p / METADATA_FILE).control_role.startswith("human")]
-        # By when they came to this robot, not by name: an imported tub must not crowd out what is recorded later.
-        taught.sort(key=lambda p: ((p / METADATA_FILE).stat().st_mtime_ns, p.name))
-        episodes = taught[-self.config.max_episodes :]
-        # A version without a verdict was cut short (a crash, a power cut): its episodes are still to be learned.
-        seen: set[str] = set()
-        for version in reversed(self.store.list()):
-            card = _paper(version.card) or {}
-            # What came from elsewhere was judged on episodes here, and has learned nothing from them.
-            if _paper(version.verdict) is not None and ORIGIN not in card:
-                seen = {str(e) for e in card.get("considered", [])}
-                break
-        return episodes, any(p.name not in seen for p in episodes)
+class MidLoop(Sidecar):
+    """One brain root's trainer, learning what is new."""
 
     def _not_counted(self) -> list[str]:
         """The episodes of this root that are no lessons, in words."""
@@ -203,21 +90,12 @@ class MidLoop:
             )
         return [f"not counted: {', '.join(driven)}"] if driven else []
 
-    def check_current(self) -> None:
-        """`BrainError` when what drives now is damaged: a candidate is judged against it, after the whole training."""
-        current = self.store.current()
-        if current is not None and not current.compute_sha256().startswith(current.sha8):
-            raise BrainError(
-                f"{current.path} is damaged: nothing can be judged against it",
-                remedy=f"continuonbrain adapters rollback --root {self.layout.root}",
-            )
-
     def _standing_candidate(self) -> Promotion | None:
         """Promote a candidate whose passing verdict stands but whose promotion never came (a crash, --hold, another one
         on probation). Raises `OnProbation` while that lasts, `StaleVerdict` where it has to be judged again: its
         verdict is then set aside."""
         candidate = self.store.candidate()
-        verdict = None if candidate is None else _paper(candidate.verdict)
+        verdict = None if candidate is None else paper_of(candidate.verdict)
         if verdict is None or verdict.get("passed") is not True:
             return None
         try:
@@ -235,9 +113,9 @@ class MidLoop:
     def _waits_for_judgment(self) -> AdapterVersion | None:
         """The candidate, when it came from elsewhere and this brain has not judged it yet."""
         candidate = self.store.candidate()
-        if candidate is None or ORIGIN not in (_paper(candidate.card) or {}):
+        if candidate is None or ORIGIN not in (paper_of(candidate.card) or {}):
             return None
-        if _paper(candidate.verdict) is not None or origin_refusal(self.brain, candidate) is not None:
+        if paper_of(candidate.verdict) is not None or origin_refusal(self.brain, candidate) is not None:
             return None
         return candidate
 
@@ -246,20 +124,8 @@ class MidLoop:
 
         Raises `LockHeldError` when another trainer works on this root.
         """
-        with ProcessLock(self.layout.trainer_lock_path, purpose=f"train on {self.layout.root}"):
-            try:
-                return self._round(hold=hold, again=again)
-            except BaseException as error:
-                ended = isinstance(error, (SystemExit, KeyboardInterrupt))
-                detail = "ended by a signal" if ended else f"{type(error).__name__}: {error}"
-                with contextlib.suppress(OSError):  # a full disk must not hide the first error
-                    self.say(phase="stopped" if ended else "failed", detail=detail)
-                raise
-            finally:
-                if self._working:
-                    self._spending.look(working=self._was_open)
-                    self._spending.save()
-                    self._working = False
+        with self.at_work(f"train on {self.layout.root}"):
+            return self._round(hold=hold, again=again)
 
     def _round(self, *, hold: bool, again: bool) -> Outcome:
         announce_unfinished(self.brain)
@@ -287,7 +153,7 @@ class MidLoop:
         report = self.poll_gates()
         if not report.open:
             return self._end("gates", "; ".join(f"{s.name}: {s.reason}" for s in report.closed))
-        self._working = True
+        self.works()
         # Imported here: a sidecar that only waits must not hold torch in memory.
         try:
             from continuonbrain.loops.learning import judge_imported, learn
@@ -327,57 +193,21 @@ class MidLoop:
         self.say(phase=phase, detail=detail)
         return Outcome(phase, detail, gates=self.status.gates, **details)
 
-    def wait_until_allowed(self, save: Callable[[], None] = lambda: None) -> float:
-        """Block while a gate is closed; returns the seconds waited. Polls at most twice a second.
-
-        save puts the work on disk: called before a pause, and before a signal ends the process.
-        """
-        self.pulse.beat()
-        if self.stopping is not None:
-            save()
-            raise SystemExit(self.stopping)
-        if self._clock() - self._polled_s < _GATES_EVERY_S:
-            return 0.0
-        started = self._clock()
-        report = self.poll_gates()
-        if not report.open:
-            save()  # it may be a long pause, and the power may go first
-        while not report.open:
-            if self.stopping is not None:
-                raise SystemExit(self.stopping)
-            self.say(detail="paused: " + "; ".join(f"{s.name}: {s.reason}" for s in report.closed))
-            time.sleep(0.2)
-            report = self.poll_gates()
-        self.status.detail = ""
-        return self._clock() - started
-
-    def look(self) -> None:
-        """`wait_until_allowed` with nothing to save."""
-        self.wait_until_allowed()
-
-    @property
-    def max_samples(self) -> int:
-        """Upper bound of samples per round: memory, and what `max_steps` can use."""
-        return _MAX_SAMPLES
-
 
 def _held(waits: OnProbation) -> str:
     return f"passed; held until that is over: {waits.reason}"
 
 
-def _paper(read: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
-    """A card or verdict; None when it is absent or damaged (a damaged paper must not stop the learning)."""
-    try:
-        return read()
-    except AdapterError:
-        return None
-
-
 def watch(mid: MidLoop, *, every_s: float = 2.0, should_stop: Callable[[], bool] = lambda: False) -> None:
-    """Rounds until told to stop; after a failed or refused round the next try waits, up to five minutes."""
-    backoff = every_s
+    """Rounds until told to stop; after a failed or refused round the next try waits, up to five minutes. Before each
+    the slow loop has its turn, where it is due: what was learned is made safe before more is learned on top of it."""
+    slow = SlowLoop(mid)
+    backoff, slow_from_s = every_s, -1e9
     while not should_stop():
         try:
+            if time.monotonic() >= slow_from_s and slow.due():
+                # A dock that nobody feels must not cost a look at all gates every two seconds.
+                slow_from_s = time.monotonic() + (_SLOW_AGAIN_S if slow.round().waiting else every_s)
             outcome = mid.round()
             backoff = min(300.0, backoff * 2) if outcome.phase == "refused" else every_s
         except (BrainError, OSError):

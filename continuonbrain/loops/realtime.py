@@ -1,7 +1,7 @@
 """What the operating system can do for a thread that must be punctual: priority, a core of its own, precise sleep.
 
 Nothing here is needed to drive. What the system refuses is told, and the loop is as punctual as the machine lets it.
-Priorities hold for the calling thread alone: threads that it starts afterwards, and its child processes, are ordinary.
+A priority holds for the calling thread alone: threads that it starts afterwards, and its child processes, are ordinary.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ import ctypes
 import os
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
 _NICE = -10
-_SWITCH_INTERVAL_S = 0.0005
+_OTHERS_PRIORITY, _OTHERS_NICE = 1, -5
+_SWITCH_INTERVAL_S = 0.0001
+_TASKS = Path("/proc/self/task")
 _SET_TIMERSLACK = 29
 """PR_SET_TIMERSLACK, linux/prctl.h."""
 
@@ -23,11 +27,12 @@ _SET_TIMERSLACK = 29
 @dataclass(frozen=True, slots=True)
 class Granted:
     """What a thread got. scheduler: "fifo 50", "nice -10" or "ordinary"; cpu: its core, None is any; refused: what the
-    system did not allow, in words."""
+    system did not allow, in words; thread: whose all that is, the kernel's number."""
 
     scheduler: str
     cpu: int | None
     refused: tuple[str, ...] = ()
+    thread: int = 0
 
 
 def prefer_this_thread(*, priority: int | None = None, cpu: int | None = None) -> Granted:
@@ -40,7 +45,7 @@ def prefer_this_thread(*, priority: int | None = None, cpu: int | None = None) -
     A priority needs CAP_SYS_NICE or RLIMIT_RTPRIO (the unit of `continuonbrain install` grants it).
     """
     refused: list[str] = []
-    # Another Python thread that computes is asked for the interpreter after this time instead of 5 ms.
+    # Another Python thread that computes is asked for the interpreter after a tenth of a millisecond instead of 5 ms.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     # The heads' products are small: more threads cost a whole core in waiting for each other, and this thread,
     # which comes before all others, would wait for helpers that do not.
@@ -54,7 +59,29 @@ def prefer_this_thread(*, priority: int | None = None, cpu: int | None = None) -
         except (OSError, ValueError) as error:
             refused.append(f"core {cpu}: {error}")
             cpu = None
-    return Granted(scheduler, cpu, tuple(refused))
+    return Granted(scheduler, cpu, tuple(refused), thread)
+
+
+def lift_other_threads(granted: Granted) -> None:
+    """Put the process's other threads above other processes, and below the loop's. To be called now and then from one
+    of them: threads that began since are found.
+
+    Whoever holds the interpreter and is put aside for another process's work (a trainer's) makes the loop wait as
+    long, whatever the loop's own priority is: priority inversion, as an interpreter lock lends no priority. Does
+    nothing where the loop itself was refused.
+    """
+    by_priority = granted.scheduler.startswith("fifo")
+    if not by_priority and not granted.scheduler.startswith("nice"):
+        return
+    for task in _TASKS.iterdir():
+        thread = int(task.name)
+        with suppress(OSError):  # it has ended meanwhile
+            if thread == granted.thread or os.sched_getscheduler(thread) != os.SCHED_OTHER:
+                continue
+            if by_priority:
+                os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(_OTHERS_PRIORITY))
+            else:  # one that the loop's thread started has its niceness
+                os.setpriority(os.PRIO_PROCESS, thread, _OTHERS_NICE)
 
 
 def _scheduled(thread: int, priority: int | None, refused: list[str]) -> str:

@@ -46,6 +46,10 @@ class SimBody:
         """It has no switch of its own."""
         return ""
 
+    def unfit(self) -> str:
+        """Its battery never ends."""
+        return ""
+
     def instruct(self, instruction: str) -> None:
         """What the scoring is to go by."""
         self.robot.instruct(instruction)

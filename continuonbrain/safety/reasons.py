@@ -31,6 +31,7 @@ class Reason(StrEnum):
     EMERGENCY_STOP = "emergency_stop"
     INSTRUCTION_STOP = "instruction_stop"
     SENSOR_FAULT = "sensor_fault"
+    LOW_BATTERY = "low_battery"
     SAFETY_HEAD_BLOCK = "safety_head_block"
     WORLD_HEAD_VETO = "world_head_veto"
 

@@ -146,6 +146,16 @@ class BrainLayout:
         return self.status_path.with_name("spent.json")
 
     @property
+    def reservoir_path(self) -> Path:
+        """The episodes that stand for all that there were."""
+        return self.trainer_dir / "reservoir.json"
+
+    @property
+    def slow_path(self) -> Path:
+        """What the last docked round did."""
+        return self.trainer_dir / "slow.json"
+
+    @property
     def status_path(self) -> Path:
         return self.trainer_dir / "status.json"
 

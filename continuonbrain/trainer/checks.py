@@ -27,6 +27,8 @@ class Rules:
     min_eval_episodes: int = 4
     allow_promotion_without_eval: bool = False
     needs_reflex: bool = False
+    needs_gain: bool = True
+    """False for a consolidation, which is to be as good and to have forgotten nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from continuonbrain.policy.codec import CURVATURE_BINS, CURVATURE_KNOTS_M, QUERI
 from continuonbrain.rlds.reader import Episode, open_episode
 from continuonbrain.rlds.step import Step
 from continuonbrain.robot.protocol import CONTROL_DT_S, FRAME_SHAPE
-from continuonbrain.trainer.pausing import Look, unwatched
+from continuonbrain.trainer.look import Look, unwatched
 
 HUMAN = "human"
 """Sources of labels start with this: "human_teleop_xr", "human_teleop"."""
@@ -243,7 +243,7 @@ def frame_at(episode: Episode, index: int) -> NDArray[np.uint8]:
 
 def build_samples(
     drives: Sequence[Drive],
-    calibration: Calibration,
+    calibration: Calibration | Callable[[Drive], Calibration],
     *,
     stride: int = 3,
     max_samples: int | None = None,
@@ -252,6 +252,8 @@ def build_samples(
 ) -> Samples:
     """Samples from every `stride`-th human-driven step; a larger stride when there would be more than
     `max_samples`. Raises `NoLabelsError` when no step was driven by a human. look: at every frame.
+
+    calibration: of the robot; or of the robot as it was in each drive.
 
     on_damage is told of a drive whose frames cannot be read, which is then left out; without it the error is raised.
     """
@@ -267,7 +269,8 @@ def build_samples(
     for number, drive in enumerate(drives):
         rows = np.flatnonzero(drive.labelled)[::stride]
         if len(rows):
-            curvature, speed, weights = _labels(drive, calibration)
+            of_it = calibration(drive) if callable(calibration) else calibration
+            curvature, speed, weights = _labels(drive, of_it)
             rows = rows[weights[rows].sum(1) > 0]
         frames: list[NDArray[np.uint8]] = []
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from continuonbrain.safety.guards import Limits
 from continuonbrain.trainer.course import Course, CourseDriver, OnPart
 from continuonbrain.trainer.dataset import Samples
 from continuonbrain.trainer.evidence import Closed, Evidence, Imitation, Laps, Slow, Sources
-from continuonbrain.trainer.recorded import guarded_on, held_out, name_of, replayed, steering_of
+from continuonbrain.trainer.recorded import examined, guarded_on, held_out, name_of, replayed, steering_of
 
 _BATCH = 16
 """A closing gate waits for one of these."""
@@ -112,6 +112,7 @@ def gather_evidence(
     limits: Limits,
     course: Course | None,
     replay: Samples | None = None,
+    exam: tuple[Samples, Mapping[int, int]] | None = None,
     decision_time_s: float = 0.0,
     watch_with: Callable[[], Watch] | None = None,
     on_part: OnPart = _quiet,
@@ -119,7 +120,8 @@ def gather_evidence(
     """Measure candidate, current and base. The engine ends with the candidate in use, unless it does not take it.
 
     held: samples of held-out episodes, None when there are none. course: None where there is no simulator. replay:
-    frozen states of the base's family (`states.frozen_samples`), None where they cannot be drawn. watch_with: makes
+    frozen states of the base's family (`states.frozen_samples`), None where they cannot be drawn. exam: of a
+    consolidation, samples and the lesson of each of their episodes. watch_with: makes
     watches that count what the safety head would have stopped, None where no head is installed.
     """
     steps = 0 if held is None else len(held)
@@ -156,6 +158,8 @@ def gather_evidence(
         run.answered = answers(engine, probe, f"{run.label}: recorded steps", on_part)
         if replay is not None and run in (own, base):
             run.remembered = answers(engine, replay, f"{run.label}: frozen states", on_part)
+        if exam is not None and run in (own, now):
+            run.examined = answers(engine, exam[0], f"{run.label}: the exam", on_part)
         if held is not None and engine.reflex is not None:
             run.head = reflex_imitation(
                 engine,
@@ -196,6 +200,9 @@ def gather_evidence(
     if replay is not None and own.remembered is not None and base.remembered is not None:
         found = replayed(replay, own.remembered, base.remembered, sources.replay_sha256)
         evidence = replace(evidence, replay=found)
+    if exam is not None and own.examined is not None and now.examined is not None:
+        paper = exam[0].sha256(lambda: on_part("the exam", 0, len(exam[0])))
+        evidence = replace(evidence, exam=examined(*exam, own.examined, now.examined, paper))
     if held is None:
         return evidence
     watch = None if watch_with is None else (watch_with, _grids(watch_with().head, held, on_part))
@@ -218,6 +225,7 @@ class _Measured:
     of: Contender
     answered: Decisions | None = None
     remembered: Decisions | None = None
+    examined: Decisions | None = None
     head: Imitation | None = None
     has_reflex: bool = False
     slow: Slow | None = None

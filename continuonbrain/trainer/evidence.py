@@ -61,6 +61,19 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
+class Exam:
+    """Episodes of all that the robot has lived through that nobody trained on, `[episodes]` each: the lesson that each
+    came from, how many states, and the mean absolute steering error (nominal servo) of candidate and what drives now
+    against the driver's path."""
+
+    sha256: str
+    lesson: tuple[int, ...]
+    states: Figures
+    candidate: Figures
+    current: Figures
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """Closed-loop figures of one contender in the simulator; see `score.py`.
 
@@ -147,6 +160,7 @@ class Evidence:
     unshifted_candidate: Laps | None = None
     unshifted_base: Laps | None = None
     replay: Replay | None = None
+    exam: Exam | None = None
     has_reflex: bool = False
     reflex: Imitation | None = None
     reflex_current: Imitation | None = None

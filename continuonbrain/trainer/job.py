@@ -26,6 +26,7 @@ import torch
 
 from continuonbrain.model.driving import DrivingModel
 from continuonbrain.model.lora import adapter_files, attach_lora
+from continuonbrain.model.plain_lora import Begun, Start
 from continuonbrain.policy.prompt import PromptLayout
 from continuonbrain.trainer.dataset import Samples
 from continuonbrain.trainer.objective import action_loss, query_weights, soft_targets
@@ -67,6 +68,7 @@ def train_adapter(
     *,
     base_sha256: str,
     replay: Samples | None = None,
+    start: Start | None = None,
     state_path: Path | None = None,
     recall: Recall | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
@@ -75,6 +77,8 @@ def train_adapter(
     """Train one adapter. `model` must have no adapter attached; afterwards it has the new one.
 
     replay: states that the base knows, mixed into every batch against forgetting.
+
+    start: an adapter to go on from, or to train on top of: the result is then both of them, of both ranks together.
 
     state_path: where the job stands, on disk. The same job (settings, base, samples, streams) found there is gone on
     with. The file stays when the job has ended: whoever has made the adapter safe removes it (`forget_state`).
@@ -96,14 +100,15 @@ def train_adapter(
         paused += wait_until_allowed(_nothing_to_save)
 
     pool, chances = mix(samples, replay, settings, sampler)
-    fingerprint = _fingerprint(settings, base_sha256, pool.sha256(look))
-    begun = None if state_path is None else saved_samples(state_path, fingerprint)
+    begins = base_sha256 if start is None else f"{base_sha256} {start.sha256}"
+    fingerprint = _fingerprint(settings, begins, pool.sha256(look))
+    cached_before = None if state_path is None else saved_samples(state_path, fingerprint)
 
     def go_on(done: int, total: int) -> bool:
         on_progress(Progress("cache", done, total))
         look()
-        if begun is not None:
-            return done < begun
+        if cached_before is not None:
+            return done < cached_before
         in_time = time.monotonic() - started - paused < _CACHE_SHARE * settings.max_wall_time_s
         return in_time and not above_memory(settings.max_memory_mib, share=_CACHE_MEMORY_SHARE)
 
@@ -112,9 +117,15 @@ def train_adapter(
     n = len(streams)
     chances = chances[:n] / chances[:n].sum()
     weights = torch.from_numpy(pool.weights[:n]) * query_weights()
+    rank = settings.rank + (start.lora.rank if start is not None and start.frozen else 0)
     parameters = attach_lora(
-        model, base_sha256=base_sha256, rank=settings.rank, alpha=settings.alpha, targets=settings.targets
+        model,
+        base_sha256=base_sha256,
+        rank=rank,
+        alpha=settings.alpha * rank / settings.rank,  # what is new has the same scale, whatever lies below it
+        targets=settings.targets,
     )
+    begun = None if start is None else Begun(model.language_model, start)
     cache_s = time.monotonic() - started
     result = JobResult(
         {},
@@ -138,6 +149,8 @@ def train_adapter(
         result.resumed_at = state.step
 
     def backward_of_batch(_pause: Callable[[], None]) -> float:
+        if begun is not None:
+            begun.hold()
         rows = state.sampler.choice(n, size=settings.batch_size, p=chances)
         index = torch.from_numpy(rows)
         targets = soft_targets(layout, pool.curvature[rows], pool.speed_ahead[rows])
@@ -149,6 +162,8 @@ def train_adapter(
         state, settings, backward_of_batch, state_path, on_progress, wait_until_allowed
     ).run()
     result.losses, result.steps, result.train_s = state.losses, state.step, state.spent_s
+    if begun is not None:
+        begun.hold()
     result.files = adapter_files(model) if result.steps else {}
     result.peak_rss_mib = peak_rss_mib()
     return result

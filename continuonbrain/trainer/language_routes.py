@@ -27,7 +27,8 @@ from continuonbrain.model.record_cache import identity
 from continuonbrain.model.stream_store import StreamStore
 from continuonbrain.model.streams import Streams, collate
 from continuonbrain.model.suffix import capture, keep, run_suffix
-from continuonbrain.trainer.pausing import Look, blocks_of, looking, unwatched
+from continuonbrain.trainer.look import Look, unwatched
+from continuonbrain.trainer.pausing import blocks_of, looking
 from continuonbrain.trainer.seen import Seen, forget_looks
 from continuonbrain.trainer.token_samples import LanguageSettings, TokenSample, padded_labels
 

@@ -1,22 +1,14 @@
-"""Looks at the gates from inside long work: a gate that closes waits for the next one.
-
-Whoever does the work calls a `Look` as often as it can be put aside: between files, tensors, batches, and the layers
-of a model. It returns when the work may go on, and costs next to nothing while all gates are open.
-"""
+"""Looks at the gates from inside a model's pass: between its layers, forward and back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
-Look = Callable[[], None]
-
-
-def unwatched() -> None:
-    """The look of work that nobody pauses."""
+from continuonbrain.trainer.look import Look
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:

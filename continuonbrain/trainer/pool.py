@@ -14,7 +14,7 @@ from continuonbrain.model.driving import DrivingModel
 from continuonbrain.model.streams import Streams, collate
 from continuonbrain.policy.prompt import PromptLayout
 from continuonbrain.trainer.dataset import Samples, mirrored, sampling_weights
-from continuonbrain.trainer.pausing import Look, unwatched
+from continuonbrain.trainer.look import Look, unwatched
 
 _ENCODE_BATCH = 16
 """A closing gate waits for one of these: about a second of a small computer."""

@@ -7,7 +7,7 @@ floor), so that blocks are nearly independent where steps are not.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from continuonbrain.robot.protocol import CONTROL_DT_S
 from continuonbrain.safety.guards import Limits
 from continuonbrain.safety.reasons import HEADS
 from continuonbrain.trainer.dataset import Samples
-from continuonbrain.trainer.evidence import Figures, HeldOut, Replay
+from continuonbrain.trainer.evidence import Exam, Figures, HeldOut, Replay
 
 BLOCK_S = 2.0
 _SETTLING = 2
@@ -150,6 +150,15 @@ def replayed(frozen: Samples, candidate: Decisions, base: Decisions, sha256: str
         return tuple((np.bincount(track, weights=errors) / states).tolist())
 
     return Replay(sha256, tuple(float(s) for s in states), means(candidate), means(base))
+
+
+def examined(
+    samples: Samples, lessons: Mapping[int, int], candidate: Decisions, current: Decisions, sha256: str
+) -> Exam:
+    """Errors by episode, under the nominal calibration, as of `replayed`. lessons: by `samples.episode`."""
+    both = replayed(samples, candidate, current, sha256)
+    numbers = tuple(lessons[int(e)] for e in np.unique(samples.episode))
+    return Exam(sha256, numbers, both.states, both.candidate, both.base)
 
 
 def name_of(*parts: str) -> str:

@@ -16,7 +16,7 @@ from continuonbrain.rlds.step import SAFETY_BY, SAFETY_LOGIT, SOURCE_AUTOPILOT
 from continuonbrain.robot.protocol import CONTROL_DT_S
 from continuonbrain.safety.reasons import Reason
 from continuonbrain.trainer.dataset import Drive
-from continuonbrain.trainer.pausing import Look, unwatched
+from continuonbrain.trainer.look import Look, unwatched
 from continuonbrain.trainer.safety_calibration import (
     MIN_INTERVENTIONS,
     MIN_VIEWS,

@@ -19,7 +19,8 @@ from continuonbrain.errors import BrainError
 from continuonbrain.model.checkpoint import Checkpoint
 from continuonbrain.model.phases import Precision
 from continuonbrain.model.vision import embed, load_vision, pixels
-from continuonbrain.trainer.pausing import Look, blocks_of, looking, unwatched
+from continuonbrain.trainer.look import Look, unwatched
+from continuonbrain.trainer.pausing import blocks_of, looking
 from continuonbrain.trainer.token_samples import TokenSample, frame_key
 
 _SCRATCH = ".seen-"

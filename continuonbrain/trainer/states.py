@@ -17,7 +17,7 @@ from continuonbrain.robot.sim.instructions import BY_NAME, NAMES
 from continuonbrain.robot.sim.shifts import BASE
 from continuonbrain.robot.sim.track import TrackSet
 from continuonbrain.trainer.dataset import Samples
-from continuonbrain.trainer.pausing import Look, unwatched
+from continuonbrain.trainer.look import Look, unwatched
 
 _SHARES = (0.2, 0.12, 0.12, 0.14, 0.14, 0.1, 0.1, 0.08)
 _UNKNOWN_SPEED = 0.1

@@ -16,7 +16,7 @@ import pytest
 from continuonbrain.brain_root import open_brain
 from continuonbrain.config import BrainConfig
 from continuonbrain.errors import BrainError
-from continuonbrain.loops import donkey_body
+from continuonbrain.loops import donkey_body, fast
 from continuonbrain.loops.control_process import ControlOptions, ControlProcess
 from continuonbrain.loops.donkey_body import DonkeyBody
 from continuonbrain.robot.donkey.gamepad import Gamepad
@@ -152,6 +152,7 @@ def test_the_control_process_drives_it_by_hand_and_leaves_it_at_rest(
         "open_bus",
         lambda number: RetryingBus(ModelBus(at_40=chip, at_41=Ina219Model()), "model"),
     )
+    monkeypatch.setattr(fast, "_OLDEST_OBSERVATION_S", 5.0)
     monkeypatch.setattr(donkey_body, "backend_for", lambda config: NoisyCamera())
     monkeypatch.setattr(donkey_body, "open_gamepad", lambda config, on_press: hand)
     process = ControlProcess(open_brain(layout.root), ControlOptions(seconds=1.5, record=False))
@@ -172,6 +173,87 @@ def test_the_control_process_drives_it_by_hand_and_leaves_it_at_rest(
     host = FileHost(layout.run_dir / "host.json").read()
     assert host.battery_fraction.value is not None
     assert host.teleop_active.value == 1.0
+
+
+def test_a_battery_that_runs_low_stops_the_drive_and_no_mode_starts_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gauge = Ina219Model()
+    monkeypatch.setattr(donkey_body, "open_bus", lambda number: RetryingBus(ModelBus(at_41=gauge), "model"))
+    config = BrainConfig().with_overrides(
+        {"donkey.calibrated": True, "donkey.gamepad.enabled": False, "donkey.gauge.low_s": 0.0}
+    )
+    body = DonkeyBody(config, config_path=tmp_path / "config.json", disk_path=tmp_path)
+    body.machine.read()
+    assert body.unfit() == ""
+    gauge.volts = 6.8
+    body.machine.read()
+    assert "below 5%" in body.unfit()
+    assert body.tell()["battery_stop"] == body.unfit()
+    assert "must come to 15%" in body.release()
+    gauge.volts = 8.0
+    body.machine.read()
+    assert body.unfit()
+    assert body.release() == ""
+    assert body.unfit() == ""
+
+
+def test_a_car_on_mains_has_no_battery_that_could_stop_it(tmp_path: Path) -> None:
+    body = _body(tmp_path, power="mains")
+    assert body.unfit() == ""
+    assert body.machine.read().battery_fraction.source != "INA219 0x41"
+    assert _body(tmp_path, power="battery").machine.read().battery_fraction.source == "INA219 0x41"
+
+
+def test_the_control_process_stops_for_a_low_battery_and_tells_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = init_brain_root(tmp_path / "car", "pi5-donkey")
+    settings = json.loads(layout.config_path.read_text())
+    settings["robot"].update(realtime_priority=None, cpu=None)
+    settings["heads"]["safety"]["enabled"] = False
+    settings["donkey"]["calibrated"] = True
+    settings["donkey"]["throttle"]["arming_s"] = 0.05
+    settings["donkey"]["camera"]["timeout_s"], settings["donkey"]["watchdog_s"] = 5.0, 2.0
+    settings["donkey"]["gauge"]["low_s"] = 0.0
+    layout.config_path.write_text(json.dumps(settings))
+    chip, gauge = Pca9685Model(), Ina219Model()
+    hand = Gamepad(lambda: None, None, quiet_s=3, on_press=lambda press: None)  # type: ignore[arg-type, return-value]
+    monkeypatch.setattr(hand, "start", lambda: None)
+    monkeypatch.setattr(type(hand), "__call__", lambda self: ((0.5, 0.4), 0.0))
+    monkeypatch.setattr(
+        donkey_body, "open_bus", lambda number: RetryingBus(ModelBus(at_40=chip, at_41=gauge), "model")
+    )
+    monkeypatch.setattr(donkey_body, "backend_for", lambda config: NoisyCamera())
+    monkeypatch.setattr(donkey_body, "open_gamepad", lambda config, on_press: hand)
+    process = ControlProcess(open_brain(layout.root), ControlOptions(seconds=120, record=False))
+    process._body._pressed("mode")  # type: ignore[attr-defined]
+    driven = process._on_tick
+
+    stops = 0
+
+    def empty_once_it_drives(tick: Any) -> None:
+        nonlocal stops
+        driven(tick)
+        if (chip.pulse_us(0) or 0.0) > 1550:
+            gauge.volts = 6.8
+        stops += tick.guarded.reasons == ("low_battery",)
+        process._stopping = stops >= 10  # however long a busy machine takes to come here
+
+    monkeypatch.setattr(process, "_on_tick", empty_once_it_drives)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        report = process.run()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert report.reasons["low_battery"] >= 10
+    pulses = [pulse for pulse in chip.seen[0] if pulse is not None]
+    assert max(pulses) > 1550
+    told = json.loads((layout.run_dir / "control.json").read_text())
+    assert told["reasons"] == ["low_battery"]
+    assert told["fault"].startswith("the battery is at")
+    assert told["guarded"][1] == 0.0
 
 
 class NoisyCamera:

@@ -276,6 +276,28 @@ def test_a_car_that_stands_before_a_picture_that_never_changes_may_drive_off() -
     assert r.body.sent[79][1] > 0.0
 
 
+def test_a_body_that_must_stand_is_stopped_with_its_reason_in_every_step_and_parked_it_tells() -> None:
+    r = rig()
+
+    def battery(tick: LoopTick) -> None:
+        r.loop.hold("the battery is at 4%" if 19 <= tick.number < 29 else "")
+        if tick.number == 24:
+            r.loop.set_mode("park")
+        elif tick.number == 26:
+            r.loop.set_mode("autopilot")
+
+    report = r.run(50, battery)
+    held = [t for t in r.ticks if 20 <= t.number < 30]
+    assert all(t.fault == "the battery is at 4%" and t.guarded.throttle == 0.0 for t in held)
+    assert all(t.guarded.reasons == ("low_battery",) for t in held if t.mode != "park")
+    assert r.ticks[19].guarded.throttle > 0.0
+    assert r.ticks[49].guarded.throttle > 0.0
+    assert report.sensor_faults == 0
+    steps = {step.tick: step for episode in r.episodes for step in episode.steps}
+    assert steps[22].reasons == ("low_battery",)
+    assert steps[22].command[1] == 0.0
+
+
 def test_a_path_from_before_a_long_blindness_is_forgotten() -> None:
     r = rig(broken=lambda tick: "blind" if 20 <= tick < 40 else "")
     r.paths.dies_at_s = 100.0 + 20 * PERIOD_S
@@ -441,6 +463,7 @@ def test_actuators_that_raise_are_counted_and_the_loop_lives_on() -> None:
     report = r.run(10)
     assert report.actuator_faults == 10
     assert report.ticks == 10
+    assert {tick.fault for tick in r.ticks} == {"OSError: i2c"}
 
 
 def test_a_report_survives_json() -> None:

@@ -22,6 +22,7 @@ from benchmarks.small_verdict import judged  # noqa: E402
 from continuonbrain.brain_root import BrainRoot, open_brain  # noqa: E402
 from continuonbrain.errors import BrainError  # noqa: E402
 from continuonbrain.loops import judging, learning, mid, training_log  # noqa: E402
+from continuonbrain.loops import lessons as lessons_module  # noqa: E402
 from continuonbrain.loops.mid import MidLoop, Status, watch  # noqa: E402
 from continuonbrain.loops.probation import confirm_by_hand  # noqa: E402
 from continuonbrain.loops.promotion import promote_candidate  # noqa: E402
@@ -599,7 +600,7 @@ def test_gates_are_looked_at_while_episodes_are_read_and_samples_built(
     root = brain()
     trainer = loop(root, SimulatedHost())
     looked: list[str] = []
-    built = learning.build_samples
+    built = lessons_module.build_samples
 
     def look(*_: Any) -> float:
         looked.append(trainer.status.phase)
@@ -612,7 +613,7 @@ def test_gates_are_looked_at_while_episodes_are_read_and_samples_built(
         return out
 
     monkeypatch.setattr(trainer, "wait_until_allowed", look)
-    monkeypatch.setattr(learning, "build_samples", build)
+    monkeypatch.setattr(lessons_module, "build_samples", build)
     monkeypatch.setattr(learning, "TorchEngine", lambda *_: (_ for _ in ()).throw(BrainError("far enough")))
     with pytest.raises(BrainError, match="far enough"):
         trainer.round()

@@ -50,16 +50,47 @@ def test_without_wishes_the_thread_is_ordinary_or_nice() -> None:
     assert scheduler == os.SCHED_OTHER
     assert granted["scheduler"] in ("nice -10", "ordinary")
     assert (granted["scheduler"] == "ordinary") == bool(granted["refused"])
-    assert interval == pytest.approx(0.0005)
+    assert interval == pytest.approx(0.0001)
 
 
 def test_a_priority_is_the_threads_own() -> None:
     if not may_have_priority():
         pytest.skip("this user may not use SCHED_FIFO")
     granted, scheduler, _, of_another, _ = ask(priority=7)
+    thread = granted.pop("thread")
+    assert isinstance(thread, int)
+    assert thread > 0
     assert granted == {"scheduler": "fifo 7", "cpu": None, "refused": []}
     assert scheduler == os.SCHED_FIFO
     assert of_another == os.SCHED_OTHER
+
+
+LIFT = """
+import json, os, sys, threading
+from continuonbrain.loops.realtime import lift_other_threads, prefer_this_thread
+granted = prefer_this_thread(**json.loads(sys.argv[1]))
+done, here = threading.Event(), threading.Event()
+ids = []
+def wait():
+    ids.append(threading.get_native_id()); here.set(); done.wait(10)
+thread = threading.Thread(target=wait); thread.start(); here.wait(10)
+lift_other_threads(granted)
+me = threading.get_native_id()
+print(json.dumps([granted.scheduler, os.sched_getscheduler(me) & 7, [os.sched_getparam(me).sched_priority],
+    os.sched_getscheduler(ids[0]) & 7,
+    os.sched_getparam(ids[0]).sched_priority - os.getpriority(os.PRIO_PROCESS, ids[0])]))
+done.set()
+"""
+
+
+def test_the_other_threads_come_after_the_loop_and_before_other_processes() -> None:
+    granted, mine, priority, of_another, level = ask(LIFT, priority=7)
+    if granted == "fifo 7":
+        assert (mine, priority) == (os.SCHED_FIFO, [7])
+        assert (of_another, level) == (os.SCHED_FIFO, 1)
+    granted, _, _, of_another, level = ask(LIFT)
+    assert of_another == os.SCHED_OTHER
+    assert level == (5 if granted == "nice -10" else 0)
 
 
 def test_a_core_is_taken_and_one_that_is_not_there_is_told() -> None:

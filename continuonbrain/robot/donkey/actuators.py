@@ -48,8 +48,9 @@ def steering_map(config: SteeringConfig) -> PulseMap:
 
 
 def throttle_map(config: ThrottleConfig) -> PulseMap:
-    """Positive throttle drives forward."""
-    return PulseMap("throttle", config.reverse_us, config.stopped_us, config.forward_us)
+    """Positive throttle drives forward. A car that never goes back has no pulses beyond stopped_us."""
+    back_us = config.stopped_us if config.reverse == "none" else config.reverse_us
+    return PulseMap("throttle", back_us, config.stopped_us, config.forward_us)
 
 
 class Arming:

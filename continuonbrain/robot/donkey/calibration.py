@@ -87,13 +87,22 @@ class Calibration:
             self._sleep(SPIN_S)
             self._send(now.channel, stopped_us)
 
+        def back(pulse_us: float) -> None:
+            if now.reverse == "double-tap" and pulse_us != stopped_us:
+                for tap_us in (pulse_us, stopped_us):
+                    self._send(now.channel, tap_us)
+                    self._sleep(now.tap_s)
+            spin(pulse_us)
+
         found = {"stopped_us": stopped_us}
-        for key, told in (
-            ("forward_us", "the fastest that it may ever go forward"),
-            ("reverse_us", "the fastest that it may ever go back"),
-        ):
+        tries = [("forward_us", "the fastest that it may ever go forward", spin)]
+        if now.reverse == "none":
+            self._say('The car never goes back: donkey.throttle.reverse is "none".')
+        else:
+            tries.append(("reverse_us", "the fastest that it may ever go back", back))
+        for key, told, show in tries:
             self._say(f"Each try turns the wheels for {SPIN_S:g} s.")
-            found[key] = self._find(f"{told} [{key}]", stopped_us, spin)
+            found[key] = self._find(f"{told} [{key}]", stopped_us, show)
         return {f"donkey.throttle.{key}": value for key, value in found.items()}
 
     def _find(self, told: str, pulse_us: float, show: Callable[[float], None]) -> float:

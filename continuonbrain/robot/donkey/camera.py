@@ -4,6 +4,9 @@
 
 A back end that hangs cannot be interrupted: its thread is given up, and another one opens the camera anew; whenever the
 old one comes back, it closes what it had and ends.
+
+A sensor that sees has noise. Frames that are the same to the last bit for a while, however fresh their times, come from
+a driver that repeats itself, or from under a lens cap: a fault either way, and the camera is opened anew.
 """
 
 from __future__ import annotations
@@ -58,6 +61,7 @@ class Camera:
     Args:
         make: gives a back end that is not yet opened; asked again for every connection.
         timeout_s: a frame older than this is a fault.
+        frozen_s: frames that are all the same for longer than this are a fault, seconds.
         hang_s: a back end that takes longer to open or to read is given up, seconds.
         backoff_s: first and longest wait between two connections, seconds.
     """
@@ -67,16 +71,17 @@ class Camera:
         make: Callable[[], CameraBackend],
         *,
         timeout_s: float,
+        frozen_s: float = 0.5,
         hang_s: float = 5.0,
         backoff_s: tuple[float, float] = (0.2, 5.0),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._make, self._timeout_s, self._hang_s, self._backoff_s = make, timeout_s, hang_s, backoff_s
-        self._clock = clock
+        self._frozen_s, self._clock = frozen_s, clock
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._frame: Frame | None = None
-        self._exposed_s = -np.inf
+        self._exposed_s = self._changed_s = -np.inf
         self._state: CameraState = "opening"
         self._problem = "no frame has come yet"
         self._reader: threading.Thread | None = None
@@ -101,8 +106,8 @@ class Camera:
         self.newest()
 
     def newest(self) -> tuple[Frame, float]:
-        """The newest frame and the monotonic time of its exposure; never waits. Raises `RobotFault` when it is too old
-        or from the future."""
+        """The newest frame and the monotonic time of its exposure; never waits. Raises `RobotFault` when it is too old,
+        from the future, or the same as all before it for too long."""
         now = self._clock()
         with self._lock:
             if self._reader is not None and now - self._moved_s > self._hang_s:
@@ -118,6 +123,8 @@ class Camera:
                     f"camera {self._state}: {told} ({self._problem or 'it does not answer'})",
                     remedy="check the camera's cable",
                 )
+            if self._exposed_s - self._changed_s > self._frozen_s:
+                raise self._frozen()
             return frame, self._exposed_s
 
     def close(self) -> None:
@@ -184,10 +191,23 @@ class Camera:
             raise RobotFault(f"a frame was exposed {ahead_s:.2f} s from now: its clock is another one")
         with self._changed:
             # A frame that is not newer is the same one again: a camera that froze must grow old.
-            if self._reader is threading.current_thread() and exposed_s > self._exposed_s:
-                self._frame, self._exposed_s = frame, exposed_s
-                self._state, self._problem = "running", ""
-                self._changed.notify_all()
+            if self._reader is not threading.current_thread() or not exposed_s > self._exposed_s:
+                return
+            # The whole frame: 57 kB take microseconds, and a part of it may rightly stand still.
+            if self._frame is None or not np.array_equal(frame, self._frame):
+                self._changed_s = exposed_s
+            self._frame, self._exposed_s = frame, exposed_s
+            if exposed_s - self._changed_s > self._frozen_s:
+                raise self._frozen()
+            self._state, self._problem = "running", ""
+            self._changed.notify_all()
+
+    def _frozen(self) -> RobotFault:
+        return RobotFault(
+            f"the camera shows the very same picture for {self._exposed_s - self._changed_s:.1f} s: it is frozen, or "
+            "covered",
+            remedy="take off the lens cap; check the camera's cable",
+        )
 
     def _lose(self, problem: str) -> None:
         with self._lock:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from continuonbrain.config import CameraConfig
-from continuonbrain.errors import BrainError
+from continuonbrain.errors import BrainError, installing
 from continuonbrain.robot.protocol import RobotFault
 
 CAPTURE_SIZE = (320, 240)
@@ -89,7 +89,7 @@ class V4l2Backend:
         except ModuleNotFoundError as error:
             raise BrainError(
                 "a USB camera needs the Python module cv2 (OpenCV), which is not installed",
-                remedy="pip install opencv-python-headless, or sudo apt install python3-opencv",
+                remedy=installing("pi"),
             ) from error
         self._cv2 = cv2
         self._capture = cv2.VideoCapture(self._index, cv2.CAP_V4L2)

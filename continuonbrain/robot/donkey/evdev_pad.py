@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import select
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,8 +30,8 @@ def _evdev() -> Any:
     except ModuleNotFoundError as error:
         raise BrainError(
             "the gamepad needs the Python module evdev, which is not installed",
-            remedy="sudo apt install python3-evdev and make the venv with --system-site-packages, or set "
-            "donkey.gamepad.enabled to false",
+            remedy="sudo apt install python3-evdev and make the venv with --system-site-packages (or build it: pip "
+            "install evdev), or set donkey.gamepad.enabled to false",
         ) from error
     return evdev
 
@@ -66,7 +67,13 @@ class EvdevPad:
     def read(self, timeout_s: float) -> Sequence[tuple[int, int, int]]:
         """See `gamepad.Pad.read`."""
         ready, _, _ = select.select([self._device.fd], [], [], timeout_s)
-        return [(event.type, event.code, event.value) for event in self._device.read()] if ready else []
+        if not ready:
+            return []
+        events = [(event.type, event.code, event.value) for event in self._device.read()]
+        if not events:
+            # Readable, and nothing to read: an end of file. A device that has gone says ENODEV by itself.
+            raise OSError(errno.ENODEV, "the gamepad's events have ended")
+        return events
 
     def range_of(self, axis: int) -> tuple[int, int]:
         """See `gamepad.Pad.range_of`."""

@@ -131,6 +131,8 @@ def open_bus(number: int) -> RetryingBus:
         ) from error
     # The kernel's second is twenty control ticks: a stuck bus must be known in one. An adapter that does not know this
     # call keeps its own timeout.
-    with suppress(OSError):
-        fcntl.ioctl(raw.fd, _I2C_TIMEOUT, _ADAPTER_TIMEOUT_10MS)
+    descriptor = raw.fd
+    if descriptor is not None:
+        with suppress(OSError):
+            fcntl.ioctl(descriptor, _I2C_TIMEOUT, _ADAPTER_TIMEOUT_10MS)
     return RetryingBus(raw, name)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from continuonbrain.robot.donkey.ina219 import Ina219
+from continuonbrain.robot.donkey.low_battery import LowBattery
 from continuonbrain.robot.linux_host import LinuxHost
 from continuonbrain.robot.readings import Host, HostReadings, Reading
 
@@ -30,13 +31,18 @@ class GaugedHost:
 class DonkeyMachine:
     """What the control process tells of the machine. `alive` is called by the control loop, `read` by another thread.
 
-    gauge: None where the car has none.
+    gauge: None where the car has none. watch: is given every reading of it.
     """
 
     def __init__(
-        self, disk_path: Path, gauge: Ina219 | None, *, clock: Callable[[], float] = time.monotonic
+        self,
+        disk_path: Path,
+        gauge: Ina219 | None,
+        *,
+        watch: LowBattery | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._gauge, self._clock = gauge, clock
+        self._gauge, self._watch, self._clock = gauge, watch, clock
         self._seen_s = self._drove_s = clock()
         self._teleop, self._ticks = False, 0
         self._linux = LinuxHost(disk_path=disk_path, robot_state=_Told(self._told), clock=clock)
@@ -51,8 +57,12 @@ class DonkeyMachine:
 
     def read(self) -> HostReadings:
         """The readings as they are now."""
+        # The gauge first: a disk or a driver that hangs must not keep the car from knowing its battery.
+        charge = None if self._gauge is None else self._gauge.read()
+        if charge is not None and self._watch is not None:
+            self._watch.take(charge)
         own = self._linux.read()
-        return own if self._gauge is None else replace(own, battery_fraction=self._gauge.read())
+        return own if charge is None else replace(own, battery_fraction=charge)
 
     def _told(self) -> HostReadings:
         seen_s, pulse = self._seen_s, float(self._ticks)

@@ -21,7 +21,18 @@ class World:
         self.go_on.set()
         self.ahead_s = 0.0
         self.image = np.full((240, 320, 3), 7, np.uint8)
+        self.noise = True
+        self._count = 0
         self.opened = self.closed = 0
+
+    def picture(self) -> np.ndarray:
+        """The image; with noise, one pixel of it differs from one read to the next."""
+        if not self.noise or self.image.ndim != 3 or not self.image.size:
+            return self.image
+        self._count += 1
+        noisy = self.image.copy()
+        noisy[-1, -2:] = self._count % 200
+        return noisy
 
     def make(self) -> FakeBackend:
         return FakeBackend(self)
@@ -41,7 +52,7 @@ class FakeBackend:
         if not self.world.plugged:
             raise OSError(19, "No such device")
         time.sleep(0.005)
-        return self.world.image, time.monotonic() + self.world.ahead_s
+        return self.world.picture(), time.monotonic() + self.world.ahead_s
 
     def close(self) -> None:
         self.world.closed += 1
@@ -54,7 +65,7 @@ def world() -> World:
 
 @pytest.fixture
 def camera(world: World) -> Iterator[Camera]:
-    camera = Camera(world.make, timeout_s=0.15, hang_s=0.3, backoff_s=(0.02, 0.1))
+    camera = Camera(world.make, timeout_s=0.15, frozen_s=0.3, hang_s=0.3, backoff_s=(0.02, 0.1))
     camera.start()
     camera.wait(5)
     yield camera
@@ -140,6 +151,42 @@ def test_what_is_no_picture_is_a_fault(camera: Camera, world: World, image: np.n
     _until(lambda: not _sees(camera))
     with pytest.raises(RobotFault, match="instead of RGB"):
         fitted(image)
+
+
+@pytest.fixture
+def patient(world: World) -> Iterator[Camera]:
+    """A camera that a busy machine does not make look lost."""
+    camera = Camera(world.make, timeout_s=5.0, frozen_s=0.3, hang_s=5.0, backoff_s=(0.02, 0.1))
+    camera.start()
+    camera.wait(5)
+    yield camera
+    camera.close()
+
+
+def test_the_very_same_picture_for_long_is_a_fault_however_fresh_its_time(
+    patient: Camera, world: World
+) -> None:
+    camera = patient
+    began, opened = time.monotonic(), world.opened
+    world.noise = False
+    _until(lambda: not _sees(camera))
+    assert time.monotonic() - began > 0.25
+    with pytest.raises(RobotFault, match=r"the very same picture for \d+\.\d s: it is frozen, or covered"):
+        camera.newest()
+    _until(lambda: world.opened > opened)  # it is opened anew; a cap stays where it is
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        assert not _sees(camera)
+        time.sleep(0.01)
+    world.noise = True
+    _until(lambda: _sees(camera))
+
+
+def test_one_pixel_that_moves_is_life(patient: Camera) -> None:
+    end = time.monotonic() + 1.0
+    while time.monotonic() < end:
+        patient.newest()
+        time.sleep(0.01)
 
 
 def test_closed_is_closed(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -32,9 +33,11 @@ class Rig:
         self.raw = ModelBus(at_40=self.chip)
         self.plugged = threading.Event()
         self.plugged.set()
+        self.covered = False
+        self.read_frames = 0
         self.train = DriveTrain(RetryingBus(self.raw, "model"), CONFIG)
         self.stop = EmergencyStop()
-        self.camera = Camera(lambda: self, timeout_s=0.15, backoff_s=(0.02, 0.1))
+        self.camera = Camera(lambda: self, timeout_s=0.15, frozen_s=0.3, backoff_s=(0.02, 0.1))
         self.car = DonkeyCar(self.train, self.camera, self.stop, watchdog_s=CONFIG.watchdog_s)
 
     # The camera's back end.
@@ -46,7 +49,8 @@ class Rig:
         if not self.plugged.is_set():
             raise OSError(19, "No such device")
         time.sleep(0.01)
-        return np.zeros((120, 160, 3), np.uint8), time.monotonic()
+        self.read_frames += not self.covered
+        return np.full((120, 160, 3), self.read_frames % 256, np.uint8), time.monotonic()
 
     def close(self) -> None:
         pass
@@ -104,6 +108,22 @@ def test_a_blind_car_stops(rig: Rig) -> None:
     with pytest.raises(RobotFault, match="camera"):
         rig.drive()
     assert rig.at_rest
+
+
+def test_a_camera_that_repeats_itself_with_fresh_times_stops_the_car(rig: Rig) -> None:
+    rig.drive()
+    assert not rig.at_rest
+    rig.covered = True
+    with pytest.raises(RobotFault, match="camera"):
+        rig.drive(1.5)
+    assert rig.at_rest
+    rig.covered = False
+    end = time.monotonic() + 5
+    while rig.at_rest:
+        assert time.monotonic() < end
+        with contextlib.suppress(RobotFault):
+            rig.drive()
+        time.sleep(0.02)
 
 
 def test_the_emergency_stop_stops_without_a_tick_and_holds(rig: Rig) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import random
 
 import pytest
 from bus_models import ModelBus, Pca9685Model
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from drive_rig import COUNT_US, STEERING, THROTTLE, Rig
 
 from continuonbrain.config import BrainConfig, ConfigError, DonkeyConfig, validate_config
 from continuonbrain.robot.donkey.drive_train import DriveTrain
@@ -17,37 +14,13 @@ from continuonbrain.robot.donkey.i2c import RetryingBus
 from continuonbrain.robot.donkey.pca9685 import Pca9685, prescale_for
 from continuonbrain.robot.protocol import RobotFault
 
-STEERING, THROTTLE = 1, 0
-COUNT_US = 1e6 * (prescale_for(60) + 1) / 25e6
 
-
-class Rig:
-    def __init__(self, config: DonkeyConfig | None = None) -> None:
-        self.now, self.bus_well = 100.0, True
-        self.config = config or DonkeyConfig()
-        self.chip = Pca9685Model()
-        self.raw = ModelBus(at_40=self.chip)
-        bus = RetryingBus(self.raw, "/dev/i2c-model", clock=lambda: self.now)
-        self.train = DriveTrain(bus, self.config, clock=lambda: self.now, sleep=self.wait)
-
-    def wait(self, seconds: float) -> None:
-        self.now += seconds
-
-    def arm(self) -> None:
-        self.train.stop()
-        self.wait(self.config.throttle.arming_s + 0.01)
-
-    @property
-    def throttle_us(self) -> float | None:
-        return self.chip.pulse_us(THROTTLE)
-
-    def at_rest(self) -> bool:
-        pulse = self.throttle_us
-        return pulse is None or abs(pulse - self.config.throttle.stopped_us) <= COUNT_US / 2
+def _config(**throttle: object) -> DonkeyConfig:
+    return validate_config({"donkey": {"throttle": throttle}}, source="test").donkey
 
 
 def test_commands_reach_the_calibrated_pulses() -> None:
-    rig = Rig()
+    rig = Rig(_config(reverse="direct"))
     rig.arm()
     for steering, throttle, turn_us, drive_us in (
         (1.0, 1.0, 1870, 1700),
@@ -58,6 +31,15 @@ def test_commands_reach_the_calibrated_pulses() -> None:
         rig.train.act(steering, throttle)
         assert rig.chip.pulse_us(STEERING) == pytest.approx(turn_us, abs=COUNT_US)
         assert rig.throttle_us == pytest.approx(drive_us, abs=COUNT_US)
+
+
+def test_a_car_without_reverse_never_gets_a_pulse_beyond_rest() -> None:
+    rig = Rig(_config(reverse_us=1000.0, stopped_us=1502.0))
+    rig.arm()
+    for throttle in (0.3, -0.01, -1.0, -0.5, 1.0, -1.0):
+        rig.train.act(0.0, throttle)
+    assert min(pulse for pulse in rig.chip.seen[THROTTLE] if pulse) == pytest.approx(1502, abs=COUNT_US / 2)
+    assert rig.at_rest()
 
 
 def test_an_inverted_servo_turns_the_other_way() -> None:
@@ -97,9 +79,13 @@ def test_a_chip_that_was_reset_is_noticed_set_up_and_armed_again() -> None:
     rig = Rig()
     rig.arm()
     rig.train.act(0.0, 0.5)
+    rig.drive(0.0, 0.5, ticks=7)
     rig.chip.power_on()
+    reset_s = rig.now
     with pytest.raises(RobotFault, match="reset or put to sleep"):
-        rig.train.act(0.0, 0.5)
+        rig.drive(0.0, 0.5, ticks=10)
+    assert rig.chip.seen[THROTTLE][-1] is None
+    assert rig.now - reset_s < 0.2
     assert rig.throttle_us is None
     with pytest.raises(RobotFault, match="arming"):
         rig.train.act(0.0, 0.5)
@@ -113,10 +99,79 @@ def test_a_chip_that_was_reset_is_noticed_set_up_and_armed_again() -> None:
 def test_a_lost_prescale_is_noticed() -> None:
     rig = Rig()
     rig.arm()
+    rig.train.act(0.0, 0.1)
     rig.chip.registers[0xFE] = 0x1E
+    changed_s = rig.now
     with pytest.raises(RobotFault, match="PRE_SCALE reads 30"):
-        rig.train.act(0.0, 0.1)
+        rig.drive(0.0, 0.1, ticks=100)
+    assert rig.now - changed_s < 1.2
     assert rig.at_rest()
+
+
+@pytest.mark.parametrize("hz", [5, 20, 50, 100])
+@pytest.mark.parametrize("channels", [(1, 0), (0, 1), (14, 15), (3, 9)])
+def test_a_reset_is_found_in_time_at_every_rate_and_on_every_pair_of_channels(
+    hz: int, channels: tuple[int, int]
+) -> None:
+    config = validate_config(
+        {"donkey": {"steering": {"channel": channels[0]}, "throttle": {"channel": channels[1]}}},
+        source="test",
+    ).donkey
+    for phase in range(1 + round(hz / 5)):
+        rig = Rig(config)
+        rig.arm()
+        rig.drive(0.1, 0.5, ticks=20 + phase, hz=hz)
+        assert rig.chip.pulse_us(channels[0]) == pytest.approx(1525 + 34.5, abs=COUNT_US)
+        assert rig.chip.pulse_us(channels[1]) == pytest.approx(1600, abs=COUNT_US)
+        rig.chip.power_on()
+        reset_s = rig.now
+        with pytest.raises(RobotFault, match="reset or put to sleep"):
+            rig.drive(0.1, 0.5, ticks=50, hz=hz)
+        assert rig.now - reset_s <= max(0.2 - 1e-6, 1 / hz + 1e-6)
+        assert rig.chip.pulse_us(channels[1]) is None
+
+
+def test_a_register_that_lost_what_was_written_is_found_in_time() -> None:
+    rig = Rig()
+    rig.arm()
+    rig.train.act(0.0, 0.5)
+    held, rig.chip.write = rig.chip.write, lambda register, data: None  # type: ignore[method-assign]
+    with pytest.raises(RobotFault, match=r"channel [01] reads"):
+        rig.drive(0.3, 0.9, ticks=3)
+    rig.chip.write = held  # type: ignore[method-assign]
+    rig.train.stop()
+    assert rig.at_rest()
+
+
+def test_driving_off_and_stopping_are_read_back_at_once() -> None:
+    rig = Rig()
+    rig.arm()
+    rig.drive(0.0, 0.0, ticks=2)
+    held, rig.chip.write = rig.chip.write, lambda register, data: None  # type: ignore[method-assign]
+    with pytest.raises(RobotFault, match="channel 0 reads"):
+        rig.train.act(0.0, 0.5)
+    rig.chip.write = held  # type: ignore[method-assign]
+    rig.train.stop()
+    rig.wait(3.1)
+    rig.drive(0.0, 0.5, ticks=2)
+    rig.chip.write = lambda register, data: None  # type: ignore[method-assign]
+    with pytest.raises(RobotFault, match="channel 0 is not off"):  # what is tried when it will not rest
+        rig.train.stop()
+    rig.chip.write = held  # type: ignore[method-assign]
+    rig.train.stop()
+    assert rig.at_rest()
+
+
+def test_a_command_is_one_write_and_the_bus_is_left_alone() -> None:
+    rig = Rig()
+    rig.arm()
+    rig.train.act(0.0, 0.5)
+    before = rig.raw.count
+    for number in range(200):
+        rig.wait(0.05)
+        rig.train.act(number % 20 / 20, 0.5)
+    # 20 a second: one write each, every second one is read back, every tenth of those is asked for its frequency, too.
+    assert rig.raw.count - before == 200 + 100 + 10
 
 
 def test_a_dead_bus_names_the_chip_and_stops_when_it_lives_again() -> None:
@@ -128,7 +183,7 @@ def test_a_dead_bus_names_the_chip_and_stops_when_it_lives_again() -> None:
         raise OSError(121, "Remote I/O error")
 
     rig.raw.trouble = dead
-    with pytest.raises(RobotFault, match=r"/dev/i2c-model: read of chip 0x40, register 0x00: .*Remote I/O"):
+    with pytest.raises(RobotFault, match=r"/dev/i2c-model: write of chip 0x40, register 0x06: .*Remote I/O"):
         rig.train.act(0.0, 0.5)
     with pytest.raises(RobotFault):
         rig.train.stop()
@@ -186,10 +241,12 @@ def test_the_chip_refuses_a_pulse_outside_its_range() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
-        ("donkey.throttle.stopped_us", 1701.0, "must lie between reverse_us"),
+        ("donkey.throttle.stopped_us", 1701.0, "must be 30 us from stopped_us"),
+        ("donkey.throttle", {"reverse": "direct", "stopped_us": 1701.0}, "must lie between reverse_us"),
         ("donkey.steering.centre_us", 1180.0, "must lie between left_us"),
         ("donkey.steering.channel", 0, "are both 0"),
         ("donkey.gauge.address", 0x40, "both 0x40"),
+        ("donkey.gauge.go_above", 0.01, "must not be below stop_below"),
         ("donkey.gauge.full_v", 6.0, "must be above empty_v"),
         ("donkey.gamepad.stop_button", "BTN_TL", "for two things"),
     ],
@@ -197,128 +254,3 @@ def test_the_chip_refuses_a_pulse_outside_its_range() -> None:
 def test_settings_that_make_no_sense_are_refused(key: str, value: object, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         BrainConfig().with_overrides({key: value})
-
-
-pulses = st.floats(500, 2500)
-
-
-@st.composite
-def configs(draw: st.DrawFn) -> DonkeyConfig:
-    def triple() -> tuple[float, float, float]:
-        low = draw(st.floats(500, 2400))
-        high = draw(st.floats(low + 61, 2500)) if low < 2439 else 2500.0
-        rest = draw(st.floats(low + 30.1, max(low + 30.1, high - 30.1)))
-        return (low, rest, high) if draw(st.booleans()) else (high, rest, low)
-
-    left, centre, right = triple()
-    reverse, stopped, forward = triple()
-    return validate_config(
-        {
-            "donkey": {
-                "pwm": {
-                    "frequency_hz": draw(st.floats(40, 200)),
-                    "oscillator_hz": draw(st.floats(24e6, 27e6)),
-                },
-                "steering": {"left_us": left, "centre_us": centre, "right_us": right},
-                "throttle": {"reverse_us": reverse, "stopped_us": stopped, "forward_us": forward},
-            }
-        },
-        source="test",
-    ).donkey
-
-
-anything = st.one_of(st.floats(-1.2, 1.2), st.floats(-1, 1), st.floats(allow_nan=True, allow_infinity=True))
-act = st.tuples(st.just("act"), anything, anything)
-full = st.tuples(st.just("act"), st.floats(-1, 1), st.sampled_from([-1.0, 1.0]))
-broken = st.tuples(st.just("act"), st.floats(-1, 1), st.sampled_from([math.nan, math.inf]))
-moves = st.one_of(
-    act,
-    full,
-    full,
-    broken,
-    st.just(("stop",)),
-    st.tuples(st.just("wait"), st.floats(0, 4)),
-    st.just(("reset",)),
-    st.tuples(st.just("trouble"), st.integers(0, 10**6), st.sampled_from([0.1, 0.5, 0.9])),
-    st.just(("well",)),
-)
-armed = st.just([("stop",), ("wait", 3.5)])
-stories = st.builds(
-    lambda first, rest: first + rest, st.one_of(armed, st.just([])), st.lists(moves, min_size=6, max_size=25)
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(config=configs(), story=stories)
-def test_whatever_happens_pulses_stay_in_range_faults_stop_and_arming_comes_first(
-    config: DonkeyConfig, story: list[tuple[object, ...]]
-) -> None:
-    rig = Rig(config)
-    rig.chip.oscillator_hz = config.pwm.oscillator_hz
-    count_us = (
-        1e6
-        * (prescale_for(config.pwm.frequency_hz, config.pwm.oscillator_hz) + 1)
-        / (config.pwm.oscillator_hz)
-    )
-    turn, drive = config.steering, config.throttle
-    stopped_since: float | None = None
-
-    def rests(pulse: float | None) -> bool:
-        return pulse is None or abs(pulse - drive.stopped_us) <= count_us / 2 + 1e-6
-
-    for step in story:
-        before = len(rig.chip.seen[THROTTLE])
-        well, bus_well = True, rig.bus_well
-        if step[0] == "act":
-            try:
-                rig.train.act(step[1], step[2])  # type: ignore[arg-type]
-                # Not refused: then it is what the ESC sees.
-                wanted = min(1.0, max(-1.0, step[2]))  # type: ignore[type-var]
-                end = drive.forward_us if wanted > 0 else drive.reverse_us  # type: ignore[operator]
-                pulse_us = drive.stopped_us + abs(wanted) * (end - drive.stopped_us)  # type: ignore[arg-type]
-                assert rig.throttle_us == pytest.approx(pulse_us, abs=count_us + 1e-6)
-            except RobotFault:
-                well = False
-        elif step[0] == "stop":
-            try:
-                rig.train.stop()
-            except RobotFault:
-                well = False
-        elif step[0] == "wait":
-            rig.wait(step[1])  # type: ignore[arg-type]
-        elif step[0] == "reset":
-            rig.chip.power_on()
-        elif step[0] == "trouble":
-            chance = random.Random(step[1])  # type: ignore[arg-type]
-
-            def trouble(number: int, chance: random.Random = chance, share: object = step[2]) -> None:
-                if chance.random() < share:  # type: ignore[operator]
-                    raise OSError(121, "Remote I/O error")
-
-            rig.raw.trouble, rig.bus_well = trouble, False
-        else:
-            rig.raw.trouble, rig.bus_well = lambda number: None, True
-        for pulse in rig.chip.seen[THROTTLE][before:]:
-            if pulse is None:
-                stopped_since = None
-            elif rests(pulse):
-                stopped_since = rig.now if stopped_since is None else stopped_since
-            else:
-                assert stopped_since is not None, "an ESC that never saw stopped_us"
-                assert rig.now - stopped_since >= drive.arming_s - 1e-6, "driven before it was armed"
-        if not well:
-            assert rests(rig.throttle_us) or not bus_well, "a fault that did not stop"
-            # A bus that fails for longer than the tries may keep the last pulse: the next chance must end it.
-            rig.raw.trouble, rig.bus_well = lambda number: None, True
-            if not rests(rig.throttle_us):
-                with contextlib.suppress(RobotFault):
-                    rig.train.stop()
-            assert rests(rig.throttle_us)
-            if rig.throttle_us is None:
-                stopped_since = None
-    for channel, low, high in (
-        (STEERING, min(turn.left_us, turn.right_us), max(turn.left_us, turn.right_us)),
-        (THROTTLE, min(drive.reverse_us, drive.forward_us), max(drive.reverse_us, drive.forward_us)),
-    ):
-        for pulse in rig.chip.seen[channel]:
-            assert pulse is None or low - 1e-6 <= pulse <= high + 1e-6

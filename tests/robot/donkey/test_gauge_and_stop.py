@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gpiozero
 import pytest
 from bus_models import Ina219Model, ModelBus
+from gpiozero.pins.mock import MockFactory
 from hypothesis import given
 from hypothesis import strategies as st
 
 from continuonbrain.config import BatteryGaugeConfig, StopButtonConfig
+from continuonbrain.errors import BrainError
 from continuonbrain.robot.donkey.emergency_stop import EmergencyStop, GpioStopPin, open_emergency_stop
 from continuonbrain.robot.donkey.i2c import RetryingBus
 from continuonbrain.robot.donkey.ina219 import Ina219, charge_of
@@ -100,9 +103,6 @@ def test_other_presses_and_closing_hold_too() -> None:
 
 @pytest.mark.parametrize("wiring", ["normally-closed", "normally-open"])
 def test_gpiozero_pins(wiring: str) -> None:
-    gpiozero = pytest.importorskip("gpiozero")
-    from gpiozero.pins.mock import MockFactory
-
     before = gpiozero.Device.pin_factory
     gpiozero.Device.pin_factory = MockFactory()
     try:
@@ -121,3 +121,26 @@ def test_gpiozero_pins(wiring: str) -> None:
         pin.close()
     finally:
         gpiozero.Device.pin_factory = before
+
+
+def test_a_tap_on_the_switch_latches_even_when_nobody_looked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpiozero.Device, "pin_factory", MockFactory())
+    wire = gpiozero.Device.pin_factory.pin(17)
+    stop = open_emergency_stop(StopButtonConfig(pin=17))  # normally closed: the wire is at ground
+    assert "pressed" in stop.why  # nothing is connected yet: a broken wire
+    wire.drive_low()
+    assert stop.release()
+    stop.check()
+    wire.drive_high()
+    wire.drive_low()
+    with pytest.raises(RobotFault, match="the switch was pressed"):
+        stop.check()
+    stop.close()
+
+
+def test_a_pin_that_is_in_use_is_an_error_that_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpiozero.Device, "pin_factory", MockFactory())
+    first = open_emergency_stop(StopButtonConfig(pin=17))
+    with pytest.raises(BrainError, match=r"donkey\.stop_button\.pin = 17 cannot be used"):
+        open_emergency_stop(StopButtonConfig(pin=17))
+    first.close()

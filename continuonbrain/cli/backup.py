@@ -1,0 +1,53 @@
+"""`continuonbrain backup`: copies of settings, adapters and history."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from continuonbrain.brain_root import open_brain
+from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
+from continuonbrain.storage.backup import backups, check_backup, restore
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+
+@app.callback()
+def _group() -> None:
+    """Copies of what a robot cannot learn again. The docked slow loop makes them; `consolidate` makes one now."""
+
+
+@app.command("list")
+def list_backups(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
+    """Every backup of a root and whether it is whole; 1 when one is not."""
+    brain = open_brain(root)
+    folder = brain.layout.root / brain.config.slow.backup_dir
+    found = [(path, check_backup(path)) for path in backups(folder)]
+    if as_json:
+        typer.echo(
+            json.dumps([{"path": str(p), "whole": not wrong, "problems": wrong} for p, wrong in found])
+        )
+    elif not found:
+        typer.echo(f"no backup in {folder} yet; next: continuonbrain consolidate --root {brain.layout.root}")
+    else:
+        table = Table("backup", "")
+        for path, wrong in found:
+            table.add_row(str(path), f"[red]{wrong[0]}[/red]" if wrong else "[green]whole[/green]")
+        Console(highlight=False, soft_wrap=True).print(table)
+    if any(wrong for _, wrong in found):
+        raise typer.Exit(1)
+
+
+@app.command("restore")
+def restore_backup(
+    backup: Annotated[Path, typer.Argument(help="The backup's folder.", exists=True, file_okay=False)],
+    root: Annotated[Path, typer.Option("--root", help="Where to: a root without settings and adapters yet.")],
+) -> None:
+    """Put a backup into a new root. Nothing that is there is overwritten; episodes and the base model are not in it."""
+    count = restore(backup, root.expanduser().absolute())
+    typer.echo(f"{count} files restored; next: continuonbrain init --root {root} (puts a base model there)")

@@ -1,0 +1,68 @@
+"""The torch half of the slow loop: what drives, folded into one slow adapter, and trained on with the reservoir.
+
+Kept apart from `slow.py` so that a sidecar that only waits does not hold torch in memory.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from continuonbrain.errors import BrainError
+from continuonbrain.loops.learning import Learned, Task, begin, teach
+from continuonbrain.loops.lessons import Choice, read_lessons
+from continuonbrain.loops.remembering import Reservoir, told
+from continuonbrain.loops.slow_adapter import SLOW, card_of
+from continuonbrain.model.plain_lora import Start, folded, read_plain
+from continuonbrain.policy.calibration import Calibration
+from continuonbrain.storage.adapters import AdapterVersion
+from continuonbrain.trainer.reservoir import reservoir_sha256
+
+if TYPE_CHECKING:
+    from continuonbrain.loops.at_work import Sidecar
+
+
+def consolidate(mid: Sidecar, current: AdapterVersion, reservoir: Reservoir, known: list[Path]) -> Learned:
+    """One slow adapter that does what `current` does and remembers what the reservoir holds: a candidate with its
+    verdict.
+
+    Args:
+        current: what drives, a fast adapter with or without a slow one below it.
+        reservoir: with the lessons of `current` in it.
+        known: all lessons on disk; a later fast adapter need not begin with them again.
+
+    Raises:
+        BrainError: nothing of the reservoir can be read, there is no exam, or what drives is no plain LoRA.
+    """
+    started = time.monotonic()
+    card = card_of(current)
+    by_name = {p.name: p for p in known}
+    newest = [str(n) for key in ("episodes", "held_out") for n in card.get(key) or ()]
+    names = sorted({n for n in (*newest, *reservoir.names) if n in by_name})
+    exam = {e.episode: e.lesson for e in reservoir.kept if e.exam and e.episode in by_name}
+    if not exam:
+        raise BrainError(
+            "no episode is left for an exam: what a consolidation forgets could not be seen",
+            remedy="record more lessons; a quarter of them is held out of training",
+        )
+    begin(mid, len(names))
+    choice = Choice(
+        calibration=Calibration.from_file(current.path / "calibration.json"),
+        held_out=frozenset(map(str, card.get("held_out") or ())),
+        exam=exam,
+        by_episode={e.episode: e.calibration for e in reservoir.kept},
+    )
+    lessons = read_lessons(mid, [by_name[n] for n in names], choice)
+    if lessons.exam is None:
+        raise BrainError(
+            "no episode of the exam can be read: what a consolidation forgets could not be seen",
+            remedy=f"look for damage: continuonbrain episodes doctor {mid.layout.episodes_dir}",
+        )
+    both, fold_error = folded(read_plain(current.path), mid.config.training.rank)
+    paper = {
+        "of": current.version_id,
+        "fold_error": round(fold_error, 5),
+        "reservoir": {"sha256": reservoir_sha256(reservoir.kept), **told(reservoir)},
+    }
+    return teach(mid, lessons, known, Task(SLOW, Start(both, frozen=False), paper), started)

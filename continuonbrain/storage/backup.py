@@ -1,0 +1,181 @@
+"""Copies of what a robot cannot learn again: settings, adapters with their history, the safety head's calibration.
+
+A backup is a folder `<number>/` that is laid out as the brain root is, without the base model (shipped, gigabytes) and
+without episodes, and `contents.json` with the sha256 of every file. Private keys are never in it. It is made beside its
+place, synced, read back, and only then renamed; the oldest go afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from continuonbrain.errors import BrainError
+from continuonbrain.storage.durable import new_directory_durably, remove_staging_leftovers, sync_directory
+from continuonbrain.storage.layout import BrainLayout
+
+CONTENTS_FILE = "contents.json"
+_FORMAT = "continuonbrain.backup.1"
+_PIECE = 1 << 20
+
+
+class BackupError(BrainError):
+    """A backup cannot be made, read or restored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """One backup: its folder, how many files, and their bytes."""
+
+    path: Path
+    files: int
+    bytes: int
+
+
+def back_up(layout: BrainLayout, folder: Path, *, versions: set[str], keep: int) -> Backup:
+    """Copy a root's adapters and settings to a new backup in `folder`. For whoever holds the trainer's lock.
+
+    Args:
+        versions: ids of the adapters that are copied; the history names more, which are then gone.
+        keep: so many backups stay, the newest; at least one.
+
+    Raises:
+        BackupError: the folder cannot be written, or what was copied reads back as something else. The backups of
+            before are still there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_staging_leftovers(folder)
+        place = folder / f"{max([0, *map(_number, backups(folder))]) + 1:06d}"
+        with new_directory_durably(place) as new:
+            told: dict[str, str] = {}
+            for source, name in _sources(layout, versions):
+                target = new / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if source.is_symlink():
+                    os.symlink(os.readlink(source), target)
+                    told[name] = f"-> {os.readlink(source)}"
+                else:
+                    told[name] = _copied(source, target)
+            contents = {"format": _FORMAT, "files": told}
+            (new / CONTENTS_FILE).write_text(json.dumps(contents, indent=2, sort_keys=True) + "\n")
+            if problems := check_backup(new):
+                raise BackupError(
+                    f"a backup in {folder} reads back as something else: {problems[0]}",
+                    remedy="check the disk that slow.backup_dir is on",
+                )
+        for old in backups(folder)[: -max(1, keep)]:
+            shutil.rmtree(old)
+        sync_directory(folder)
+    except OSError as error:
+        raise BackupError(
+            f"no backup in {folder}: {error.strerror or error} ({error.filename})",
+            remedy="free some space there, or name another folder in slow.backup_dir",
+        ) from error
+    return Backup(place, len(told), sum(p.stat().st_size for p in place.rglob("*") if p.is_file()))
+
+
+def backups(folder: Path) -> list[Path]:
+    """The backups in a folder, oldest first."""
+    found = folder.glob("[0-9]*") if folder.is_dir() else []
+    return sorted((p for p in found if _number(p) and (p / CONTENTS_FILE).is_file()), key=_number)
+
+
+def check_backup(path: Path) -> list[str]:
+    """What is wrong with a backup, in words; [] when it is whole."""
+    try:
+        contents = json.loads((path / CONTENTS_FILE).read_bytes())
+        told = dict(contents["files"])
+        if contents["format"] != _FORMAT:
+            return [f"{path / CONTENTS_FILE}: format is {contents['format']!r}, not {_FORMAT}"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [f"{path / CONTENTS_FILE} cannot be read: {error!r}"]
+    problems = []
+    for name, said in sorted(told.items()):
+        if not _is_inside(name):
+            problems.append(f"{name} leads out of the backup")
+            continue
+        there = path / name
+        try:
+            found = f"-> {os.readlink(there)}" if there.is_symlink() else _sha256(there)
+        except OSError as error:
+            found = error.strerror or str(error)
+        if found != said:
+            problems.append(f"{name}: {found[:16]}, {str(said)[:16]} when it was made")
+    return problems
+
+
+def restore(path: Path, root: Path) -> int:
+    """Put a backup into a root that has no adapters and no settings yet; how many files.
+
+    Raises:
+        BackupError: the backup is not whole, or something of it is there already; nothing was changed.
+    """
+    if problems := check_backup(path):
+        raise BackupError(f"{path} is not whole: {problems[0]}", remedy="restore another one")
+    told = json.loads((path / CONTENTS_FILE).read_bytes())["files"]
+    there = sorted(name for name in told if os.path.lexists(root / name))
+    if there:
+        raise BackupError(
+            f"{root} has {there[0]} already", remedy="restore into a new root, or move that one away first"
+        )
+    try:
+        for name in sorted(told):
+            target = root / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path / name, target, follow_symlinks=False)
+        os.sync()
+    except OSError as error:
+        raise BackupError(
+            f"{error.filename} cannot be written: {error.strerror}",
+            remedy="free some space, and restore again",
+        ) from error
+    return len(told)
+
+
+def _sources(layout: BrainLayout, versions: set[str]) -> list[tuple[Path, str]]:
+    """Files and links with their names in a root of the standard layout."""
+    standard = BrainLayout(Path("/"))
+    wanted: list[tuple[Path, Path]] = [
+        (layout.config_path, standard.config_path),
+        (layout.manifest_path, standard.manifest_path),
+        (layout.history_path, standard.history_path),
+        (layout.history_head_path, standard.history_head_path),
+        (layout.reservoir_path, standard.reservoir_path),
+        (layout.slow_path, standard.slow_path),
+    ]
+    for mine, theirs in (
+        (layout.driving_dir, standard.driving_dir),
+        (layout.safety_dir, standard.safety_dir),
+        *((layout.versions_dir / v, standard.versions_dir / v) for v in sorted(versions)),
+    ):
+        wanted += [(p, theirs / p.relative_to(mine)) for p in sorted(mine.rglob("*")) if p.is_file()]
+    for link, theirs in ((layout.current, standard.current), (layout.previous, standard.previous)):
+        if link.is_symlink():
+            wanted.append((link, theirs))
+    return [(p, str(name.relative_to("/"))) for p, name in wanted if p.is_symlink() or p.is_file()]
+
+
+def _copied(source: Path, target: Path) -> str:
+    shutil.copy2(source, target)
+    return _sha256(source)  # of the original: what was copied must read back as that
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _is_inside(name: object) -> bool:
+    return isinstance(name, str) and not name.startswith("/") and ".." not in Path(name).parts
+
+
+def _number(path: Path) -> int:
+    return int(path.name) if path.name.isdecimal() else 0

@@ -1,0 +1,66 @@
+"""`continuonbrain consolidate` and `backup` as commands: answers in words, as JSON and as exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from continuonbrain.storage.layout import BrainLayout, init_brain_root
+
+
+def said(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "continuonbrain.cli.main", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> BrainLayout:
+    return init_brain_root(tmp_path / "brain", "sim-donkey")
+
+
+def test_a_fresh_root_is_checked_and_backed_up(root: BrainLayout, tmp_path: Path) -> None:
+    done = said("consolidate", "--root", str(root.root), "--simulate-host", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    outcomes = {p["name"]: p["outcome"] for p in report["parts"]}
+    assert outcomes == {
+        "check": "done",
+        "remember": "nothing",
+        "consolidate": "nothing",
+        "retention": "nothing",
+        "cache": "nothing",
+        "backup": "done",
+        "export": "nothing",
+    }
+    listed = json.loads(said("backup", "list", "--root", str(root.root), "--json").stdout)
+    (made,) = listed
+    assert made["whole"] is True
+    new = tmp_path / "new"
+    restored = said("backup", "restore", made["path"], "--root", str(new))
+    assert restored.returncode == 0, restored.stderr
+    assert (new / "config.json").read_bytes() == root.config_path.read_bytes()
+    again = said("backup", "restore", made["path"], "--root", str(new))
+    assert again.returncode == 2
+    assert "already" in again.stderr
+    (Path(made["path"]) / "config.json").write_text("{}")
+    assert said("backup", "list", "--root", str(root.root)).returncode == 1
+
+
+def test_away_from_the_dock_is_a_no_with_what_to_do(tmp_path: Path) -> None:
+    # No control process tells this car's readings: every gate is closed.
+    layout = init_brain_root(tmp_path / "car", "pi5-donkey")
+    done = said("consolidate", "--root", str(layout.root))
+    assert done.returncode == 1, done.stderr
+    assert "not done" in done.stdout
+    assert "next: dock it" in done.stdout
+    assert not (layout.root / "backups").exists()
+
+
+def test_no_backup_yet_says_how_to_make_one(root: BrainLayout) -> None:
+    done = said("backup", "list", "--root", str(root.root))
+    assert done.returncode == 0
+    assert "continuonbrain consolidate" in done.stdout
