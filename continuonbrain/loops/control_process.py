@@ -32,6 +32,7 @@ from typing import Any
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
 from continuonbrain.loops import notify
+from continuonbrain.loops.body import Body
 from continuonbrain.loops.child_process import exit_code
 from continuonbrain.loops.control_status import (
     CONTROL_REPORT_NAME,
@@ -87,14 +88,19 @@ class ControlOptions:
 
 
 class ControlProcess:
-    """One robot being driven. `run` returns after SIGTERM, SIGINT or `seconds`."""
+    """One robot being driven. `run` returns after SIGTERM, SIGINT or `seconds`.
 
-    def __init__(self, brain: BrainRoot, options: ControlOptions) -> None:
+    open_body: makes the body (see `open_body.body_of`); another one is for benchmarks and tests.
+    """
+
+    def __init__(
+        self, brain: BrainRoot, options: ControlOptions, *, open_body: Callable[..., Body] = body_of
+    ) -> None:
         robot_config = brain.config.robot
         self._layout, self._config, self._options = brain.layout, brain.config, options
         self.shift = options.shift or robot_config.shift
         self._limits = Limits.from_config(brain.config.guards)
-        self._body = body_of(
+        self._body = open_body(
             brain,
             shift=self.shift,
             track=options.track,
@@ -395,8 +401,8 @@ def _mode(name: object) -> Mode | None:
     return next((mode for mode in MODES if mode == name), None)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; exit 2 when a person must put something right."""
+def main(arguments: list[str] | None = None, *, open_body: Callable[..., Body] = body_of) -> int:
+    """Command line; exit 2 when a person must put something right. open_body: see `ControlProcess`."""
     parser = argparse.ArgumentParser(
         prog="python -m continuonbrain.loops.control_process", description=__doc__
     )
@@ -423,7 +429,7 @@ def main(arguments: list[str] | None = None) -> int:
         given.cycle,
         given.park,
     )
-    return exit_code(lambda: ControlProcess(open_brain(given.root), options).run())
+    return exit_code(lambda: ControlProcess(open_brain(given.root), options, open_body=open_body).run())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
   it is counted and the deadlines start anew from it, so that ticks never come in a burst.
 - Three such ticks in a row are an overrun: the third and every further one is a safe stop (`Reason.CLOCK`).
 - A body that must stand (`hold`: an empty battery) is a safe stop with that reason.
-- A robot that raises, or gives an old or unusable observation, is a safe stop (`Reason.SENSOR_FAULT`).
+- A robot that raises, or gives an old or unusable observation, is a safe stop (`Reason.SENSOR_FAULT`); so is one that
+  moves before a picture in which nothing changes (`safety/frozen_view.py`).
 - Nothing here waits: the policy is asked and answers through `PolicyClient`, steps go to a thread.
 - The garbage collector is off inside the loop; once a second the young generations are collected in the slack
   before a deadline.
@@ -25,6 +26,7 @@ import contextlib
 import gc
 import logging
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from math import inf
@@ -45,6 +47,7 @@ from continuonbrain.policy.pilot import Pilot, Tick
 from continuonbrain.policy.watch import WORST
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.robot.protocol import FRAME_SHAPE, Observation, Robot
+from continuonbrain.safety.frozen_view import FrozenView
 from continuonbrain.safety.guards import Guarded
 from continuonbrain.safety.reasons import Reason
 
@@ -52,6 +55,7 @@ log = logging.getLogger(__name__)
 
 _OVERRUN_TICKS = 3
 _OLDEST_OBSERVATION_S = 0.25
+_MOVES_MPS = 0.05
 _DEAD_RECKONING_S = 0.5  # a longer gap between observations is more than odometry bridges
 
 
@@ -120,6 +124,8 @@ class FastLoop:
         self._swaps: list[Swap] = []
         self._last_chunk: tuple[str, int, float, int] | None = None
         self._looked_s: float | None = None
+        self._view = FrozenView()
+        self._throttle = 0.0
         self._reflexes = reflexes
         self._reflex: ReflexName | None = None
         self._reflex_ticks = 0
@@ -324,6 +330,8 @@ class FastLoop:
             observation = self.robot.observe()
             fault = _unusable(observation, self._clock())
             if not fault:
+                fault = self._frozen(observation)
+            if not fault:
                 self._believe(observation)
         except Exception as error:  # whatever a body raises, the robot must still be stopped in this tick
             fault = f"{type(error).__name__}: {error}"
@@ -333,6 +341,15 @@ class FastLoop:
                 log.error("sensor fault %d: %s", self._sensor_faults, fault)
             return None, fault
         return observation, ""
+
+    def _frozen(self, observation: Observation) -> str:
+        """What is wrong with a picture that does not change while the robot moves; where nothing measures its speed,
+        while it is told to drive."""
+        speed = observation.speed_mps
+        moving = self._throttle > 0.0 if speed is None else abs(speed) > _MOVES_MPS
+        checksum = zlib.crc32(np.ascontiguousarray(observation.frame).data)
+        frozen = self._view.look(checksum, now_s=observation.monotonic_s, moving=moving)
+        return "the camera shows the same picture for ever" if frozen else ""
 
     def _believe(self, observation: Observation) -> None:
         """Take it into odometry. Raises whatever a reading of a wrong type does."""
@@ -418,6 +435,7 @@ class FastLoop:
 
     def _send(self, guarded: Guarded) -> str:
         """Why the body refused, "" when it took it."""
+        self._throttle = guarded.throttle
         try:
             if guarded is PARKED:
                 self.robot.stop()

@@ -28,6 +28,7 @@ ACCELERATION, DRAG = 3.0, 1.2
 """v' = ACCELERATION * throttle - DRAG * v, in m/s and seconds, where the throttle is not measured."""
 _MAX_CURVATURE = 1.8
 _MAX_SPEED_MPS = 10.0
+_RESTS_MPS, _MUST_MOVE_MPS, _DISBELIEVED_AFTER_S = 0.05, 0.4, 0.25
 _MAX_YAW_RATE_RPS = 35.0  # 2000 degrees/s, the range of a common gyro
 
 
@@ -68,6 +69,8 @@ class Odometry:
     curvature: float = 0.0
     _history: deque[tuple[float, Pose]] = field(default_factory=lambda: deque(maxlen=_HISTORY))
     _last_s: float | None = None
+    _expected_mps: float = 0.0
+    _contradicted_s: float = 0.0
 
     def update(
         self,
@@ -81,14 +84,11 @@ class Odometry:
         elapsed = 0.0 if self._last_s is None else max(0.0, min(0.5, now_s - self._last_s))
         self._last_s = now_s
         steering, throttle = commanded
-        # A reading that no such car can have is a broken sensor's: not believed, as a missing one (NaN too).
-        if speed_mps is None or not abs(speed_mps) <= _MAX_SPEED_MPS:
-            change = (
-                ACCELERATION * self.calibration.throttle_gain * throttle - DRAG * self.speed_mps
-            ) * elapsed
-            self.speed_mps = min(3.0, max(0.0, self.speed_mps + change))
-        else:
-            self.speed_mps = speed_mps
+        change = (
+            ACCELERATION * self.calibration.throttle_gain * throttle - DRAG * self._expected_mps
+        ) * elapsed
+        self._expected_mps = min(3.0, max(0.0, self._expected_mps + change))
+        self.speed_mps = self._expected_mps if self._disbelieves(speed_mps, elapsed) else speed_mps or 0.0
         if yaw_rate_rps is None or not abs(yaw_rate_rps) <= _MAX_YAW_RATE_RPS:
             self.curvature = self.calibration.curvature(steering)
             yaw_rate = self.curvature * self.speed_mps
@@ -106,6 +106,20 @@ class Odometry:
         )
         self._history.append((now_s, self.pose))
         return self.pose
+
+    def _disbelieves(self, speed_mps: float | None, elapsed: float) -> bool:
+        """Whether there is no speed to believe. A reading that no such car can have is a broken sensor's, as good as a
+        missing one (NaN too); so is rest, after the throttle should have moved the car for a while: believed, it would
+        open the throttle fully."""
+        if speed_mps is None or not abs(speed_mps) <= _MAX_SPEED_MPS:
+            return True
+        if abs(speed_mps) > _RESTS_MPS:
+            self._expected_mps, self._contradicted_s = max(0.0, speed_mps), 0.0
+        elif self._expected_mps < _MUST_MOVE_MPS:
+            self._contradicted_s = 0.0
+        else:
+            self._contradicted_s += elapsed
+        return self._contradicted_s >= _DISBELIEVED_AFTER_S
 
     def forget(self) -> None:
         """Nobody knows how the robot moved meanwhile: poses of before mean nothing now."""

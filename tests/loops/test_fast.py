@@ -56,6 +56,7 @@ class Body:
     time: Time
     look_s: Callable[[int], float] = lambda _tick: 0.002
     broken: Callable[[int], str] = lambda _tick: ""
+    speed_mps: float | None = 1.0
     sent: list[tuple[float, float]] = field(default_factory=list)
     looked_at_s: list[float] = field(default_factory=list)
     stops: int = 0
@@ -69,9 +70,11 @@ class Body:
             return Observation(FRAME, 1.0, 0.0, self.time.now_s - 1.0)
         if fault == "small":
             return Observation(FRAME[:60], 1.0, 0.0, self.time.now_s)
-        if fault:
+        if fault and fault not in ("frozen", "frozen at rest"):
             raise OSError(fault)
-        return Observation(FRAME, 1.0, 0.0, self.time.now_s)
+        frame = FRAME.copy()
+        frame[0, 0, 0] = 0 if fault else 1 + tick % 255  # a camera's noise
+        return Observation(frame, 0.0 if fault == "frozen at rest" else self.speed_mps, 0.0, self.time.now_s)
 
     def act(self, steering: float, throttle: float) -> None:
         assert math.isfinite(steering)
@@ -249,6 +252,28 @@ def test_a_robot_that_cannot_be_looked_at_is_stopped_and_drives_again_when_it_ca
         assert tick.fault
     assert not r.ticks[26].guarded.stopped
     assert r.body.sent[39][1] > 0.0
+
+
+@pytest.mark.parametrize("speed_mps", [1.0, None])
+def test_a_car_that_moves_before_a_picture_that_never_changes_is_stopped_until_it_does(
+    speed_mps: float | None,
+) -> None:
+    r = rig(broken=lambda tick: "frozen" if 20 <= tick < 60 else "")
+    r.body.speed_mps = speed_mps
+    r.run(80)
+    stopped = [t.number for t in r.ticks if "sensor_fault" in t.guarded.reasons]
+    assert stopped[0] in (30, 31)  # half a second is ten ticks, or eleven where it is rounded
+    assert stopped == list(range(stopped[0], 60))
+    assert all(r.body.sent[number][1] == 0.0 for number in stopped)
+    assert "same picture" in r.ticks[40].fault
+    assert r.body.sent[79][1] > 0.0
+
+
+def test_a_car_that_stands_before_a_picture_that_never_changes_may_drive_off() -> None:
+    r = rig(broken=lambda tick: "frozen at rest" if tick < 60 else "")
+    report = r.run(80)
+    assert report.sensor_faults == 0
+    assert r.body.sent[79][1] > 0.0
 
 
 def test_a_body_that_must_stand_is_stopped_with_its_reason_in_every_step_and_parked_it_tells() -> None:

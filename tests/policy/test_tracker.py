@@ -183,6 +183,43 @@ def test_odometry_without_sensors_follows_the_commands(missing: float | None) ->
     assert all(math.isfinite(v) for v in (odometry.pose.x, odometry.pose.y, odometry.pose.heading))
 
 
+def test_a_wheel_sensor_that_has_died_at_zero_is_not_believed_against_an_open_throttle() -> None:
+    odometry = Odometry(Calibration())
+    for tick in range(200):
+        odometry.update(now_s=tick * DT, speed_mps=0.0, yaw_rate_rps=0.0, commanded=(0.0, 0.4))
+    assert odometry.speed_mps == pytest.approx(1.0, abs=0.01)
+    # The first turn of a wheel, and it is believed again.
+    odometry.update(now_s=200 * DT, speed_mps=0.3, yaw_rate_rps=0.0, commanded=(0.0, 0.4))
+    assert odometry.speed_mps == 0.3
+
+
+def test_a_car_that_drives_off_or_stands_is_believed_to_stand() -> None:
+    odometry = Odometry(Calibration())
+    for tick in range(200):  # braked, or never told to drive
+        odometry.update(now_s=tick * DT, speed_mps=0.0, yaw_rate_rps=0.0, commanded=(0.0, -0.2 * (tick % 2)))
+        assert odometry.speed_mps == 0.0
+    for tick in range(200, 206):  # full throttle, and it takes its time
+        odometry.update(now_s=tick * DT, speed_mps=0.0, yaw_rate_rps=0.0, commanded=(0.0, 1.0))
+        assert odometry.speed_mps == 0.0
+
+
+@pytest.mark.parametrize("dies_at", [0, 100])
+def test_a_car_whose_wheel_sensor_dies_drives_no_faster_than_it_is_asked(dies_at: int) -> None:
+    odometry, tracker = Odometry(Calibration()), PathTracker(Calibration())
+    true_mps = fastest = throttle = 0.0
+    for tick in range(300):
+        measured = true_mps if tick < dies_at else 0.0
+        odometry.update(now_s=tick * DT, speed_mps=measured, yaw_rate_rps=0.0, commanded=(0.0, throttle))
+        tracker.follow(ActionChunk((0.0,) * 8, (1.0, 1.0), tick * DT, "", 5.0), odometry.pose)
+        command = tracker.command(now_s=tick * DT, odometry=odometry)
+        assert command is not None
+        throttle = command[1]
+        true_mps = max(0.0, true_mps + (3.0 * throttle - 1.2 * true_mps) * DT)
+        fastest = max(fastest, true_mps)
+    assert fastest < 1.5
+    assert true_mps == pytest.approx(1.0, abs=0.05)
+
+
 def test_odometry_remembers_where_the_car_was_and_admits_what_it_forgot() -> None:
     odometry = Odometry(Calibration())
     assert odometry.at(0.0) is None

@@ -1,0 +1,1 @@
+"""Days of the whole system in the simulator, with faults; see `__main__`."""
