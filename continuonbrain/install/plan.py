@@ -17,6 +17,8 @@ from continuonbrain.install.steps import (
     UNIT_FOLDER,
     Account,
     AccountGone,
+    BrainMade,
+    Current,
     Disabled,
     Enabled,
     File,
@@ -94,6 +96,9 @@ def install_plan(settings: InstallSettings, machine: Machine) -> tuple[Step, ...
     steps.append(Loaded("rules", _digest([rules])))
     steps += [File(UNIT_FOLDER / name, text, units.MADE_BY) for name, text in unit_files.items()]
     steps.append(Loaded("units", _digest(unit_files.values())))
+    steps += [Current(name, _digest([unit_files[name]])) for name in units.SERVICES]
+    if settings.preset is not None:
+        steps.append(BrainMade(settings.root, settings.user, settings.python, settings.preset))
     steps += _ENABLED
     return tuple(steps)
 
@@ -108,6 +113,7 @@ def uninstall_plan(machine: Machine, *, purge: bool = False) -> tuple[Step, ...]
     steps.append(Gone(rules, udev.MADE_BY))
     if machine.lstat(RECORD_FOLDER) is not None:
         steps += [Loaded("rules", "none"), Loaded("units", "none")]
+        steps += [Gone(Current(name, "").note) for name in units.SERVICES]
     if purge:
         steps.append(FolderGone(_CACHE))
         if before is not None and before.made_account:
