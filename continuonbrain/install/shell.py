@@ -111,7 +111,10 @@ def _do(step: Step, machine: Machine, commands: Commands) -> None:
             commands.run(("usermod", *prefix, "--append", "--groups", ",".join(groups), user))
         case Folder(path, owner, mode):
             _make_folder(machine, path, owner, mode)
-        case File(path, text, _, mode):
+        case File(path, text, _, mode, outdates):
+            for note in outdates:  # first: after a crash in between, what is read once too often does no harm
+                if machine.lstat(note) is not None:
+                    remove_durably(machine.at(note))
             _write(machine, path, text, mode)
         case Enabled(unit):
             commands.run(("systemctl", *_systemctl_root(machine), "enable", "--quiet", unit))

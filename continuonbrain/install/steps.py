@@ -138,12 +138,14 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of root's with this text. mark: the first line of every version of it; "" where there is none."""
+    """A file of root's with this text. mark: the first line of every version of it; "" where there is none. outdates:
+    notes that do not hold any more when it is written, as what runs has read what was there before."""
 
     path: Path
     text: str
     mark: str = ""
     mode: int = 0o644
+    outdates: tuple[Path, ...] = ()
 
     @property
     def what(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import subprocess
@@ -16,25 +17,29 @@ MARK = "@@ "
 _PORT = Path("/dev/ttyAMA0")
 
 
-def tell(what: dict[str, object]) -> None:
+def tell(what: dict[str, object], port_path: Path) -> None:
     """To the computer outside."""
-    with _PORT.open("w") as port:
+    with port_path.open("a") as port:
         port.write(f"\n{MARK}{json.dumps(what)}\n")
 
 
 def main() -> int:
     """1 when a part failed."""
-    version = vm_machine.run(["systemctl", "--version"]).split()[1]
-    tell(
-        {
-            "systemd": version,
-            "kernel": platform.release(),
-            "machine": platform.machine(),
-            "python": sys.version.split()[0],
-        }
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--port", type=Path, default=_PORT, help="where lines are told")
+    parser.add_argument(
+        "--parts", default="", help="names with commas; else what the kernel was told, else all"
     )
+    options = parser.parse_args()
+    version = vm_machine.run(["systemctl", "--version"]).split()[1]
+    about = {"systemd": version, "kernel": platform.release(), "machine": platform.machine()}
+    tell({**about, "python": sys.version.split()[0]}, options.port)
     ok = True
+    words = f"parts={options.parts}" if options.parts else Path("/proc/cmdline").read_text()
+    only = vm_machine.asked_for(words)
     for part in vm_parts.ALL:
+        if only and part.__name__ not in only:
+            continue
         began = time.monotonic()
         told: dict[str, object] = {"name": part.__name__}
         try:
@@ -49,10 +54,10 @@ def main() -> int:
             )
             told["journal"] = lines.stdout[-8000:]
         told["seconds"] = round(time.monotonic() - began, 1)
-        tell(told)
+        tell(told, options.port)
         if not ok and part is vm_parts.installs:
             break
-    tell({"end": True, "ok": ok})
+    tell({"end": True, "ok": ok}, options.port)
     return 0 if ok else 1
 
 

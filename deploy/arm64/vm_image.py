@@ -23,6 +23,8 @@ PLATFORM = "aarch64-manylinux_2_36"
 VENV = Path("opt/continuonos/venv")
 CHECK = Path("opt/check")
 """Where what runs inside lies, with its unit."""
+GUEST = ("vm_guest.py", "vm_parts.py", "vm_walls.py", "vm_machine.py", "vm_probe.py")
+"""What runs inside."""
 EXTRAS = ("train", "litert", "serve", "pi")
 
 _PACKAGES = (
@@ -30,7 +32,7 @@ _PACKAGES = (
     *("libpam-modules", "libpam-runtime", "mount", "passwd", "procps", "sed", "util-linux", "kmod"),
     *("systemd", "systemd-sysv", "udev", PYTHON, "python3-venv", "busybox-static", "linux-image-arm64"),
 )
-_GROUPS = ("input", "kvm", "render", "sgx", "i2c", "gpio")
+GROUPS = ("input", "kvm", "render", "sgx", "i2c", "gpio")
 """Debian's udev makes the first four, Raspberry Pi OS (raspberrypi-sys-mods) the last two."""
 _LATE = "/(torch|torchgen|functorch|sympy|mpmath|networkx|transformers|peft|accelerate|matplotlib|fontTools|test)/"
 """What no process of a resting robot loads: left as source."""
@@ -52,7 +54,7 @@ exec /bin/busybox switch_root /root /sbin/init
 _CHECK_UNIT = f"""\
 [Unit]
 Description=Checks of the units
-After=multi-user.target
+After=basic.target
 
 [Service]
 Type=exec
@@ -174,7 +176,7 @@ def _accounts(root: Path) -> None:
     for name in ("passwd", "group"):
         shutil.copy(masters / f"{name}.master", etc / name)
     with (etc / "group").open("a") as file:
-        for number, group in enumerate(_GROUPS):
+        for number, group in enumerate(GROUPS):
             file.write(f"{group}:x:{970 + number}:\n")
     for table, shadow, rest in (("passwd", "shadow", "*:19000:0:99999:7:::"), ("group", "gshadow", "*::")):
         names = [line.partition(":")[0] for line in (etc / table).read_text().splitlines()]
@@ -252,7 +254,7 @@ def _same_python() -> str | None:
 def _check(root: Path) -> None:
     here = Path(__file__).parent
     (root / CHECK).mkdir()
-    for name in ("vm_guest.py", "vm_parts.py", "vm_walls.py", "vm_machine.py", "vm_probe.py"):
+    for name in GUEST:
         shutil.copy(here / name, root / CHECK / name)
     units = root / "etc/systemd/system"
     (units / "continuonbrain-check.service").write_text(_CHECK_UNIT)

@@ -75,6 +75,12 @@ def properties(text: str) -> dict[str, str]:
     return {key: value for key, equals, value in pairs if equals}
 
 
+def asked_for(kernel_words: str) -> list[str]:
+    """The parts that the kernel's command line names; none where all are meant."""
+    named = [word for word in kernel_words.split() if word.startswith("parts=")]
+    return [name for word in named for name in word.removeprefix("parts=").split(",") if name]
+
+
 def wait_for(what: str, so: Callable[[], bool], limit_s: float, every_s: float = 0.5) -> float:
     """Seconds until it was so. Raises Failed after limit_s."""
     began = time.monotonic()
@@ -88,7 +94,7 @@ def is_active(process: str) -> bool:
     return show(process)["ActiveState"] == "active"
 
 
-def all_active(limit_s: float = 600.0) -> float:
+def all_active(limit_s: float = 1800.0) -> float:
     """Seconds until every process has told systemd that it is ready."""
     told = ", ".join
     return wait_for(

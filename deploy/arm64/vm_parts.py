@@ -38,7 +38,8 @@ from vm_walls import devices, walls_hold
 
 SLOW_HZ = 5
 """Ticks a second inside: an emulated core is twenty times slower than a Pi's, and a loop that is late stops the car."""
-_QUICK_WATCHDOG_S = 60
+_WATCHDOG_S = 60
+_PATIENT_S = 3600
 _INSTALLED = (UNITS, Path("/etc/udev/rules.d"), Path("/var/lib/continuonbrain"))
 
 
@@ -61,8 +62,8 @@ def installs() -> str:
 
 
 def slows_down() -> str:
-    """Not a check: an emulated core gets a slower loop, in the settings, and a shorter watchdog for the sidecar, in a
-    drop-in, so that it can be waited for."""
+    """Not a check: an emulated core gets a slower loop, in the settings, and by drop-ins more time to start and one
+    watchdog for all, longer than control's and shorter than the sidecar's."""
     words = (
         "import json, sys, pathlib\n"
         "path = pathlib.Path(sys.argv[1]); told = json.loads(path.read_text())\n"
@@ -70,11 +71,16 @@ def slows_down() -> str:
         "path.write_text(json.dumps(told, indent=2))\n"
     )
     as_account(PYTHON, "-I", "-c", words, str(ROOT / "config.json"), str(SLOW_HZ))
-    folder = UNITS / f"{unit('sidecar')}.d"
-    folder.mkdir()
-    (folder / "emulated.conf").write_text(f"[Service]\nWatchdogSec={_QUICK_WATCHDOG_S}\n")
+    for process in PROCESSES:
+        folder = UNITS / f"{unit(process)}.d"
+        folder.mkdir(exist_ok=True)
+        (folder / "emulated.conf").write_text(
+            f"[Service]\nWatchdogSec={_WATCHDOG_S}\nTimeoutStartSec={_PATIENT_S}\n"
+        )
     run(["systemctl", "daemon-reload"])
-    return f"robot.control_hz {SLOW_HZ}; sidecar WatchdogSec={_QUICK_WATCHDOG_S}"
+    return (
+        f"robot.control_hz {SLOW_HZ}; WatchdogSec={_WATCHDOG_S} and TimeoutStartSec={_PATIENT_S} for all four"
+    )
 
 
 def becomes_ready() -> str:

@@ -34,6 +34,7 @@ class Report:
     """Grows with `feed`. ok: all parts were, and the machine has said that it came to its end."""
 
     cpu: str
+    emulated: bool = True
     parts: list[Part] = field(default_factory=list)
     about: dict[str, str] = field(default_factory=dict)
     ended: bool = False
@@ -69,7 +70,7 @@ class Report:
             "parts": [part.to_json() for part in self.parts],
             **self.about,
             "cpu": self.cpu,
-            "emulated": True,
+            "emulated": self.emulated,
             "ok": self.ok,
         }
 
@@ -78,7 +79,7 @@ class Report:
         good = sum(part.ok for part in self.parts)
         about = ", ".join(f"{key} {value}" for key, value in self.about.items())
         end = "" if self.ended else "; the machine ended before it was done"
-        return f"{good} of {len(self.parts)} parts ok, emulated {self.cpu}: {about}{end}"
+        return f"{good} of {len(self.parts)} parts ok, {'emulated ' if self.emulated else ''}{self.cpu}: {about}{end}"
 
 
 def _part(told: dict[str, Any]) -> Part:

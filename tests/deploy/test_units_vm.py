@@ -20,8 +20,10 @@ TREE = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TREE / "deploy/arm64"))
 
 import units  # noqa: E402
+import vm_container  # noqa: E402
 import vm_image  # noqa: E402
 import vm_machine  # noqa: E402
+import vm_parts  # noqa: E402
 import vm_report  # noqa: E402
 import vm_walls  # noqa: E402
 
@@ -151,6 +153,29 @@ def test_the_machine_is_a_pi_s_cpu_without_a_network() -> None:
     command = units.machine(vm_image.Built(Path("k"), Path("i"), Path("d")))
     assert command[command.index("-cpu") + 1] == "cortex-a76"
     assert command[command.index("-nic") + 1] == "none"
+
+
+def test_one_part_can_be_asked_for() -> None:
+    command = units.machine(vm_image.Built(Path("k"), Path("i"), Path("d")), "walls_hold,devices")
+    words = command[command.index("-append") + 1]
+    assert vm_machine.asked_for(words) == ["walls_hold", "devices"]
+    assert vm_machine.asked_for("console=ttyAMA0 quiet") == []
+
+
+def test_the_container_runs_parts_that_there_are_and_all_but_one(tmp_path: Path) -> None:
+    names = [part.__name__ for part in vm_parts.ALL]
+    assert set(names) - set(vm_container.PARTS) == {"devices"}
+    assert [name for name in names if name in vm_container.PARTS] == list(vm_container.PARTS)
+    assert "memory_limit" not in vm_container.parts_here(cgroups=tmp_path)
+    (tmp_path / "cgroup.controllers").touch()
+    assert vm_container.parts_here(cgroups=tmp_path) == vm_container.PARTS
+    assert f"--parts {','.join(vm_container.PARTS)}" in vm_container.service(vm_container.PARTS)
+    words = vm_container.script(TREE, tmp_path)
+    # This computer is seen read-only: everything that is written goes into the copy, or is told.
+    assert words.count("--bind=") == 1
+    assert f"--bind={tmp_path}/told:" in words
+    done = subprocess.run(["bash", "-n"], input=words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_machine_that_dies_is_a_failure(tmp_path: Path) -> None:
