@@ -13,7 +13,9 @@ from typing import Annotated, Any
 import typer
 
 import continuonbrain
+from continuonbrain.cli.doctor_pi import is_pi
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
+from continuonbrain.configs import PRESET_NAMES, preset_bytes
 from continuonbrain.install.plan import Installed, install_plan, pending, told_account, uninstall_plan
 from continuonbrain.install.settings import InstallError, InstallSettings
 from continuonbrain.install.shell import Commands, SystemCommands, carry_out
@@ -42,12 +44,25 @@ def install(
         Path | None,
         typer.Option("--python", help="Interpreter that starts the processes; this one unless told."),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset", help=f"Also make the brain of a root that has none: {', '.join(PRESET_NAMES)}."
+        ),
+    ] = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     into: IntoOption = Path("/"),
 ) -> None:
     """Start the brain with this computer: account, systemd units, device rules. Again: only what is missing."""
     machine = Machine(into.absolute())
+    if preset is not None:
+        preset_bytes(preset)  # one that does not exist is said before anything is done
+        if machine.top != Path("/"):
+            raise InstallError(
+                "--preset needs the computer itself: its Python makes the brain",
+                remedy="leave it out, and run continuonbrain init when the computer has started",
+            )
     layout = BrainLayout(root)
     for socket in (layout.policy_socket, layout.notice_socket, layout.service_socket):
         assert socket.parent == layout.run_dir  # asked for: a path too long for one is said now
@@ -57,13 +72,15 @@ def install(
         Path(sys.executable) if python is None else python,
         told_account(machine) if user is None else user,
         this if python is None else (),
+        preset,
     )
     run_steps(install_plan(settings, machine), machine, SystemCommands(), dry_run=dry_run, as_json=as_json)
     if as_json or dry_run:
         return
     as_user = f"sudo -u {settings.user} {settings.python} -m continuonbrain"
     if machine.lstat(layout.config_path) is None:
-        typer.echo(f"next: {as_user} init --root {layout.root}")
+        robot = "pi5-donkey" if is_pi(machine.top) else "sim-donkey"
+        typer.echo(f"next, or nothing starts: {as_user} init --root {layout.root} --preset {robot}")
     typer.echo(f"start: sudo systemctl start {TARGET}      look: systemctl status 'continuonbrain*'")
 
 

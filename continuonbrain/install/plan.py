@@ -17,6 +17,8 @@ from continuonbrain.install.steps import (
     UNIT_FOLDER,
     Account,
     AccountGone,
+    BrainMade,
+    Current,
     Disabled,
     Enabled,
     File,
@@ -90,10 +92,18 @@ def install_plan(settings: InstallSettings, machine: Machine) -> tuple[Step, ...
     if devices:
         steps.append(Membership(settings.user, devices))
     steps.append(Folder(settings.root, settings.user, ROOT_MODE))
-    steps.append(File(RULES_FOLDER / udev.RULES_NAME, rules, udev.MADE_BY))
-    steps.append(Loaded("rules", _digest([rules])))
-    steps += [File(UNIT_FOLDER / name, text, units.MADE_BY) for name, text in unit_files.items()]
-    steps.append(Loaded("units", _digest(unit_files.values())))
+    read = Loaded("rules", _digest([rules]))
+    steps.append(File(RULES_FOLDER / udev.RULES_NAME, rules, udev.MADE_BY, outdates=(read.note,)))
+    steps.append(read)
+    read = Loaded("units", _digest(unit_files.values()))
+    running = {name: Current(name, _digest([text])) for name, text in unit_files.items()}
+    for name, text in unit_files.items():
+        notes = (read.note, running[name].note)
+        steps.append(File(UNIT_FOLDER / name, text, units.MADE_BY, outdates=notes))
+    steps.append(read)
+    steps += [running[name] for name in units.SERVICES]
+    if settings.preset is not None:
+        steps.append(BrainMade(settings.root, settings.user, settings.python, settings.preset))
     steps += _ENABLED
     return tuple(steps)
 
@@ -108,6 +118,7 @@ def uninstall_plan(machine: Machine, *, purge: bool = False) -> tuple[Step, ...]
     steps.append(Gone(rules, udev.MADE_BY))
     if machine.lstat(RECORD_FOLDER) is not None:
         steps += [Loaded("rules", "none"), Loaded("units", "none")]
+        steps += [Gone(Current(name, "").note) for name in units.SERVICES]
     if purge:
         steps.append(FolderGone(_CACHE))
         if before is not None and before.made_account:

@@ -46,6 +46,7 @@ class InstallSettings:
         user: the account, and the group of the same name, that the processes run as.
         python: the interpreter that starts them; its environment has `continuonbrain`.
         reads: further folders that this interpreter needs (where the package lies, where its own files are).
+        preset: what a root without settings is made from; None leaves that to a person.
 
     Raises:
         InstallError: a name or path that a unit cannot hold, or that the units' own walls would hide.
@@ -55,6 +56,7 @@ class InstallSettings:
     python: Path
     user: str = DEFAULT_USER
     reads: tuple[Path, ...] = ()
+    preset: str | None = None
 
     def __post_init__(self) -> None:
         if not _USER.fullmatch(self.user) or self.user in _SYSTEM_USERS:

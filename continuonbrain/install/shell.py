@@ -15,6 +15,8 @@ from continuonbrain.install.steps import (
     UNIT_FOLDER,
     Account,
     AccountGone,
+    BrainMade,
+    Current,
     Disabled,
     Enabled,
     File,
@@ -109,16 +111,40 @@ def _do(step: Step, machine: Machine, commands: Commands) -> None:
             commands.run(("usermod", *prefix, "--append", "--groups", ",".join(groups), user))
         case Folder(path, owner, mode):
             _make_folder(machine, path, owner, mode)
-        case File(path, text, _, mode):
+        case File(path, text, _, mode, outdates):
+            for note in outdates:  # first: after a crash in between, what is read once too often does no harm
+                if machine.lstat(note) is not None:
+                    remove_durably(machine.at(note))
             _write(machine, path, text, mode)
         case Enabled(unit):
             commands.run(("systemctl", *_systemctl_root(machine), "enable", "--quiet", unit))
+            _write(machine, step.note, "", 0o644)
+        case Current(unit, digest):
+            if _systemd_runs(machine):
+                # Not waited for: a policy process may load for minutes.
+                commands.run(("systemctl", "try-restart", "--no-block", unit))
+            _write(machine, step.note, digest, 0o644)
+        case BrainMade(root, user, python, preset):
+            init = (
+                str(python),
+                "-I",
+                "-m",
+                "continuonbrain",
+                "init",
+                "--root",
+                str(root),
+                "--preset",
+                preset,
+            )
+            commands.run(("runuser", "-u", user, "--", *init))
         case Disabled(Enabled(unit)):
             now = ("--now",) if _systemd_runs(machine) else ()
             if machine.lstat(UNIT_FOLDER / unit) is not None:
                 commands.run(("systemctl", *_systemctl_root(machine), "disable", "--quiet", *now, unit))
             with contextlib.suppress(FileNotFoundError):  # a link whose unit was gone already
                 remove_durably(machine.at(step.enabled.link))
+            with contextlib.suppress(FileNotFoundError):
+                remove_durably(machine.at(step.enabled.note))
         case Loaded(of, digest):
             _load(of, machine, commands)
             _write(machine, step.note, digest, 0o644)

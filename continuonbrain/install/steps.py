@@ -138,12 +138,14 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of root's with this text. mark: the first line of every version of it; "" where there is none."""
+    """A file of root's with this text. mark: the first line of every version of it; "" where there is none. outdates:
+    notes that do not hold any more when it is written, as what runs has read what was there before."""
 
     path: Path
     text: str
     mark: str = ""
     mode: int = 0o644
+    outdates: tuple[Path, ...] = ()
 
     @property
     def what(self) -> str:
@@ -162,7 +164,10 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Enabled:
-    """A unit starts with another one. wanted_by: "multi-user.target" or the brain's own."""
+    """A unit was told to start with another one, once: a person may disable it afterwards, and then it stays so.
+
+    wanted_by: "multi-user.target" or the brain's own.
+    """
 
     unit: str
     wanted_by: str
@@ -173,11 +178,16 @@ class Enabled:
         return UNIT_FOLDER / f"{self.wanted_by}.wants" / self.unit
 
     @property
+    def note(self) -> Path:
+        """What says that it was done."""
+        return RECORD_FOLDER / f"enabled-{self.unit}"
+
+    @property
     def what(self) -> str:
         return f"enable {self.unit} (starts with {self.wanted_by})"
 
     def is_done(self, machine: Machine) -> bool:
-        return machine.lstat(self.link) is not None
+        return machine.lstat(self.note) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +211,43 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
+class Current:
+    """What runs of a service is what its unit says. digest: of the unit, kept in a note when a process with an earlier
+    one was ended; a service that does not run stays as it is."""
+
+    unit: str
+    digest: str
+
+    @property
+    def note(self) -> Path:
+        return RECORD_FOLDER / f"current-{self.unit}"
+
+    @property
+    def what(self) -> str:
+        return f"start {self.unit} anew if it runs (its unit is new)"
+
+    def is_done(self, machine: Machine) -> bool:
+        return machine.read(self.note) == self.digest
+
+
+@dataclass(frozen=True, slots=True)
+class BrainMade:
+    """The brain root has settings and a base: what `continuonbrain init` makes, run as the services' account."""
+
+    root: Path
+    user: str
+    python: Path
+    preset: str
+
+    @property
+    def what(self) -> str:
+        return f"make the brain in {self.root} from preset {self.preset}"
+
+    def is_done(self, machine: Machine) -> bool:
+        return machine.lstat(self.root / "config.json") is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Disabled:
     """A unit is stopped and starts with nothing."""
 
@@ -211,7 +258,8 @@ class Disabled:
         return f"stop and disable {self.enabled.unit}"
 
     def is_done(self, machine: Machine) -> bool:
-        return machine.lstat(self.enabled.link) is None
+        # One that a person disabled may run all the same, so the note counts, too.
+        return machine.lstat(self.enabled.link) is None and machine.lstat(self.enabled.note) is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ _DEVICES = (
     "char-media",
     "char-dma_heap",  # libcamera's buffers
 )
+_DRIVERS = "modprobe@i2c_dev.service modprobe@mc.service modprobe@videodev.service"
+"""What gives "char-i2c", "char-media" and "char-video4linux" their numbers; fine where the kernel has none."""
 _COMPILES = "not here: torch and LiteRT compile kernels while they run, into memory that is then executed."
 _HARDENED = """\
 NoNewPrivileges=yes
@@ -68,6 +70,7 @@ class _Process:
     stop_s: int
     resources: str
     own: str
+    after: str = ""
 
 
 _PROCESSES = (
@@ -83,7 +86,9 @@ CPUWeight=1000
 IOWeight=500
 Nice=-5
 OOMScoreAdjust=-500
-MemoryMax=1G
+# Four times what benchmarks.process_memory finds: no model lives here, but a full recorder queue (70 MB) and a camera's
+# buffers may.
+MemoryMax=512M
 # A page that has to come back from a disk is a late tick.
 MemorySwapMax=0
 LimitRTPRIO=60
@@ -99,6 +104,8 @@ PrivateDevices=no
 DevicePolicy=closed
 {devices}
 """,
+        # DeviceAllow= looks names up when the process is started: drivers that come later stay closed to it.
+        after=f"Wants={_DRIVERS}\nAfter={_DRIVERS}\n",
     ),
     _Process(
         "policy",
@@ -111,6 +118,8 @@ DevicePolicy=closed
 CPUWeight=300
 IOWeight=200
 Nice=0
+# The shipped base needs a tenth of a gigabyte, a Gemma 3n E2B some: a share of the computer fits whatever base it was
+# bought for, and leaves control and the system theirs.
 MemoryMax=70%
 MemorySwapMax=0
 RestrictRealtime=yes
@@ -132,6 +141,8 @@ IOSchedulingClass=idle
 # training.nice of config.json is added to this.
 Nice=5
 OOMScoreAdjust=500
+# One gigabyte with the shipped base (benchmarks.process_memory), three at E2B's size (benchmarks.train_memory); the
+# job ends at training.max_memory_mib in order, before this ends it without. Where memory is short it goes first.
 MemoryMax=70%
 RestrictRealtime=yes
 """,
@@ -149,6 +160,7 @@ CPUWeight=50
 IOWeight=50
 Nice=5
 OOMScoreAdjust=300
+# Engines of its own, as large as policy's.
 MemoryMax=60%
 RestrictRealtime=yes
 """,
@@ -200,7 +212,7 @@ ConditionPathExists={root}/config.json
 # What a restart does not mend waits for a person: journalctl -u {unit_name(process.name)}
 StartLimitIntervalSec=600
 StartLimitBurst=5
-
+{process.after}
 [Service]
 Type=notify
 NotifyAccess=main

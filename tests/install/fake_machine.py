@@ -22,7 +22,7 @@ class FakeCommands:
 
     def run(self, command: Sequence[str]) -> None:
         self.ran.append(tuple(command))
-        words = [word for word in command if not word.startswith("--root") and word != str(self.machine.top)]
+        words = [word for word in command if not word.startswith("--root=") and word != str(self.machine.top)]
         match words[0]:
             case "useradd":
                 self._append(
@@ -37,9 +37,14 @@ class FakeCommands:
             case "systemctl" if "enable" in words:
                 link = self.machine.at(_enabled(words[-1]).link)
                 link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(UNIT_FOLDER / words[-1])
+                if not link.is_symlink():
+                    link.symlink_to(UNIT_FOLDER / words[-1])
             case "systemctl" if "disable" in words:
-                self.machine.at(_enabled(words[-1]).link).unlink()
+                self.machine.at(_enabled(words[-1]).link).unlink(missing_ok=True)
+            case "runuser":
+                (self.machine.at(Path(words[words.index("--root") + 1])) / "config.json").write_text("{}")
+            case "systemctl" if "try-restart" in words:
+                pass
             case _:
                 assert words in (["systemctl", "daemon-reload"],) or words[0] == "udevadm", words
 

@@ -31,7 +31,7 @@ from fake_machine import GROUPS, FakeCommands, everything, fake_machine
 
 PYTHON = Path("/opt/continuonos/venv/bin/python")
 SETTINGS = InstallSettings(Path("/opt/continuonos/brain"), PYTHON)
-STEPS = 18
+STEPS = 22
 
 
 @pytest.fixture
@@ -79,7 +79,8 @@ def test_whatever_is_done_already_it_ends_the_same(done: set[int]) -> None:
         left = pending(steps, partly)
         assert len(left) <= STEPS - len(some)
         commands = FakeCommands(partly)
-        assert carry_out(steps, partly, commands) == len(left)
+        # A file that is written now is read anew, also where an earlier one had been.
+        assert len(left) <= carry_out(steps, partly, commands) <= STEPS
         assert pending(install_plan(SETTINGS, partly), partly) == ()
         assert everything(partly.top).keys() == everything(whole.top).keys()
         for name, (mode, content) in everything(whole.top).items():
@@ -144,6 +145,52 @@ def test_uninstall_takes_away_what_it_made_and_keeps_the_data(machine: Machine, 
 
 
 _NOTES = ("install.json", "loaded-rules", "loaded-units")
+
+
+def test_what_a_person_disabled_stays_disabled(machine: Machine) -> None:
+    install(machine)
+    FakeCommands(machine).run(("systemctl", "disable", SERVICES[3]))
+    assert pending(install_plan(SETTINGS, machine), machine) == ()
+    # Also where a new version has other units.
+    changed = install(machine, InstallSettings(Path("/srv/brain"), PYTHON))
+    assert not any("enable" in command for command in changed.ran)
+    carry_out(uninstall_plan(machine), machine, FakeCommands(machine))
+    again = install(machine)
+    assert ("systemctl", f"--root={machine.top}", "enable", "--quiet", SERVICES[3]) in again.ran
+
+
+def test_only_a_service_whose_unit_changed_is_started_anew(machine: Machine) -> None:
+    (machine.top / "run/systemd/system").mkdir(parents=True)
+    install(machine)
+    unit = machine.at(UNIT_FOLDER) / SERVICES[1]
+    unit.write_text(unit.read_text() + "# of a person, or of an earlier version\n")
+    commands = install(machine)
+    restart = ("systemctl", "try-restart", "--no-block", SERVICES[1])
+    assert commands.ran == [("systemctl", "daemon-reload"), restart]
+    assert install(machine).ran == []
+
+
+def test_with_a_preset_the_root_is_made_by_its_account(machine: Machine) -> None:
+    settings = InstallSettings(SETTINGS.root, PYTHON, preset="sim-donkey")
+    made = install(machine, settings)
+    (init,) = (command for command in made.ran if command[0] == "runuser")
+    assert init[:6] == ("runuser", "-u", "continuon", "--", str(PYTHON), "-I")
+    assert init[-3:] == (str(SETTINGS.root), "--preset", "sim-donkey")
+    ran = [command[0] for command in made.ran]
+    assert ran.index("runuser") < len(ran) - 1 - ran[::-1].index(
+        "systemctl"
+    )  # settings before anything starts
+    assert install(machine, settings).ran == []
+
+
+def test_a_preset_that_cannot_be_made_is_said_before_anything_is_done(machine: Machine) -> None:
+    before = everything(machine.top)
+    arguments = ["install", "--dry-run", "--python", str(PYTHON), "--preset"]
+    unknown = CliRunner().invoke(app, [*arguments, "no-robot"])
+    assert "no-robot" in str(unknown.exception)
+    image = CliRunner().invoke(app, [*arguments, "sim-donkey", "--into", str(machine.top)])
+    assert isinstance(image.exception, InstallError)
+    assert everything(machine.top) == before
 
 
 def test_an_account_of_somebody_else_is_never_removed(machine: Machine) -> None:

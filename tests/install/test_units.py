@@ -81,6 +81,15 @@ def test_what_control_alone_may() -> None:
         assert not {"DeviceAllow", "LimitRTPRIO", "MemoryDenyWriteExecute"} & keys.keys()
 
 
+def test_control_starts_after_the_drivers_whose_devices_it_may_open() -> None:
+    unit = parsed(unit_files(SETTINGS)["continuonbrain-control.service"])["Unit"]
+    wanted = unit["Wants"][0].split()
+    assert unit["After"] == unit["Wants"]
+    assert {"modprobe@i2c_dev.service", "modprobe@mc.service", "modprobe@videodev.service"} == set(wanted)
+    # One that is wanted and missing is no failure; one that is required would be.
+    assert "Requires" not in unit
+
+
 def test_what_a_killed_control_process_leaves_turning_is_switched_off() -> None:
     (off,) = service("control")["ExecStopPost"]
     assert off.startswith("-/")  # a robot that has nothing to switch off is no failure
