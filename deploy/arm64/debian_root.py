@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,13 +39,14 @@ MACHINE_EMULATION = {
 
 
 def missing(
-    tools: dict[str, str], *, uid: int, which: Callable[[str], str | None] = shutil.which
+    tools: dict[str, str], *, uid: int, release: str, which: Callable[[str], str | None] = shutil.which
 ) -> list[str]:
     """What keeps this machine from running a check, each with its remedy; empty when nothing does.
 
     Args:
         tools: program -> the Debian package that has it.
         uid: of the caller; 0 is needed to unpack packages and to mount.
+        release: of this machine's kernel.
     """
     problems = [] if uid == 0 else ["this needs root, to unpack packages and to mount; start it with sudo"]
     packages = sorted({package for tool, package in tools.items() if which(tool) is None})
@@ -52,13 +54,23 @@ def missing(
         absent = ", ".join(tool for tool, of in tools.items() if of == package and which(tool) is None)
         how = "pip install uv" if package.startswith("uv ") else f"apt-get install {package}"
         problems.append(f"{absent} is not installed; {how}")
+    version = re.match(r"(\d+)\.(\d+)", release)
+    if "qemu-aarch64-static" in tools and (version is None or (int(version[1]), int(version[2])) < (6, 7)):
+        problems.append(
+            f"kernel {release} has no binfmt_misc of its own for a user namespace, 6.7 is the first that has; "
+            "boot a newer one (Debian 12: apt-get install -t bookworm-backports linux-image-amd64)"
+        )
     return problems
 
 
 def require(*tools: dict[str, str]) -> None:
     """End the program with everything that is missing."""
     os.environ["PATH"] += ":/usr/sbin:/sbin:" + str(Path(sys.executable).parent)
-    problems = missing({name: of for group in tools for name, of in group.items()}, uid=os.geteuid())
+    problems = missing(
+        {name: of for group in tools for name, of in group.items()},
+        uid=os.geteuid(),
+        release=os.uname().release,
+    )
     if problems:
         raise SystemExit("\n".join(problems))
 

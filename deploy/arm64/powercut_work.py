@@ -80,7 +80,8 @@ def record(episodes: Path) -> None:
                 say(f"SYNCED {name} {synced}")
         recorder.close()
         if recorder.fault:
-            raise SystemExit(f"FAILED {recorder.fault}")
+            say(f"FAILED {recorder.fault}")
+            os._exit(1)
         say(f"CLOSED {name} {recorder.synced}")
 
 

@@ -24,13 +24,24 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def test_everything_that_is_missing_is_said_at_once_with_its_remedy() -> None:
     tools = {"mkfs.ext4": "e2fsprogs", "e2fsck": "e2fsprogs", "uv": "uv (pip install uv)", "sh": "dash"}
-    problems = debian_root.missing(tools, uid=1000, which=lambda tool: "/bin/sh" if tool == "sh" else None)
+    problems = debian_root.missing(tools, uid=1000, release="6.1.0-1-amd64", which={"sh": "/bin/sh"}.get)
     assert len(problems) == 3
     assert "sudo" in problems[0]
     assert "apt-get install e2fsprogs" in problems[1]
     assert "mkfs.ext4" in problems[1]
     assert "pip install uv" in problems[2]
-    assert debian_root.missing(tools, uid=0, which=lambda tool: tool) == []
+    assert debian_root.missing(tools, uid=0, release="6.1.0-1-amd64", which=lambda tool: tool) == []
+
+
+def test_an_old_kernel_is_said_where_it_matters() -> None:
+    def problems(tools: dict[str, str], release: str) -> list[str]:
+        return debian_root.missing(tools, uid=0, release=release, which=lambda tool: tool)
+
+    for release in ("5.15.0", "6.1.0-1-amd64", "6.6.99", "strange"):
+        assert release in problems(debian_root.USER_EMULATION, release)[0]
+        assert problems(debian_root.MACHINE_EMULATION, release) == []
+    for release in ("6.7.0", "6.18.44-x", "7.0"):
+        assert problems(debian_root.USER_EMULATION, release) == []
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
