@@ -38,7 +38,7 @@ class Machine:
     initrd: Path
     root: Path
 
-    def start(self, words: str, *disks: str, stderr: int = subprocess.STDOUT) -> subprocess.Popen[bytes]:
+    def start(self, words: str, *disks: str) -> subprocess.Popen[bytes]:
         """Boot; the console is the process's stdout.
 
         Args:
@@ -65,7 +65,8 @@ class Machine:
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=stderr,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C is this program's, which ends the machine
         )
 
 

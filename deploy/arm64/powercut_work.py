@@ -31,7 +31,7 @@ from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
 
 SYNC_INTERVAL_S = 0.2
-STEPS, PERIOD_S = 60, 0.02
+STEPS, PERIOD_S = 40, 0.05
 BASE_SHA256 = "ba5e" * 16
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _FILTER = 38, 22, 2

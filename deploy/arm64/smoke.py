@@ -185,9 +185,10 @@ def check_store(text: str) -> str:
 def check_recorder(text: str) -> str:
     """Nothing that was acknowledged is lost, and something was."""
     told = last_json(text)
-    must(told["acknowledged_steps"] > 0, "nothing was recorded before it was killed")
+    steps, rounds = told["acknowledged_steps"], told["rounds"]
+    must(steps >= rounds, f"{steps} steps were recorded before {rounds} kills: too few to lose any")
     must(told["acknowledged_steps_lost"] == 0 and told["unreadable_episodes"] == 0, f"{told}")
-    return f"{told['rounds']} recorders killed, {told['acknowledged_steps']} acknowledged steps, none lost"
+    return f"{rounds} recorders killed, {steps} acknowledged steps, none lost"
 
 
 def check_guards(text: str) -> str:
@@ -227,7 +228,7 @@ def parts(native: Mapping[str, Mapping[str, Any]]) -> list[Part]:
         Part("doctor", [*cli, "doctor", "--root", "/tmp/brain"], contains(*DOCTOR)),
         Part(
             "recorder",
-            [python, "-m", "benchmarks.kill_recorder", "--rounds", "20", "--longest", "2", "--json"],
+            [python, "-m", "benchmarks.kill_recorder", "--rounds", "12", "--longest", "8", "--json"],
             check_recorder,
         ),
         Part("guards", [python, "-m", "benchmarks.guards", "--calls", "5000", "--json"], check_guards, (0, 1)),

@@ -115,7 +115,7 @@ def test_an_adapter_without_effect_fails() -> None:
         (smoke.check_recorder, '{"rounds": 2, "acknowledged_steps": 0, "acknowledged_steps_lost": 0}'),
         (
             smoke.check_recorder,
-            '{"acknowledged_steps": 5, "acknowledged_steps_lost": 1, "unreadable_episodes": 0}',
+            '{"rounds": 2, "acknowledged_steps": 5, "acknowledged_steps_lost": 1, "unreadable_episodes": 0}',
         ),
         (smoke.check_guards, '{"violations": 0, "control": 0}'),
         (smoke.check_tests, "1 failed, 3 passed in 2 s"),
