@@ -1,9 +1,10 @@
 """Does a step that the recorder acknowledged survive SIGKILL? Real processes, killed at moments nobody chose.
 
-    python -m benchmarks.kill_recorder [--rounds 1000] [--json]
+    python -m benchmarks.kill_recorder [--rounds 1000] [--longest 0.08] [--json]
 
 In every round a process records episodes of random lengths with frames, one after the other, as fast as it can, and
-tells through a pipe how many steps of which episode are acknowledged. It is killed with SIGKILL after a random time.
+tells through a pipe how many steps of which episode are acknowledged. It is killed with SIGKILL after a random time
+of at most --longest seconds.
 Then what a start of the brain does is done (`recover_unfinished`), and every episode is opened strictly and read: each
 acknowledged step must be there, in order, with its own frame.
 
@@ -45,7 +46,7 @@ from continuonbrain.rlds.writer import encode_jpeg
 
 _PATTERNS = [np.random.default_rng(seed).integers(0, 255, (48, 64, 3), dtype=np.uint8) for seed in range(16)]
 _JPEGS = [encode_jpeg(frame, quality=90) for frame in _PATTERNS]
-_LONGEST_S = 0.08
+LONGEST_S = 0.08
 _MOST_STEPS = 40
 
 
@@ -91,8 +92,8 @@ class Told:
     acknowledged: dict[str, int] = field(default_factory=dict)
 
 
-def killed_once(episodes_dir: Path, seed: int) -> Told:
-    """Start a recorder process, kill it, and read what it told."""
+def killed_once(episodes_dir: Path, seed: int, longest_s: float) -> Told:
+    """Start a recorder process, kill it within `longest_s`, and read what it told."""
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -102,7 +103,7 @@ def killed_once(episodes_dir: Path, seed: int) -> Told:
         finally:
             os._exit(1)
     os.close(theirs)
-    time.sleep(random.Random(seed + 1).random() * _LONGEST_S)
+    time.sleep(random.Random(seed + 1).random() * longest_s)
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     if not os.WIFSIGNALED(status):
@@ -136,12 +137,12 @@ def check(episodes_dir: Path, told: Told) -> Counter[str]:
     return found
 
 
-def measure(rounds: int, *, quiet: bool, seed: int = 0) -> dict[str, Any]:
+def measure(rounds: int, *, quiet: bool, seed: int = 0, longest_s: float = LONGEST_S) -> dict[str, Any]:
     """`rounds` processes."""
     found: Counter[str] = Counter()
     for number in track(range(rounds), "killing", disable=quiet, transient=True):
         with tempfile.TemporaryDirectory() as name:
-            told = killed_once(Path(name), seed + 2 * number)
+            told = killed_once(Path(name), seed + 2 * number, longest_s)
             found += check(Path(name), told)
     counts = (
         "acknowledged_steps",
@@ -158,9 +159,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--longest", type=float, default=LONGEST_S, help="seconds that a process lives at most"
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    found = measure(arguments.rounds, quiet=arguments.json, seed=arguments.seed)
+    found = measure(arguments.rounds, quiet=arguments.json, seed=arguments.seed, longest_s=arguments.longest)
     good = found["acknowledged_steps_lost"] == found["unreadable_episodes"] == 0
     if arguments.json:
         print(json.dumps(found))
