@@ -4,6 +4,8 @@ Rules:
 - A process that dies is started again after a pause that doubles (0.5 s to 8 s) and is forgiven after a minute.
   While the policy process is away the control process stops the robot by itself; when the control process dies,
   nothing moves the robot (a simulated one stands still; hardware must stop when its commands end).
+- A process that was ready and gives no sign of life for `ChildPlan.patience_s` hangs: it is killed, and so started
+  again.
 - Exit code 2 says that a person must put something right. At the first start, or three times in a row, the
   supervisor gives up and says what it was.
 - An adapter on probation is looked after once a second (`loops/probation.py`).
@@ -27,6 +29,7 @@ from continuonbrain.errors import BrainError
 from continuonbrain.loops.child_process import ChildProcess, end_together
 from continuonbrain.loops.control_status import CONTROL_REPORT_NAME
 from continuonbrain.loops.drive_session import CONTROL_MODULE, POLICY_MODULE, read_status
+from continuonbrain.loops.heartbeats import Heartbeat
 from continuonbrain.loops.loop_report import FastReport
 from continuonbrain.loops.notices import Subscription, subscribe
 from continuonbrain.loops.probation import ProbationWatch, progress
@@ -53,17 +56,20 @@ class ChildGaveUpError(BrainError):
 
 @dataclass(frozen=True, slots=True)
 class ChildPlan:
-    """What to run. name: "control", "policy" or "sidecar"; also the log file's."""
+    """What to run. name: "control", "policy" or "sidecar"; also the log file's. patience_s: silence that means that it
+    hangs."""
 
     name: str
     module: str
     arguments: tuple[str, ...]
+    patience_s: float = 60.0
 
 
 @dataclass(slots=True)
 class _Watched:
     plan: ChildPlan
     child: ChildProcess
+    heartbeat: Heartbeat
     started_s: float
     restarts: int = 0
     needs_a_person: int = 0
@@ -100,9 +106,9 @@ def standard_plans(
     control += [] if track is None else ["--track", str(track)]
     policy = [*root] + ([] if decision_time_s is None else ["--decision-time", str(decision_time_s)])
     return (
-        ChildPlan("control", CONTROL_MODULE, tuple(control)),
+        ChildPlan("control", CONTROL_MODULE, tuple(control), patience_s=10.0),
         ChildPlan("policy", POLICY_MODULE, tuple(policy)),
-        ChildPlan("sidecar", SIDECAR_MODULE, root),
+        ChildPlan("sidecar", SIDECAR_MODULE, root, patience_s=120.0),
     )
 
 
@@ -135,7 +141,8 @@ class Supervisor:
         self._probation.start()
         try:
             for plan in self._plans:
-                self._watched.append(_Watched(plan, self._spawn(plan), self._clock()))
+                heartbeat = Heartbeat(plan.name, plan.patience_s, clock=self._clock)
+                self._watched.append(_Watched(plan, self._spawn(plan, heartbeat), heartbeat, self._clock()))
         except BaseException:
             self.stop()
             raise
@@ -199,6 +206,8 @@ class Supervisor:
         controls = [w.child for w in self._watched if w.plan.name == "control"]
         end_together(controls, _CONTROL_END_S)
         end_together([w.child for w in self._watched if w.plan.name != "control"], _OTHERS_END_S)
+        for watched in self._watched:
+            watched.heartbeat.close()
         if self._notices is not None:
             self._notices.close()
             self._notices = None
@@ -216,21 +225,30 @@ class Supervisor:
         )
         return self._summary
 
-    def _spawn(self, plan: ChildPlan) -> ChildProcess:
+    def _spawn(self, plan: ChildPlan, heartbeat: Heartbeat) -> ChildProcess:
+        heartbeat.begin()
         return ChildProcess(
-            plan.name, plan.module, plan.arguments, log_path=self._layout.log_dir / f"{plan.name}.log"
+            plan.name,
+            plan.module,
+            plan.arguments,
+            log_path=self._layout.log_dir / f"{plan.name}.log",
+            environment=heartbeat.environment,
         )
 
     def _look_after(self, watched: _Watched, now: float) -> None:
         code = watched.child.exit_code
         if code is None:
+            if (silent_s := watched.heartbeat.silent_s()) is not None:
+                self._event(f"{watched.plan.name} hangs: silent for {silent_s:.0f} s; it is killed")
+                watched.child.kill()
+                return
             if now - watched.started_s > _FORGIVEN_AFTER_S:
                 watched.pause_s, watched.needs_a_person = _FIRST_PAUSE_S, 0
             return
         if watched.due_s is None:
             self._bury(watched, code, now)
         elif now >= watched.due_s:
-            watched.child = self._spawn(watched.plan)
+            watched.child = self._spawn(watched.plan, watched.heartbeat)
             watched.started_s, watched.due_s = now, None
             watched.restarts += 1
 
