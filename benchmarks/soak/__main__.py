@@ -7,15 +7,14 @@ a life of the simulated robot: it drives, is taught, stands plugged in while the
 what was promoted, on probation. After every second day it stands on its dock for a night, and then the world is
 another one (looks, servo). Meanwhile one fault after the other is done to it, at moments that a seed chooses and in
 phases that `plan.py` names: SIGKILL and SIGSTOP of processes, the supervisor's among them (then this benchmark starts
-it again, as systemd would; it also kills what hangs for ever, as a watchdog would); a camera that raises, stalls, shows
-the same frame for ever or is late; speed and machine sensors that say nonsense or stand still; a file system that is
-full to the last byte; a wall clock that leaps.
+it again, as systemd would); a camera that raises, stalls, shows the same frame for ever or is late; speed and machine
+sensors that say nonsense or stand still; a file system that is full to the last byte; a wall clock that leaps.
 
 What must hold, and is looked at from outside (the simulated body writes down every command that reached its motors):
   unsafe       throttle without an observation or on a path that is too old, in any tick; a car that was not told to
                stop in time, or did not come to rest, after a fault that asks for it; one that drove faster than
-               it may without a speed sensor; learning that went on while a
-               gate's sensor was broken; a last command that was no stop (goal 0)
+               it may without a speed sensor; learning that went on while a gate's sensor was broken; a process that
+               hung and nobody saw; a last command that was no stop (goal 0)
   violations   `current` not whole, a history that does not verify, an episode that cannot be read to its end, processes
                that outlive their supervisor (goal 0)
   recovered    faults after which all five processes were at work again by themselves within a minute of their end;

@@ -23,13 +23,15 @@ _WORK = ("read", "cache", "train", "reflex", "judge", "consolidate")
 
 @dataclass
 class Running:
-    """A fault that goes on. worked: what the sidecar was at during a fault of its sensors: (time, phase, step)."""
+    """A fault that goes on. hung_on: nobody saw that it hangs. worked: what the sidecar was at during a fault of its
+    sensors: (time, phase, step)."""
 
     fault: Fault
     began_s: float
     phases: list[str]
     pid: int = 0
     worked: list[tuple[float, str, int]] = field(default_factory=list)
+    hung_on: bool = False
     ended_s: float = 0.0
 
 
@@ -78,7 +80,9 @@ def mend(running: Running, system: System) -> None:
     """Whatever it was, it is over."""
     fault = running.fault
     if fault.kind == "hang":
-        _signal(running.pid, signal.SIGKILL if fault.killed else signal.SIGCONT)
+        running.hung_on = fault.killed and system.pids().get(fault.target) == running.pid
+        if running.hung_on or not fault.killed:
+            _signal(running.pid, signal.SIGKILL if fault.killed else signal.SIGCONT)
     elif fault.kind in ("disk", "disk and kill"):
         free(system.layout.root)
     elif fault.kind in ("camera", "speed", "host", "clock"):

@@ -20,7 +20,7 @@ class Fault:
     kind: kill (SIGKILL), end (SIGTERM), hang (SIGSTOP), camera, speed, host, disk, clock, disk and kill.
     target: a process, or how it is broken. when: the phase in which it may come. lasts_s: until it is mended.
     stops_s: within how many seconds a car that drives must have been commanded to stop; None where it may go on.
-    killed: a hang ends with a SIGKILL, as a watchdog's patience does, and not by itself. most_mps: what a car that may
+    killed: a hang does not end by itself, the supervisor has to see it. most_mps: what a car that may
     go on must not exceed.
     """
 
@@ -38,6 +38,9 @@ class Fault:
         return f"{self.kind} {self.target}"
 
 
+HANGS_S = {"control": 10.0, "policy": 15.0, "sidecar": 30.0}
+"""The supervisor's patience in the soak, shorter than its own: a hang must not take up the day."""
+_WATCHED_S = 5.0
 CATALOGUE = (
     Fault("kill", "control"),
     Fault("kill", "control", "drive"),
@@ -57,9 +60,9 @@ CATALOGUE = (
     Fault("kill", "supervisor", "probation"),
     Fault("end", "supervisor"),
     Fault("hang", "policy", "drive", 8.0, PATH_LIMIT_S + DEADMAN_S),
-    Fault("hang", "policy", "drive", 8.0, PATH_LIMIT_S + DEADMAN_S, killed=True),
+    Fault("hang", "policy", "drive", HANGS_S["policy"] + _WATCHED_S, PATH_LIMIT_S + DEADMAN_S, killed=True),
     Fault("hang", "sidecar", "train", 8.0),
-    Fault("hang", "sidecar", "judge", 8.0, killed=True),
+    Fault("hang", "sidecar", "judge", HANGS_S["sidecar"] + _WATCHED_S, killed=True),
     Fault("hang", "control", ANY, 8.0),
     Fault("hang", "service", ANY, 5.0),
     Fault("camera", "raise", "drive", 6.0, DEADMAN_S),

@@ -142,6 +142,8 @@ class Soak:
             entry["fastest_mps"] = fastest_mps(lines)
             if entry["fastest_mps"] > fault.most_mps:
                 self._not_safe(f"{fault.name}: it drove {entry['fastest_mps']:.2f} m/s")
+        if running.hung_on:
+            self._not_safe(f"{fault.name}: nobody saw it for {fault.lasts_s:.0f} s")
         if did := worked_on(running):
             self._not_safe(f"{fault.name}: {did}")
         self.faults.append(entry)

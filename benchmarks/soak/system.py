@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.soak.body import BROKEN_FILE, WORK_VARIABLE, BrokenFile, soak_body
+from benchmarks.soak.plan import HANGS_S
 from continuonbrain.brain_root import open_brain
 from continuonbrain.loops import control_process
 from continuonbrain.loops.child_process import exit_code
@@ -52,7 +53,8 @@ def plans(root: Path, seed: int) -> tuple[ChildPlan, ...]:
     made = []
     for plan in standard_plans(brain.layout, seed=seed):
         entry = "control" if plan.name == "control" else plan.module
-        made.append(replace(plan, module=_MODULE, arguments=(entry, *plan.arguments)))
+        patience_s = HANGS_S.get(plan.name, plan.patience_s)
+        made.append(replace(plan, module=_MODULE, arguments=(entry, *plan.arguments), patience_s=patience_s))
     made.append(ChildPlan("service", _MODULE, ("continuonbrain", "serve", "--root", str(root))))
     return tuple(made)
 
