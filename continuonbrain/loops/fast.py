@@ -26,8 +26,6 @@ import contextlib
 import gc
 import logging
 import time
-import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from math import inf
 from typing import Any
@@ -36,26 +34,25 @@ import numpy as np
 
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.episode_keeper import EpisodeKeeper, Recorder
-from continuonbrain.loops.loop_report import Durations, FastReport, Profile, Swap
+from continuonbrain.loops.loop_report import Durations, FastReport, Profile
 from continuonbrain.loops.loop_tick import PARKED, LoopTick, Mode, PathSource, Teleop
 from continuonbrain.loops.policy_client import Answer
 from continuonbrain.loops.reflex_keeper import ReflexName, ReflexSource
+from continuonbrain.loops.senses import Senses
 from continuonbrain.loops.shadow import Shadow
-from continuonbrain.loops.tick_step import measured_s, step_of
+from continuonbrain.loops.tally import Tally
+from continuonbrain.loops.tick_step import step_of
 from continuonbrain.policy.convolution import F32
 from continuonbrain.policy.pilot import Pilot, Tick
 from continuonbrain.policy.watch import WORST
 from continuonbrain.rlds.errors import EpisodeError
-from continuonbrain.robot.protocol import FRAME_SHAPE, Observation, Robot
-from continuonbrain.safety.frozen_view import FrozenView
+from continuonbrain.robot.protocol import Observation, Robot
 from continuonbrain.safety.guards import Guarded
 from continuonbrain.safety.reasons import Reason
 
 log = logging.getLogger(__name__)
 
 _OVERRUN_TICKS = 3
-_OLDEST_OBSERVATION_S = 0.25
-_MOVES_MPS = 0.05
 _DEAD_RECKONING_S = 0.5  # a longer gap between observations is more than odometry bridges
 
 
@@ -100,7 +97,6 @@ class FastLoop:
         self.instruction = instruction
         self.ticks = 0
         self.missed_ticks = 0
-        self.chunks = 0
         self._keeper = (
             None
             if recorder_factory is None
@@ -114,25 +110,14 @@ class FastLoop:
         self._profile = Profile()
         self._seconds = 0.0
         self._late_in_a_row = 0
-        self._overrun_stops = 0
         self._held = ""
-        self._stopped_ticks = 0
-        self._sensor_faults = 0
-        self._actuator_faults = 0
-        self._reasons: Counter[str] = Counter()
-        self._adapter_ticks: Counter[str] = Counter()
-        self._swaps: list[Swap] = []
-        self._last_chunk: tuple[str, int, float, int] | None = None
+        self._tally = Tally(log)
         self._looked_s: float | None = None
-        self._view = FrozenView()
+        self._senses = Senses()
         self._throttle = 0.0
         self._reflexes = reflexes
         self._reflex: ReflexName | None = None
-        self._reflex_ticks = 0
-        self._reflex_faults = 0
-        self._safety_faults = 0
         self._driven = False
-        self._world_vetoes = 0
         pilot.instruct(instruction)
 
     # What may be told between two ticks (from `on_tick` or `should_stop`, which run on the loop's thread).
@@ -197,7 +182,8 @@ class FastLoop:
                     tick = self._tick()
                     self._lateness.add(max(0.0, lateness))
                     self._work.add(self._clock() - now)
-                    self._count(tick)
+                    self.ticks += 1
+                    self._tally.tick(tick)
                     on_tick(tick)
                     deadline += period
                     if self.ticks % max(1, round(self.hz)) == 0 and deadline - self._clock() > period / 2:
@@ -218,30 +204,35 @@ class FastLoop:
 
     def report(self) -> FastReport:
         """The account so far."""
-        keeper = self._keeper
+        keeper, tally = self._keeper, self._tally
         return FastReport(
             hz=self.hz,
             ticks=self.ticks,
             missed_ticks=self.missed_ticks,
-            overrun_stops=self._overrun_stops,
-            stopped_ticks=self._stopped_ticks,
-            sensor_faults=self._sensor_faults,
-            actuator_faults=self._actuator_faults,
-            chunks=self.chunks,
-            reflex_ticks=self._reflex_ticks,
-            reflex_faults=self._reflex_faults,
-            safety_faults=self._safety_faults,
-            world_vetoes=self._world_vetoes,
+            overrun_stops=tally.overrun_stops,
+            stopped_ticks=tally.stopped_ticks,
+            sensor_faults=tally.faults["sensor"],
+            actuator_faults=tally.faults["actuator"],
+            chunks=tally.chunks,
+            reflex_ticks=tally.reflex_ticks,
+            reflex_faults=tally.faults["reflex"],
+            safety_faults=tally.faults["safety head"],
+            world_vetoes=tally.world_vetoes,
             world_faults=0 if self.pilot.veto is None else self.pilot.veto.faults,
             seconds=round(self._seconds, 3),
             **self.profile(),
-            reasons=dict(self._reasons),
-            adapter_ticks=dict(self._adapter_ticks),
-            swaps=tuple(self._swaps),
+            reasons=dict(tally.reasons),
+            adapter_ticks=dict(tally.adapter_ticks),
+            swaps=tuple(tally.swaps),
             recorded_steps=0 if keeper is None else keeper.recorded,
             dropped_steps=0 if keeper is None else keeper.dropped,
             episodes=() if keeper is None else tuple(keeper.episodes),
         )
+
+    @property
+    def chunks(self) -> int:
+        """Paths that were followed."""
+        return self._tally.chunks
 
     def profile(self) -> dict[str, Any]:
         """`lateness_us`, `work_us` and `stages_us` of the report; from any thread, some milliseconds."""
@@ -280,7 +271,7 @@ class FastLoop:
         profile.over("policy")
         overrun = self._late_in_a_row >= _OVERRUN_TICKS
         if overrun:
-            self._overrun_stops += 1
+            self._tally.overrun_stops += 1
         if observation is None or overrun or self._held:
             reason = Reason.CLOCK if overrun else Reason.LOW_BATTERY
             if observation is None:
@@ -328,28 +319,15 @@ class FastLoop:
         """The observation, taken into odometry; or None and what is wrong with it."""
         try:
             observation = self.robot.observe()
-            fault = _unusable(observation, self._clock())
-            if not fault:
-                fault = self._frozen(observation)
+            fault = self._senses.fault_of(observation, now_s=self._clock(), throttle=self._throttle)
             if not fault:
                 self._believe(observation)
         except Exception as error:  # whatever a body raises, the robot must still be stopped in this tick
             fault = f"{type(error).__name__}: {error}"
         if fault:
-            self._sensor_faults += 1
-            if self._sensor_faults == 1 or self._sensor_faults % 200 == 0:
-                log.error("sensor fault %d: %s", self._sensor_faults, fault)
+            self._tally.fault("sensor", fault)
             return None, fault
         return observation, ""
-
-    def _frozen(self, observation: Observation) -> str:
-        """What is wrong with a picture that does not change while the robot moves; where nothing measures its speed,
-        while it is told to drive."""
-        speed = observation.speed_mps
-        moving = self._throttle > 0.0 if speed is None else abs(speed) > _MOVES_MPS
-        checksum = zlib.crc32(np.ascontiguousarray(observation.frame).data)
-        frozen = self._view.look(checksum, now_s=observation.monotonic_s, moving=moving)
-        return "the camera shows the same picture for ever" if frozen else ""
 
     def _believe(self, observation: Observation) -> None:
         """Take it into odometry. Raises whatever a reading of a wrong type does."""
@@ -376,23 +354,12 @@ class FastLoop:
             if answer.calibration != self.pilot.tracker.calibration:
                 self.pilot.recalibrate(answer.calibration)
             if vetoed:
-                self._world_vetoes += 1
+                self._tally.world_vetoes += 1
                 continue
-            self.chunks += 1
             self._reflex = answer.reflex
-            now, last = self._clock(), self._last_chunk
-            if last is not None and last[0] != chunk.adapter_sha256:
-                swap = Swap(
-                    previous_sha256=last[0],
-                    adapter_sha256=chunk.adapter_sha256,
-                    monotonic_s=now,
-                    tick=self.ticks,
-                    ticks_between=self.ticks - last[1],
-                    missed_ticks=self.missed_ticks - last[3],
-                    gap_ms=round((now - last[2]) * 1000, 3),
-                )
-                self._swaps.append(swap)
-            self._last_chunk = (chunk.adapter_sha256, self.ticks, now, self.missed_ticks)
+            self._tally.followed(
+                chunk.adapter_sha256, tick=self.ticks, missed=self.missed_ticks, now_s=self._clock()
+            )
 
     def _carry(self, observation: Observation, now: float) -> None:
         """Have the reflex head lay the path from here, where the model's is old."""
@@ -406,9 +373,7 @@ class FastLoop:
         try:
             self.pilot.carry(head.curvatures(observation.frame[None], intent)[0].tolist(), now_s=now)
         except BrainError as error:  # not a path: the model's goes on, until it is too old
-            self._reflex_faults += 1
-            if self._reflex_faults == 1 or self._reflex_faults % 200 == 0:
-                log.error("reflex fault %d: %s", self._reflex_faults, error)
+            self._tally.fault("reflex", error)
 
     def _road(self, observation: Observation) -> F32 | None:
         """The safety head's grid of this frame; None without a head, and when it fails, which its watch counts as the
@@ -420,9 +385,7 @@ class FastLoop:
             grid: F32 = watch.head.grids(observation.frame[None])[0]
             return grid
         except Exception as error:  # whatever it is, this tick must end with a command that is safe
-            self._safety_faults += 1
-            if self._safety_faults == 1 or self._safety_faults % 200 == 0:
-                log.error("safety head fault %d: %s: %s", self._safety_faults, type(error).__name__, error)
+            self._tally.fault("safety head", f"{type(error).__name__}: {error}")
             return None
 
     def _teleop_command(self) -> tuple[tuple[float, float], float]:
@@ -442,9 +405,7 @@ class FastLoop:
             else:
                 self.robot.act(guarded.steering, guarded.throttle)
         except Exception as error:  # the loop must live on: only it can stop the robot in the next tick
-            self._actuator_faults += 1
-            if self._actuator_faults == 1 or self._actuator_faults % 200 == 0:
-                log.error("actuator fault %d: %s: %s", self._actuator_faults, type(error).__name__, error)
+            self._tally.fault("actuator", f"{type(error).__name__}: {error}")
             with contextlib.suppress(Exception):
                 self.robot.stop()
             return f"{type(error).__name__}: {error}"
@@ -462,28 +423,6 @@ class FastLoop:
             self._keeper.lose(error)
             return
         self._keeper.append(step)
-
-    def _count(self, tick: LoopTick) -> None:
-        self.ticks += 1
-        if tick.mode == "park":
-            return
-        self._stopped_ticks += tick.guarded.stopped
-        for reason in tick.guarded.reasons:
-            self._reasons[str(reason)] += 1
-        if tick.chunk is not None:
-            self._adapter_ticks[tick.chunk.adapter_sha256] += 1
-        self._reflex_ticks += tick.reflex
-
-
-def _unusable(observation: Observation, now_s: float) -> str:
-    for what, taken_s in (("observation", observation.monotonic_s), ("state", measured_s(observation))):
-        age_s = now_s - taken_s
-        # Written so that NaN is unusable too.
-        if not -_OLDEST_OBSERVATION_S <= age_s <= _OLDEST_OBSERVATION_S:
-            return f"the {what} is {age_s:.3f} s old; at most {_OLDEST_OBSERVATION_S} s"
-    if observation.frame.shape != FRAME_SHAPE or observation.frame.dtype != np.uint8:
-        return f"the frame is {observation.frame.dtype} {list(observation.frame.shape)}; uint8 {list(FRAME_SHAPE)}"
-    return ""
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import pytest
 from continuonbrain.brain_root import open_brain
 from continuonbrain.config import BrainConfig
 from continuonbrain.errors import BrainError
-from continuonbrain.loops import donkey_body, fast
+from continuonbrain.loops import donkey_body, senses
 from continuonbrain.loops.control_process import ControlOptions, ControlProcess
 from continuonbrain.loops.donkey_body import DonkeyBody
 from continuonbrain.robot.donkey.gamepad import Gamepad
@@ -152,7 +152,7 @@ def test_the_control_process_drives_it_by_hand_and_leaves_it_at_rest(
         "open_bus",
         lambda number: RetryingBus(ModelBus(at_40=chip, at_41=Ina219Model()), "model"),
     )
-    monkeypatch.setattr(fast, "_OLDEST_OBSERVATION_S", 5.0)
+    monkeypatch.setattr(senses, "OLDEST_OBSERVATION_S", 5.0)
     monkeypatch.setattr(donkey_body, "backend_for", lambda config: NoisyCamera())
     monkeypatch.setattr(donkey_body, "open_gamepad", lambda config, on_press: hand)
     process = ControlProcess(open_brain(layout.root), ControlOptions(seconds=1.5, record=False))
