@@ -1,6 +1,6 @@
 """Days of the whole system in the simulator, with faults: does it end safely, recover by itself, and not grow?
 
-    python -m benchmarks.soak [--minutes 60] [--seed 0] [--day-s 180] [--report DIR] [--json]
+    python -m benchmarks.soak [--minutes 60] [--seed 0] [--day-s 240] [--report DIR] [--json]
 
 The real system runs on a root of its own: the supervisor with control, policy and sidecar, and the service. A day is
 a life of the simulated robot: it drives, is taught, stands plugged in while the sidecar learns and judges, drives on
@@ -151,7 +151,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--day-s", type=float, default=180.0, help="how long a day is meant to be")
+    parser.add_argument("--day-s", type=float, default=240.0, help="how long a day is meant to be")
     parser.add_argument("--report", type=Path, help="folder for report.json, timeline.png and the logs")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

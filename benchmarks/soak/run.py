@@ -50,7 +50,7 @@ class Soak:
         self._unit = Unit(layout.root, seed, work)
         self.system = System(layout, work)
         self.flight = Flight(work / FLIGHT_FILE)
-        self.plan = Plan(seed, mean_gap_s=day_s / 5, without=without)
+        self.plan = Plan(seed, mean_gap_s=day_s / 3, without=without)
         self.began_s = time.monotonic()
         self.timeline = Timeline(self.system, self.began_s)
         self.days = Days(self.system, self.timeline, seed=seed, day_s=day_s, now_s=self.began_s)
