@@ -275,7 +275,7 @@ def natively(run_folder: Path) -> dict[str, dict[str, Any]]:
 def judged(part: Part, root: Path, binds: Mapping[Path, str]) -> dict[str, Any]:
     """Run one part. Returns its entry of the report."""
     env = {
-        "PATH": "/usr/bin:/bin", "HOME": "/root", "LANG": "C.UTF-8", "PYTHONPATH": "/opt/site", "COLUMNS": "240",
+        "PATH": "/usr/bin:/bin", "HOME": "/root", "LANG": "C.UTF-8", "PYTHONPATH": "/opt/site:/src", "COLUMNS": "240",
         "PYTHONPYCACHEPREFIX": "/opt/compiled", "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis",
         "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1",
     }  # fmt: skip

@@ -170,7 +170,9 @@ def test_a_disk_that_stays_full_leaves_an_episode_that_recovery_closes(
 
 def test_sigkill_loses_no_acknowledged_step(tmp_path: Path) -> None:
     rng = random.Random(0)
-    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    # Before what is there: an installation elsewhere stays found.
+    paths = os.pathsep.join([str(REPO), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": paths}
     for round_number in range(4):
         folder = tmp_path / str(round_number)
         process = subprocess.Popen(
