@@ -76,6 +76,7 @@ class Shadow:
             return
         self._since_s = newest.chunk.observed_s
         self._tracker.calibration = newest.calibration
+        self._tracker.correction = self._pilot.tracker.correction
         self._tracker.follow(newest.chunk, start)
 
     def _distance(self, sent: Guarded, now_s: float) -> float | None:

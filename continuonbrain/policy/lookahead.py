@@ -56,7 +56,7 @@ def poses_along_path(
         if path is not None:
             at = path.nearest_from(at, pose, _LOOK_POINTS)
             if time_s >= known.delay_s:
-                bend = response.curvature(known.curvature(known.steering(path.bend(at, pose))))
+                bend = response.curvature(known.curvature(tracker.steering(path.bend(at, pose))))
             if at < len(path.x) - 4:
                 target = tracker.target_speed(now_s=now_s + time_s)
         if speed_limit_mps is not None:

@@ -16,7 +16,7 @@ from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.convolution import F32
 from continuonbrain.policy.lookahead import way_along_path, way_of_command
-from continuonbrain.policy.response import Response
+from continuonbrain.policy.response import Response, slow_response
 from continuonbrain.policy.tracker import Odometry, PathTracker, asked_speed
 from continuonbrain.policy.veto import Foreseen, Veto
 from continuonbrain.policy.watch import Risk, Watch
@@ -103,8 +103,10 @@ class Pilot:
 
     def recalibrate(self, calibration: Calibration) -> None:
         """Use another calibration from the next tick on (it travels with the adapter)."""
-        if self.watch is not None and calibration != self.tracker.calibration:
-            self.watch.response = Response()  # how the car answered beside the old one
+        if calibration != self.tracker.calibration:  # what was learned was beside the old one
+            self.tracker.correction = slow_response()
+            if self.watch is not None:
+                self.watch.response = Response()
         self.odometry.calibration = calibration
         self.tracker.calibration = calibration
 
@@ -122,6 +124,7 @@ class Pilot:
                 chunk,
                 calibration=self.tracker.calibration,
                 response=self.watch.response,
+                correction=self.tracker.correction,
                 mount_yaw_rad=self.watch.calibration.mount_yaw_rad,
             )
             if self.veto.forbids(self._foreseen):
@@ -165,8 +168,13 @@ class Pilot:
             now_s=now_s, speed_mps=speed_mps, yaw_rate_rps=yaw_rate_rps, commanded=self._sent
         )
         self._observed_s = now_s
-        if self.watch is not None:
-            self.watch.response.update(
+        answers = (
+            [self.tracker.correction]
+            if self.watch is None
+            else [self.tracker.correction, self.watch.response]
+        )
+        for response in answers:
+            response.update(
                 now_s=now_s,
                 steering=self._sent[0],
                 speed_mps=speed_mps,

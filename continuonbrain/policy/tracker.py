@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from continuonbrain.policy.calibration import THROTTLE_PER_MPS, Calibration
 from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.codec import CURVATURE_KNOTS_M, SPEED_KNOTS_S
+from continuonbrain.policy.response import slow_response
 
 _STEP_M = 0.05
 _K_LATERAL = 3.0  # 1/m^2
@@ -196,7 +197,12 @@ class PathTracker:
 
     def __init__(self, calibration: Calibration) -> None:
         self.calibration = calibration
+        self.correction = slow_response()
         self.path: Path | None = None
+
+    def steering(self, curvature: float) -> float:
+        """The command in [-1, 1] for a curvature (1/m): by the calibration, and by how the car has answered lately."""
+        return self.calibration.steering(self.correction.expected_for(curvature))
 
     def follow(self, chunk: ActionChunk, start: Pose) -> None:
         """Follow a new chunk whose observation was made at pose `start`."""
@@ -222,7 +228,7 @@ class PathTracker:
         i = path.nearest(pose)
         if path.exhausted:
             return None
-        steering = self.calibration.steering(path.bend(i, pose))
+        steering = self.steering(path.bend(i, pose))
         target = self.target_speed(now_s=now_s)
         if speed_limit_mps is not None:
             target = min(target, speed_limit_mps)

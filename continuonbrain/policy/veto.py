@@ -84,14 +84,15 @@ class Veto:
         *,
         calibration: Calibration,
         response: Response,
+        correction: Response | None = None,
         mount_yaw_rad: float = 0.0,
     ) -> Foreseen:
-        """What is foreseen of a chunk. Raises nothing."""
+        """What is foreseen of a chunk. correction: the tracker's. Raises nothing."""
         seen = self._at(chunk.observed_s)
         if seen is None:
             return UNFORESEEN
         try:
-            return self._foresee(chunk, seen, calibration, response, mount_yaw_rad)
+            return self._foresee(chunk, seen, calibration, response, correction, mount_yaw_rad)
         except Exception as error:  # whatever it is, the loop must go on with what is known to be safe
             self.faults += 1
             if self.faults == 1 or self.faults % 200 == 0:
@@ -105,7 +106,13 @@ class Veto:
         return None
 
     def _foresee(
-        self, chunk: ActionChunk, seen: _Seen, calibration: Calibration, response: Response, mount: float
+        self,
+        chunk: ActionChunk,
+        seen: _Seen,
+        calibration: Calibration,
+        response: Response,
+        correction: Response | None,
+        mount: float,
     ) -> Foreseen:
         if not np.isfinite(seen.grid).all():
             return UNFORESEEN
@@ -115,6 +122,7 @@ class Veto:
             yaw_rate_rps=seen.yaw_rate_rps,
             calibration=calibration,
             response=response,
+            correction=correction,
         )
         features, logits = self.head.foresee(
             seen.grid[None],
@@ -136,12 +144,15 @@ def plan_of(
     yaw_rate_rps: float,
     calibration: Calibration,
     response: Response,
+    correction: Response | None = None,
 ) -> list[tuple[float, float, float]]:
     """(ahead, left, heading) at `FORESEEN_POINTS` times of a car that follows a chunk from where it was observed."""
     bend = yaw_rate_rps / speed_mps if speed_mps > 0.15 else 0.0
     odometry = Odometry(calibration)
     odometry.speed_mps, odometry.curvature = speed_mps, max(-_MAX_CURVATURE, min(_MAX_CURVATURE, bend))
     tracker = PathTracker(calibration)
+    if correction is not None:
+        tracker.correction = correction
     tracker.follow(chunk, Pose())
     poses = poses_along_path(
         tracker,

@@ -14,6 +14,7 @@ from continuonbrain.loops.shadow import Shadow, action_surprise
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.pilot import Pilot
+from continuonbrain.policy.response import Response
 from continuonbrain.safety.guards import Guarded, Limits
 from tests.loops.test_fast import PERIOD_S, Rig, rig
 
@@ -22,6 +23,8 @@ COMMAND = st.tuples(st.floats(-1, 1), st.floats(-1, 1))
 
 def teleoperated(command: tuple[float, float], *, answers: bool = True) -> Rig:
     r = rig()
+    # The body's gyro says "straight on" whatever is commanded: the tracker would learn from it.
+    r.loop.pilot.tracker.correction = Response(most_gain=(1.0, 1.0), most_offset_rad=0.0)
     r.loop.teleop = lambda: (command, 0.0)
     r.loop.set_mode("teleop")
     if not answers:
