@@ -12,6 +12,7 @@ from rich.table import Table
 
 from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
+from continuonbrain.errors import BrainError
 from continuonbrain.storage.backup import backups, check_backup, restore
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -45,9 +46,11 @@ def list_backups(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -
 
 @app.command("restore")
 def restore_backup(
-    backup: Annotated[Path, typer.Argument(help="The backup's folder.", exists=True, file_okay=False)],
+    backup: Annotated[Path, typer.Argument(help="The backup's folder, as `backup list` names it.")],
     root: Annotated[Path, typer.Option("--root", help="Where to: a root without settings and adapters yet.")],
 ) -> None:
     """Put a backup into a new root. Nothing that is there is overwritten; episodes and the base model are not in it."""
+    if not backup.is_dir():
+        raise BrainError(f"there is no folder {backup}", remedy="see: continuonbrain backup list --root ROOT")
     count = restore(backup, root.expanduser().absolute())
     typer.echo(f"{count} files restored; next: continuonbrain init --root {root} (puts a base model there)")

@@ -55,10 +55,12 @@ def doctor(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None
         if has_base(root):  # one that cannot drive may talk
             checks += [check_words(root), check_adapter(root)]
         checks += [check_safety_head(root), *check_world_head(root), check_history(root), check_trainer(root)]
+    from continuonbrain.cli.doctor_car import check_car
     from continuonbrain.cli.doctor_pi import pi_checks
     from continuonbrain.cli.doctor_slow import check_slow
 
-    checks += [*(check_slow(root) if config_check.ok else []), *pi_checks(root)]
+    checks += [*check_slow(root), *check_car(root)] if config_check.ok else []
+    checks += pi_checks(root)
     given = None if root == DEFAULT_ROOT else root
     checks = [replace(check, remedy=on_this_root(check.remedy, given)) for check in checks]
     healthy = all(check.ok for check in checks if check.needed)

@@ -29,6 +29,7 @@ def init(
     console = Console(soft_wrap=True, highlight=False)
     wanted = BrainLayout(root)
     existed = wanted.config_path.exists()
+    had_base = wanted.base_model_dir.is_dir() and any(wanted.base_model_dir.iterdir())
     _ = (
         wanted.policy_socket,
         wanted.notice_socket,
@@ -46,6 +47,8 @@ def init(
         refresh_manifest(opened)
         kind = opened.config.robot.kind
         console.print(f"kept the brain root {layout.root}: config.json is as it was (robot.kind {kind})")
+        if not had_base and any(layout.base_model_dir.iterdir()):
+            console.print(f"put the shipped base model into {layout.base_model_dir}")
     else:
         console.print(f"created the brain root {layout.root} from preset {preset or 'sim-donkey'}")
     if not any(layout.base_model_dir.iterdir()):
@@ -55,7 +58,11 @@ def init(
             f"next: continuonbrain run --root {layout.root} --shift tape   (a road that it has to learn)"
         )
     else:
-        console.print(f"next: continuonbrain episodes import-tub TUB --root {layout.root}", soft_wrap=True)
+        console.print(
+            f"next: continuonbrain calibrate --root {layout.root} (a car on this computer), or continuonbrain episodes "
+            f"import-tub TUB --root {layout.root} (recordings)",
+            soft_wrap=True,
+        )
 
 
 def shipped_base_model() -> Path | None:

@@ -45,6 +45,11 @@ COMMANDS: tuple[LazyCommand, ...] = (
     LazyCommand("init", "continuonbrain.cli.init:init", "Create a brain root from a preset."),
     LazyCommand("run", "continuonbrain.cli.run:run", "Drive, record, and learn when idle, until Ctrl-C."),
     LazyCommand(
+        "mode",
+        "continuonbrain.cli.mode:mode",
+        "Who drives the running robot: autopilot, teleop, park; or stop it.",
+    ),
+    LazyCommand(
         "train", "continuonbrain.cli.train:train", "Train a candidate adapter from the episodes now."
     ),
     LazyCommand(

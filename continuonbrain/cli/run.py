@@ -116,6 +116,11 @@ def _brain(root: Any, preset: str) -> BrainRoot:
         init_brain_root(layout.root, preset, base_model=shipped_base_model())
         typer.echo(f"there was no brain in {layout.root}: made one from the preset {preset}", err=True)
     brain = open_brain(layout.root)
+    if brain.config.robot.kind != "sim-donkey":
+        raise BrainError(
+            f"{brain.layout.config_path}: robot.kind = {brain.config.robot.kind!r}: `run` is a simulated robot's life",
+            remedy="a car is driven by its services: continuonbrain calibrate, then continuonbrain install",
+        )
     base = brain.layout.base_model_dir
     if not base.is_dir() or not any(base.iterdir()):
         raise BrainError(

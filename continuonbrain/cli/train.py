@@ -176,7 +176,11 @@ def _stop(bar: Progress, tasks: Collection[TaskID]) -> None:
 def trained_text(training: dict[str, Any]) -> str:
     """The figures of a job in words."""
     steps, seconds = training.get("steps"), training.get("train_s")
-    text = f"{steps} LoRA steps in {seconds} s, ended by {training.get('ended')}"
+    ended = training.get("ended")
+    why = {"wall time": "max_wall_time_s of config.json", "steps": "max_steps of config.json"}.get(
+        str(ended), ended
+    )
+    text = f"{steps} LoRA steps in {seconds} s, ended by {why}"
     if training.get("resumed_at"):
         text += f", gone on with at step {training['resumed_at']}"
     if training.get("reflex_steps"):

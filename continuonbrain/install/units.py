@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from continuonbrain.install.settings import InstallSettings
+from continuonbrain.loops.heartbeats import PATIENCE_S
 
 TARGET = "continuonbrain.target"
 CACHE = "continuonbrain"
@@ -78,7 +79,7 @@ _PROCESSES = (
         "control",
         "drives the robot and records",
         "continuonbrain.loops.control_process --root {root} --park",
-        watchdog_s=10,
+        watchdog_s=PATIENCE_S["control"],
         start_s=120,  # closes recordings that a power cut left open
         stop_s=30,
         resources="""\
@@ -112,7 +113,7 @@ DevicePolicy=closed
         "policy",
         "decides where to drive",
         "continuonbrain.loops.policy_process --root {root}",
-        watchdog_s=60,  # a change of adapter takes seconds, a decision less than one
+        watchdog_s=PATIENCE_S["policy"],
         start_s=900,  # gigabytes from an SD card
         stop_s=30,
         resources="""\
@@ -132,7 +133,7 @@ RestrictRealtime=yes
         "learns while the robot rests",
         "continuonbrain.loops.mid --root {root} --probation",  # there is no supervisor, whose work that is
         # It says so between two parts of its work; hashing a base, loading torch or one step of a large base is one.
-        watchdog_s=900,
+        watchdog_s=PATIENCE_S["sidecar"],
         start_s=300,
         stop_s=120,  # the step under way, then the job is put down so that it goes on later
         resources="""\
@@ -153,7 +154,7 @@ RestrictRealtime=yes
         "service",
         "answers apps on a Unix socket of the brain root",
         "continuonbrain serve --root {root} --json",
-        watchdog_s=60,
+        watchdog_s=PATIENCE_S["service"],
         start_s=120,
         stop_s=15,
         resources="""\

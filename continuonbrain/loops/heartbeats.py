@@ -16,6 +16,9 @@ from collections.abc import Callable
 from continuonbrain.loops.notify import SOCKET_VARIABLE, WATCHDOG_VARIABLE
 
 _LARGEST = 4096
+PATIENCE_S = {"control": 10, "policy": 60, "sidecar": 900, "service": 60}
+"""By process: of `continuonbrain run` and of systemd's units alike. A change of adapter takes the policy seconds; the
+sidecar's longest time between two looks is a step of a large model, or modules that come from a cold card."""
 
 
 class Heartbeat:

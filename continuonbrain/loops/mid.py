@@ -154,6 +154,7 @@ class MidLoop(Sidecar):
         if not report.open:
             return self._end("gates", "; ".join(f"{s.name}: {s.reason}" for s in report.closed))
         self.works()
+        self.say(phase="read", detail=f"{len(episodes)} episodes, gates open: loading torch")
         # Imported here: a sidecar that only waits must not hold torch in memory.
         try:
             from continuonbrain.loops.learning import judge_imported, learn

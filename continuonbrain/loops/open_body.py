@@ -19,7 +19,7 @@ def body_of(
         if simulated_life:
             raise BrainError(
                 f"{layout.config_path}: robot.kind = 'donkey': only a simulated robot can live by itself",
-                remedy="leave --cycle away, or use the sim-donkey preset",
+                remedy="a car is driven by its services: continuonbrain install (docs/install.md)",
             )
         return DonkeyBody(config, config_path=layout.config_path, disk_path=layout.root)
     return SimBody(

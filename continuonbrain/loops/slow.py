@@ -195,7 +195,8 @@ class SlowLoop:
             return Part("consolidate", "nothing", "what drives is the base, or consolidated already")
         standing = self.mid.store.standing()
         if standing.kind == "probation":
-            return Part("consolidate", "nothing", f"{current.version_id} is on probation")
+            told = f"{current.version_id} is on probation: let it drive, or: continuonbrain adapters confirm"
+            return Part("consolidate", "nothing", told)
         if (tried := self._tried(current)) is not None:
             return Part("consolidate", "nothing", f"{tried.version_id} was made of it and not promoted")
         if why := no_room_for_two(self.brain):
@@ -208,6 +209,7 @@ class SlowLoop:
             for p in list_episodes(self.layout.episodes_dir, finished_only=True)
             if p.name in reservoir.names and p.name not in lost
         ]
+        self.mid.say(phase="read", detail="loading torch")
         try:
             from continuonbrain.loops.consolidation import consolidate
         except ModuleNotFoundError as error:

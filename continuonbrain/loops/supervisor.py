@@ -29,7 +29,7 @@ from continuonbrain.errors import BrainError
 from continuonbrain.loops.child_process import ChildProcess, end_together
 from continuonbrain.loops.control_status import CONTROL_REPORT_NAME
 from continuonbrain.loops.drive_session import CONTROL_MODULE, POLICY_MODULE, read_status
-from continuonbrain.loops.heartbeats import Heartbeat
+from continuonbrain.loops.heartbeats import PATIENCE_S, Heartbeat
 from continuonbrain.loops.loop_report import FastReport
 from continuonbrain.loops.notices import Subscription, subscribe
 from continuonbrain.loops.probation import ProbationWatch, progress
@@ -76,6 +76,7 @@ class _Watched:
     pause_s: float = _FIRST_PAUSE_S
     due_s: float | None = None
     last_words: str = ""
+    hung: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +107,9 @@ def standard_plans(
     control += [] if track is None else ["--track", str(track)]
     policy = [*root] + ([] if decision_time_s is None else ["--decision-time", str(decision_time_s)])
     return (
-        ChildPlan("control", CONTROL_MODULE, tuple(control), patience_s=10.0),
-        ChildPlan("policy", POLICY_MODULE, tuple(policy)),
-        ChildPlan("sidecar", SIDECAR_MODULE, root, patience_s=120.0),
+        ChildPlan("control", CONTROL_MODULE, tuple(control), PATIENCE_S["control"]),
+        ChildPlan("policy", POLICY_MODULE, tuple(policy), PATIENCE_S["policy"]),
+        ChildPlan("sidecar", SIDECAR_MODULE, root, PATIENCE_S["sidecar"]),
     )
 
 
@@ -239,8 +240,10 @@ class Supervisor:
         code = watched.child.exit_code
         if code is None:
             if (silent_s := watched.heartbeat.silent_s()) is not None:
-                self._event(f"{watched.plan.name} hangs: silent for {silent_s:.0f} s; it is killed")
+                told = f"it gave no sign of life for {silent_s:.0f} s"
+                self._event(f"{watched.plan.name} hangs: {told}; it is killed")
                 watched.child.kill()
+                watched.hung = told
                 return
             if now - watched.started_s > _FORGIVEN_AFTER_S:
                 watched.pause_s, watched.needs_a_person = _FIRST_PAUSE_S, 0
@@ -254,7 +257,7 @@ class Supervisor:
 
     def _bury(self, watched: _Watched, code: int, now: float) -> None:
         watched.child.kill()  # what it started must not outlive it
-        watched.last_words = watched.child.last_words()
+        watched.last_words, watched.hung = watched.hung or watched.child.last_words(), ""
         watched.needs_a_person = watched.needs_a_person + 1 if code == _NEEDS_A_PERSON else 0
         hopeless = watched.restarts == 0 or watched.needs_a_person >= _GIVE_UP_AFTER
         if code == _NEEDS_A_PERSON and hopeless:

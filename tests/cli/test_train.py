@@ -49,7 +49,9 @@ def test_layers_that_a_shared_layer_lacks_are_said_to_be_left_out(tmp_path: Path
 def test_what_a_job_did_is_one_line() -> None:
     figures = {"steps": 294, "train_s": 58.1, "ended": "wall time", "samples": 900, "recalled": 12}
     said = trained_text(figures | {"resumed_at": 30, "reflex_steps": 137, "reflex_s": 11.6})
-    assert "294 LoRA steps in 58.1 s, ended by wall time, gone on with at step 30" in said
+    assert (
+        "294 LoRA steps in 58.1 s, ended by max_wall_time_s of config.json, gone on with at step 30" in said
+    )
     assert "137 steps of the reflex head" in said
     assert "12 of 900" in said
     assert "gone on" not in trained_text(figures | {"resumed_at": 0})

@@ -85,7 +85,7 @@ def test_the_supervisor_ends_one_that_hangs_and_starts_it_again(
             time.sleep(0.05)
         assert supervisor.child("sidecar").pid != first
         told = " ".join(e["text"] for e in supervisor.snapshot()["events"])
-        assert "sidecar hangs: silent for" in told
+        assert "sidecar hangs: it gave no sign of life for" in told
         with pytest.raises(ProcessLookupError):
             os.kill(first, 0)
 

@@ -1,0 +1,34 @@
+"""`continuonbrain mode`: who drives now, told to the running control process."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from continuonbrain.brain_root import open_brain
+from continuonbrain.cli.root_option import DEFAULT_ROOT, RootOption
+from continuonbrain.errors import BrainError
+from continuonbrain.loops.drive_session import command_control
+from continuonbrain.loops.loop_tick import MODES
+
+_WAYS = (*MODES, "stop")
+
+
+def mode(
+    wanted: Annotated[str, typer.Argument(help=f"One of {', '.join(_WAYS)}.")],
+    root: RootOption = DEFAULT_ROOT,
+    instruction: Annotated[
+        str | None, typer.Option("--instruction", help='What the autopilot is told, as "keep left".')
+    ] = None,
+) -> None:
+    """Give the running robot a mode: autopilot, teleop (a person drives) or park; stop is an emergency stop."""
+    if wanted not in _WAYS:
+        raise BrainError(f"there is no mode {wanted!r}", remedy=f"one of: {', '.join(_WAYS)}")
+    layout = open_brain(root).layout
+    if instruction is not None:
+        command_control(layout, {"type": "instruct", "instruction": instruction})
+    command = {"type": "stop"} if wanted == "stop" else {"type": "mode", "mode": wanted}
+    said = command_control(layout, command)
+    ended = "the next mode ends the stop" if wanted == "stop" else ""
+    typer.echo("; ".join(filter(None, [f"told: {wanted}", said, ended])))
