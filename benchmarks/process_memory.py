@@ -166,7 +166,9 @@ def _phase(layout: BrainLayout) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shift", default="tape")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds at most")
     parser.add_argument("--json", action="store_true")

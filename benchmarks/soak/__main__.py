@@ -148,7 +148,9 @@ def write_report(soak: Soak, found: dict[str, Any], folder: Path, *, seed: int, 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--day-s", type=float, default=240.0, help="how long a day is meant to be")

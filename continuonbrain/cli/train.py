@@ -134,7 +134,8 @@ def _train_on_terminal(
 
 @contextmanager
 def bars(console: Console) -> Iterator[Callable[[Status], None]]:
-    """A progress bar for each phase of the trainer, and the episodes that it leaves out, as `on_status`."""
+    """A progress bar for each phase of the trainer, and the episodes that it leaves out, as `on_status`. Where nobody
+    looks at a terminal (a log, ssh, cron) one line a phase."""
     columns = (
         TextColumn("  {task.description}"),
         BarColumn(bar_width=28),
@@ -142,7 +143,7 @@ def bars(console: Console) -> Iterator[Callable[[Status], None]]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
         named: set[str] = set()
 
@@ -156,6 +157,8 @@ def bars(console: Console) -> Iterator[Callable[[Status], None]]:
                 return
             if status.phase not in tasks:
                 _stop(bar, tasks.values())
+                if not console.is_terminal:
+                    console.print(f"{title} ({status.steps})")
                 tasks[status.phase] = bar.add_task(title, total=status.steps, note="")
             note = f"loss {status.loss:.3f}" if status.loss is not None else status.detail
             bar.update(tasks[status.phase], completed=status.step, total=status.steps, note=note)
