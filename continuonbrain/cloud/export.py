@@ -49,6 +49,8 @@ from continuonbrain.cloud.sinks import Sink, open_sink, remove_growing
 from continuonbrain.cloud.survey import files_of
 from continuonbrain.cloud.zip64 import Member
 from continuonbrain.model.base_identity import checkpoint_sha256
+from continuonbrain.rlds.metadata import EpisodeMetadata
+from continuonbrain.rlds.sharing import answer_of
 from continuonbrain.storage.lock import ProcessLock
 from continuonbrain.storage.trusted_keys import PrivateKeys
 
@@ -211,7 +213,14 @@ class _Job:
             progress(steps, self.plan.steps)
 
         datasets = self.plan.datasets()
-        writer = ShardWriter(sink, self.brain.layout.episodes_dir, self.names, self.plan.frames, one_more)
+        writer = ShardWriter(
+            sink,
+            self.brain.layout.episodes_dir,
+            self.names,
+            self.plan.frames,
+            may_leave=self._may_leave,
+            done=one_more,
+        )
         done = iter(list(journal.done))
         shards: list[tuple[Dataset, Done]] = []
         for dataset in datasets:
@@ -245,6 +254,10 @@ class _Job:
             envelope = Ledger(self.brain.layout).signed(self.key_name, sha256, document)
             self._put(sink, journal, ENVELOPE, [envelope])
         return writer.told
+
+    def _may_leave(self, metadata: EpisodeMetadata) -> bool:
+        unmarked = self.brain.config.cloud.share_unmarked
+        return answer_of(metadata.share) in (("yes", "unsaid") if unmarked else ("yes",))
 
     def _put(self, sink: Sink, journal: Journal, name: str, content: Iterable[bytes]) -> None:
         sink.begin(name)

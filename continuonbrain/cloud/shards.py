@@ -25,7 +25,7 @@ from continuonbrain.cloud.zip64 import Member
 from continuonbrain.rlds.doctor_steps import StepOrder
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.finding import Findings
-from continuonbrain.rlds.metadata import RecordingState
+from continuonbrain.rlds.metadata import EpisodeMetadata, RecordingState
 from continuonbrain.rlds.reader import Episode, open_episode
 from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.tfds import episode_features, shard_name
@@ -36,6 +36,7 @@ PART_BYTES: Final = 8 << 20
 VERSION: Final = "1.0.0"
 
 StepsDone = Callable[[int], None]
+MayLeave = Callable[[EpisodeMetadata], bool]
 
 
 @dataclass
@@ -73,9 +74,17 @@ class ShardWriter:
     """
 
     def __init__(
-        self, sink: Sink, episodes_dir: Path, names: Pseudonyms, frames: Frames, done: StepsDone
+        self,
+        sink: Sink,
+        episodes_dir: Path,
+        names: Pseudonyms,
+        frames: Frames,
+        *,
+        may_leave: MayLeave,
+        done: StepsDone,
     ) -> None:
-        self._sink, self._dir, self._names, self._frames, self._done = sink, episodes_dir, names, frames, done
+        self._sink, self._dir, self._names, self._frames = sink, episodes_dir, names, frames
+        self._may_leave, self._done = may_leave, done
         self.told: list[tuple[str, str]] = []
 
     def write(self, dataset: Dataset, shard: Shard) -> tuple[Member, dict[str, Any]]:
@@ -137,6 +146,8 @@ class ShardWriter:
 
     def _read(self, path: Path, episode_id: str, size: Size | None, report: _Report) -> Iterator[_Part]:
         episode = open_episode(path)
+        if not self._may_leave(episode.metadata):  # its owner said so after the plan was made
+            raise EpisodeError("its share says no", file=path, field="metadata.share")
         count, number, order = len(episode), 0, StepOrder()
         steps: list[Step] = []
         pictures: list[bytes] = []

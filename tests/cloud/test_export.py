@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.cloud import shards
@@ -30,9 +32,12 @@ from continuonbrain.cloud.export import export_bundle, journal_of
 from continuonbrain.cloud.sinks import ZipSink
 from continuonbrain.cloud.zip64 import Member
 from continuonbrain.rlds.doctor import examine
+from continuonbrain.rlds.example_view import index_records
 from continuonbrain.rlds.memory import open_memory
 from continuonbrain.rlds.reader import open_episode
+from continuonbrain.rlds.sharing import set_answer
 from continuonbrain.rlds.step import Step
+from continuonbrain.rlds.tfrecord import read_record
 from continuonbrain.storage.public_key import PublicKey, parse_public_key
 from continuonbrain.storage.trusted_keys import PrivateKeys
 
@@ -49,6 +54,15 @@ def unpacked(bundle: Path, into: Path) -> Path:
         assert opened.testzip() is None
         opened.extractall(into)
     return into
+
+
+def commented(step: Step, comment: bytes) -> bytes:
+    """The frame of a step as a JPEG of a camera that writes more than pixels."""
+    assert step.frame is not None
+    out = io.BytesIO()
+    Image.fromarray(step.frame).save(out, "JPEG", comment=comment)
+    assert comment in out.getvalue()
+    return out.getvalue()
 
 
 def tree(root: Path) -> dict[str, tuple[int, int]]:
@@ -199,6 +213,33 @@ def test_a_damaged_episode_keeps_no_other_back(brain: BrainRoot, tmp_path: Path)
     assert [(f["step"], f["field"], f["left_out"]) for f in doctor["findings"]] == [
         (6, "observation.frame", True)
     ]
+
+
+def test_a_no_that_comes_after_the_plan_is_heard(brain: BrainRoot, tmp_path: Path) -> None:
+    plan = plan_of(brain)
+    set_answer(brain.layout.episodes_dir / "20260102T080000Z-bbbb", yes=False)
+    done = export_bundle(brain, plan, tmp_path / "out.zip", as_zip=True, key_name=KEY)
+    assert done.names == ("20260101T080000Z-aaaa", "20260103T080000Z-cccc")
+    assert [s.name for s in done.left_out] == ["20260102T080000Z-bbbb"]
+
+
+@pytest.mark.parametrize("frames", ["keep", "none"])
+def test_what_tensorflow_datasets_reads(brain: BrainRoot, tmp_path: Path, frames: Any) -> None:
+    tfds = pytest.importorskip("tensorflow_datasets")
+    done = export(brain, tmp_path / "out", as_zip=False, frames=frames)
+    name = "episodes_32x24" if frames == "keep" else "episodes_without_frames"
+    folder = done.path / "rlds" / name / "1.0.0"
+    builder = tfds.builder_from_directory(str(folder))
+    assert builder.info.splits["train"].num_examples == 3
+    assert [*map(int, builder.info.splits["train"].shard_lengths)] == [3]
+    (file,) = folder.glob("*.tfrecord-*")
+    for number, offset in enumerate(index_records(file)):
+        with open(file, "rb") as opened:
+            data = read_record(opened, path=file, offset=offset, size=file.stat().st_size)
+        read = builder.info.features.deserialize_example_np(data)
+        steps = list(read["steps"])
+        assert len(steps) == (5, 7, 3)[number]
+        assert all(("image" in step["observation"]) == (frames == "keep") for step in steps)
 
 
 def test_where_nothing_can_be_read_nothing_is_left(
@@ -353,6 +394,29 @@ def test_a_killed_process_is_gone_on_with(make_root: MakeRoot, record: Record, t
     assert not out.with_name("out.zip.journal").exists()
 
 
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_what_is_on_the_disk_is_not_written_again(
+    brain: BrainRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_zip: bool
+) -> None:
+    monkeypatch.setattr("continuonbrain.cloud.plan.SHARD_BYTES", 1)  # an episode, a shard
+    read: list[str] = []
+
+    def dies_at_the_third(path: Path) -> Any:
+        read.append(path.name)
+        if len(read) == 3:
+            raise Killed
+        return open_episode(path)
+
+    monkeypatch.setattr(shards, "open_episode", dies_at_the_third)
+    with pytest.raises(Killed):
+        export(brain, tmp_path / "out", as_zip=as_zip)
+    done = export(brain, tmp_path / "out", as_zip=as_zip)
+    assert done.resumed == 2
+    names = [c.name for c in plan_of(brain).going]
+    assert read == [*names, names[2]]
+    check_bundle(done.path, public_key(brain))
+
+
 def test_with_another_memory_it_begins_anew(
     brain: BrainRoot, record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,6 +429,9 @@ def test_with_another_memory_it_begins_anew(
         patch.setattr(ZipSink, "finish", killed)
         with pytest.raises(Killed):
             export(brain, out)
+    # It may lie on somebody's stick.
+    assert "20260101T080000Z" not in journal_of(out).path.read_text()
+    assert str(tmp_path) not in journal_of(out).path.read_text()
     record(brain, "20260109T080000Z-new")
     done = export(brain, out)
     assert (done.resumed, done.episodes) == (0, 4)
@@ -387,7 +454,11 @@ def test_nothing_of_this_machine_is_in_a_bundle(make_root: MakeRoot, record: Rec
         share={"cloud": True, "author": "Anna-Lena"},
         provenance={"path": str(brain.layout.root), "gps": "Berlin-52.5200"},
         change=lambda tick, step: replace(
-            step, extra={"note": "voice-of-anna"}, source="Anna-Lena" if tick else step.source
+            step,
+            extra={"note": "voice-of-anna"},
+            source="Anna-Lena" if tick else step.source,
+            frame=None,
+            frame_jpeg=commented(step, b"Berlin-52.5200"),
         ),
     )
     # What others write into an observation.
