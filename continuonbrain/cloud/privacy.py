@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from continuonbrain.config.brain import BrainConfig
-from continuonbrain.rlds.metadata import SCHEMA_VERSION, EpisodeMetadata, RecordingState, Software
+from continuonbrain.rlds.metadata import SCHEMA_VERSION, EpisodeMetadata, Software
 from continuonbrain.rlds.sharing import CLOUD
 from continuonbrain.rlds.step import SOURCE_AUTOPILOT, SOURCE_HUMAN, Step
 from continuonbrain.rlds.tfrecord import FeatureIn
@@ -114,19 +114,20 @@ class Pseudonyms:
 
 
 def clean_metadata(
-    metadata: EpisodeMetadata, names: Pseudonyms, episode_id: str, *, steps: int
+    metadata: EpisodeMetadata, names: Pseudonyms, episode_id: str, steps: Sequence[Step], *, whole: bool
 ) -> EpisodeMetadata:
     """The metadata that leave.
 
     Args:
         episode_id: the pseudonym.
-        steps: of what leaves under it.
+        steps: what leaves under it.
+        whole: they are all of the episode; else its duration is theirs.
     """
     place = metadata.environment_id
     start = metadata.start_time_unix_ms
     software = metadata.software
-    state = RecordingState.of(metadata)
-    account = {"steps": steps, "dropped": 0 if state is None else max(0, state.dropped)}
+    duration_ms = (steps[-1].monotonic_ns - steps[0].monotonic_ns) // 1_000_000
+    account = {"steps": len(steps), "dropped": sum(step.dropped_before for step in steps)}
     return EpisodeMetadata(
         xr_mode=_known(metadata.xr_mode, _XR_MODES),
         control_role=_who(metadata.control_role, "human_teleop", "autonomous"),
@@ -138,7 +139,7 @@ def clean_metadata(
         robot_id="robot-" + names.of("robot", metadata.robot_id) if metadata.robot_id else names.root,
         robot_model=_word(metadata.robot_model),
         start_time_unix_ms=None if start is None else start // DAY_MS * DAY_MS,
-        duration_ms=metadata.duration_ms,
+        duration_ms=metadata.duration_ms if whole else duration_ms,
         share={CLOUD: True},
         provenance={"exported": account},
     )

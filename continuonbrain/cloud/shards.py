@@ -163,8 +163,9 @@ class ShardWriter:
                     held += len(picture)
             is_end = index == count - 1
             if is_end or len(steps) >= PART_STEPS or held >= PART_BYTES:
-                name = episode_id if is_end and number == 0 else f"{episode_id}.{number}"
-                metadata = clean_metadata(episode.metadata, self._names, name, steps=len(steps))
+                whole = is_end and number == 0
+                name = episode_id if whole else f"{episode_id}.{number}"
+                metadata = clean_metadata(episode.metadata, self._names, name, steps, whole=whole)
                 plain = episode_features(metadata, name, steps, path=path, first=index + 1 - len(steps))
                 features = clean_features(plain, steps)
                 if size is not None:

@@ -38,6 +38,7 @@ from continuonbrain.rlds.reader import open_episode
 from continuonbrain.rlds.sharing import set_answer
 from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.tfrecord import read_record
+from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.public_key import PublicKey, parse_public_key
 from continuonbrain.storage.trusted_keys import PrivateKeys
 
@@ -194,6 +195,11 @@ def test_a_long_episode_goes_in_parts(
     memory = open_memory(done.path / "rlds" / "episodes_32x24")
     assert [len(e) for e in memory.episodes] == [4, 4, 2]
     assert [memory.step(e, -1).is_terminal for e in range(3)] == [False, False, True]
+    told = [
+        json.loads(str(e.metadata["episode_metadata/metadata_json"]))
+        for e in (memory.episode(0), memory.episode(2))
+    ]
+    assert [(t["duration_ms"], t["provenance"]["exported"]["steps"]) for t in told] == [(150, 4), (50, 2)]
     lines = [json.loads(line) for line in (done.path / "episodes.jsonl").read_text().splitlines()]
     assert [line["id"].partition(".")[2] for line in lines] == ["0", "1", "2"]
 
@@ -515,9 +521,28 @@ def test_the_secret_is_private_and_two_robots_have_two_names(
     assert len(robots) == 2
 
 
-def test_an_adapter_that_names_a_folder_of_this_machine_stays(brain: BrainRoot, tmp_path: Path) -> None:
-    from continuonbrain.storage.adapters import AdapterStore
+def test_the_slow_adapter_below_travels_too(brain: BrainRoot, tmp_path: Path) -> None:
+    layout = brain.layout
+    store = AdapterStore(layout)
+    config = b'{"r": 8}'
+    slow = store.stage(
+        {"adapter_model.safetensors": b"s", "adapter_config.json": config, "card.json": b'{"kind": "slow"}'}
+    )
+    card = json.dumps({"kind": "fast", "slow": slow.version_id}).encode()
+    fast = store.stage({"adapter_model.safetensors": b"f", "adapter_config.json": config, "card.json": card})
+    layout.current.unlink()
+    layout.current.symlink_to(Path("versions") / fast.version_id)
+    done = export(brain, tmp_path / "out", as_zip=False)
+    told = check_bundle(done.path, public_key(brain)).contents.adapters
+    assert {slot: (a["version"], a["kind"]) for slot, a in told.items()} == {
+        "current": (fast.version_id, "fast"),
+        "slow": (slow.version_id, "slow"),
+    }
+    assert (done.path / "adapters" / "slow" / "adapter_model.safetensors").read_bytes() == b"s"
+    assert not list(done.path.rglob("card.json"))
 
+
+def test_an_adapter_that_names_a_folder_of_this_machine_stays(brain: BrainRoot, tmp_path: Path) -> None:
     layout = brain.layout
     version = AdapterStore(layout).stage(
         {
