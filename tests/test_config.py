@@ -92,7 +92,7 @@ def test_a_misspelt_key_names_the_nearest_known_one(data: object, key: str, sugg
 
 def test_a_key_like_no_other_lists_what_is_known_there() -> None:
     error = refusal({"cloud": {"zzzzzz": 1}})
-    assert error.remedy == "known here: opt_in"
+    assert error.remedy == "known here: frames, key, opt_in, outbox_bundles, outbox_mib, share_unmarked"
 
 
 @pytest.mark.parametrize(

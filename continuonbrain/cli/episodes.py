@@ -17,6 +17,7 @@ from continuonbrain.cli.episodes_export import export
 from continuonbrain.cli.episodes_prune import prune
 from continuonbrain.cli.episodes_render import render
 from continuonbrain.cli.episodes_repair import repair
+from continuonbrain.cli.episodes_share import share
 from continuonbrain.cli.episodes_stats import stats
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.rlds.doctor import examine
@@ -27,7 +28,7 @@ from continuonbrain.rlds.summary import EpisodeSummary, summarise
 from continuonbrain.rlds.tub import import_tub as import_tub_folder
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="What the robot remembers.")
-for command in (export, prune, render, repair, stats):
+for command in (export, prune, render, repair, share, stats):
     app.command()(command)
 
 EpisodePath = Annotated[

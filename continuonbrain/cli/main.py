@@ -72,6 +72,11 @@ COMMANDS: tuple[LazyCommand, ...] = (
         "episodes", "continuonbrain.cli.episodes:app", "Import, show, check and export recorded episodes."
     ),
     LazyCommand(
+        "cloud",
+        "continuonbrain.cli.cloud:app",
+        "Bundles for a bigger machine, where you have opted in. Nothing is sent.",
+    ),
+    LazyCommand(
         "model",
         "continuonbrain.cli.model:app",
         "Base models: show, export for the robot or an app, build the tiny one.",

@@ -26,7 +26,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for program
 
 _TAKES_ROOT = re.compile(
     r"continuonbrain (?:init|run|train|doctor|chat|serve|calibrate|"
-    r"adapters (?:list|show|rollback|confirm|promote|import|export)|keys (?:list|new|trust|revoke))\b"
+    r"cloud export|episodes share|adapters (?:list|show|rollback|confirm|promote|import|export)|"
+    r"keys (?:list|new|trust|revoke))\b"
 )
 
 

@@ -232,9 +232,20 @@ class HeadsConfig(Group):
 
 
 class CloudConfig(Group):
-    """Nothing leaves the robot unless a person sets `opt_in`."""
+    """Nothing leaves the robot unless a person sets `opt_in`. Nothing is sent even then: bundles are written."""
 
     opt_in: bool = False
+    share_unmarked: bool = False
+    """Whether an episode leaves whose `share` says nothing; false: only those that say yes
+    (`continuonbrain episodes share`)."""
+    frames: Literal["keep", "half", "none"] = "keep"
+    """Of the camera, in the bundles of the outbox: as they are, at half the size, or none."""
+    key: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")] | None = None
+    """Which of this root's keys signs; null: the only one."""
+    outbox_bundles: Annotated[int, Field(ge=1, le=1000)] = 3
+    """So many may wait; then none is made until somebody has taken them away."""
+    outbox_mib: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    """At most so much of the memory goes into one of them, MiB; the next one takes the rest."""
 
 
 class ManifestConfig(Group):

@@ -185,7 +185,10 @@ class Episode:
             IndexError: there is no such step.
             EpisodeError: the step has no frame, or its record is torn or altered.
         """
-        step = self.step(index)
+        return self.jpeg_of(self.step(index), index)
+
+    def jpeg_of(self, step: Step, index: int) -> bytes:
+        """As `frame_jpeg`, for who has read step `index` already."""
         if step.frame_ref is None:
             raise EpisodeError(
                 "this step has no frame", file=self._file_of(index), step=index, field="observation.frame"

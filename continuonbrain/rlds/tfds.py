@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.metadata import EpisodeMetadata
 from continuonbrain.rlds.reader import Episode, decode_image, open_episode
 from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.step_arrays import command_array, measured_array, proposed_array, state_array
@@ -78,11 +79,13 @@ def _dict(**features: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def features_json(height: int, width: int) -> dict[str, Any]:
-    """The `features.json` of our export, as TFDS itself writes the same features."""
+def features_json(height: int, width: int, *, images: bool = True) -> dict[str, Any]:
+    """The `features.json` of our export, as TFDS itself writes the same features; without `images`, of one that has
+    none."""
+    image = {"image": _image(height, width)} if images else {}
     step = _dict(
         observation=_dict(
-            image=_image(height, width),
+            **image,
             state=_tensor("float32", 2, about="speed in m/s, yaw rate in rad/s (counter-clockwise)"),
             state_measured=_tensor("bool", 2, about="False where the robot does not measure it: state is 0"),
         ),
@@ -112,17 +115,26 @@ def features_json(height: int, width: int) -> dict[str, Any]:
     return _dict(steps=steps, episode_metadata=metadata)
 
 
-def _episode_example(episode: Episode, steps: list[Step], jpegs: list[bytes]) -> bytes:
-    path = episode.path
-    features: dict[str, FeatureIn] = {
-        "episode_metadata/episode_id": [episode.episode_id.encode()],
-        "episode_metadata/environment_id": [episode.metadata.environment_id.encode()],
-        "episode_metadata/metadata_json": [json.dumps(episode.metadata.to_json()).encode()],
-        "steps/observation/image": jpegs,
-        "steps/observation/state": state_array(steps, file=path),
+def episode_features(
+    metadata: EpisodeMetadata, episode_id: str, steps: Sequence[Step], *, path: Path, first: int = 0
+) -> dict[str, FeatureIn]:
+    """One episode's flattened features, all but its images (`steps/observation/image`).
+
+    Args:
+        steps: all of it.
+        path, first: the episode on disk, and the place of `steps[0]` in it, for the error.
+
+    Raises:
+        EpisodeError: a number is too large for float32.
+    """
+    return {
+        "episode_metadata/episode_id": [episode_id.encode()],
+        "episode_metadata/environment_id": [metadata.environment_id.encode()],
+        "episode_metadata/metadata_json": [json.dumps(metadata.to_json()).encode()],
+        "steps/observation/state": state_array(steps, file=path, first=first),
         "steps/observation/state_measured": measured_array(steps),
-        "steps/action": command_array(steps, file=path),
-        "steps/proposed_action": proposed_array(steps, file=path),
+        "steps/action": command_array(steps, file=path, first=first),
+        "steps/proposed_action": proposed_array(steps, file=path, first=first),
         "steps/has_proposed_action": np.array([step.proposed is not None for step in steps]),
         "steps/language_instruction": [step.instruction.encode() for step in steps],
         "steps/source": [step.source.encode() for step in steps],
@@ -135,7 +147,6 @@ def _episode_example(episode: Episode, steps: list[Step], jpegs: list[bytes]) ->
         "steps/reward": np.zeros(len(steps), np.float32),
         "steps/discount": np.ones(len(steps), np.float32),
     }
-    return encode_example(features)
 
 
 # ----------------------------------------------------------------------------------------------- export
@@ -193,8 +204,7 @@ def export_tfds(
         size = _first_size(kept[0])
         total = done = 0
         for number, shard in enumerate(shards):
-            file_name = f"{name}-{SPLIT}.tfrecord-{number:05d}-of-{len(shards):05d}"
-            with open(staging / file_name, "wb") as file:
+            with open(staging / shard_name(name, number, len(shards)), "wb") as file:
                 for path in shard:
                     example = _load_example(path, size)
                     file.write(frame_record(example))
@@ -204,7 +214,7 @@ def export_tfds(
                         progress(done, len(kept))
         text = json.dumps(features_json(*size), indent=4, sort_keys=True)  # byte for byte as TFDS writes it
         (staging / "features.json").write_text(text)
-        info = _dataset_info(name, version, total, [len(shard) for shard in shards])
+        info = dataset_info(name, version, total, [len(shard) for shard in shards])
         write_json_durably(staging / "dataset_info.json", info)
     return TfdsExport(
         path=target,
@@ -246,10 +256,17 @@ def _load_example(path: Path, size: tuple[int, int]) -> bytes:
                 remedy="export episodes of each camera on their own",
             )
         jpegs.append(jpeg)
-    return _episode_example(episode, steps, jpegs)
+    features = episode_features(episode.metadata, episode.episode_id, steps, path=path)
+    return encode_example({**features, "steps/observation/image": jpegs})
 
 
-def _dataset_info(name: str, version: str, total: int, shard_lengths: list[int]) -> dict[str, Any]:
+def shard_name(name: str, number: int, count: int) -> str:
+    """The file of shard `number` of `count`."""
+    return f"{name}-{SPLIT}.tfrecord-{number:05d}-of-{count:05d}"
+
+
+def dataset_info(name: str, version: str, total: int, shard_lengths: Sequence[int]) -> dict[str, Any]:
+    """The `dataset_info.json` of a dataset: its bytes, and the episodes of each shard."""
     return {
         "name": name,
         "version": version,

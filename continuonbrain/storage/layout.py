@@ -14,6 +14,7 @@ rlds/episodes/
 trainer/logs/  trainer/status.json  trainer/cache/
 keys/trusted/ revoked/ accepted/        whose signed adapters are taken, and the last counter taken from each
 keys/private/ public/ issued/           keys of this root's own
+outbox/                                 bundles that the owner may take away, where that was opted in
 run/                                    sockets and locks of the running processes
 """
 
@@ -156,6 +157,20 @@ class BrainLayout:
         return self.trainer_dir / "slow.json"
 
     @property
+    def exports_path(self) -> Path:
+        """What left, or may have left, in bundles."""
+        return self.trainer_dir / "exports.jsonl"
+
+    @property
+    def export_lock_path(self) -> Path:
+        return self.trainer_dir / ".export.lock"
+
+    @property
+    def outbox_dir(self) -> Path:
+        """Bundles that wait for somebody to take them away; made when the owner has opted in."""
+        return self.root / "outbox"
+
+    @property
     def status_path(self) -> Path:
         return self.trainer_dir / "status.json"
 
@@ -184,6 +199,11 @@ class BrainLayout:
     @property
     def private_keys_dir(self) -> Path:
         return self.keys_dir / "private"
+
+    @property
+    def pseudonyms_path(self) -> Path:
+        """The secret that names are hidden with in what leaves."""
+        return self.private_keys_dir / "pseudonyms.secret"
 
     @property
     def public_keys_dir(self) -> Path:

@@ -1,0 +1,65 @@
+"""What of a bundle is done, so that a killed export goes on where it was and ends with the same bytes.
+
+`<bundle>.journal`, one JSON line each, appended durably: first the fingerprint of what is being exported, then every
+member that is whole on the disk, with what the manifest will have to say of it. It holds no names of episodes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from continuonbrain.cloud.zip64 import Member
+from continuonbrain.storage.durable import append_line_durably, read_whole_lines, remove_durably
+
+
+@dataclass(frozen=True)
+class Done:
+    """A member that is whole, and the facts that go with it."""
+
+    member: Member
+    facts: dict[str, Any]
+
+
+class Journal:
+    """The journal of one bundle. `done` is what was written so far, in order."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.done: list[Done] = []
+
+    def is_of(self, fingerprint: str) -> bool:
+        """Read it; whether it is there and whole, and of this export."""
+        return self.read() == fingerprint
+
+    def read(self) -> str:
+        """Read it: the fingerprint of its export, "" when it is not there or not whole."""
+        self.done = []
+        try:
+            lines = [json.loads(line) for line in read_whole_lines(self.path)]
+            if not lines:
+                return ""
+            done = [Done(Member(**line["member"]), dict(line["facts"])) for line in lines[1:]]
+            fingerprint = str(lines[0]["fingerprint"])
+        except (ValueError, TypeError, KeyError):
+            return ""
+        self.done = done
+        return fingerprint
+
+    def begin(self, fingerprint: str) -> None:
+        """Begin anew. Raises OSError."""
+        self.done = []
+        if self.path.exists():
+            remove_durably(self.path)
+        append_line_durably(self.path, json.dumps({"fingerprint": fingerprint}))
+
+    def add(self, member: Member, facts: dict[str, Any]) -> None:
+        """Note a member, once it is on the disk. Raises OSError."""
+        append_line_durably(self.path, json.dumps({"member": asdict(member), "facts": facts}))
+        self.done.append(Done(member, facts))
+
+    def remove(self) -> None:
+        """The bundle has its name. Raises OSError."""
+        remove_durably(self.path)

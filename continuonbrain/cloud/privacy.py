@@ -1,0 +1,210 @@
+"""What of an episode leaves, what is made coarse, and what stays. Pure.
+
+Everything that is not named here stays: what leaves is built anew from fields that are known, and what others wrote
+into an episode beside them is never looked at. `PRIVACY` is the list for people; it stands in every bundle's
+manifest.
+
+A pseudonym is HMAC-SHA-256 (RFC 2104) of the name under a secret that never leaves the robot. The same name has the
+same pseudonym in every bundle of a root, so that a receiver can count robots and find an episode that came twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from continuonbrain.config.brain import BrainConfig
+from continuonbrain.rlds.metadata import SCHEMA_VERSION, EpisodeMetadata, Software
+from continuonbrain.rlds.sharing import CLOUD
+from continuonbrain.rlds.step import SOURCE_AUTOPILOT, SOURCE_HUMAN, Step
+from continuonbrain.rlds.tfrecord import FeatureIn
+
+DAY_MS: Final = 86_400_000
+SECRET_BYTES: Final = 32
+OTHER: Final = "other"
+
+PRIVACY: Final[Mapping[str, Any]] = {
+    "kept": [
+        "action, proposed action, measured speed and yaw rate",
+        "language_instruction: what the robot was told, word for word",
+        "safety_violations: reason codes",
+        "adapter_sha256",
+        "metadata: robot_model, software, duration_ms, share.cloud",
+    ],
+    "coarsened": {
+        "robot_id": "a pseudonym under a secret of the robot",
+        "episode_id": "a pseudonym: the name tells the time of recording",
+        "environment_id": "a pseudonym, but for the simulator's",
+        "start_time_unix_ms": "the day, UTC",
+        "monotonic_ns": "from the first step on: the clock itself tells how long the robot was on",
+        "source, control_role, xr_mode": "who drove: a person, the policy, or other",
+        "tags": "only this project's own",
+        "images": "without Exif, comments and thumbnails",
+    },
+    "dropped": [
+        "names of people, accounts and machines",
+        "GPS and poses: every field of the observation that is not named here",
+        "audio",
+        "wall-clock times of steps",
+        "provenance: paths, names of imported folders, repair reports",
+        "share but for share.cloud",
+        "step_metadata but for the guard's and the adapter's",
+        "of the settings: paths and free texts",
+        "of adapters: cards and verdicts, which name episodes",
+        "of the doctor's report: file names and texts",
+    ],
+}
+
+_TAGS = frozenset(("drive", "teleop", "donkeycar", "tub", "imported"))
+_XR_MODES = frozenset(("trainer", "autonomous", "observer"))
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,39}")
+_REASON = re.compile(r"[a-z][a-z0-9_.:-]{0,47}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FIELD = re.compile(r"[a-z_]+(\.[a-z_]+){0,3}")
+
+_SETTINGS_TEXTS = frozenset(
+    (
+        "robot.kind",
+        "power",
+        "battery",
+        "lora_layers",
+        "donkey.camera.backend",
+        "donkey.gamepad.steering_axis",
+        "donkey.gamepad.throttle_axis",
+        "donkey.gamepad.deadman_button",
+        "donkey.gamepad.stop_button",
+        "donkey.gamepad.mode_button",
+        "donkey.stop_button.wiring",
+        "policy.engine",
+        "policy.precision",
+        "recorder.keep",
+        "cloud.frames",
+    )
+)
+"""Settings whose text is one of a known list; every other text stays."""
+
+
+@dataclass(frozen=True)
+class Pseudonyms:
+    """Names under a secret of `SECRET_BYTES`; `repr` does not show it."""
+
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return "Pseudonyms(...)"
+
+    def of(self, kind: str, name: str) -> str:
+        """16 hex digits; the kinds are kept apart."""
+        return hmac.new(self.secret, f"{kind}\0{name}".encode(), hashlib.sha256).hexdigest()[:16]
+
+    @property
+    def root(self) -> str:
+        """Of the robot that this root belongs to."""
+        return "robot-" + self.of("root", "")
+
+    def episode(self, name: str) -> str:
+        """Of an episode, by its folder's name."""
+        return "e-" + self.of("episode", name)
+
+
+def clean_metadata(
+    metadata: EpisodeMetadata, names: Pseudonyms, episode_id: str, steps: Sequence[Step], *, whole: bool
+) -> EpisodeMetadata:
+    """The metadata that leave.
+
+    Args:
+        episode_id: the pseudonym.
+        steps: what leaves under it.
+        whole: they are all of the episode; else its duration is theirs.
+    """
+    place = metadata.environment_id
+    start = metadata.start_time_unix_ms
+    software = metadata.software
+    duration_ms = (steps[-1].monotonic_ns - steps[0].monotonic_ns) // 1_000_000
+    account = {"steps": len(steps), "dropped": sum(step.dropped_before for step in steps)}
+    return EpisodeMetadata(
+        xr_mode=_known(metadata.xr_mode, _XR_MODES),
+        control_role=_who(metadata.control_role, "human_teleop", "autonomous"),
+        environment_id=place if _is_simulated(place) else "place-" + names.of("place", place),
+        tags=tuple(tag for tag in metadata.tags if tag in _TAGS),
+        software=Software(**{name: _word(getattr(software, name)) for name in Software.__dataclass_fields__}),
+        schema_version=SCHEMA_VERSION,
+        episode_id=episode_id,
+        robot_id="robot-" + names.of("robot", metadata.robot_id) if metadata.robot_id else names.root,
+        robot_model=_word(metadata.robot_model),
+        start_time_unix_ms=None if start is None else start // DAY_MS * DAY_MS,
+        duration_ms=metadata.duration_ms if whole else duration_ms,
+        share={CLOUD: True},
+        provenance={"exported": account},
+    )
+
+
+def clean_features(features: Mapping[str, FeatureIn], steps: Sequence[Step]) -> dict[str, FeatureIn]:
+    """The features of `steps` that leave: those of `rlds.tfds.episode_features`, with who drove, reasons, adapters and
+    the clock as `PRIVACY` says."""
+    begin = steps[0].monotonic_ns
+    return {
+        **features,
+        "steps/source": [_who(s.source, SOURCE_HUMAN, SOURCE_AUTOPILOT).encode() for s in steps],
+        "steps/safety_violations": [
+            ",".join(r for r in s.reasons if _REASON.fullmatch(r)).encode() for s in steps
+        ],
+        "steps/adapter_sha256": [
+            s.adapter_sha256.encode() if _SHA256.fullmatch(s.adapter_sha256) else b"" for s in steps
+        ],
+        "steps/monotonic_ns": np.array([s.monotonic_ns - begin for s in steps], np.int64),
+    }
+
+
+def clean_settings(config: BrainConfig) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The settings that leave, and the dotted names of those that stay."""
+    stay: list[str] = []
+    value = _settings(config.model_dump(mode="json"), "", stay)
+    assert isinstance(value, dict)
+    return value, tuple(sorted(set(stay)))
+
+
+def clean_field(field: str) -> str:
+    """A finding's field, "" when it is no name of ours."""
+    return field if _FIELD.fullmatch(field) else ""
+
+
+_STAYS = object()
+
+
+def _settings(value: Any, dotted: str, stay: list[str]) -> Any:
+    if isinstance(value, dict):
+        found = {
+            key: _settings(inner, f"{dotted}.{key}" if dotted else key, stay) for key, inner in value.items()
+        }
+        return {key: inner for key, inner in found.items() if inner is not _STAYS}
+    if isinstance(value, list):
+        return [inner for item in value if (inner := _settings(item, dotted, stay)) is not _STAYS]
+    if isinstance(value, str) and dotted not in _SETTINGS_TEXTS:
+        stay.append(dotted)
+        return _STAYS
+    return value
+
+
+def _who(label: str, human: str, policy: str) -> str:
+    if label.startswith("human"):
+        return human
+    return policy if label == policy else OTHER
+
+
+def _known(text: str, known: frozenset[str]) -> str:
+    return text if text in known else OTHER
+
+
+def _word(text: str) -> str:
+    return text if _WORD.fullmatch(text) else ""
+
+
+def _is_simulated(place: str) -> bool:
+    return re.fullmatch(r"sim/[a-z0-9_/+-]{1,64}", place) is not None

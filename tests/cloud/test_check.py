@@ -1,0 +1,174 @@
+"""Every way of changing a bundle is found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from continuonbrain.brain_root import BrainRoot
+from continuonbrain.cloud.check import check_bundle
+from continuonbrain.cloud.manifest import parse_manifest
+from continuonbrain.cloud.zip64 import Member, directory, is_member_name, local_header, read_local_header
+from continuonbrain.errors import BrainError
+from continuonbrain.storage.public_key import PublicKey, parse_public_key
+from continuonbrain.storage.signing import new_private_key, public_key_of
+from continuonbrain.storage.trusted_keys import PrivateKeys
+
+from .conftest import KEY, export, files_in
+
+
+@pytest.fixture
+def key(brain: BrainRoot) -> PublicKey:
+    path = PrivateKeys(brain.layout).public_path(KEY)
+    return parse_public_key(path.read_bytes(), what=str(path))
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    """A bundle of these files, spelled as ours are, whatever is in them."""
+    import hashlib
+    import zlib
+
+    members = [Member(n, len(d), zlib.crc32(d), hashlib.sha256(d).hexdigest()) for n, d in files.items()]
+    bodies = [local_header(m.name, m.bytes, m.crc32) + files[m.name] for m in members]
+    return b"".join([*bodies, directory(members)])
+
+
+def in_order(folder: Path) -> dict[str, bytes]:
+    files = files_in(folder)
+    names = [m.name for m in parse_manifest(files["manifest.json"], what="test").members]
+    return {name: files[name] for name in [*names, "manifest.json", "bundle.json"]}
+
+
+def refused(path: Path, key: PublicKey) -> str:
+    with pytest.raises(BrainError) as caught:
+        check_bundle(path, key)
+    return caught.value.message
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_byte_of_a_zip_can_change(
+    brain: BrainRoot, key: PublicKey, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    place = tmp_path_factory.mktemp("flip")
+    whole = export(brain, place / "a.zip").path.read_bytes()
+    check_bundle(place / "a.zip", key)
+    how = data.draw(st.sampled_from(("flip", "cut", "grow", "insert")))
+    at = data.draw(st.integers(0, len(whole) - 1))
+    if how == "flip":
+        changed = whole[:at] + bytes([whole[at] ^ 1 << data.draw(st.integers(0, 7))]) + whole[at + 1 :]
+    elif how == "cut":
+        changed = whole[:at]
+    elif how == "grow":
+        changed = whole + data.draw(st.binary(min_size=1, max_size=8))
+    else:
+        changed = whole[:at] + data.draw(st.binary(min_size=1, max_size=8)) + whole[at:]
+    (place / "a.zip").write_bytes(changed)
+    refused(place / "a.zip", key)
+
+
+def test_members_swapped_moved_added_and_taken_away(brain: BrainRoot, key: PublicKey, tmp_path: Path) -> None:
+    files = in_order(export(brain, tmp_path / "folder", as_zip=False).path)
+    path = tmp_path / "b.zip"
+    path.write_bytes(zipped(files))
+    assert check_bundle(path, key).contents.episodes == 3
+    names = list(files)
+    swapped = {**files, names[3]: files[names[4]], names[4]: files[names[3]]}
+    moved = {n: files[n] for n in [names[1], names[0], *names[2:]]}
+    extra = {"evil.pt": b"pickle", **files}
+    missing = {n: d for n, d in files.items() if n != names[0]}
+    for changed, what in (
+        (swapped, "sha256 differs"),
+        (moved, "another order"),
+        (extra, "evil.pt"),
+        (missing, "members"),
+    ):
+        path.write_bytes(zipped(changed))
+        assert what in refused(path, key)
+
+
+def test_manifest_of_another_bundle(brain: BrainRoot, key: PublicKey, tmp_path: Path) -> None:
+    first = in_order(export(brain, tmp_path / "first", as_zip=False).path)
+    second = in_order(export(brain, tmp_path / "second", as_zip=False, frames="none").path)
+    path = tmp_path / "c.zip"
+    path.write_bytes(zipped({**first, "manifest.json": second["manifest.json"]}))
+    assert "not this manifest" in refused(path, key)
+    both = {"manifest.json": second["manifest.json"], "bundle.json": second["bundle.json"]}
+    path.write_bytes(zipped({**first, **both}))
+    assert "members" in refused(path, key)
+
+
+def test_another_key(brain: BrainRoot, tmp_path: Path) -> None:
+    done = export(brain, tmp_path / "a.zip")
+    assert "signature" in refused(done.path, PublicKey("other", public_key_of(new_private_key())))
+
+
+def test_a_document_of_another_kind_is_none(brain: BrainRoot, key: PublicKey, tmp_path: Path) -> None:
+    """The key's owner signed it, as an adapter."""
+    from continuonbrain.cloud.manifest import document_of
+    from continuonbrain.storage.signing import Document, sign
+
+    files = in_order(export(brain, tmp_path / "folder", as_zip=False).path)
+    own = PrivateKeys(brain.layout)
+    like = document_of(files["manifest.json"], "0" * 64)
+    document = Document(kind="adapter", key_id=key.key_id, counter=9, base_sha256="0" * 64, files=like.files)
+    path = tmp_path / "d.zip"
+    path.write_bytes(zipped({**files, "bundle.json": sign(document, own.load(KEY))}))
+    assert "not this manifest" in refused(path, key)
+
+
+def test_folders(brain: BrainRoot, key: PublicKey, tmp_path: Path) -> None:
+    whole = export(brain, tmp_path / "whole", as_zip=False).path
+    check_bundle(whole, key)
+    for number, change in enumerate(("flip", "extra", "missing", "link", "no manifest", "no signature")):
+        folder = tmp_path / f"copy{number}"
+        shutil.copytree(whole, folder)
+        file = folder / "config.json"
+        if change == "flip":
+            file.write_bytes(file.read_bytes().replace(b"1", b"2", 1))
+        elif change == "extra":
+            (folder / "rlds" / "more").write_text("x")
+        elif change == "missing":
+            file.unlink()
+        elif change == "link":
+            shutil.move(file, tmp_path / "elsewhere")
+            file.symlink_to(tmp_path / "elsewhere")
+        elif change == "no manifest":
+            (folder / "manifest.json").unlink()
+        else:
+            (folder / "bundle.json").unlink()
+        refused(folder, key)
+
+
+@pytest.mark.parametrize(
+    "name", ["../a", "/etc/passwd", "a//b", "a/../b", "a\\b", "A", "", ".a", "a/", "a\0b", "a/b/c/d/e/f/g"]
+)
+def test_names_that_lead_elsewhere_are_none(name: str) -> None:
+    assert not is_member_name(name)
+    assert read_local_header(local_header(name, 3, 4) + b"abc") is None
+
+
+def test_a_size_that_lies_reads_nothing_that_is_not_there(key: PublicKey, tmp_path: Path) -> None:
+    path = tmp_path / "lies.zip"
+    path.write_bytes(local_header("manifest.json", 1 << 60, 0) + b"{}")
+    assert "cut short" in refused(path, key)
+    huge = json.dumps({"a": "b" * (17 << 20)}).encode()
+    path.write_bytes(zipped({"manifest.json": huge, "bundle.json": b"{}"}))
+    assert "longer than" in refused(path, key)
+
+
+@given(
+    st.text("abc/.-_1", min_size=1, max_size=20).filter(is_member_name),
+    st.integers(0, 2**63),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_header_is_read_as_it_was_written(name: str, size: int, crc32: int) -> None:
+    header = local_header(name, size, crc32)
+    assert read_local_header(header + b"content") == (name, size, crc32)
+    assert struct.unpack_from("<I", header)[0] == 0x04034B50

@@ -1,0 +1,95 @@
+"""`continuonbrain cloud` and `episodes share` as a person uses them: real processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from continuonbrain.brain_root import BrainRoot
+
+from .conftest import set_config
+
+
+def run(*args: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "continuonbrain.cli.main", *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def tree(root: Path) -> dict[str, tuple[int, int]]:
+    return {str(p): (p.lstat().st_size, p.lstat().st_mtime_ns) for p in sorted(root.rglob("*"))}
+
+
+def test_a_refusal_says_how_to_opt_in(brain: BrainRoot, tmp_path: Path) -> None:
+    root = set_config(brain.layout.root, opt_in=False).layout.root
+    for more in ((), ("--dry-run",)):
+        done = run("cloud", "export", "--root", root, "--out", tmp_path / "o.zip", *more, code=2)
+        assert "cloud.opt_in is false" in done.stderr
+        assert f"continuonbrain episodes share --root {root}" in " ".join(done.stderr.split())
+    assert not (tmp_path / "o.zip").exists()
+
+
+def test_a_dry_run_shows_what_would_leave_and_leaves_nothing(brain: BrainRoot, tmp_path: Path) -> None:
+    (brain.layout.root / "run").mkdir(exist_ok=True)
+    before = tree(tmp_path)
+    done = run("cloud", "export", "--root", brain.layout.root, "--dry-run", "--json")
+    told: dict[str, Any] = json.loads(done.stdout)
+    assert (told["episodes"], told["steps"]) == (3, 15)
+    assert told["bytes"] > 1000
+    assert {s["episode"][:8] for s in told["stays"]} == {"20260104", "20260105"}
+    table = run("cloud", "export", "--root", brain.layout.root, "--dry-run").stdout
+    for words in (
+        "what would leave",
+        "in all",
+        "1 episodes stay: its share says no",
+        "GPS",
+        "nothing was written",
+    ):
+        assert words in table
+    assert tree(tmp_path) == before
+
+
+def test_export_and_verify(brain: BrainRoot, tmp_path: Path) -> None:
+    root = brain.layout.root
+    told = json.loads(run("cloud", "export", "--root", root, "--out", tmp_path / "o.zip", "--json").stdout)
+    assert (told["episodes"], told["bytes"]) == (3, (tmp_path / "o.zip").stat().st_size)
+    key = root / "keys" / "public" / "robot.pub"
+    checked = json.loads(run("cloud", "verify", tmp_path / "o.zip", "--key", key, "--json").stdout)
+    assert (checked["episodes"], checked["robot"]) == (3, told["robot"])
+    again = run("cloud", "export", "--root", root, "--out", tmp_path / "o.zip", code=2)
+    assert "is there already" in again.stderr
+    (tmp_path / "stick").mkdir()
+    run(
+        "cloud",
+        "export",
+        "--root",
+        root,
+        "--out",
+        tmp_path / "stick",
+        "--frames",
+        "half",
+        "--since",
+        "2000-01-01",
+        code=2,
+    )
+    run("cloud", "export", "--root", root, "--out", tmp_path / "stick", "--frames", "half")
+    run("cloud", "verify", tmp_path / "stick" / "continuonbrain-memory", "--key", key)
+    data = bytearray((tmp_path / "o.zip").read_bytes())
+    data[500] ^= 1
+    (tmp_path / "o.zip").write_bytes(data)
+    assert "error" in run("cloud", "verify", tmp_path / "o.zip", "--key", key, code=2).stderr
+
+
+def test_share_says_yes_and_no(brain: BrainRoot, tmp_path: Path) -> None:
+    root = brain.layout.root
+    run("episodes", "share", "20260104T080000Z-dddd", "20260105T080000Z-eeee", "--yes", "--root", root)
+    dry = ("cloud", "export", "--root", root, "--dry-run", "--json")
+    assert json.loads(run(*dry).stdout)["episodes"] == 5
+    told = run("episodes", "share", root, "--no", "--json").stdout
+    assert json.loads(told) == {"answer": "no", "episodes": 5, "changed": 5}
+    assert json.loads(run(*dry).stdout)["episodes"] == 0
+    assert "yes" in run("episodes", "share", root, code=2).stderr  # no answer is no answer
