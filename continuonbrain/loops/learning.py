@@ -22,8 +22,9 @@ from continuonbrain.errors import BrainError
 from continuonbrain.loops.judging import judge_candidate, replayable
 from continuonbrain.loops.lessons import Lessons, read_lessons
 from continuonbrain.loops.remembering import read_reservoir
-from continuonbrain.loops.slow_adapter import no_room_for_two, standing_slow
+from continuonbrain.loops.slow_adapter import standing_slow
 from continuonbrain.loops.training_log import LIVE_LOG_FILE, LiveLog, log_losses
+from continuonbrain.loops.two_adapters import no_room_for_two
 from continuonbrain.model.plain_lora import Start, read_plain
 from continuonbrain.model.streams import Streams
 from continuonbrain.policy.acting_cache import ActingCache

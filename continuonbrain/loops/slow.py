@@ -33,7 +33,8 @@ from continuonbrain.loops.memory import keep_within_limits, protected_versions
 from continuonbrain.loops.probation import look_after
 from continuonbrain.loops.promotion import announce_unfinished, promote_candidate
 from continuonbrain.loops.remembering import lessons_of, read_reservoir, remember, told, write_reservoir
-from continuonbrain.loops.slow_adapter import KIND, SLOW, card_of, no_room_for_two, standing_slow
+from continuonbrain.loops.slow_adapter import KIND, SLOW, card_of, standing_slow
+from continuonbrain.loops.two_adapters import no_room_for_two
 from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.finding import ERROR
 from continuonbrain.rlds.reader import list_episodes

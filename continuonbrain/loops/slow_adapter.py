@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from continuonbrain.brain_root import BrainRoot
-from continuonbrain.policy.open_engine import largest_rank
 from continuonbrain.storage.adapter_reader import AdapterReader
 from continuonbrain.storage.adapter_version import AdapterError, AdapterVersion
 
@@ -62,12 +60,3 @@ def standing_slow(store: AdapterReader) -> SlowAdapter | None:
         return None
     considered = card.get("considered")
     return SlowAdapter(version, frozenset(map(str, considered if isinstance(considered, list) else ())))
-
-
-def no_room_for_two(brain: BrainRoot) -> str:
-    """Why a fast adapter cannot be served on top of a slow one, "" where it can. Raises BrainError for a damaged
-    bundle."""
-    rank, most = brain.config.training.rank, largest_rank(brain.layout.base_model_dir, brain.config.policy)
-    if most is None or 2 * rank <= most:
-        return ""
-    return f"training.rank = {rank}, twice that is more than the {most} that these graphs take; set it to {most // 2}"

@@ -309,15 +309,15 @@ def test_two_adapters_that_no_graph_takes_are_not_made(
     root = brain()
     first = docked(root)
     first.round()
-    monkeypatch.setattr("continuonbrain.loops.slow_adapter.largest_rank", lambda *_: 3)
+    monkeypatch.setattr("continuonbrain.loops.two_adapters.largest_rank", lambda *_: 3)
     part = SlowLoop(first).round().part("consolidate")
     assert part is not None
     assert part.outcome == "failed"
     assert "set it to 1" in part.detail
-    monkeypatch.setattr("continuonbrain.loops.slow_adapter.largest_rank", lambda *_: 4)
+    monkeypatch.setattr("continuonbrain.loops.two_adapters.largest_rank", lambda *_: 4)
     assert outcomes(SlowLoop(first).round())["consolidate"] == "done"
     # The settings change afterwards: it learns on, from the base.
-    monkeypatch.setattr("continuonbrain.loops.slow_adapter.largest_rank", lambda *_: 3)
+    monkeypatch.setattr("continuonbrain.loops.two_adapters.largest_rank", lambda *_: 3)
     second = docked(root)
     assert second.round(again=True).phase == "promoted"
     assert read_plain(AdapterStore(root.layout).find("current").path).rank == 2
