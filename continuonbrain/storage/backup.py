@@ -10,17 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from continuonbrain.errors import BrainError
+from continuonbrain.storage.adapter_version import VERSION_ID
 from continuonbrain.storage.durable import new_directory_durably, remove_staging_leftovers, sync_directory
 from continuonbrain.storage.layout import BrainLayout
 
 CONTENTS_FILE = "contents.json"
 _FORMAT = "continuonbrain.backup.1"
 _PIECE = 1 << 20
+_LINK = re.compile(rf"-> versions/{VERSION_ID.pattern}")
+"""The only links there are: `current` and `previous`. Any other could lead what is restored somewhere else."""
 
 
 class BackupError(BrainError):
@@ -98,6 +102,9 @@ def check_backup(path: Path) -> list[str]:
     for name, said in sorted(told.items()):
         if not _is_inside(name):
             problems.append(f"{name} leads out of the backup")
+            continue
+        if str(said).startswith("->") and not _LINK.fullmatch(str(said)):
+            problems.append(f"{name} is a link to {str(said)[3:60]}, which no backup holds")
             continue
         there = path / name
         try:

@@ -79,6 +79,20 @@ def test_a_name_that_leads_out_is_refused(root: BrainLayout, tmp_path: Path) -> 
         assert any("leads out" in p for p in check_backup(made.path))
 
 
+def test_a_link_to_anywhere_else_is_refused(root: BrainLayout, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    made = back_up(root, tmp_path / "out", versions=versions(root), keep=2)
+    os.symlink(outside, made.path / "elsewhere")
+    (outside / "file").write_text("x")
+    contents = json.loads((made.path / "contents.json").read_text())
+    contents["files"] |= {"elsewhere": f"-> {outside}", "elsewhere/file": backup._sha256(outside / "file")}
+    (made.path / "contents.json").write_text(json.dumps(contents))
+    assert any("which no backup holds" in p for p in check_backup(made.path))
+    with pytest.raises(BackupError):
+        restore(made.path, tmp_path / "new")
+
+
 def test_what_was_backed_up_comes_back_and_overwrites_nothing(root: BrainLayout, tmp_path: Path) -> None:
     made = back_up(root, tmp_path / "out", versions=versions(root), keep=2)
     assert restore(made.path, tmp_path / "new") == made.files
