@@ -31,6 +31,7 @@ _PACKAGES = (
     *("base-files", "base-passwd", "bash", "coreutils", "dash", "findutils", "grep", "libc-bin", "login"),
     *("libpam-modules", "libpam-runtime", "mount", "passwd", "procps", "sed", "util-linux", "kmod"),
     *("systemd", "systemd-sysv", "udev", PYTHON, "python3-venv", "busybox-static", "linux-image-arm64"),
+    *("libstdc++6", "libgomp1"),  # what wheels find on any Debian that has more than its essential packages
 )
 GROUPS = ("input", "kvm", "render", "sgx", "i2c", "gpio")
 """Debian's udev makes the first four, Raspberry Pi OS (raspberrypi-sys-mods) the last two."""
