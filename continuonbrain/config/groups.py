@@ -103,8 +103,8 @@ class SlowConfig(Group):
 
     enabled: bool = True
     reservoir_episodes: Annotated[int, Field(ge=8, le=4096)] = 64
-    """Episodes that stand for all that there were, whatever the limits of the memory say; a quarter of them is never
-    trained on."""
+    """Episodes that stand for all that there were, and are not forgotten: at most half of `max_episodes`. A quarter of
+    them is never trained on."""
     after_promotions: Annotated[int, Field(ge=1, le=1000)] = 3
     """The fast adapter is consolidated when so many have been promoted since the last time."""
     every_h: Annotated[float, Field(gt=0, le=10_000)] = 20.0

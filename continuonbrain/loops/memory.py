@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.remembering import read_reservoir
-from continuonbrain.loops.slow_adapter import KIND, SLOW
+from continuonbrain.loops.slow_adapter import KIND, SLOW, card_of
 from continuonbrain.rlds.retention import finished_episodes, forget, sweep, unheld_bytes, what_goes
 from continuonbrain.storage.adapters import AdapterStore
 
@@ -59,6 +59,17 @@ def protected_episodes(brain: BrainRoot) -> set[str]:
     return named
 
 
+def learned_episodes(store: AdapterStore) -> set[str]:
+    """Names of the episodes that some adapter's card names: learned from, judged on, or seen and left out."""
+    named: set[str] = set()
+    for version in store.list():
+        card = card_of(version)
+        for key in _NAMING:
+            value = card.get(key)
+            named |= {str(e) for e in value} if isinstance(value, list) else set()
+    return named
+
+
 def protected_versions(store: AdapterStore) -> set[str]:
     """Ids of what drives, drove before, or waits."""
     slots = (store.current(), store.previous(), store.candidate())
@@ -76,8 +87,11 @@ def keep_within_limits(brain: BrainRoot, *, really: bool = True) -> Forgotten:
     protected = protected_episodes(brain)
     held = finished_episodes(folder)
     others, other_bytes = unheld_bytes(folder, held)
+    learned = learned_episodes(AdapterStore(brain.layout))
     plan = what_goes(
         held,
+        unlearned=[e.path.name for e in held if e.taught and e.path.name not in learned],
+        least_unlearned=brain.config.min_episodes,
         max_episodes=brain.config.max_episodes,
         max_bytes=None if quota is None else quota << 20,
         protected=protected,

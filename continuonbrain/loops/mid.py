@@ -208,7 +208,8 @@ def watch(mid: MidLoop, *, every_s: float = 2.0, should_stop: Callable[[], bool]
         try:
             if time.monotonic() >= slow_from_s and slow.due():
                 # A dock that nobody feels must not cost a look at all gates every two seconds.
-                slow_from_s = time.monotonic() + (_SLOW_AGAIN_S if slow.round().waiting else every_s)
+                waits = bool(slow.round().waiting)
+                slow_from_s = time.monotonic() + (_SLOW_AGAIN_S if waits else every_s)
             outcome = mid.round()
             backoff = min(300.0, backoff * 2) if outcome.phase == "refused" else every_s
         except (BrainError, OSError):

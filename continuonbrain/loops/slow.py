@@ -88,7 +88,8 @@ class SlowLoop:
         if not rules.enabled:
             return ""
         promoted = self._promoted_since()
-        if promoted >= rules.after_promotions and self._unconsolidated() is not None:
+        current = self._unconsolidated()
+        if promoted >= rules.after_promotions and current is not None and self._tried(current) is None:
             return f"{promoted} fast adapters were promoted since the last consolidation"
         began = self._last_unix_s()
         if began is None:
@@ -177,7 +178,8 @@ class SlowLoop:
             before,
             lessons_of(self.mid.store),
             self.layout.episodes_dir,
-            self.config.slow.reservoir_episodes,
+            # Half of the memory is for what is new.
+            min(self.config.slow.reservoir_episodes, max(1, self.config.max_episodes // 2)),
             self.mid.look,
         )
         if after == before:

@@ -2,7 +2,8 @@
 
 What this robot recorded itself goes, oldest first, and what the policy drove before what a person drove: only that is a
 lesson, and a robot that is left on would otherwise drive its lessons out of its memory. Never: what is being recorded
-or unfinished, what was imported (its original may be gone), and what is protected.
+or unfinished, what was imported (its original may be gone), and what is protected. Lessons that were not learned yet go
+last: what is protected is old, and a memory that is full of it would forget whatever is new before it is of use.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ def what_goes(
     max_episodes: int,
     max_bytes: int | None,
     protected: Collection[str] = (),
+    unlearned: Collection[str] = (),
+    least_unlearned: int = 0,
     other_bytes: int = 0,
 ) -> Retention:
     """The episodes that have to go. Pure.
@@ -67,17 +70,26 @@ def what_goes(
         max_bytes: of all; None for no limit.
         other_bytes: of what else lies there and does not go (`unheld_bytes`).
         protected: names of episodes that stay whatever the limits say.
+        unlearned: names of lessons that nobody has learned from yet. Of these `max_episodes` stay beside what is
+            protected, unless max_bytes is passed; `least_unlearned` stay whatever the limits say.
     """
     own = sum(e.own for e in held)
     size = sum(e.bytes for e in held) + other_bytes
+    new = frozenset(unlearned)
     candidates = sorted(
         (e for e in held if e.own and e.path.name not in protected),
-        key=lambda e: (e.taught, e.since_ns, e.path.name),
+        key=lambda e: (e.path.name in new, e.taught, e.since_ns, e.path.name),
     )
+    left_unlearned = sum(e.path.name in new for e in candidates)
     going = []
     for episode in candidates:
-        if own <= max_episodes and (max_bytes is None or size <= max_bytes):
+        too_large = max_bytes is not None and size > max_bytes
+        if own <= max_episodes and not too_large:
             break
+        if episode.path.name in new:
+            if left_unlearned <= (least_unlearned if too_large else max(least_unlearned, max_episodes)):
+                break
+            left_unlearned -= 1
         going.append(episode)
         own -= 1
         size -= episode.bytes

@@ -66,6 +66,10 @@ def test_what_a_promoted_adapters_card_names_stays_unless_told(
     tmp_path: Path, keep: str, stay: list[str]
 ) -> None:
     brain = brain_with(tmp_path, keep=keep)
+    seen = json.dumps({"considered": [f"e{n}" for n in range(6)]}).encode()  # by one that was never promoted
+    AdapterStore(brain.layout).stage(
+        {"adapter_model.safetensors": b"x", "adapter_config.json": b"{}", "card.json": seen}
+    )
     for number, card in enumerate(({"episodes": ["e0"]}, {"held_out": ["e4"]}, {"considered": ["e2", "e5"]})):
         promote(brain, str(number), **card)
     gone = keep_within_limits(brain)

@@ -223,6 +223,7 @@ def test_what_forgot_a_lesson_is_refused_and_not_made_again(brain: Brain, eviden
     assert "lessons" in part.detail
     assert os.readlink(root.layout.current) == before
     versions = len(first.store.list())
+    assert SlowLoop(first).due() == ""  # and it is not asked for again and again
     again = SlowLoop(first).round().part("consolidate")
     assert again is not None
     assert again.outcome == "nothing"
@@ -354,6 +355,21 @@ def test_what_the_reservoir_holds_is_not_forgotten(brain: Brain, evidence: Evide
     with pytest.raises(BrainError, match=r"reservoir\.json"):
         keep_within_limits(small)
     assert {p.name for p in list_episodes(root.layout.episodes_dir)} == names
+
+
+def test_a_memory_that_the_reservoir_fills_still_learns_what_is_new(
+    brain: Brain, evidence: Evidences, taught: Path
+) -> None:
+    root = brain(**{"max_episodes": 8, "slow.reservoir_episodes": 64})
+    docked(root).round()
+    SlowLoop(docked(root)).round()
+    assert len(read_reservoir(root.layout.reservoir_path).kept) <= 4  # half of the memory is for what is new
+    for path in list_episodes(taught)[8:12]:
+        copied = shutil.copytree(path, root.layout.episodes_dir / path.name)
+        (copied / "metadata.json").touch()  # it came now
+    new = {p.name for p in list_episodes(taught)[8:12]}
+    assert docked(root).round().phase == "promoted"
+    assert new <= set(card(root)["episodes"]) | set(card(root)["held_out"])
 
 
 def test_a_backup_can_be_opened_and_holds_what_drives(brain: Brain, evidence: Evidences) -> None:

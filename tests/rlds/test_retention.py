@@ -60,6 +60,54 @@ def test_limits_are_met_or_the_rest_is_protected(
     assert order == sorted(order)
 
 
+@given(
+    memories(),
+    st.integers(1, 10),
+    st.none() | st.integers(0, 500),
+    st.sets(st.integers(0, 50).map(lambda n: f"e{n}")),
+    st.sets(st.integers(0, 50).map(lambda n: f"e{n}")),
+    st.integers(0, 5),
+)
+def test_lessons_that_were_not_learned_yet_go_last_and_never_all(
+    held: list[Held], most: int, quota: int | None, protected: set[str], unlearned: set[str], least: int
+) -> None:
+    plan = what_goes(
+        held,
+        max_episodes=most,
+        max_bytes=quota,
+        protected=protected,
+        unlearned=unlearned,
+        least_unlearned=least,
+    )
+    going = {e.path.name for e in plan.going}
+    free = {e.path.name for e in held if e.own and e.path.name not in protected}
+    assert going <= free
+    new = free & unlearned
+    if going & new:  # then no other was left to go
+        assert free - new <= going
+    left = len(new - going)
+    assert left >= min(len(new), least)
+    kept = sum(e.bytes for e in held if e.path.name not in going)
+    if going & new and (quota is None or kept + max(e.bytes for e in plan.going) <= quota):
+        assert left >= min(len(new), most)  # the number alone takes none of the newest
+    # Nothing more could have gone within these rules.
+    if plan.bytes_over:
+        assert left <= max(least, 0) or not new
+        assert free - new <= going
+
+
+def test_a_memory_that_is_full_of_what_is_protected_still_learns() -> None:
+    old = [Held(Path(f"old{i}"), 10, i, own=True, taught=True) for i in range(48)]
+    new = [Held(Path(f"new{i}"), 10, 100 + i, own=True, taught=True) for i in range(16)]
+    protected = {e.path.name for e in old}
+    names = {e.path.name for e in new}
+    plan = what_goes([*old, *new], max_episodes=48, max_bytes=None, protected=protected, unlearned=names)
+    assert plan.going == ()
+    assert plan.episodes_over == 16
+    learned = what_goes([*old, *new], max_episodes=48, max_bytes=None, protected=protected)
+    assert {e.path.name for e in learned.going} == names
+
+
 def test_what_the_policy_drove_goes_before_older_lessons() -> None:
     lesson = Held(Path("lesson"), 10, 1, own=True, taught=True)
     drives = [Held(Path(f"drive{i}"), 10, 5 + i, own=True, taught=False) for i in range(3)]
