@@ -33,8 +33,9 @@ _GATES_EVERY_S = 0.5
 _MAX_SAMPLES = 6000
 
 
-class GaveUp(BrainError):
-    """A gate stayed closed for too long: the work was put down, and is taken up another time."""
+class GaveUp(Exception):
+    """A gate stayed closed for too long: the work was put down, and is taken up another time. No `BrainError`: whoever
+    goes on without a damaged episode must not take it for one."""
 
 
 @dataclass(slots=True)

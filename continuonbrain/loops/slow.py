@@ -129,7 +129,7 @@ class SlowLoop:
                     mid.look()
                     parts.append(self._one(name, work))
             except GaveUp as gave_up:
-                waiting = gave_up.message
+                waiting = str(gave_up)
             finally:
                 mid.patience_s = None
             done = SlowReport(tuple(parts), waiting, began, round(time.monotonic() - clock, 2))

@@ -18,6 +18,7 @@ from continuonbrain.brain_root import BrainRoot, open_brain  # noqa: E402
 from continuonbrain.config import PolicyConfig  # noqa: E402
 from continuonbrain.errors import BrainError  # noqa: E402
 from continuonbrain.loops import judging, mid, slow  # noqa: E402
+from continuonbrain.loops import lessons as lessons_module  # noqa: E402
 from continuonbrain.loops.memory import keep_within_limits, protected_episodes  # noqa: E402
 from continuonbrain.loops.mid import MidLoop, watch  # noqa: E402
 from continuonbrain.loops.remembering import lessons_of, read_reservoir, remember, write_reservoir  # noqa: E402
@@ -228,6 +229,28 @@ def test_what_forgot_a_lesson_is_refused_and_not_made_again(brain: Brain, eviden
     assert again is not None
     assert again.outcome == "nothing"
     assert len(first.store.list()) == versions
+
+
+def test_a_dock_that_is_left_while_an_episode_is_read_damages_none(
+    brain: Brain, evidence: Evidences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slow, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr("continuonbrain.loops.at_work._GATES_EVERY_S", 0.0)
+    root = brain()
+    host = SimulatedHost()
+    trainer = MidLoop(root, host=host)
+    trainer.round()
+    read = lessons_module.read_drive
+
+    def leaves(path: Path, look: Callable[[], None]) -> Any:
+        host.set(docked=0.0)
+        return read(path, look)
+
+    monkeypatch.setattr(lessons_module, "read_drive", leaves)
+    report = SlowLoop(trainer).round()
+    assert "docked" in report.waiting
+    assert report.part("consolidate") is None
+    assert trainer.status.left_out == []
 
 
 @pytest.mark.parametrize(
