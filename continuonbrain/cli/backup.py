@@ -13,7 +13,7 @@ from rich.table import Table
 from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.errors import BrainError
-from continuonbrain.storage.backup import backups, check_backup, restore
+from continuonbrain.storage.backup import backup_folder, backups, check_backup, restore
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -27,7 +27,7 @@ def _group() -> None:
 def list_backups(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
     """Every backup of a root and whether it is whole; 1 when one is not."""
     brain = open_brain(root)
-    folder = brain.layout.root / brain.config.slow.backup_dir
+    folder = backup_folder(brain.layout, brain.config.slow.backup_dir)
     found = [(path, check_backup(path)) for path in backups(folder)]
     if as_json:
         typer.echo(

@@ -13,7 +13,7 @@ from continuonbrain.errors import BrainError
 from continuonbrain.loops.learning import Learned, Task, begin, teach
 from continuonbrain.loops.lessons import Choice, read_lessons
 from continuonbrain.loops.remembering import Reservoir, told
-from continuonbrain.loops.slow_adapter import SLOW, card_of
+from continuonbrain.loops.slow_adapter import SLOW, card_of, names_in, standing_slow
 from continuonbrain.model.plain_lora import Start, folded, read_plain
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.storage.adapters import AdapterVersion
@@ -30,7 +30,7 @@ def consolidate(mid: Sidecar, current: AdapterVersion, reservoir: Reservoir, kno
     Args:
         current: what drives, a fast adapter with or without a slow one below it.
         reservoir: with the lessons of `current` in it.
-        known: all lessons on disk; a later fast adapter need not begin with them again.
+        known: all lessons on disk.
 
     Raises:
         BrainError: nothing of the reservoir can be read, there is no exam, or what drives is no plain LoRA.
@@ -38,7 +38,7 @@ def consolidate(mid: Sidecar, current: AdapterVersion, reservoir: Reservoir, kno
     started = time.monotonic()
     card = card_of(current)
     by_name = {p.name: p for p in known}
-    newest = [str(n) for key in ("episodes", "held_out") for n in card.get(key) or ()]
+    newest = [name for key in ("episodes", "held_out") for name in names_in(card, key)]
     names = sorted({n for n in (*newest, *reservoir.names) if n in by_name})
     exam = {e.episode: e.lesson for e in reservoir.kept if e.exam and e.episode in by_name}
     if not exam:
@@ -49,7 +49,7 @@ def consolidate(mid: Sidecar, current: AdapterVersion, reservoir: Reservoir, kno
     begin(mid, len(names))
     choice = Choice(
         calibration=Calibration.from_file(current.path / "calibration.json"),
-        held_out=frozenset(map(str, card.get("held_out") or ())),
+        held_out=frozenset(names_in(card, "held_out")),
         exam=exam,
         by_episode={e.episode: e.calibration for e in reservoir.kept},
     )
@@ -65,4 +65,8 @@ def consolidate(mid: Sidecar, current: AdapterVersion, reservoir: Reservoir, kno
         "fold_error": round(fold_error, 5),
         "reservoir": {"sha256": reservoir_sha256(reservoir.kept), **told(reservoir)},
     }
-    return teach(mid, lessons, known, Task(SLOW, Start(both, frozen=False), paper), started)
+    # Lessons that came since nobody has learned from: they are not this adapter's to have considered.
+    below = standing_slow(mid.store)
+    seen = {*names, *names_in(card, "considered"), *(below.considered if below is not None else ())}
+    considered = [p for p in known if p.name in seen]
+    return teach(mid, lessons, considered, Task(SLOW, Start(both, frozen=False), paper), started)

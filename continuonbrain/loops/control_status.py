@@ -14,12 +14,13 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from continuonbrain.errors import BrainError
 from continuonbrain.robot.host import HOST_FILE_NAME, FileHost, HostReadings
 from continuonbrain.storage.durable import replace_file
 from continuonbrain.storage.event_log import EventLog
+
+Told = TypeVar("Told")
 
 log = logging.getLogger(__name__)
 
@@ -81,22 +82,33 @@ class StatusWriter:
     def _run(self) -> None:
         count = 0
         while not self._done.is_set():
-            self._housekeeping()
+            self._guarded(self._housekeeping)
             self._write(with_host=count % _HOST_EVERY == 0)
             count += 1
             self._done.wait(_PERIOD_S)
 
     def _write(self, *, with_host: bool) -> None:
+        # The machine first: a gauge is read here, and a full disk must not look like one that is silent.
+        readings = self._guarded(self._machine.read) if with_host else None
+        if readings is not None:
+            self._guarded(lambda: self._host_file.write(readings))
+        self._guarded(self._write_shot)
+
+    def _write_shot(self) -> None:
+        shot = self._snapshot()
+        replace_file(self._path, (json.dumps(shot, allow_nan=False) + "\n").encode())
+        self._note_stop(shot)
+
+    def _guarded(self, work: Callable[[], Told]) -> Told | None:
+        """None after a fault, which is told once: a full disk, or whatever else, must not end the drive or this
+        thread."""
         try:
-            shot = self._snapshot()
-            replace_file(self._path, (json.dumps(shot, allow_nan=False) + "\n").encode())
-            self._note_stop(shot)
-            if with_host:
-                self._host_file.write(self._machine.read())
-        except (OSError, BrainError, ValueError) as error:  # a full disk must not end the drive
+            return work()
+        except Exception as error:
             if str(error) != self._fault:
-                log.error("control status: %s", error)
+                log.error("control status: %s: %s", type(error).__name__, error)
             self._fault = str(error)
+            return None
 
     def _note_stop(self, shot: dict[str, Any]) -> None:
         stopped = shot.get("stopped"), shot.get("emergency_stop")

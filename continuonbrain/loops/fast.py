@@ -166,25 +166,27 @@ class FastLoop:
         started = self._clock()
         try:
             with _quiet_collector():
-                deadline = self._clock()
+                deadline, overlong = self._clock(), False
                 while not should_stop():
                     now = self._clock()
                     if now < deadline:
                         self._sleep(deadline - now)
                         now = self._clock()
                     lateness = now - deadline
-                    if lateness > period:
-                        self.missed_ticks += int(lateness / period)
-                        self._late_in_a_row += 1
+                    missed = int(lateness / period) if lateness > period else 0
+                    # A tick that takes longer than its period is late for the next, also where that one begins within
+                    # a period of a deadline that was set anew.
+                    self._late_in_a_row = self._late_in_a_row + 1 if missed or overlong else 0
+                    if missed:
+                        self.missed_ticks += missed
                         deadline = now
-                    else:
-                        self._late_in_a_row = 0
                     tick = self._tick()
                     self._lateness.add(max(0.0, lateness))
                     self._work.add(self._clock() - now)
                     self.ticks += 1
                     self._tally.tick(tick)
                     on_tick(tick)
+                    overlong = self._clock() - now > period
                     deadline += period
                     if self.ticks % max(1, round(self.hz)) == 0 and deadline - self._clock() > period / 2:
                         gc.collect(1)
@@ -277,6 +279,7 @@ class FastLoop:
             if observation is None:
                 reason = Reason.SENSOR_FAULT
             guarded = self.pilot.guard.step((0.0, 0.0), now_s=now, chunk_age_s=0.0, requested_stop=reason)
+            self.pilot.sent(guarded)
             path = self.pilot.tracker.path
             silent = None if self.pilot.watch is None else WORST  # a head that was not asked
             decided = Tick(None, guarded, None if path is None else path.chunk, risk=silent)
@@ -408,6 +411,9 @@ class FastLoop:
             self._tally.fault("actuator", f"{type(error).__name__}: {error}")
             with contextlib.suppress(Exception):
                 self.robot.stop()
+            # It stands, whatever was asked of it: what comes next slews up from rest.
+            self.pilot.guard.reset()
+            self.pilot.sent(PARKED)
             return f"{type(error).__name__}: {error}"
         return ""
 

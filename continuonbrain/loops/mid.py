@@ -31,6 +31,7 @@ from continuonbrain.loops.at_work import Sidecar, Status, paper_of
 from continuonbrain.loops.memory import keep_within_limits
 from continuonbrain.loops.probation import ProbationWatch, look_after
 from continuonbrain.loops.promotion import Promotion, announce_unfinished, promote_candidate
+from continuonbrain.loops.remembering import bring_up_to_date
 from continuonbrain.loops.slow import SlowLoop
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.rlds.reader import is_being_recorded, list_episodes, read_metadata
@@ -172,6 +173,9 @@ class MidLoop(Sidecar):
             verdict=learned.verdict,
             detail=learned.verdict["reason"],
         )
+        if self.config.slow.enabled:
+            with contextlib.suppress(BrainError, OSError):  # the docked round tells of it
+                bring_up_to_date(self.brain, self.store, self.look)
         details = {
             "version_id": learned.version_id,
             "verdict": learned.verdict,

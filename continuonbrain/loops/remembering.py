@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
-from continuonbrain.loops.slow_adapter import KIND, SLOW, card_of
+from continuonbrain.loops.slow_adapter import KIND, SLOW, card_of, names_in
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.rlds.step import Step
@@ -47,7 +48,7 @@ def read_reservoir(path: Path) -> Reservoir:
         return Reservoir(kept, frozenset(str(n) for n in value["seen"]))
     except FileNotFoundError:
         return Reservoir()
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ArithmeticError) as error:
         raise BrainError(
             f"{path} cannot be read: {error}",
             remedy="move it away: what the adapters' cards name, and is still there, is remembered anew",
@@ -87,8 +88,8 @@ def lessons_of(store: AdapterReader) -> list[_Lesson]:
             continue
         try:
             calibration = Calibration(**{k: float(v) for k, v in dict(card["calibration"]).items()})
-            learned, held = (frozenset(map(str, card.get(k) or ())) for k in ("episodes", "held_out"))
-        except (BrainError, TypeError, ValueError, KeyError):
+            learned, held = (frozenset(names_in(card, k)) for k in ("episodes", "held_out"))
+        except (BrainError, TypeError, ValueError, KeyError, ArithmeticError):
             continue
         found.append(_Lesson(version.counter, learned, held, calibration))
     return found
@@ -117,6 +118,7 @@ def remember(
             try:
                 new.append(_described(there[name], lesson, exam=learned_by[name] == 0))
             except (BrainError, ValueError) as error:
+                named.discard(name)  # mended, it may be remembered yet
                 unreadable.append(f"{name}: {error}")
     # A later job may have trained on what an earlier one held out: then it is no exam any more.
     still = [
@@ -124,6 +126,24 @@ def remember(
     ]
     kept = chosen([*still, *new], capacity)
     return Reservoir(tuple(kept), frozenset((before.seen | named) & there.keys())), unreadable
+
+
+def bring_up_to_date(
+    brain: BrainRoot, store: AdapterReader, look: Look = unwatched
+) -> tuple[Reservoir, Reservoir, list[str]]:
+    """The reservoir on disk with what was learned since: before, after, and in words what cannot be read. As soon as a
+    lesson was learned it is settled which of its episodes are for the exam.
+
+    Raises BrainError, OSError.
+    """
+    path, config = brain.layout.reservoir_path, brain.config
+    before = read_reservoir(path)
+    # Half of the memory is for what is new.
+    capacity = min(config.slow.reservoir_episodes, max(1, config.max_episodes // 2))
+    after, unreadable = remember(before, lessons_of(store), brain.layout.episodes_dir, capacity, look)
+    if after != before:
+        write_reservoir(path, after)
+    return before, after, unreadable
 
 
 def _described(path: Path, lesson: _Lesson, *, exam: bool) -> Remembered:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -28,24 +29,28 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from continuonbrain.errors import BrainError, told_from_import
-from continuonbrain.loops.at_work import GaveUp, Sidecar
+from continuonbrain.loops.at_work import GaveUp, Sidecar, paper_of
 from continuonbrain.loops.memory import keep_within_limits, protected_versions
 from continuonbrain.loops.probation import look_after
 from continuonbrain.loops.promotion import announce_unfinished, promote_candidate
-from continuonbrain.loops.remembering import lessons_of, read_reservoir, remember, told, write_reservoir
+from continuonbrain.loops.remembering import bring_up_to_date, read_reservoir, told
 from continuonbrain.loops.slow_adapter import KIND, SLOW, card_of, standing_slow
 from continuonbrain.loops.two_adapters import no_room_for_two
 from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.finding import ERROR
 from continuonbrain.rlds.reader import list_episodes
 from continuonbrain.storage.adapters import AdapterVersion
-from continuonbrain.storage.backup import back_up
+from continuonbrain.storage.backup import back_up, backup_folder
 from continuonbrain.storage.durable import write_json_durably
 from continuonbrain.storage.promotion_rule import OnProbation, PromotionRefused
 from continuonbrain.trainer.build_gates import gates_from_config
 
+log = logging.getLogger(__name__)
+
 _PATIENCE_S = 60.0
 """A robot that was taken from its dock for longer is driving again: the work is put down, and taken up next time."""
+_EXPORT_S = 600.0
+"""Less than the sidecar's watchdog has patience for: the child gives no sign of life."""
 _NAMED = 5
 
 
@@ -145,8 +150,12 @@ class SlowLoop:
             return work()
         except GaveUp:
             raise
-        except (BrainError, OSError) as error:
-            return Part(name, "failed", str(error))
+        except Exception as error:  # whatever a damaged paper leads to, the other parts have their turn
+            log.exception("docked work: %s", name)
+            told = (
+                str(error) if isinstance(error, BrainError | OSError) else f"{type(error).__name__}: {error}"
+            )
+            return Part(name, "failed", told)
 
     def _check(self) -> Part:
         """Nothing is mended here: what is damaged is named, and a person decides."""
@@ -173,18 +182,9 @@ class SlowLoop:
         )
 
     def _remember(self) -> Part:
-        before = read_reservoir(self.layout.reservoir_path)
-        after, unreadable = remember(
-            before,
-            lessons_of(self.mid.store),
-            self.layout.episodes_dir,
-            # Half of the memory is for what is new.
-            min(self.config.slow.reservoir_episodes, max(1, self.config.max_episodes // 2)),
-            self.mid.look,
-        )
+        before, after, unreadable = bring_up_to_date(self.brain, self.mid.store, self.mid.look)
         if after == before:
             return Part("remember", "nothing", f"{len(after.kept)} episodes, none is new", told(after))
-        write_reservoir(self.layout.reservoir_path, after)
         detail = f"{len(after.kept)} episodes stand for all ({len(after.names - before.names)} are new)"
         if unreadable:
             detail += f"; {len(unreadable)} cannot be read: {unreadable[0]}"
@@ -200,6 +200,8 @@ class SlowLoop:
         if standing.kind == "probation":
             told = f"{current.version_id} is on probation: let it drive, or: continuonbrain adapters confirm"
             return Part("consolidate", "nothing", told)
+        if (waiting := self._waiting_candidate(current)) is not None:
+            return waiting
         if (tried := self._tried(current)) is not None:
             return Part("consolidate", "nothing", f"{tried.version_id} was made of it and not promoted")
         if why := no_room_for_two(self.brain):
@@ -224,6 +226,26 @@ class SlowLoop:
         figures = {"version": learned.version_id, "training": learned.training}
         if not learned.verdict["passed"]:
             return Part("consolidate", "refused", str(learned.verdict["reason"]), figures)
+        return self._promoted(figures)
+
+    def _waiting_candidate(self, current: AdapterVersion) -> Part | None:
+        """A candidate that is to be judged or promoted must not be displaced; one that was made of what drives and
+        passed is promoted now (its promotion was cut short)."""
+        candidate = self.mid.store.candidate()
+        if candidate is None:
+            return None
+        card, verdict = card_of(candidate), paper_of(candidate.verdict)
+        if verdict is None and card.get(KIND) != SLOW:
+            return Part("consolidate", "nothing", f"{candidate.version_id} waits for its verdict")
+        if verdict is None or verdict.get("passed") is not True:
+            return None
+        if card.get(KIND) == SLOW and card.get("of") == current.version_id:
+            return self._promoted({"version": candidate.version_id})
+        return Part(
+            "consolidate", "nothing", f"{candidate.version_id} has passed and waits for its promotion"
+        )
+
+    def _promoted(self, figures: dict[str, Any]) -> Part:
         try:
             promoted = promote_candidate(self.brain)
         except (OnProbation, PromotionRefused) as refused:
@@ -255,7 +277,7 @@ class SlowLoop:
         versions = protected_versions(self.mid.store)
         if (slow := standing_slow(self.mid.store)) is not None:
             versions.add(slow.version.version_id)
-        folder = self.layout.root / self.config.slow.backup_dir
+        folder = backup_folder(self.layout, self.config.slow.backup_dir)
         made = back_up(self.layout, folder, versions=versions, keep=self.config.slow.backups)
         figures = {"path": str(made.path), "files": made.files, "bytes": made.bytes}
         return Part("backup", "done", f"{made.files} files in {made.path}", figures)
@@ -265,7 +287,10 @@ class SlowLoop:
             return Part("export", "nothing", "cloud.opt_in is false: nothing leaves the robot")
         # In a process of its own: the room that makes bundles is above this one, and its memory is given back.
         command = [sys.executable, "-m", "continuonbrain.cloud.outbox", "--root", str(self.layout.root)]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_EXPORT_S)
+        except subprocess.TimeoutExpired:
+            return Part("export", "failed", f"it took longer than {_EXPORT_S:.0f} s; the next one goes on")
         if ended.returncode != 0:
             return Part("export", "failed", (ended.stderr.strip().splitlines() or ["no bundle was made"])[-1])
         figures = json.loads(ended.stdout)
@@ -305,7 +330,7 @@ class SlowLoop:
     def _last_unix_s(self) -> float | None:
         try:
             return float(json.loads(self.layout.slow_path.read_bytes())["began_unix_s"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
             return None
 
     def _first_unix_s(self) -> float | None:

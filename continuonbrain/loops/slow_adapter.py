@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +36,12 @@ def card_of(version: AdapterVersion | None) -> dict[str, Any]:
         return {}
 
 
+def names_in(card: Mapping[str, Any], key: str) -> list[str]:
+    """The episodes that a card names under a key; [] where it says something else there."""
+    value = card.get(key)
+    return [str(name) for name in value] if isinstance(value, list) else []
+
+
 def standing_slow(store: AdapterReader) -> SlowAdapter | None:
     """The slow adapter of what drives now: itself, or the one below it; None where none has been made, or where it is
     not whole any more: then the next one is trained from the base, on all lessons."""
@@ -58,5 +65,4 @@ def standing_slow(store: AdapterReader) -> SlowAdapter | None:
         version.whole_sha256()
     except AdapterError:
         return None
-    considered = card.get("considered")
-    return SlowAdapter(version, frozenset(map(str, considered if isinstance(considered, list) else ())))
+    return SlowAdapter(version, frozenset(names_in(card, "considered")))

@@ -182,6 +182,10 @@ class Pilot:
                 calibration=self.tracker.calibration,
             )
 
+    def sent(self, guarded: Guarded) -> None:
+        """What the body was told instead of a tick's command: dead reckoning goes by it."""
+        self._sent = (guarded.steering, guarded.throttle)
+
     def tick(self, *, now_s: float, grid: F32 | None = None) -> Tick:
         """The command for now. Call after `observe`. grid: the safety head's of the frame of now, `[13, 17]`; where a
         head watches, none counts as a road that ends here."""

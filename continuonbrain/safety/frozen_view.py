@@ -6,6 +6,11 @@ camera that moves are the same to the bit: its pixels are noisy also where the r
 
 from __future__ import annotations
 
+from collections import deque
+
+_BUFFERS = 8
+"""A driver that hangs may hand out a ring of old pictures by turns."""
+
 
 class FrozenView:
     """Call `look` with every frame's checksum, in order.
@@ -17,7 +22,7 @@ class FrozenView:
 
     def __init__(self, after_s: float = 0.5) -> None:
         self._after_s = after_s
-        self._last: int | None = None
+        self._last: deque[int] = deque(maxlen=_BUFFERS)
         self._since_s: float | None = None
         self._frozen = False
 
@@ -30,8 +35,9 @@ class FrozenView:
             now_s: time of the frame on the monotonic clock, s.
             moving: the robot moves; while it stands, the same picture may be right.
         """
-        if checksum != self._last:
-            self._last, self._frozen = checksum, False
+        if checksum not in self._last:
+            self._last.append(checksum)
+            self._frozen = False
             self._since_s = now_s if moving else None
         elif not self._frozen:
             if not moving:

@@ -83,10 +83,33 @@ def back_up(layout: BrainLayout, folder: Path, *, versions: set[str], keep: int)
     return Backup(place, len(told), sum(p.stat().st_size for p in place.rglob("*") if p.is_file()))
 
 
+def backup_folder(layout: BrainLayout, named: str) -> Path:
+    """Where a root's backups lie: below the root, or in a folder of this root's own on another disk, which several
+    robots may share. Raises BackupError for a folder whose content is itself backed up, or is somebody else's."""
+    folder = layout.root / named
+    if Path(named).is_absolute():
+        folder = (
+            Path(named) / f"{layout.root.name}-{hashlib.sha256(str(layout.root).encode()).hexdigest()[:8]}"
+        )
+    for taken in (
+        layout.episodes_dir,
+        layout.adapters_dir,
+        layout.safety_dir,
+        layout.trainer_dir,
+        layout.run_dir,
+    ):
+        if folder.resolve() == layout.root or folder.resolve().is_relative_to(taken.resolve()):
+            raise BackupError(
+                f"slow.backup_dir = {named!r} lies in {taken}",
+                remedy="name a folder of its own in config.json",
+            )
+    return folder
+
+
 def backups(folder: Path) -> list[Path]:
     """The backups in a folder, oldest first."""
     found = folder.glob("[0-9]*") if folder.is_dir() else []
-    return sorted((p for p in found if _number(p) and (p / CONTENTS_FILE).is_file()), key=_number)
+    return sorted((p for p in found if _number(p) and _is_ours(p)), key=_number)
 
 
 def check_backup(path: Path) -> list[str]:
@@ -96,7 +119,9 @@ def check_backup(path: Path) -> list[str]:
         told = dict(contents["files"])
         if contents["format"] != _FORMAT:
             return [f"{path / CONTENTS_FILE}: format is {contents['format']!r}, not {_FORMAT}"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not told:
+            return [f"{path / CONTENTS_FILE} names no file"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return [f"{path / CONTENTS_FILE} cannot be read: {error!r}"]
     problems = []
     for name, said in sorted(told.items()):
@@ -167,6 +192,14 @@ def _sources(layout: BrainLayout, versions: set[str]) -> list[tuple[Path, str]]:
     return [(p, str(name.relative_to("/"))) for p, name in wanted if p.is_symlink() or p.is_file()]
 
 
+def _is_ours(path: Path) -> bool:
+    """Of this format: anything else is nobody's to delete."""
+    try:
+        return bool(json.loads((path / CONTENTS_FILE).read_bytes())["format"] == _FORMAT)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
 def _copied(source: Path, target: Path) -> str:
     shutil.copy2(source, target)
     return _sha256(source)  # of the original: what was copied must read back as that
@@ -181,7 +214,12 @@ def _sha256(path: Path) -> str:
 
 
 def _is_inside(name: object) -> bool:
-    return isinstance(name, str) and not name.startswith("/") and ".." not in Path(name).parts
+    return (
+        isinstance(name, str)
+        and not name.startswith("/")
+        and ".." not in Path(name).parts
+        and "\0" not in name
+    )
 
 
 def _number(path: Path) -> int:

@@ -61,7 +61,7 @@ class Remembered:
                 int(data["lesson"]),
                 Calibration(**{k: float(v) for k, v in data["calibration"].items()}),
             )
-        except (TypeError, KeyError, AttributeError, CalibrationError) as error:
+        except (TypeError, KeyError, AttributeError, ArithmeticError, CalibrationError) as error:
             raise ValueError(f"not a remembered episode: {error!r}") from error
 
 

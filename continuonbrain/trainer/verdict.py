@@ -336,7 +336,7 @@ def _exam(court: Court) -> None:
         unit="episodes",
     )
     worst, number = None, 0
-    if exam is not None:
+    if exam is not None and exam.lesson:
         rises = {n: _rise(exam, n) for n in sorted(set(exam.lesson))}
         number, worst = max(rises.items(), key=lambda item: item[1])
     meaning = f"steering error gained on the lesson that it remembers least (number {number})"

@@ -669,3 +669,36 @@ def test_a_safety_head_that_raises_stops_the_car_and_is_counted_and_drives_on_wh
     assert all(steps[tick].command[1] <= 0.0 for tick in blind)
     assert all(steps[tick].extra["safety_head"] == "1.0000" for tick in blind)
     assert not steps[max(steps)].reasons
+
+
+@pytest.mark.parametrize("periods", [1.2, 1.5, 1.99, 2.1])
+def test_a_loop_that_is_never_done_in_time_stands(periods: float) -> None:
+    r = rig(look_s=lambda tick: periods * PERIOD_S if tick >= 20 else 0.002)
+    report = r.run(60)
+    assert report.overrun_stops > 30
+    assert r.body.sent[-1][1] == 0.0
+
+
+def test_one_long_tick_now_and_then_stops_nobody() -> None:
+    r = rig(look_s=lambda tick: 1.5 * PERIOD_S if tick % 4 == 0 else 0.002)
+    assert r.run(80).overrun_stops == 0
+
+
+def test_after_a_body_that_refused_the_throttle_comes_up_from_rest() -> None:
+    r = rig()
+    act, refusing = r.body.act, [False]
+
+    def refuse(steering: float, throttle: float) -> None:
+        if refusing[0]:
+            raise OSError("arming")
+        act(steering, throttle)
+
+    r.body.act = refuse  # type: ignore[method-assign]
+    r.run(30)
+    assert r.body.sent[-1][1] > 0.2
+    refusing[0] = True
+    r.run(10)
+    refusing[0] = False
+    before = len(r.body.sent)
+    r.run(3)
+    assert r.body.sent[before][1] <= 0.11

@@ -168,7 +168,7 @@ def test_two_time_scales(brain: Brain, evidence: Evidences, taught: Path) -> Non
     assert consolidated.outcome == "done", consolidated.detail
     assert outcomes(report) == {
         "check": "done",
-        "remember": "done",
+        "remember": "nothing",  # the round that learned it has seen to that
         "consolidate": "done",
         "retention": "nothing",
         "cache": "nothing",
@@ -393,6 +393,85 @@ def test_a_memory_that_the_reservoir_fills_still_learns_what_is_new(
     new = {p.name for p in list_episodes(taught)[8:12]}
     assert docked(root).round().phase == "promoted"
     assert new <= set(card(root)["episodes"]) | set(card(root)["held_out"])
+
+
+def test_lessons_that_came_meanwhile_are_left_to_be_learned(
+    brain: Brain, evidence: Evidences, taught: Path
+) -> None:
+    root = brain()
+    docked(root).round()
+    for path in list_episodes(taught)[8:12]:
+        copied = shutil.copytree(path, root.layout.episodes_dir / path.name)
+        (copied / "metadata.json").touch()
+    assert outcomes(SlowLoop(docked(root)).round())["consolidate"] == "done"
+    new = {p.name for p in list_episodes(taught)[8:12]}
+    assert not new & set(card(root)["considered"])
+    assert docked(root).new_episodes()[1]
+    assert docked(root).round().phase == "promoted"
+    assert new == set(card(root)["episodes"]) | set(card(root)["held_out"])
+
+
+def test_a_candidate_that_waits_is_not_displaced(brain: Brain, evidence: Evidences) -> None:
+    root = brain()
+    first = docked(root)
+    first.round()
+    waits = first.store.stage(
+        {
+            n: (first.store.find("current").path / n).read_bytes()
+            for n in ("adapter_config.json", "adapter_model.safetensors")
+        }
+        | {"calibration.json": b"{}"}
+    )
+    part = SlowLoop(first).round().part("consolidate")
+    assert part is not None
+    assert (part.outcome, "waits for its verdict" in part.detail) == ("nothing", True)
+    assert first.store.find("candidate").version_id == waits.version_id
+
+
+def test_a_consolidation_whose_promotion_was_cut_short_is_promoted(
+    brain: Brain, evidence: Evidences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = brain()
+    first = docked(root)
+    first.round()
+    promote = slow.promote_candidate
+
+    def killed(_brain: BrainRoot) -> None:
+        raise OSError(5, "as a kill would")
+
+    monkeypatch.setattr(slow, "promote_candidate", killed)
+    assert outcomes(SlowLoop(first).round())["consolidate"] == "failed"
+    made = first.store.find("candidate").version_id
+    monkeypatch.setattr(slow, "promote_candidate", promote)
+    assert outcomes(SlowLoop(docked(root)).round())["consolidate"] == "done"
+    assert first.store.find("current").version_id == made
+
+
+@pytest.mark.parametrize(
+    "paper",
+    [
+        {"episodes": 5},
+        {"held_out": {"a": 1}},
+        {"calibration": {"steering_gain": 10**400}},
+        {"considered": "x"},
+    ],
+)
+def test_a_card_with_nonsense_ends_no_round(brain: Brain, evidence: Evidences, paper: dict[str, Any]) -> None:
+    root = brain()
+    first = docked(root)
+    first.round()
+    path = first.store.find("current").path / "card.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | paper))
+    found = outcomes(SlowLoop(first).round())
+    assert len(found) == 7
+    assert found["backup"] == "done"
+
+
+def test_the_exam_is_settled_as_soon_as_a_lesson_was_learned(brain: Brain, evidence: Evidences) -> None:
+    root = brain()
+    docked(root).round()
+    exam = {e.episode for e in read_reservoir(root.layout.reservoir_path).kept if e.exam}
+    assert exam == set(card(root)["held_out"])
 
 
 def test_a_backup_can_be_opened_and_holds_what_drives(brain: Brain, evidence: Evidences) -> None:

@@ -48,3 +48,12 @@ def test_it_is_frozen_only_after_that_long_in_motion_without_a_change(ticks: lis
             streak = streak + 1 if ticks[index][1] else 0
             longest = max(longest, streak)
         assert frozen == (longest > 10), (now, ticks)
+
+
+def test_a_ring_of_old_pictures_is_no_view_either() -> None:
+    view = FrozenView()
+    for tick in range(40):
+        view.look(tick, now_s=tick * 0.05, moving=True)
+    found = [view.look(38 + tick % 2, now_s=2.0 + tick * 0.05, moving=True) for tick in range(20)]
+    assert found[-1]
+    assert not view.look(1000, now_s=3.0, moving=True)

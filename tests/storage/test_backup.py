@@ -130,3 +130,28 @@ def test_a_full_disk_is_told(root: BrainLayout, tmp_path: Path, monkeypatch: pyt
         back_up(root, tmp_path / "out", versions=versions(root), keep=1)
     assert "slow.backup_dir" in caught.value.remedy
     assert backups(tmp_path / "out") == []
+
+
+def test_robots_that_share_a_disk_have_folders_of_their_own(root: BrainLayout, tmp_path: Path) -> None:
+    other = BrainLayout(tmp_path / "other" / "brain")
+    mine, theirs = (backup.backup_folder(layout, str(tmp_path / "disk")) for layout in (root, other))
+    assert mine != theirs
+    assert mine.parent == theirs.parent == tmp_path / "disk"
+    assert backup.backup_folder(root, "backups") == root.root / "backups"
+
+
+@pytest.mark.parametrize(
+    "named", [".", "rlds/episodes", "model/adapters", "model/adapters/x", "trainer", "run/x"]
+)
+def test_a_folder_that_is_somebody_elses_is_refused(root: BrainLayout, named: str) -> None:
+    with pytest.raises(BackupError, match=r"slow\.backup_dir"):
+        backup.backup_folder(root, named)
+
+
+def test_what_is_no_backup_of_ours_is_never_deleted(root: BrainLayout, tmp_path: Path) -> None:
+    photos = tmp_path / "out" / "2019"
+    photos.mkdir(parents=True)
+    (photos / "contents.json").write_text('{"files": {}}')
+    for _ in range(3):
+        back_up(root, tmp_path / "out", versions=versions(root), keep=1)
+    assert photos.is_dir()
