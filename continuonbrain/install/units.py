@@ -2,7 +2,7 @@
 
 Every process has the walls that it can live behind (systemd.exec(5)): no network, no capability, the file system
 read-only but for the brain root, no device. Control alone sees devices, and may ask for a real-time priority up to 60
-and keep its pages in memory by its limits, without any capability (sched(7), getrlimit(2)).
+by its limits, without any capability (sched(7): RLIMIT_RTPRIO; getrlimit(2): RLIMIT_NICE).
 
 The processes are not ordered among each other: control stands the robot still while there is no policy, and at the end
 all are told at once, so nothing delays the robot's stop.
@@ -94,7 +94,6 @@ MemoryMax=512M
 MemorySwapMax=0
 LimitRTPRIO=60
 LimitNICE=-10
-LimitMEMLOCK=infinity
 RestrictRealtime=no
 """,
         own="""\

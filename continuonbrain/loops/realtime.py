@@ -22,8 +22,6 @@ _SWITCH_INTERVAL_S = 0.0001
 _TASKS = Path("/proc/self/task")
 _SET_TIMERSLACK = 29
 """PR_SET_TIMERSLACK, linux/prctl.h."""
-_LOCK_WHAT_IS_USED = 1 | 2 | 4
-"""MCL_CURRENT, MCL_FUTURE and MCL_ONFAULT, asm-generic/mman.h: pages stay once they were touched, and not before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +42,9 @@ def prefer_this_thread(*, priority: int | None = None, cpu: int | None = None) -
         priority: of SCHED_FIFO, 1 to 99; None asks for niceness only.
         cpu: number of the core that it stays on; None leaves the choice to the kernel.
 
-    With a priority the process's pages are kept in memory, too: a tick must not wait for one that was put out. A
-    priority needs CAP_SYS_NICE or RLIMIT_RTPRIO, kept pages CAP_IPC_LOCK or RLIMIT_MEMLOCK (the unit of
-    `continuonbrain install` grants both).
+    A priority needs CAP_SYS_NICE or RLIMIT_RTPRIO (the unit of `continuonbrain install` grants it).
     """
     refused: list[str] = []
-    if priority is not None:
-        _keep_in_memory(refused)
     # Another Python thread that computes is asked for the interpreter after a tenth of a millisecond instead of 5 ms.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     # The heads' products are small: more threads cost a whole core in waiting for each other, and this thread,
@@ -105,12 +99,6 @@ def _scheduled(thread: int, priority: int | None, refused: list[str]) -> str:
     except OSError as error:
         refused.append(f"nice {_NICE}: {error}")
     return "ordinary"
-
-
-def _keep_in_memory(refused: list[str]) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mlockall(_LOCK_WHAT_IS_USED) != 0:
-        refused.append(f"keeping pages in memory: {os.strerror(ctypes.get_errno())}")
 
 
 def _sleep_precisely() -> None:

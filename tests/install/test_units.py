@@ -71,7 +71,6 @@ def test_every_service_has_its_walls_and_limits(unit: str) -> None:
 def test_what_control_alone_may() -> None:
     control = service("control")
     assert control["LimitRTPRIO"] == ["60"]
-    assert control["LimitMEMLOCK"] == ["infinity"]
     assert control["MemorySwapMax"] == ["0"]
     assert control["MemoryDenyWriteExecute"] == ["yes"]
     assert control["ExecStart"][0].endswith("--park")
