@@ -49,7 +49,7 @@ from continuonbrain.robot.sim.shifts import world
 from continuonbrain.safety.guards import Limits
 from continuonbrain.trainer.dataset import Samples, build_samples, hold_out, read_drive
 from continuonbrain.trainer.job import JobSettings, train_adapter
-from continuonbrain.trainer.reservoir import Remembered, chosen, look_of, with_exam
+from continuonbrain.trainer.reservoir import Remembered, chosen, look_of
 from continuonbrain.trainer.score import drive_score
 from continuonbrain.trainer.states import replay_samples
 
@@ -141,12 +141,13 @@ class SlowLoop:
             drive = read_drive(path)
             steps = range(0, len(drive.labelled), max(1, len(drive.labelled) // _LOOKS))
             look = look_of([drive.episode.frame(i) for i in steps])
-            new.append(Remembered(str(path), instruction, look, False, number, Calibration()))
+            exam = str(path) in school.held_out
+            new.append(Remembered(str(path), instruction, look, exam, number, Calibration()))
         both, error = folded(read_plain(self.fast), school.config.training.rank)
         self.fold_errors.append(error)
         pool = {e.episode for e in self.reservoir} | {str(p) for p in school.stages[-1]}
         self.slow = school.train(sorted(Path(p) for p in pool), Start(both, frozen=False))
-        self.reservoir = chosen([*self.reservoir, *with_exam(new, frozenset(school.held_out))], RESERVOIR)
+        self.reservoir = chosen([*self.reservoir, *new], RESERVOIR)
         return self.slow
 
 

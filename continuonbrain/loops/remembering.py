@@ -160,11 +160,6 @@ def _is_lesson(step: Step) -> bool:
     return step.source.startswith(HUMAN) and step.has_frame
 
 
-def remembered_names(path: Path) -> set[str]:
-    """Episodes that the reservoir holds, for whoever forgets. Raises BrainError when nobody can say."""
-    return read_reservoir(path).names
-
-
 def told(reservoir: Reservoir) -> dict[str, Any]:
     """For status and cards: how many, by instruction and by lesson."""
     return {

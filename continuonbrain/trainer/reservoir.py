@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -141,11 +141,6 @@ def _farthest(episodes: list[Remembered], count: int) -> list[Remembered]:
         distance = np.minimum(distance, ((looks - looks[following]) ** 2).sum(1))
         distance[seen] = -1.0
     return [episodes[i] for i in order]
-
-
-def with_exam(episodes: Iterable[Remembered], held_out: frozenset[str]) -> list[Remembered]:
-    """The episodes, those for the exam that nobody has trained on."""
-    return [replace(e, exam=e.episode in held_out) for e in episodes]
 
 
 def reservoir_sha256(episodes: Iterable[Remembered]) -> str:
