@@ -1,13 +1,14 @@
 """How punctual is the control loop while the robot learns and records, and how punctual is donkeycar's?
 
     python -m benchmarks.fast_loop [--hz 50] [--seconds 120] [--with-training] [--json]
-                                   [--ordinary] [--without-donkeycar]
+                                   [--ordinary] [--without-donkeycar] [--rounds 1]
 
 First our control process drives the simulated car for `seconds`: real processes, the policy deciding all the time, both
 heads, the recorder writing. Then donkeycar's `Vehicle` runs as long with parts that do the same work, and its own
 recorder (`donkeycar_vehicle.py`). With training, the trainer fine-tunes adapters in a third process all the while, in
 rounds as on a robot, niceness and all. Ours runs as on a Pi: the loop's thread under SCHED_FIFO where the system lets
-it (`scheduler` says what it got); --ordinary asks for none.
+it (`scheduler` says what it got); --ordinary asks for none. With --rounds N both are measured N times in turn, so that
+a core that the host of a virtual machine takes away for a while does not decide alone.
 
 Keys:
   p50_us, p99_us, p999_us, max_us   how long after its deadline a tick begins; ours are absolute, so that no lateness is
@@ -15,13 +16,15 @@ Keys:
   missed_ticks     periods without a command (goal 0)
   ticks, stages_us of each part of a tick, work_us of the whole, recorded_steps, dropped_steps
   training_steps   made meanwhile; 0 without training
-  machine          p999_us, max_us: how late a thread of the highest priority was that only sleeps, at the same time
-                   (`machine_stalls.py`); stolen_s: what the host of a virtual machine took. A tick cannot be more
-                   punctual than that
+  machine          p999_us, max_us: how late a thread of the highest priority was that only sleeps, at the same time, on
+                   the worst core (`machine_stalls.py`); stolen_s: what the host of a virtual machine took. A tick
+                   cannot be more punctual than that
   donkeycar        the same keys, where a deadline is one period after the beginning of the turn before, which is what
                    its loop aims at; drift_s: how far it fell behind `hz` in all
   times_better     its p999_us over ours (goal 10)
-Takes twice `seconds` and half a minute.
+  rounds           with --rounds: the keys above, round by round. p50_us to p999_us above are then the medians of the
+                   rounds, max_us the largest, missed_ticks and ticks the sums, times_better the median of the ratios
+Takes twice `seconds` and half a minute, a round.
 """
 
 from __future__ import annotations
@@ -30,11 +33,12 @@ import argparse
 import contextlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +56,10 @@ from continuonbrain.storage.layout import BrainLayout, init_brain_root
 
 _PRIORITY = 50
 _TRAINED = "trained"
+_COUNTS = (
+    *("missed_ticks", "ticks", "chunks", "recorded_steps", "dropped_steps", "training_steps"),
+    *("drift_s", "stolen_s"),
+)
 
 
 def new_root(folder: Path, hz: float, priority: int | None) -> BrainLayout:
@@ -163,9 +171,45 @@ def theirs(folder: Path, hz: float, seconds: float) -> dict[str, Any]:
     return figures
 
 
-def measure(given: argparse.Namespace) -> dict[str, Any]:
+def one_round(
+    folder: Path, given: argparse.Namespace, out_of: str, trained: Callable[[], int]
+) -> dict[str, Any]:
     """Both loops, one after the other, beside the same load."""
     show = not given.json
+    priority = None if given.ordinary else _PRIORITY
+    before = trained()
+    with MachineStalls() as stalls:
+        out = ours(folder / "ours", given.hz, given.seconds, priority, show)
+    out["machine"] = stalls.figures
+    if not given.without_donkeycar:
+        if show:
+            Console(stderr=True).print(f"donkeycar's loop, {given.seconds:g} s{out_of}")
+        with MachineStalls() as stalls:
+            out["donkeycar"] = theirs(folder / "tub", given.hz, given.seconds)
+        out["donkeycar"]["machine"] = stalls.figures
+        out["times_better"] = round(out["donkeycar"]["p999_us"] / max(out["p999_us"], 0.1), 1)
+    return {**out, "training_steps": trained() - before}
+
+
+def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the rounds say together: medians of percentiles and ratios, largest maxima, sums of counts; everything else
+    as in the last one."""
+    out = dict(rounds[-1])
+    for name in out:
+        values = [one[name] for one in rounds]
+        if name in ("p50_us", "p99_us", "p999_us", "times_better"):
+            out[name] = round(statistics.median(values), 1)
+        elif name == "max_us":
+            out[name] = max(values)
+        elif name in _COUNTS:
+            out[name] = round(sum(values), 3)
+        elif name in ("machine", "donkeycar"):
+            out[name] = summary(values)
+    return out
+
+
+def measure(given: argparse.Namespace) -> dict[str, Any]:
+    """All rounds."""
     with tempfile.TemporaryDirectory(prefix="fast-loop-") as name:
         folder = Path(name)
         if not given.without_donkeycar:
@@ -174,19 +218,17 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             donkeycar_folder()
         root = teach(folder / "trainer").root if given.with_training else None
         with training(root):
-            priority = None if given.ordinary else _PRIORITY
-            with MachineStalls() as stalls:
-                out = ours(folder / "ours", given.hz, given.seconds, priority, show)
-            out["machine"] = stalls.figures
-            if not given.without_donkeycar:
-                if show:
-                    Console(stderr=True).print(f"donkeycar's loop, {given.seconds:g} s")
-                with MachineStalls() as stalls:
-                    out["donkeycar"] = theirs(folder / "tub", given.hz, given.seconds)
-                out["donkeycar"]["machine"] = stalls.figures
-                out["times_better"] = round(out["donkeycar"]["p999_us"] / max(out["p999_us"], 0.1), 1)
-            out["training_steps"] = 0 if root is None else steps_of(root)
-    return {"hz": given.hz, "seconds": given.seconds, **out}
+            rounds = [
+                one_round(
+                    folder / str(index),
+                    given,
+                    f", round {index + 1} of {given.rounds}" if given.rounds > 1 else "",
+                    lambda: 0 if root is None else steps_of(root),
+                )
+                for index in range(given.rounds)
+            ]
+    told = {"rounds": rounds} if given.rounds > 1 else {}
+    return {"hz": given.hz, "seconds": given.seconds, **summary(rounds), **told}
 
 
 def main() -> None:
@@ -199,6 +241,7 @@ def main() -> None:
     parser.add_argument("--with-training", action="store_true", help="while the trainer works")
     parser.add_argument("--ordinary", action="store_true", help="without SCHED_FIFO")
     parser.add_argument("--without-donkeycar", action="store_true")
+    parser.add_argument("--rounds", type=int, default=1, help="measure both so many times in turn")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()

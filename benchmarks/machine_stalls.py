@@ -1,7 +1,7 @@
-"""How punctual is the machine itself? A thread of the highest priority that only sleeps, as cyclictest does.
+"""How punctual is the machine itself? On each core a thread of the highest priority only sleeps, as cyclictest does.
 
-What it is late by, no program on this machine can be punctual about: a virtual machine's host takes its cores away, and
-firmware does. A child process of `benchmarks.fast_loop`.
+What they are late by, no program on this machine can be punctual about: a virtual machine's host takes its cores away,
+one at a time, and firmware does. Child processes of `benchmarks.fast_loop`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from continuonbrain.loops.loop_report import Durations
 from continuonbrain.loops.realtime import prefer_this_thread
 
-_EVERY_S = 0.002
+_EVERY_S = 0.004
 _HIGHEST = 99
 
 
@@ -30,36 +30,43 @@ def stolen_s() -> float:
 
 
 class MachineStalls:
-    """Watches inside a with block; `figures` are there after it: p999_us and max_us of a sleeping thread of the highest
-    priority, stolen_s."""
+    """Watches inside a with block; `figures` are there after it: p999_us and max_us of the worst core's sleeping thread
+    of the highest priority, stolen_s."""
 
     def __init__(self) -> None:
         self.figures: dict[str, Any] = {}
 
     def __enter__(self) -> MachineStalls:
         self._stolen = stolen_s()
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.machine_stalls"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._children = [
+            subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.machine_stalls", str(core)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for core in sorted(os.sched_getaffinity(0))
+        ]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        out, _ = self._child.communicate("\n", timeout=30)
-        with suppress(ValueError):
-            self.figures = json.loads(out)
+        cores: list[dict[str, float]] = []
+        for child in self._children:
+            out, _ = child.communicate("\n", timeout=30)
+            with suppress(ValueError):
+                cores.append(json.loads(out))
+        if cores:
+            self.figures = {name: max(core[name] for core in cores) for name in cores[0]}
         self.figures["stolen_s"] = round(stolen_s() - self._stolen, 2)
 
 
 def main() -> None:
-    """Watch until standard input has a line."""
+    """Watch the core that the argument names until standard input has a line."""
     import select
 
-    prefer_this_thread(priority=_HIGHEST)
+    prefer_this_thread(priority=_HIGHEST, cpu=int(sys.argv[1]))
     late = Durations()
     deadline = time.monotonic()
     while True:

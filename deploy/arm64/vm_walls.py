@@ -61,6 +61,7 @@ def devices() -> str:
     try:
         # There is no bus behind it: a wall says EPERM, the kernel ENODEV.
         os.mknod("/dev/i2c-77", 0o660 | stat.S_IFCHR, os.makedev(89, 77))
+        os.chmod("/dev/i2c-77", 0o660)  # the umask has taken the group's right to write
         run(["udevadm", "settle"])
         pads = [
             p
