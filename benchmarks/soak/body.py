@@ -99,6 +99,9 @@ class BreakableRobot(SimRobot):
             raise RobotFault("the camera gives no frame", remedy="broken by the soak")
         if now.camera == "slow":
             time.sleep(_SLOW_S)
+            # The car does not wait: it goes on with the last command, as one with wheels would.
+            for _ in range(round(_SLOW_S / self.fleet.period_s)):
+                super().act(*self.sent)
         seen = super().observe()
         if now.camera not in ("stale", "stuck") and now.speed != "stuck":
             self._kept = seen

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.soak.body import Broken, BrokenFile, write_broken
+from benchmarks.soak.body import BreakableRobot, Broken, BrokenFile, write_broken
 from benchmarks.soak.checks import (
     ended_at_rest,
     episode_faults,
@@ -28,6 +28,7 @@ from benchmarks.soak.slopes import Sample, slope_per_h
 from continuonbrain.rlds.metadata import EpisodeMetadata, Software
 from continuonbrain.rlds.recorder import EpisodeRecorder
 from continuonbrain.rlds.step import Step
+from continuonbrain.robot.sim.shifts import world
 from continuonbrain.storage.layout import BrainLayout
 
 
@@ -121,6 +122,21 @@ def test_broken_parts_are_seen_by_whoever_looks(tmp_path: Path) -> None:
     assert file.now() == Broken()
     write_broken(tmp_path / "broken.json", Broken(camera="stale", clock_s=-3.0))
     assert file.now() == Broken(camera="stale", clock_s=-3.0)
+
+
+def test_a_car_whose_camera_is_slow_does_not_wait_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "broken.json"
+    car = BreakableRobot(world("none"), track_seed=1, seed=0, period_s=0.05)
+    car.broken = BrokenFile(file)
+    for _ in range(20):
+        car.act(0.0, 0.5)
+    fast = float(car.fleet.speed[0])
+    car.act(0.0, 0.0)
+    write_broken(file, Broken(camera="slow"))
+    for _ in range(4):  # 1.6 s without throttle
+        assert car.observe().speed_mps is not None
+        car.act(0.0, 0.0)
+    assert 0 < float(car.fleet.speed[0]) < 0.2 * fast
 
 
 def test_an_episode_with_a_damaged_frame_is_found_and_one_that_saw_nothing_for_a_while_is_whole(
