@@ -59,7 +59,7 @@ def devices() -> str:
         run(["modprobe", name])
     gamepad = _gamepad()
     try:
-        # There is no bus behind it: a wall says EPERM, the kernel ENODEV.
+        # There is no bus behind it: a wall says EPERM, the kernel ENXIO.
         os.mknod("/dev/i2c-77", 0o660 | stat.S_IFCHR, os.makedev(89, 77))
         os.chmod("/dev/i2c-77", 0o660)  # the umask has taken the group's right to write
         run(["udevadm", "settle"])
@@ -84,13 +84,13 @@ def devices() -> str:
             for device in ("/dev/video0", "/dev/media0", "/dev/i2c-77")
         }
         need(
-            late == {"/dev/video0": "ok", "/dev/media0": "ok", "/dev/i2c-77": "ENODEV"},
+            late == {"/dev/video0": "ok", "/dev/media0": "ok", "/dev/i2c-77": "ENXIO"},
             f"drivers after control: {late}",
         )
         seen = _probe("control")["devices"]
         ours = ("/dev/null", "/dev/gpiochip0", "/dev/video0", "/dev/media0", "/dev/input/event-check")
         need(all(seen[device] == "ok" for device in ours), f"control: {seen}")
-        need(seen["/dev/i2c-77"] == "ENODEV", f"control: {seen}")
+        need(seen["/dev/i2c-77"] == "ENXIO", f"control: {seen}")
         need(
             all(seen[d] in ("EPERM", "EACCES", "ENOENT") for d in ("/dev/vda", "/dev/mem", "/dev/kmsg")),
             f"control: {seen}",
