@@ -1,7 +1,9 @@
 """How far labels from a driven lesson are from the ideal path: from commands, from the path taken, and as used.
 
-A driver on an unsteady floor answers pushes that a camera cannot foresee. Prints the mean absolute error in
-curvature (1/m) at each knot against the ideal path from the same pose, which only a simulator knows.
+A driver on an unsteady floor answers pushes that a camera cannot foresee.
+
+Prints the mean absolute error in curvature (1/m) at each knot against the ideal path from the same pose, which only a
+simulator knows.
 
     python benchmarks/bench_labels.py
 """

@@ -1,6 +1,8 @@
 """Steps per second of the simulator, rendering included: the gymnasium environment and a fleet of 24 cars.
 
-python benchmarks/bench_simulator.py [--json]
+    python benchmarks/bench_simulator.py [--json]
+
+Keys: environment_steps_per_s, fleet_steps_per_s (medians of five).
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """How long the store makes a robot wait: durable writes, staging, promotion, rollback.
 
-Run: python benchmarks/bench_storage.py [--dir DIR]   (DIR: the disk to measure; default: a temporary folder)
+    python benchmarks/bench_storage.py [--dir DIR]   (DIR: the disk to measure; default: a temporary folder)
+
+Prints median and worst time of each, in ms.
 """
 
 from __future__ import annotations

@@ -34,8 +34,9 @@ from PIL import Image
 
 from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.init import shipped_base_model
+from continuonbrain.loops.child_plan import standard_plans
 from continuonbrain.loops.child_process import ChildProcess
-from continuonbrain.loops.supervisor import Supervisor, standard_plans
+from continuonbrain.loops.supervisor import Supervisor
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
 
 _EVERY_S = 0.2

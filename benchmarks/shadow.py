@@ -2,6 +2,8 @@
 
     python -m benchmarks.shadow [--ticks 4000] [--json]
 
+Keys: cost, told.
+
 cost: for each number of ticks from one decision to the next (`every_2`: ten a second, `every_20`: one): us_mean,
 us_p50, us_p99 of a tick's computing time in `loops/shadow.py`, all of it after the command was sent. A tick with a
 decision lays a path; the others only follow it.

@@ -10,6 +10,8 @@ EPISODES is an episode or a folder of them; without it, three small ones are mad
 the framing and CRCs (`tf.data.TFRecordDataset`), the Examples and nested steps (`as_dataset` of tensorflow-datasets,
 which is how every RLDS trainer reads), and the per-step records (`tf.io.parse_single_example`). A difference is a
 traceback that names it.
+
+Keys: episodes, steps, values_compared, step_records_compared, seconds; tensorflow, tensorflow_datasets (versions).
 """
 
 from __future__ import annotations

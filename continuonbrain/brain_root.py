@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from continuonbrain.config import BrainConfig, load_config
+from continuonbrain.errors import told_from
 from continuonbrain.storage.layout import BrainLayout, LayoutError
 
 
@@ -23,9 +24,14 @@ def open_brain(root: Path) -> BrainRoot:
     Raises:
         LayoutError: there is no brain root here.
         ConfigError: its config.json is not valid.
+        BelongsToAnotherError: it is closed to this user.
     """
     config_path = BrainLayout(root).config_path
-    if not config_path.is_file():
+    try:
+        there = config_path.is_file()
+    except PermissionError as error:
+        raise told_from(error) or error from error
+    if not there:
         raise LayoutError(
             f"{root} is not a brain root: it has no config.json",
             remedy=f"create one with: continuonbrain init --root {root}",

@@ -8,6 +8,9 @@ where they are raised.
 from __future__ import annotations
 
 import errno
+import os
+import pwd
+from pathlib import Path
 
 
 class BrainError(Exception):
@@ -27,6 +30,14 @@ class BrainError(Exception):
         return f"{self.message} ({self.remedy})" if self.remedy else self.message
 
 
+class BelongsToAnotherError(BrainError):
+    """What is needed is another user's. owner: who that is, as `sudo -u` takes it."""
+
+    def __init__(self, message: str, *, owner: str) -> None:
+        super().__init__(message, remedy=f"run the same command as its owner: sudo -u {owner} ...")
+        self.owner = owner
+
+
 def told_from(error: OSError) -> BrainError | None:
     """The last net for what the operating system refused: the file and a remedy, or None for a defect of ours.
 
@@ -42,10 +53,37 @@ def told_from(error: OSError) -> BrainError | None:
     elif error.errno == errno.EROFS:
         remedy = "it is on a read-only file system: mount it writable, or use another folder"
     elif error.errno in (errno.EACCES, errno.EPERM):
+        if name is not None and (another := belongs_to_another(Path(name))) is not None:
+            return another
         remedy = "make it readable and writable for this user"
     else:
         remedy = "check that path and its disk"
     return BrainError(f"{where}{error.strerror or error}", remedy=remedy)
+
+
+def belongs_to_another(path: Path) -> BelongsToAnotherError | None:
+    """For a path that was refused: whose it is, or the innermost folder above it that can be looked at; None where that
+    is this user's own, or the system's."""
+    for place in (path, *path.parents):
+        try:
+            uid = place.lstat().st_uid
+        except OSError:
+            continue
+        if uid in (os.geteuid(), 0):
+            return None
+        owner, us = _user(uid), _user(os.geteuid())
+        what = "" if place == path else f"{path}: "
+        return BelongsToAnotherError(
+            f"{what}{place} belongs to the user {owner} and is closed to {us}", owner=owner
+        )
+    return None
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"#{uid}"
 
 
 _EXTRA_OF_MODULE = {

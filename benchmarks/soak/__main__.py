@@ -10,7 +10,7 @@ phases that `plan.py` names: SIGKILL and SIGSTOP of processes, the supervisor's 
 it again, as systemd would); a camera that raises, stalls, shows the same frame for ever or is late; speed and machine
 sensors that say nonsense or stand still; a file system that is full to the last byte; a wall clock that leaps.
 
-What must hold, and is looked at from outside (the simulated body writes down every command that reached its motors):
+Keys of what must hold, looked at from outside (the simulated body writes down every command that reached its motors):
   unsafe       throttle without an observation or on a path that is too old, in any tick; a car that was not told to
                stop in time, or did not come to rest, after a fault that asks for it; one that drove faster than
                it may without a speed sensor; learning that went on while a gate's sensor was broken; a process that

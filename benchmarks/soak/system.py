@@ -24,8 +24,10 @@ from benchmarks.soak.body import BROKEN_FILE, WORK_VARIABLE, BrokenFile, soak_bo
 from benchmarks.soak.plan import HANGS_S
 from continuonbrain.brain_root import open_brain
 from continuonbrain.loops import control_process
+from continuonbrain.loops.child_plan import ChildPlan, standard_plans
 from continuonbrain.loops.child_process import exit_code
-from continuonbrain.loops.supervisor import ChildPlan, Supervisor, standard_plans
+from continuonbrain.loops.heartbeats import LIMITS
+from continuonbrain.loops.supervisor import Supervisor
 from continuonbrain.storage.lock import ProcessLock
 
 SYSTEM_FILE = "system.json"
@@ -53,9 +55,10 @@ def plans(root: Path, seed: int) -> tuple[ChildPlan, ...]:
     made = []
     for plan in standard_plans(brain.layout, seed=seed):
         entry = "control" if plan.name == "control" else plan.module
-        patience_s = HANGS_S.get(plan.name, plan.patience_s)
-        made.append(replace(plan, module=_MODULE, arguments=(entry, *plan.arguments), patience_s=patience_s))
-    made.append(ChildPlan("service", _MODULE, ("continuonbrain", "serve", "--root", str(root))))
+        limits = replace(plan.limits, silent_s=HANGS_S.get(plan.name, plan.limits.silent_s))
+        made.append(replace(plan, module=_MODULE, arguments=(entry, *plan.arguments), limits=limits))
+    service = ("continuonbrain", "serve", "--root", str(root))
+    made.append(ChildPlan("service", _MODULE, service, LIMITS["service"]))
     return tuple(made)
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption, on_this_root
-from continuonbrain.errors import BrainError, installing
+from continuonbrain.errors import BrainError, belongs_to_another, installing
 
 if TYPE_CHECKING:
     from continuonbrain.storage.adapters import AdapterVersion
@@ -112,6 +112,8 @@ def check_root_writable(root: Path) -> Check:
         with tempfile.TemporaryFile(dir=root) as file:
             file.write(b"doctor")
     except OSError as error:
+        if isinstance(error, PermissionError) and (another := belongs_to_another(root)) is not None:
+            return Check("root", False, another.message, another.remedy)
         return Check("root", False, f"{root}: {error.strerror or error}", remedy)
     return Check("root", True, f"{root} is writable")
 

@@ -51,6 +51,11 @@ def init(
             console.print(f"put the shipped base model into {layout.base_model_dir}")
     else:
         console.print(f"created the brain root {layout.root} from preset {preset or 'sim-donkey'}")
+        if preset is None:
+            console.print(
+                "no --preset was given, so this is a simulated robot; a real car gets a root of its own: "
+                "continuonbrain init --preset pi5-donkey --root DIR"
+            )
     if not any(layout.base_model_dir.iterdir()):
         console.print(f"[yellow]no base model yet[/yellow]: put Gemma 3n into {layout.base_model_dir}")
     if opened.config.robot.kind == "sim-donkey":

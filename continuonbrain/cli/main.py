@@ -21,7 +21,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from continuonbrain import __version__
-from continuonbrain.errors import BrainError, told_from, told_from_import
+from continuonbrain.errors import BelongsToAnotherError, BrainError, told_from, told_from_import
 
 EXIT_NEEDS_A_PERSON = 2
 EXIT_INTERRUPTED = 130
@@ -214,12 +214,15 @@ def _print_error(error: BrainError) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from continuonbrain.cli.root_option import on_this_root, root_given
+    from continuonbrain.cli.root_option import as_owner, on_this_root, root_given
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print(Text.assemble(("error: ", "bold red"), (error.message, "red")))
-    if error.remedy:
-        console.print(Text.assemble(("  try: ", "bold"), on_this_root(error.remedy, root_given(sys.argv))))
+    remedy = on_this_root(error.remedy, root_given(sys.argv))
+    if isinstance(error, BelongsToAnotherError):
+        remedy = as_owner(error.owner, sys.argv, os.environ)
+    if remedy:
+        console.print(Text.assemble(("  try: ", "bold"), remedy))
 
 
 if __name__ == "__main__":

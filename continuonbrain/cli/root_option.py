@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,9 @@ RootOption = Annotated[
         "--root",
         envvar=ROOT_ENVIRONMENT_VARIABLE,
         help="Brain root: where settings, adapters and episodes live.",
-        file_okay=True,  # a file here is reported by the command, with a remedy
+        # A file here, or a folder of somebody else, is reported by the command, with a remedy.
+        file_okay=True,
+        readable=False,
     ),
 ]
 
@@ -47,4 +50,18 @@ def on_this_root(remedy: str, root: Path | None) -> str:
     return _TAKES_ROOT.sub(lambda found: f"{found.group()} --root {given}", remedy)
 
 
-__all__ = ["DEFAULT_ROOT", "JsonOption", "RootOption", "on_this_root", "root_given"]
+def as_owner(owner: str, argv: Sequence[str], environment: Mapping[str, str]) -> str:
+    """This very command, to be run as another user. argv: its command line, program first."""
+    program = Path(argv[0])
+    # sudo looks for programs in its own path, and forgets the environment.
+    called = (
+        [str(program.absolute())]
+        if program.name == "continuonbrain"
+        else [sys.executable, "-m", "continuonbrain"]
+    )
+    root = environment.get(ROOT_ENVIRONMENT_VARIABLE)
+    kept = [] if root is None or root_given(argv) is not None else [f"{ROOT_ENVIRONMENT_VARIABLE}={root}"]
+    return shlex.join(["sudo", "-u", owner, *kept, *called, *argv[1:]])
+
+
+__all__ = ["DEFAULT_ROOT", "JsonOption", "RootOption", "as_owner", "on_this_root", "root_given"]

@@ -28,8 +28,9 @@ from continuonbrain.cli.probation_words import in_words
 from continuonbrain.cli.root_option import DEFAULT_ROOT, RootOption, on_this_root
 from continuonbrain.configs import PRESET_NAMES
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.child_plan import standard_plans
 from continuonbrain.loops.promotion import refresh_manifest
-from continuonbrain.loops.supervisor import RunSummary, Supervisor, standard_plans
+from continuonbrain.loops.supervisor import RunSummary, Supervisor
 from continuonbrain.model.base_identity import base_sha256, is_driving_base
 from continuonbrain.robot.sim.shifts import world
 from continuonbrain.storage.durable import write_json_durably
@@ -76,7 +77,14 @@ def run(
     if shift is not None:
         world(shift)  # an unknown name is refused before anything is made or started
     brain = _in_world(_brain(root, preset), shift)
-    plans = standard_plans(brain.layout, shift=shift, track=track, seed=seed, decision_time_s=decision_time)
+    plans = standard_plans(
+        brain.layout,
+        kind=brain.config.robot.kind,
+        shift=shift,
+        track=track,
+        seed=seed,
+        decision_time_s=decision_time,
+    )
     stopping = _stop_on_signals()
     until = None if seconds is None else time.monotonic() + seconds
 
@@ -352,4 +360,5 @@ def summary_line(summary: RunSummary) -> str:
         words.append(
             "the learning was put down unfinished: the next run, or `continuonbrain train`, goes on with it"
         )
+    words += summary.troubles
     return "; ".join(words)

@@ -186,12 +186,38 @@ def trained_text(training: dict[str, Any]) -> str:
     text = f"{steps} LoRA steps in {seconds} s, ended by {why}"
     if training.get("resumed_at"):
         text += f", gone on with at step {training['resumed_at']}"
+    if training.get("anew"):
+        text += f", from the base on all lessons ({training['anew']})"
     if training.get("reflex_steps"):
         text += f"; {training['reflex_steps']} steps of the reflex head in {training['reflex_s']} s"
     return (
         text
         + f"; {training.get('recalled', 0)} of {training.get('samples')} samples had been kept while driving"
     )
+
+
+def summary(outcome: Outcome) -> str:
+    """What came of a round, in one sentence: learned from what, the verdict, and whether it drives now."""
+    verdict = outcome.verdict or {}
+    if outcome.training or verdict:
+        episodes, held = outcome.training.get("episodes"), outcome.training.get("held_out")
+        words = ["nothing was trained, the candidate was judged"]
+        if episodes is not None:
+            words = [f"learned from {episodes} episodes ({held} more held out to judge it)"]
+        if outcome.left_out:
+            words[0] += f", {len(outcome.left_out)} left out"
+        words.append(f"the verdict is {'yes' if verdict.get('passed') else 'no'}")
+    elif outcome.phase in ("promoted", "judged"):  # of an earlier round
+        words = ["nothing was trained: the candidate of an earlier round has passed"]
+    else:
+        words = ["nothing was learned"]
+    did = {
+        "promoted": f"promoted: {outcome.detail}",
+        "judged": outcome.detail.removeprefix("passed; "),
+        "refused": f"not promoted, what drove before goes on: {outcome.detail}",
+        "gates": f"gates are closed: {outcome.detail}",
+    }
+    return "; ".join([*words, did.get(outcome.phase, outcome.detail)])
 
 
 def _print(console: Console, outcome: Outcome, root: str) -> None:
@@ -208,12 +234,7 @@ def _print(console: Console, outcome: Outcome, root: str) -> None:
         console.print(verdict_table(outcome.verdict))
         console.print(imitation_table(outcome.verdict))
     colour = {"promoted": "green", "judged": "green", "refused": "red"}.get(outcome.phase, "yellow")
-    said = f": {outcome.detail}" if outcome.detail and outcome.phase != "gates" else ""
-    if outcome.phase == "promoted":  # its detail says so itself
-        console.print(f"[{colour}]{outcome.detail}[/{colour}]")
-    else:
-        phase = "not trained, gates are closed" if outcome.phase == "gates" else outcome.phase
-        console.print(f"[{colour}]{phase}[/{colour}]{said}")
+    console.print(f"[{colour}]{escape(summary(outcome))}[/{colour}]", soft_wrap=True)
     advice = {
         "waiting": "teach something new; to learn from the same episodes once more (the same result, unless "
         f"config.json has changed): continuonbrain train --root {root} --again"
@@ -228,4 +249,6 @@ def _print(console: Console, outcome: Outcome, root: str) -> None:
         else f"promote it: continuonbrain train --root {root} (without --hold; nothing is trained again)",
         "promoted": f"see it: continuonbrain adapters show --root {root}",
     }
-    console.print(f"next: {advice.get(outcome.phase, f'continuonbrain doctor --root {root}')}")
+    console.print(
+        f"next: {advice.get(outcome.phase, f'continuonbrain doctor --root {root}')}", soft_wrap=True
+    )

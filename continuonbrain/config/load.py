@@ -10,6 +10,7 @@ from typing import Any
 from continuonbrain.config.brain import BrainConfig, validate_config
 from continuonbrain.config.error import ConfigError
 from continuonbrain.configs import preset_bytes
+from continuonbrain.errors import belongs_to_another
 
 
 def load_config(path: Path) -> BrainConfig:
@@ -18,6 +19,7 @@ def load_config(path: Path) -> BrainConfig:
     Raises:
         ConfigError: missing or unreadable file, invalid JSON (with line and column), unknown key, wrong
             kind of value, value out of range.
+        BelongsToAnotherError: it is closed to this user.
     """
     try:
         raw = path.read_bytes()
@@ -28,6 +30,8 @@ def load_config(path: Path) -> BrainConfig:
             remedy="create a brain root with: continuonbrain init --root DIR",
         ) from error
     except OSError as error:
+        if isinstance(error, PermissionError) and (another := belongs_to_another(path)) is not None:
+            raise another from error
         raise ConfigError(
             source=str(path), problem=f"cannot be read: {error.strerror}", remedy="check its permissions"
         ) from error

@@ -26,9 +26,9 @@ from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.demo.shifts import STORIES
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.child_plan import SIDECAR_MODULE
 from continuonbrain.loops.child_process import launch_command
 from continuonbrain.loops.drive_session import DriveSession
-from continuonbrain.loops.supervisor import SIDECAR_MODULE
 from continuonbrain.loops.teach import lessons, record_expert
 from continuonbrain.model.base_identity import tiny_base_folder
 from continuonbrain.policy.calibration import Calibration

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from continuonbrain.install.settings import InstallSettings
-from continuonbrain.loops.heartbeats import PATIENCE_S
+from continuonbrain.loops.heartbeats import LIMITS, Limits
 
 TARGET = "continuonbrain.target"
 CACHE = "continuonbrain"
@@ -66,9 +66,7 @@ class _Process:
     name: str
     says: str
     arguments: str
-    watchdog_s: int
-    start_s: int
-    stop_s: int
+    limits: Limits
     resources: str
     own: str
     after: str = ""
@@ -79,9 +77,7 @@ _PROCESSES = (
         "control",
         "drives the robot and records",
         "continuonbrain.loops.control_process --root {root} --park",
-        watchdog_s=PATIENCE_S["control"],
-        start_s=120,  # closes recordings that a power cut left open
-        stop_s=30,
+        LIMITS["control"],
         resources="""\
 CPUWeight=1000
 IOWeight=500
@@ -112,9 +108,7 @@ DevicePolicy=closed
         "policy",
         "decides where to drive",
         "continuonbrain.loops.policy_process --root {root}",
-        watchdog_s=PATIENCE_S["policy"],
-        start_s=900,  # gigabytes from an SD card
-        stop_s=30,
+        LIMITS["policy"],
         resources="""\
 CPUWeight=300
 IOWeight=200
@@ -131,10 +125,7 @@ RestrictRealtime=yes
         "sidecar",
         "learns while the robot rests",
         "continuonbrain.loops.mid --root {root} --probation",  # there is no supervisor, whose work that is
-        # It says so between two parts of its work; hashing a base, loading torch or one step of a large base is one.
-        watchdog_s=PATIENCE_S["sidecar"],
-        start_s=300,
-        stop_s=120,  # the step under way, then the job is put down so that it goes on later
+        LIMITS["sidecar"],
         resources="""\
 CPUWeight=10
 IOWeight=10
@@ -153,9 +144,7 @@ RestrictRealtime=yes
         "service",
         "answers apps on a Unix socket of the brain root",
         "continuonbrain serve --root {root} --json",
-        watchdog_s=PATIENCE_S["service"],
-        start_s=120,
-        stop_s=15,
+        LIMITS["service"],
         resources="""\
 CPUWeight=50
 IOWeight=50
@@ -229,9 +218,9 @@ Environment=HOME=/var/cache/{CACHE} XDG_CACHE_HOME=/var/cache/{CACHE} HF_HUB_OFF
 SyslogIdentifier=continuonbrain-{process.name}
 Restart=on-failure
 RestartSec=2
-WatchdogSec={process.watchdog_s}
-TimeoutStartSec={process.start_s}
-TimeoutStopSec={process.stop_s}
+WatchdogSec={process.limits.silent_s:g}
+TimeoutStartSec={process.limits.start_s:g}
+TimeoutStopSec={process.limits.stop_s:g}
 KillMode=mixed
 LimitCORE=0
 

@@ -25,6 +25,8 @@ from continuonbrain.errors import BrainError, told_from, told_from_import
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _TAIL_BYTES = 4000
+_GONE_S = 5.0
+"""A killed process that is not gone by then waits for a device that does not answer."""
 
 
 class ChildLogError(BrainError):
@@ -128,20 +130,22 @@ class ChildProcess:
     def end(self, timeout_s: float) -> bool:
         """SIGTERM, and after `timeout_s` SIGKILL; also to whatever it left behind. True: it ended by itself."""
         self.ask_to_end()
-        try:
-            self._process.wait(timeout_s)
-            orderly = True
-        except subprocess.TimeoutExpired:
-            orderly = False
+        orderly = self.wait(timeout_s) is not None
         self.kill()
         return orderly
 
     def kill(self) -> None:
-        """SIGKILL to the process and everything in its session that it started."""
+        """SIGKILL to the process and everything in its session that it started. Waits until it is gone, some seconds at
+        most: `exit_code` says whether it is."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        if self._process.poll() is None:
-            self._process.wait()
+        self.wait(_GONE_S)
+
+    def wait(self, timeout_s: float) -> int | None:
+        """Its exit code, when it ends within that time."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(timeout_s)
+        return None
 
     def log_tail(self) -> str:
         """The end of what this child has printed."""
@@ -158,13 +162,12 @@ class ChildProcess:
         return lines[-1] if lines else f"nothing in {self.log_path}"
 
 
-def end_together(children: Sequence[ChildProcess], timeout_s: float) -> None:
-    """Ask all to end, wait for all until `timeout_s` is over, kill the rest."""
+def end_together(children: Sequence[ChildProcess], timeout_s: float) -> list[ChildProcess]:
+    """Ask all to end, wait for all until `timeout_s` is over, kill the rest: these are returned."""
     deadline = time.monotonic() + timeout_s
     for child in children:
         child.ask_to_end()
-    for child in children:
-        child.end(max(0.0, deadline - time.monotonic()))
+    return [child for child in children if not child.end(max(0.0, deadline - time.monotonic()))]
 
 
 def _become(parent: int, module: str, arguments: list[str]) -> None:

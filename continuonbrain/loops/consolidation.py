@@ -14,6 +14,8 @@ from continuonbrain.loops.learning import Learned, Task, begin, teach
 from continuonbrain.loops.lessons import Choice, read_lessons
 from continuonbrain.loops.remembering import Reservoir, told
 from continuonbrain.loops.slow_adapter import SLOW, card_of, names_in, standing_slow
+from continuonbrain.loops.two_adapters import left_out
+from continuonbrain.model.lora import lora_targets
 from continuonbrain.model.plain_lora import Start, folded, read_plain
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.storage.adapters import AdapterVersion
@@ -33,7 +35,8 @@ def consolidate(mid: Sidecar, current: AdapterVersion, reservoir: Reservoir, kno
         known: all lessons on disk.
 
     Raises:
-        BrainError: nothing of the reservoir can be read, there is no exam, or what drives is no plain LoRA.
+        BrainError: nothing of the reservoir can be read, there is no exam, or what drives is no plain LoRA, or one of
+            modules that lora_layers does not name.
     """
     started = time.monotonic()
     card = card_of(current)
@@ -47,6 +50,13 @@ def consolidate(mid: Sidecar, current: AdapterVersion, reservoir: Reservoir, kno
             remedy="record more lessons; a quarter of them is held out of training",
         )
     begin(mid, len(names))
+    drives = read_plain(current.path)
+    if why := left_out(mid.brain, drives, lora_targets(mid.config.lora_layers)):
+        raise BrainError(
+            f"{why} that drives",
+            remedy="name them again; or learn anew with those that are named, then promote that: continuonbrain train "
+            "--again",
+        )
     choice = Choice(
         calibration=Calibration.from_file(current.path / "calibration.json"),
         held_out=frozenset(names_in(card, "held_out")),
@@ -59,7 +69,7 @@ def consolidate(mid: Sidecar, current: AdapterVersion, reservoir: Reservoir, kno
             "no episode of the exam can be read: what a consolidation forgets could not be seen",
             remedy=f"look for damage: continuonbrain episodes doctor {mid.layout.episodes_dir}",
         )
-    both, fold_error = folded(read_plain(current.path), mid.config.training.rank)
+    both, fold_error = folded(drives, mid.config.training.rank)
     paper = {
         "of": current.version_id,
         "fold_error": round(fold_error, 5),

@@ -24,7 +24,8 @@ from continuonbrain.loops.lessons import Lessons, read_lessons
 from continuonbrain.loops.remembering import read_reservoir
 from continuonbrain.loops.slow_adapter import standing_slow
 from continuonbrain.loops.training_log import LIVE_LOG_FILE, LiveLog, log_losses
-from continuonbrain.loops.two_adapters import no_room_for_two
+from continuonbrain.loops.two_adapters import not_on_top
+from continuonbrain.model.lora import LoraError, lora_targets
 from continuonbrain.model.plain_lora import Start, read_plain
 from continuonbrain.model.streams import Streams
 from continuonbrain.policy.acting_cache import ActingCache
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ANEW = "anew"
+"""In a card and in the figures of a job: why it began with the base although there was something to go on from."""
 _REPLAY_STATES = 768
 _REFLEX_SHARE = 0.2
 """Of the wall time: the reflex head's; the rest is the adapter's."""
@@ -90,18 +93,25 @@ def learn(mid: Sidecar, episodes: list[Path]) -> Learned:
     # What the reservoir keeps for the exam stays unseen by every adapter.
     exam = {e.episode for e in read_reservoir(mid.layout.reservoir_path).kept if e.exam}
     task, recent = Task("fast", None, {}), [p for p in episodes if p.name not in exam]
-    if (slow := standing_slow(mid.store)) is not None and (why := no_room_for_two(mid.brain)):
-        log.warning("trained from the base on all lessons: %s", why)
-    elif slow is not None:
-        start = Start(read_plain(slow.version.path), frozen=True)
-        task = Task("fast", start, {"slow": slow.version.version_id, "slow_rank": start.lora.rank})
-        recent = slow.recent(recent, least=mid.config.min_episodes)
+    if (slow := standing_slow(mid.store)) is not None:
+        below = read_plain(slow.version.path)
+        if why := not_on_top(mid.brain, below, lora_targets(mid.config.lora_layers)):
+            log.warning("trained from the base on all lessons: %s", why)
+            task = Task("fast", None, {ANEW: why})
+        else:
+            start = Start(below, frozen=True)
+            task = Task("fast", start, {"slow": slow.version.version_id, "slow_rank": start.lora.rank})
+            recent = slow.recent(recent, least=mid.config.min_episodes)
     return teach(mid, read_lessons(mid, recent), episodes, task, started)
 
 
 def begin(mid: Sidecar, episodes: int) -> None:
-    """A round that trains begins. Raises `BrainError` when what drives now is damaged."""
+    """A round that trains begins. Raises `BrainError` when what drives now is damaged, or nothing can be trained."""
     torch.set_num_threads(mid.config.training.threads)
+    try:
+        lora_targets(mid.config.lora_layers)
+    except LoraError as error:  # before an episode is read
+        raise LoraError(f"{mid.layout.config_path}: {error.message}", remedy=error.remedy) from error
     mid.say(
         phase="read",
         step=0,
@@ -209,6 +219,8 @@ def teach(mid: Sidecar, lessons: Lessons, considered: list[Path], task: Task, st
             files[REFLEX_FILE] = head
     staged = mid.store.stage(files)
     training = _figures(result, time.monotonic() - started) | figures
+    training |= {"episodes": len(lessons.trained_on), "held_out": len(lessons.held_out)}
+    training |= {ANEW: task.paper[ANEW]} if ANEW in task.paper else {}
     training["wall_s"] = round(training["wall_s"] + training.get("reflex_s", 0.0), 2)
     card = plan | {
         "adapter_sha256": staged.compute_sha256(),

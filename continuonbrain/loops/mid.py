@@ -41,7 +41,7 @@ from continuonbrain.storage.promotion_rule import OnProbation, PromotionRefused,
 
 __all__ = ["MidLoop", "Outcome", "Status", "end_on_signals", "watch"]
 
-_SLOW_AGAIN_S = 20.0
+_SLOW_AGAIN_S, _SLOW_AGAIN_LONGEST_S = 20.0, 3600.0
 _NAMED = 5
 """Episodes that are named where more are counted."""
 
@@ -205,15 +205,18 @@ def _held(waits: OnProbation) -> str:
 
 def watch(mid: MidLoop, *, every_s: float = 2.0, should_stop: Callable[[], bool] = lambda: False) -> None:
     """Rounds until told to stop; after a failed or refused round the next try waits, up to five minutes. Before each
-    the slow loop has its turn, where it is due: what was learned is made safe before more is learned on top of it."""
+    the slow loop has its turn, where it is due: what was learned is made safe before more is learned on top of it. One
+    that fails is due again, and waits up to an hour."""
     slow = SlowLoop(mid)
-    backoff, slow_from_s = every_s, -1e9
+    backoff, slow_from_s, slow_backoff = every_s, -1e9, _SLOW_AGAIN_S
     while not should_stop():
         try:
             if time.monotonic() >= slow_from_s and slow.due():
                 # A dock that nobody feels must not cost a look at all gates every two seconds.
-                waits = bool(slow.round().waiting)
-                slow_from_s = time.monotonic() + (_SLOW_AGAIN_S if waits else every_s)
+                done = slow.round()
+                failed = (part := done.part("consolidate")) is not None and part.outcome == "failed"
+                slow_from_s = time.monotonic() + (slow_backoff if done.waiting or failed else every_s)
+                slow_backoff = min(_SLOW_AGAIN_LONGEST_S, 2 * slow_backoff) if failed else _SLOW_AGAIN_S
             outcome = mid.round()
             backoff = min(300.0, backoff * 2) if outcome.phase == "refused" else every_s
         except (BrainError, OSError):

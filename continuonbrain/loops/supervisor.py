@@ -1,15 +1,17 @@
 """All processes of one brain together: control, policy, sidecar; started, watched, restarted, ended in order.
 
 Rules:
-- A process that dies is started again after a pause that doubles (0.5 s to 8 s) and is forgiven after a minute.
+- A process that dies is started again after a pause that doubles (0.5 s to 8 s) and is forgiven after a minute of work.
   While the policy process is away the control process stops the robot by itself; when the control process dies,
   nothing moves the robot (a simulated one stands still; hardware must stop when its commands end).
-- A process that was ready and gives no sign of life for `ChildPlan.patience_s` hangs: it is killed, and so started
-  again.
+- A process hangs that is not ready in time, gives no sign of life for too long after that, or says that it ends and
+  does not (`heartbeats.LIMITS`): it is killed, and so started again.
+- Whenever the control process is gone, what leaves its robot stopped is run (`ChildPlan.afterwards`).
 - Exit code 2 says that a person must put something right. At the first start, or three times in a row, the
   supervisor gives up and says what it was.
 - An adapter on probation is looked after once a second (`loops/probation.py`).
-- The end: control first (it stops the robot and closes its recording), then the others; five seconds at most.
+- The end: control first (it stops the robot and closes its recording), then the others; five seconds at most, then they
+  are killed, and the summary says so.
 """
 
 from __future__ import annotations
@@ -26,25 +28,25 @@ from typing import Any
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.child_plan import ChildPlan
 from continuonbrain.loops.child_process import ChildProcess, end_together
 from continuonbrain.loops.control_status import CONTROL_REPORT_NAME
-from continuonbrain.loops.drive_session import CONTROL_MODULE, POLICY_MODULE, read_status
-from continuonbrain.loops.heartbeats import PATIENCE_S, Heartbeat
+from continuonbrain.loops.drive_session import read_status
+from continuonbrain.loops.heartbeats import Heartbeat
 from continuonbrain.loops.loop_report import FastReport
 from continuonbrain.loops.notices import Subscription, subscribe
 from continuonbrain.loops.probation import ProbationWatch, progress
 from continuonbrain.loops.promotion import Promotion
 from continuonbrain.loops.wire import WireError
 from continuonbrain.robot.host import HOST_FILE_NAME, host_for
-from continuonbrain.storage.layout import BrainLayout
 from continuonbrain.trainer.build_gates import gates_from_config
 
-SIDECAR_MODULE = "continuonbrain.loops.mid"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 8.0
 _FORGIVEN_AFTER_S = 60.0
 _NEEDS_A_PERSON = 2
 _GIVE_UP_AFTER = 3
 _CONTROL_END_S, _OTHERS_END_S = 3.0, 2.0
+_AFTERWARDS_S = 10.0
 _EVENTS = 8
 _RESUBSCRIBE_S = 1.0
 _FULL_BYTES = 2**20
@@ -54,23 +56,11 @@ class ChildGaveUpError(BrainError):
     """A process ended in a way that starting it again cannot mend."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChildPlan:
-    """What to run. name: "control", "policy" or "sidecar"; also the log file's. patience_s: silence that means that it
-    hangs."""
-
-    name: str
-    module: str
-    arguments: tuple[str, ...]
-    patience_s: float = 60.0
-
-
 @dataclass(slots=True)
 class _Watched:
     plan: ChildPlan
     child: ChildProcess
     heartbeat: Heartbeat
-    started_s: float
     restarts: int = 0
     needs_a_person: int = 0
     pause_s: float = _FIRST_PAUSE_S
@@ -82,7 +72,7 @@ class _Watched:
 @dataclass(frozen=True, slots=True)
 class RunSummary:
     """How a run ended. report: the last control process's account, None when it left none; put_down: a training job
-    lies on disk, unfinished."""
+    lies on disk, unfinished; troubles: what did not end as it should, in words."""
 
     seconds: float
     restarts: dict[str, int]
@@ -90,27 +80,7 @@ class RunSummary:
     report: FastReport | None
     status: dict[str, Any] = field(default_factory=dict)
     put_down: bool = False
-
-
-def standard_plans(
-    layout: BrainLayout,
-    *,
-    shift: str | None = None,
-    track: int | None = None,
-    seed: int = 0,
-    decision_time_s: float | None = None,
-) -> tuple[ChildPlan, ...]:
-    """The three processes of a simulated robot's life, in the order in which they start."""
-    root = ("--root", str(layout.root))
-    control = [*root, "--cycle", "--seed", str(seed)]
-    control += [] if shift is None else ["--shift", shift]
-    control += [] if track is None else ["--track", str(track)]
-    policy = [*root] + ([] if decision_time_s is None else ["--decision-time", str(decision_time_s)])
-    return (
-        ChildPlan("control", CONTROL_MODULE, tuple(control), PATIENCE_S["control"]),
-        ChildPlan("policy", POLICY_MODULE, tuple(policy), PATIENCE_S["policy"]),
-        ChildPlan("sidecar", SIDECAR_MODULE, root, PATIENCE_S["sidecar"]),
-    )
+    troubles: tuple[str, ...] = ()
 
 
 class Supervisor:
@@ -142,8 +112,8 @@ class Supervisor:
         self._probation.start()
         try:
             for plan in self._plans:
-                heartbeat = Heartbeat(plan.name, plan.patience_s, clock=self._clock)
-                self._watched.append(_Watched(plan, self._spawn(plan, heartbeat), heartbeat, self._clock()))
+                heartbeat = Heartbeat(plan.name, plan.limits, clock=self._clock)
+                self._watched.append(_Watched(plan, self._spawn(plan, heartbeat), heartbeat))
         except BaseException:
             self.stop()
             raise
@@ -204,9 +174,9 @@ class Supervisor:
             return self._summary
         self._probation.close()
         status = read_status(self._layout)
-        controls = [w.child for w in self._watched if w.plan.name == "control"]
-        end_together(controls, _CONTROL_END_S)
-        end_together([w.child for w in self._watched if w.plan.name != "control"], _OTHERS_END_S)
+        controls = [w for w in self._watched if w.plan.name == "control"]
+        troubles = self._end(controls, _CONTROL_END_S)
+        troubles += self._end([w for w in self._watched if w.plan.name != "control"], _OTHERS_END_S)
         for watched in self._watched:
             watched.heartbeat.close()
         if self._notices is not None:
@@ -223,6 +193,7 @@ class Supervisor:
             report=report,
             status=read_status(self._layout) or status,
             put_down=self._layout.training_state_path.exists(),
+            troubles=tuple(troubles),
         )
         return self._summary
 
@@ -236,27 +207,53 @@ class Supervisor:
             environment=heartbeat.environment,
         )
 
+    def _end(self, watched: list[_Watched], timeout_s: float) -> list[str]:
+        """End these; what did not go as it should."""
+        killed = end_together([w.child for w in watched], timeout_s)
+        told = [f"{c.name} did not end within {timeout_s:g} s of being asked and was killed" for c in killed]
+        return told + [trouble for w in watched if (trouble := self._leave_stopped(w))]
+
+    def _leave_stopped(self, watched: _Watched) -> str:
+        """Run what the plan wants when its process is gone; why that failed, "" when it did not."""
+        if not watched.plan.afterwards:
+            return ""
+        module, *arguments = watched.plan.afterwards
+        try:
+            after = ChildProcess(
+                f"{watched.plan.name}-off", module, arguments, log_path=watched.child.log_path
+            )
+            code = after.wait(_AFTERWARDS_S)
+            after.kill()
+            why = f"no end within {_AFTERWARDS_S:g} s" if code is None else after.last_words()
+        except (BrainError, OSError) as error:  # the others still have to be ended
+            code, why = 1, str(error)
+        return "" if code == 0 else f"the robot may still move: {' '.join(watched.plan.afterwards)}: {why}"
+
     def _look_after(self, watched: _Watched, now: float) -> None:
         code = watched.child.exit_code
         if code is None:
-            if (silent_s := watched.heartbeat.silent_s()) is not None:
-                told = f"it gave no sign of life for {silent_s:.0f} s"
+            if watched.hung:  # killed already; it waits for a device
+                return
+            if told := watched.heartbeat.overdue():
                 self._event(f"{watched.plan.name} hangs: {told}; it is killed")
                 watched.child.kill()
                 watched.hung = told
-                return
-            if now - watched.started_s > _FORGIVEN_AFTER_S:
+                if watched.child.exit_code is None and (trouble := self._leave_stopped(watched)):
+                    self._event(trouble)
+            elif watched.heartbeat.worked_s() > _FORGIVEN_AFTER_S:
                 watched.pause_s, watched.needs_a_person = _FIRST_PAUSE_S, 0
             return
         if watched.due_s is None:
             self._bury(watched, code, now)
         elif now >= watched.due_s:
             watched.child = self._spawn(watched.plan, watched.heartbeat)
-            watched.started_s, watched.due_s = now, None
+            watched.due_s = None
             watched.restarts += 1
 
     def _bury(self, watched: _Watched, code: int, now: float) -> None:
         watched.child.kill()  # what it started must not outlive it
+        if trouble := self._leave_stopped(watched):
+            self._event(trouble)
         watched.last_words, watched.hung = watched.hung or watched.child.last_words(), ""
         watched.needs_a_person = watched.needs_a_person + 1 if code == _NEEDS_A_PERSON else 0
         hopeless = watched.restarts == 0 or watched.needs_a_person >= _GIVE_UP_AFTER

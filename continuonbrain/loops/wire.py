@@ -29,7 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from continuonbrain.errors import BrainError
+from continuonbrain.errors import BrainError, belongs_to_another
 
 MAGIC = b"CBW\x01"
 MAX_HEADER_BYTES = 64 * 1024
@@ -248,6 +248,8 @@ def listen_unix(path: Path, mode: int = 0o660, *, backlog: int = 16) -> socket.s
         return server
     except OSError as error:
         server.close()
+        if isinstance(error, PermissionError) and (another := belongs_to_another(path)) is not None:
+            raise another from error
         raise WireError(
             f"{path}: cannot listen: {error.strerror or error}",
             remedy=f"make {path.parent} writable for this user",

@@ -28,7 +28,7 @@ from importlib import resources
 from pathlib import Path
 
 from continuonbrain.configs import preset_bytes
-from continuonbrain.errors import BrainError
+from continuonbrain.errors import BrainError, belongs_to_another
 from continuonbrain.storage.durable import (
     STAGING_PREFIX,
     copy_tree_durably,
@@ -318,6 +318,8 @@ def init_brain_root(root: Path, preset: str, *, base_model: Path | None = None) 
         for directory in layout.directories:
             sync_directory(directory)
     except OSError as error:
+        if layout.root.exists() and (another := belongs_to_another(layout.root)) is not None:
+            raise another from error
         raise LayoutError(
             f"cannot create the brain root {layout.root}: {error.strerror} ({error.filename})",
             remedy=f"choose another place with --root, or: sudo install -d -o $USER {layout.root}",

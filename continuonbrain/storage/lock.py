@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from continuonbrain.errors import BrainError
+from continuonbrain.errors import BrainError, belongs_to_another
 
 _POLL_S = 0.05
 
@@ -75,6 +75,8 @@ class ProcessLock:
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
+            if isinstance(error, PermissionError) and (another := belongs_to_another(self._path)) is not None:
+                raise another from error
             raise LockFileError(self._path, error, purpose=self._purpose) from error
         deadline = time.monotonic() + self._timeout_s
         try:

@@ -97,12 +97,27 @@ def test_init_then_list_then_show_on_a_fresh_root(tmp_path: Path) -> None:
     done = continuonbrain("init", "--root", root, "--preset", "pi5-donkey")
     assert done.returncode == 0, done.stderr
     assert root in done.stdout
+    assert "simulated" not in done.stdout
     again = continuonbrain("init", "--root", root)
     assert "kept" in again.stdout
     assert "base model drives alone" in continuonbrain("adapters", "list", "--root", root).stdout
     show = continuonbrain("adapters", "show", "--root", root)
     assert show.returncode == 2
     assert "there is no current adapter" in show.stderr
+
+
+def test_a_root_without_a_preset_says_that_its_robot_is_simulated_and_how_to_get_a_car(
+    tmp_path: Path,
+) -> None:
+    root = str(tmp_path / "brain")
+    done = continuonbrain("init", "--root", root)
+    told = "no --preset was given, so this is a simulated robot; a real car gets a root of its own: "
+    assert told in done.stdout
+    command = done.stdout.partition(told)[2].splitlines()[0]
+    car = continuonbrain(*command.replace("DIR", str(tmp_path / "car")).split()[1:])
+    assert car.returncode == 0, car.stderr
+    assert json.loads((tmp_path / "car" / "config.json").read_bytes())["robot"]["kind"] == "donkey"
+    assert "simulated" not in continuonbrain("init", "--root", root, "--preset", "sim-donkey").stdout
 
 
 def test_a_remedy_names_the_root_that_the_command_was_given(tmp_path: Path) -> None:

@@ -21,9 +21,10 @@ from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.main import app
 from continuonbrain.cli.run import _in_world, line, summary_line, view
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.child_plan import ChildPlan, standard_plans
 from continuonbrain.loops.child_process import ChildLogError
 from continuonbrain.loops.control_process import ControlOptions, ControlProcess
-from continuonbrain.loops.supervisor import ChildGaveUpError, ChildPlan, Supervisor, standard_plans
+from continuonbrain.loops.supervisor import ChildGaveUpError, Supervisor
 from continuonbrain.policy.watch import HEAD_CALIBRATION_FILE, HeadCalibration
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
 

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from continuonbrain.cli.train import trained_text
+from continuonbrain.cli.train import summary, trained_text
 from continuonbrain.loops.mid import Outcome
 from continuonbrain.storage.layout import init_brain_root
 
@@ -26,7 +26,9 @@ def test_too_few_episodes_is_a_no_with_what_to_do(tmp_path: Path) -> None:
     said = train("--root", str(layout.root))
     assert said.returncode == 1, said.stderr
     assert "min_episodes" in said.stdout
-    assert "next: more episodes: continuonbrain run" in said.stdout
+    *_, came, following = said.stdout.splitlines()
+    assert came.startswith("nothing was learned; 0 of ")
+    assert following.startswith("next: more episodes: continuonbrain run")
     programs = train("--root", str(layout.root), "--json")
     assert programs.returncode == 1
     assert json.loads(programs.stdout)["phase"] == "waiting"
@@ -55,6 +57,54 @@ def test_what_a_job_did_is_one_line() -> None:
     assert "137 steps of the reflex head" in said
     assert "12 of 900" in said
     assert "gone on" not in trained_text(figures | {"resumed_at": 0})
+
+
+_DID = {"episodes": 9, "held_out": 3}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "sentence"),
+    [
+        (
+            Outcome(
+                "promoted", "000002-ab drives now", verdict={"passed": True}, training=_DID, left_out=["x"]
+            ),
+            (
+                "learned from 9 episodes (3 more held out to judge it), 1 left out; the verdict is yes; promoted: "
+                "000002-ab drives now"
+            ),
+        ),
+        (
+            Outcome("refused", "no gain", verdict={"passed": False}, training=_DID),
+            (
+                "learned from 9 episodes (3 more held out to judge it); the verdict is no; not promoted, "
+                "what drove before goes on: no gain"
+            ),
+        ),
+        (
+            Outcome("refused", "of another base", verdict={"passed": True}),
+            (
+                "nothing was trained, the candidate was judged; the verdict is yes; not promoted, what drove "
+                "before goes on: of another base"
+            ),
+        ),
+        (
+            Outcome("judged", "passed; not promoted yet (--hold)", verdict={"passed": True}, training=_DID),
+            (
+                "learned from 9 episodes (3 more held out to judge it); the verdict is yes; not promoted yet "
+                "(--hold)"
+            ),
+        ),
+        (
+            Outcome("promoted", "000002-ab drives now"),
+            "nothing was trained: the candidate of an earlier round has passed; promoted: 000002-ab drives now",
+        ),
+        (Outcome("gates", "idle: 3 s"), "nothing was learned; gates are closed: idle: 3 s"),
+        (Outcome("waiting", "2 of 8 episodes"), "nothing was learned; 2 of 8 episodes"),
+    ],
+)
+def test_what_came_of_it_is_one_sentence(outcome: Outcome, sentence: str) -> None:
+    assert summary(outcome) == sentence
 
 
 @pytest.mark.parametrize(

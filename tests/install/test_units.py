@@ -10,6 +10,9 @@ import pytest
 
 from continuonbrain.install.settings import InstallSettings
 from continuonbrain.install.units import SERVICES, TARGET, unit_files
+from continuonbrain.loops.child_plan import left_stopped
+from continuonbrain.loops.heartbeats import LIMITS
+from continuonbrain.storage.layout import BrainLayout
 
 SETTINGS = InstallSettings(Path("/opt/continuonos/brain"), Path("/usr/bin/env"))
 EVERY_SERVICE = {
@@ -66,6 +69,19 @@ def test_every_service_has_its_walls_and_limits(unit: str) -> None:
     assert sections["Install"]["WantedBy"] == [TARGET]
     assert sections["Unit"]["PartOf"] == [TARGET]
     assert "--tcp" not in keys["ExecStart"][0]
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_what_a_process_may_take_is_the_same_with_and_without_systemd(name: str) -> None:
+    keys, limits = service(name), LIMITS[name]
+    given = [float(keys[key][0]) for key in ("TimeoutStartSec", "WatchdogSec", "TimeoutStopSec")]
+    assert given == [limits.start_s, limits.silent_s, limits.stop_s]
+
+
+def test_a_car_is_left_stopped_by_the_same_command_with_and_without_systemd() -> None:
+    module, *arguments = left_stopped(BrainLayout(SETTINGS.root), "donkey")
+    (command,) = service("control")["ExecStopPost"]
+    assert command.endswith(f"-m {module} {' '.join(arguments)}")
 
 
 def test_what_control_alone_may() -> None:

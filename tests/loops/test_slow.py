@@ -15,6 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from continuonbrain.brain_root import BrainRoot, open_brain  # noqa: E402
+from continuonbrain.cli.train import trained_text  # noqa: E402
 from continuonbrain.config import PolicyConfig  # noqa: E402
 from continuonbrain.errors import BrainError  # noqa: E402
 from continuonbrain.loops import judging, mid, slow  # noqa: E402
@@ -22,7 +23,7 @@ from continuonbrain.loops import lessons as lessons_module  # noqa: E402
 from continuonbrain.loops.memory import keep_within_limits, protected_episodes  # noqa: E402
 from continuonbrain.loops.mid import MidLoop, watch  # noqa: E402
 from continuonbrain.loops.remembering import lessons_of, read_reservoir, remember, write_reservoir  # noqa: E402
-from continuonbrain.loops.slow import SlowLoop, SlowReport  # noqa: E402
+from continuonbrain.loops.slow import Part, SlowLoop, SlowReport  # noqa: E402
 from continuonbrain.loops.slow_adapter import standing_slow  # noqa: E402
 from continuonbrain.loops.teach import lessons, record_expert  # noqa: E402
 from continuonbrain.model.base_identity import tiny_base_folder  # noqa: E402
@@ -348,6 +349,83 @@ def test_two_adapters_that_no_graph_takes_are_not_made(
     assert "slow" not in card(root)
 
 
+def test_other_lora_layers_begin_anew_and_the_remedies_work(
+    brain: Brain, evidence: Evidences, taught: Path
+) -> None:
+    """A real root: learned, consolidated, then lora_layers changed in config.json, forth and back."""
+    root = brain()
+    assert docked(root).round().phase == "promoted"
+    assert outcomes(SlowLoop(docked(root)).round())["consolidate"] == "done"
+    wide = root
+    fewer = BrainRoot(root.layout, root.config.with_overrides({"lora_layers": ["q_proj", "o_proj"]}))
+
+    def drives() -> set[str]:
+        return read_plain(AdapterStore(root.layout).find("current").path).modules
+
+    before = drives()
+    missing = sorted(before - {"q_proj", "o_proj"})
+    assert {"gate_proj", "up_proj"} < set(missing)
+    shutil.copytree(list_episodes(taught)[8], root.layout.episodes_dir / list_episodes(taught)[8].name)
+    outcome = docked(fewer).round()
+    assert outcome.phase == "promoted", outcome.detail
+    why = outcome.training["anew"]
+    for part in (
+        str(root.layout.config_path),
+        "lora_layers = [q_proj, o_proj]",
+        ", ".join(missing),
+    ):
+        assert part in why
+    assert f"from the base on all lessons ({why})" in trained_text(outcome.training)
+    assert drives() == {"q_proj", "o_proj"}
+    told = card(root)
+    assert (told["anew"], "slow" in told) == (why, False)
+    assert len(told["considered"]) == 9
+    assert outcomes(SlowLoop(docked(fewer)).round())["consolidate"] == "done"
+
+    # More of them on top of fewer: nothing stands in the way.
+    shutil.copytree(list_episodes(taught)[9], root.layout.episodes_dir / list_episodes(taught)[9].name)
+    outcome = docked(wide).round()
+    assert outcome.phase == "promoted", outcome.detail
+    assert "anew" not in outcome.training
+    assert drives() == before
+
+    # What drives cannot be folded into fewer; the error says what to do, and both ways of doing it work.
+    failed = SlowLoop(docked(fewer)).round().part("consolidate")
+    assert failed is not None
+    assert failed.outcome == "failed"
+    assert f"lora_layers = [q_proj, o_proj] leaves out {', '.join(missing)}" in failed.detail
+    assert "train --again" in failed.detail
+    assert docked(fewer).round(again=True).phase == "promoted"
+    assert outcomes(SlowLoop(docked(fewer)).round())["consolidate"] == "done"
+    assert docked(wide).round(again=True).phase == "promoted"
+    assert outcomes(SlowLoop(docked(wide)).round())["consolidate"] == "done"
+
+
+def test_another_rank_is_learned_on_top_where_there_is_room(
+    brain: Brain, evidence: Evidences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = brain()
+    docked(root).round()
+    assert outcomes(SlowLoop(docked(root)).round())["consolidate"] == "done"
+    for rank in (3, 1):
+        other = BrainRoot(root.layout, root.config.with_overrides({"training.rank": rank}))
+        assert docked(other).round(again=True).phase == "promoted"
+        assert read_plain(AdapterStore(root.layout).find("current").path).rank == 2 + rank
+    monkeypatch.setattr("continuonbrain.loops.two_adapters.largest_rank", lambda *_: 2)
+    outcome = docked(other).round(again=True)  # both of the new ones would fit, not one on top of the old one
+    assert outcome.phase == "promoted"
+    assert "training.rank = 1 on top of rank 2" in outcome.training["anew"]
+    assert str(root.layout.config_path) in outcome.training["anew"]
+    assert read_plain(AdapterStore(root.layout).find("current").path).rank == 1
+
+
+def test_layers_that_cannot_be_trained_name_file_and_field(brain: Brain, evidence: Evidences) -> None:
+    root = brain(lora_layers=["k_proj"])
+    with pytest.raises(BrainError, match=r"config\.json: lora_layers: 'k_proj' cannot be trained") as refused:
+        docked(root).round()
+    assert "q_proj" in refused.value.remedy
+
+
 def test_the_shipped_graphs_take_both() -> None:
     pytest.importorskip("ai_edge_litert")
     assert largest_rank(tiny_base_folder(), PolicyConfig()) == 16
@@ -521,6 +599,24 @@ def test_the_sidecar_gives_it_its_turn(
     monkeypatch.setattr(mid.SlowLoop, "round", noted)
     watch(trainer, every_s=0.01, should_stop=lambda: bool(done))
     assert done == ["done"]
+
+
+def test_a_consolidation_that_fails_waits_longer_and_longer(
+    brain: Brain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def fails(_self: SlowLoop) -> SlowReport:
+        asked.append(time.monotonic())
+        return SlowReport((Part("consolidate", "failed", "lora_layers"),))
+
+    monkeypatch.setattr(mid.SlowLoop, "due", lambda _self: "always")
+    monkeypatch.setattr(mid.SlowLoop, "round", fails)
+    monkeypatch.setattr(mid, "_SLOW_AGAIN_S", 0.2)
+    watch(docked(brain(episodes=0)), every_s=0.01, should_stop=lambda: len(asked) > 2)
+    first, second = asked[1] - asked[0], asked[2] - asked[1]
+    assert first >= 0.2
+    assert second >= 0.4
 
 
 def test_a_reservoir_is_made_anew_from_the_cards(brain: Brain, evidence: Evidences, tmp_path: Path) -> None:

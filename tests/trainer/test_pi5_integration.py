@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,29 @@ def test_a_round_ends_in_a_judged_candidate(layout: BrainLayout, capsys: pytest.
     assert said.splitlines()[-1].startswith("refused: ")
     assert (layout.candidate / "verdict.json").is_file()
     assert not layout.current.exists()
+
+
+def test_help_and_a_wrong_root_do_not_need_torch(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "continuonbrain.trainer.examples.pi5_integration", *arguments]
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    told = run("--help")
+    assert told.returncode == 0, told.stderr
+    assert "--simulate-host" in told.stdout
+    told = run("--root", str(tmp_path / "nowhere"))
+    assert told.returncode == 2
+    assert "not a brain root" in told.stderr
+    told = run("--root", str(init_brain_root(tmp_path / "b", "sim-donkey").root))  # and here it is needed
+    assert told.returncode == 2
+    assert told.stderr.startswith("this needs the Python module torch")
 
 
 def test_where_no_robot_tells_anything_the_gates_are_closed_and_nothing_is_trained(

@@ -14,11 +14,8 @@ import sys
 from pathlib import Path
 
 from continuonbrain.brain_root import open_brain
-from continuonbrain.errors import BrainError
+from continuonbrain.errors import BrainError, told_from_import
 from continuonbrain.loops.mid import MidLoop
-from continuonbrain.model.base import load_base
-from continuonbrain.model.base_identity import base_sha256
-from continuonbrain.model.lora import attach_lora
 from continuonbrain.robot.host import HOST_FILE_NAME, SimulatedHost, host_for
 from continuonbrain.safety.action_guards import build_simple_action_guards
 from continuonbrain.storage.layout import DEFAULT_ROOT
@@ -33,7 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--simulate-host", action="store_true", help="a machine that is idle, charged and cool"
     )
     given = parser.parse_args(arguments)
+    # Imported here: --help and a wrong root must not wait for torch, or need it.
     brain = open_brain(given.root)
+    from continuonbrain.model.base import load_base
+    from continuonbrain.model.base_identity import base_sha256
+    from continuonbrain.model.lora import attach_lora
+
     config, layout = brain.config, brain.layout
 
     # 1. Gates: every sensor that is missing, stale, stuck or out of range closes one.
@@ -81,4 +83,9 @@ if __name__ == "__main__":
         sys.exit(main())
     except BrainError as error:
         print(error, file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (missing := told_from_import(error)) is None:
+            raise
+        print(missing, file=sys.stderr)
         sys.exit(2)
