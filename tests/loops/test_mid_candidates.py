@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from continuonbrain.brain_root import BrainRoot
-from continuonbrain.loops import judging, learning
+from continuonbrain.loops import judging, reflex_stage
 from continuonbrain.loops.promotion import promote_candidate
 from continuonbrain.model.base_identity import tiny_base_folder
 from continuonbrain.policy.reflex import REFLEX_FILE, Reflex
@@ -78,7 +78,7 @@ def test_a_head_that_came_to_nothing_is_missed_by_the_verdict(
     headed: Brain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        learning, "teach_reflex", lambda *_a, **_k: TaughtReflex(b"", [], 0.1, "loss not finite")
+        reflex_stage, "teach_reflex", lambda *_a, **_k: TaughtReflex(b"", [], 0.1, "loss not finite")
     )
     root = headed(**{"training.reflex_steps": 4})
     outcome = loop(root).round(hold=True)
