@@ -15,8 +15,10 @@ from rich.table import Table
 
 from continuonbrain.cli.root_option import JsonOption
 from continuonbrain.cli.verdict_table import imitation_table, verdict_table
+from continuonbrain.demo.narrator import Narrator
+from continuonbrain.demo.settings import DemoSettings
 from continuonbrain.demo.shifts import STORIES
-from continuonbrain.demo.story import Demo, DemoSettings, Narrator
+from continuonbrain.demo.story import Demo
 from continuonbrain.trainer.gates import GateReport
 
 

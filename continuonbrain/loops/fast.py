@@ -26,34 +26,30 @@ import contextlib
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import inf
 from typing import Any
 
-import numpy as np
-
-from continuonbrain.errors import BrainError
 from continuonbrain.loops.episode_keeper import EpisodeKeeper, Recorder
+from continuonbrain.loops.heads import Heads
 from continuonbrain.loops.loop_report import Durations, FastReport, Profile
 from continuonbrain.loops.loop_tick import PARKED, LoopTick, Mode, PathSource, Teleop
 from continuonbrain.loops.policy_client import Answer
-from continuonbrain.loops.reflex_keeper import ReflexName, ReflexSource
-from continuonbrain.loops.senses import Senses
+from continuonbrain.loops.realtime import quiet_collector
+from continuonbrain.loops.reflex_keeper import ReflexSource
+from continuonbrain.loops.robot_link import RobotLink
 from continuonbrain.loops.shadow import Shadow
 from continuonbrain.loops.tally import Tally
 from continuonbrain.loops.tick_step import step_of
-from continuonbrain.policy.convolution import F32
 from continuonbrain.policy.pilot import Pilot, Tick
 from continuonbrain.policy.watch import WORST
 from continuonbrain.rlds.errors import EpisodeError
-from continuonbrain.robot.protocol import Observation, Robot
-from continuonbrain.safety.guards import Guarded
+from continuonbrain.robot.protocol import Robot
 from continuonbrain.safety.reasons import Reason
 
 log = logging.getLogger(__name__)
 
 _OVERRUN_TICKS = 3
-_DEAD_RECKONING_S = 0.5  # a longer gap between observations is more than odometry bridges
 
 
 class FastLoop:
@@ -112,11 +108,8 @@ class FastLoop:
         self._late_in_a_row = 0
         self._held = ""
         self._tally = Tally(log)
-        self._looked_s: float | None = None
-        self._senses = Senses()
-        self._throttle = 0.0
-        self._reflexes = reflexes
-        self._reflex: ReflexName | None = None
+        self._heads = Heads(pilot, reflexes, self._tally)
+        self._link = RobotLink(robot, pilot, self._tally, forget=self._forget, clock=clock)
         self._driven = False
         pilot.instruct(instruction)
 
@@ -165,7 +158,7 @@ class FastLoop:
         period = 1.0 / self.hz
         started = self._clock()
         try:
-            with _quiet_collector():
+            with quiet_collector():
                 deadline, overlong = self._clock(), False
                 while not should_stop():
                     now = self._clock()
@@ -249,13 +242,13 @@ class FastLoop:
     def _tick(self) -> LoopTick:
         profile = self._profile
         profile.begin()
-        observation, fault = self._look()
+        observation, fault = self._link.look()
         profile.over("look")
         now = self._clock()
         fault = fault or self._held
         if self.mode == "park":
             self.client.poll()  # answers that were still under way
-            refused = self._send(PARKED)
+            refused = self._link.send(PARKED)
             fault = fault or refused
             return LoopTick(self.ticks, now, "park", observation, None, PARKED, None, fault)
         unfollowed: list[Answer] = []
@@ -285,16 +278,16 @@ class FastLoop:
             decided = Tick(None, guarded, None if path is None else path.chunk, risk=silent)
         elif self.mode == "teleop":
             command, age_s = self._teleop_command()
-            grid = self._road(observation)
+            grid = self._heads.road(observation)
             profile.over("heads")
             decided = self.pilot.teleoperate(command, now_s=now, age_s=age_s, grid=grid)
         else:
-            self._carry(observation, now)
-            grid = self._road(observation)
+            self._heads.carry(observation, now)
+            grid = self._heads.road(observation)
             profile.over("heads")
             decided = self.pilot.tick(now_s=now, grid=grid)
         profile.over("decide")
-        refused = self._send(decided.guarded)
+        refused = self._link.send(decided.guarded)
         fault = fault or refused
         profile.over("act")
         surprise = None
@@ -318,30 +311,6 @@ class FastLoop:
         profile.over("record")
         return tick
 
-    def _look(self) -> tuple[Observation | None, str]:
-        """The observation, taken into odometry; or None and what is wrong with it."""
-        try:
-            observation = self.robot.observe()
-            fault = self._senses.fault_of(observation, now_s=self._clock(), throttle=self._throttle)
-            if not fault:
-                self._believe(observation)
-        except Exception as error:  # whatever a body raises, the robot must still be stopped in this tick
-            fault = f"{type(error).__name__}: {error}"
-        if fault:
-            self._tally.fault("sensor", fault)
-            return None, fault
-        return observation, ""
-
-    def _believe(self, observation: Observation) -> None:
-        """Take it into odometry. Raises whatever a reading of a wrong type does."""
-        taken_s = observation.monotonic_s
-        if self._looked_s is not None and taken_s - self._looked_s > _DEAD_RECKONING_S:
-            self._forget()
-        self._looked_s = taken_s
-        self.pilot.observe(
-            now_s=taken_s, speed_mps=observation.speed_mps, yaw_rate_rps=observation.yaw_rate_rps
-        )
-
     def _forget(self) -> None:
         self.pilot.forget()
         if self._shadow is not None:
@@ -359,37 +328,10 @@ class FastLoop:
             if vetoed:
                 self._tally.world_vetoes += 1
                 continue
-            self._reflex = answer.reflex
+            self._heads.name = answer.reflex
             self._tally.followed(
                 chunk.adapter_sha256, tick=self.ticks, missed=self.missed_ticks, now_s=self._clock()
             )
-
-    def _carry(self, observation: Observation, now: float) -> None:
-        """Have the reflex head lay the path from here, where the model's is old."""
-        path, name = self.pilot.tracker.path, self._reflex
-        if path is None or name is None or self._reflexes is None or not self.pilot.wants_reflex(now_s=now):
-            return
-        head = self._reflexes.get(name)
-        if head is None:
-            return
-        intent = np.array([path.chunk.intent], np.float32)
-        try:
-            self.pilot.carry(head.curvatures(observation.frame[None], intent)[0].tolist(), now_s=now)
-        except BrainError as error:  # not a path: the model's goes on, until it is too old
-            self._tally.fault("reflex", error)
-
-    def _road(self, observation: Observation) -> F32 | None:
-        """The safety head's grid of this frame; None without a head, and when it fails, which its watch counts as the
-        worst."""
-        watch = self.pilot.watch
-        if watch is None:
-            return None
-        try:
-            grid: F32 = watch.head.grids(observation.frame[None])[0]
-            return grid
-        except Exception as error:  # whatever it is, this tick must end with a command that is safe
-            self._tally.fault("safety head", f"{type(error).__name__}: {error}")
-            return None
 
     def _teleop_command(self) -> tuple[tuple[float, float], float]:
         try:
@@ -398,24 +340,6 @@ class FastLoop:
         except Exception as error:  # a broken remote control is a person who has gone
             log.error("teleop: %s: %s", type(error).__name__, error)
         return (0.0, 0.0), inf
-
-    def _send(self, guarded: Guarded) -> str:
-        """Why the body refused, "" when it took it."""
-        self._throttle = guarded.throttle
-        try:
-            if guarded is PARKED:
-                self.robot.stop()
-            else:
-                self.robot.act(guarded.steering, guarded.throttle)
-        except Exception as error:  # the loop must live on: only it can stop the robot in the next tick
-            self._tally.fault("actuator", f"{type(error).__name__}: {error}")
-            with contextlib.suppress(Exception):
-                self.robot.stop()
-            # It stands, whatever was asked of it: what comes next slews up from rest.
-            self.pilot.guard.reset()
-            self.pilot.sent(PARKED)
-            return f"{type(error).__name__}: {error}"
-        return ""
 
     def _record(self, tick: LoopTick) -> None:
         if self._keeper is None:
@@ -429,18 +353,3 @@ class FastLoop:
             self._keeper.lose(error)
             return
         self._keeper.append(step)
-
-
-@contextlib.contextmanager
-def _quiet_collector() -> Iterator[None]:
-    """No automatic garbage collection inside: a full one takes tens of milliseconds, more than a tick has."""
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if was_enabled:
-            gc.enable()

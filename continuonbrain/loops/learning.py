@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +20,7 @@ from continuonbrain import __version__
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.judging import judge_candidate, replayable
 from continuonbrain.loops.lessons import Lessons, read_lessons
+from continuonbrain.loops.reflex_stage import REFLEX_SHARE, teach_head
 from continuonbrain.loops.remembering import read_reservoir
 from continuonbrain.loops.slow_adapter import standing_slow
 from continuonbrain.loops.training_log import LIVE_LOG_FILE, LiveLog, log_losses
@@ -30,7 +30,6 @@ from continuonbrain.model.plain_lora import Start, read_plain
 from continuonbrain.model.streams import Streams
 from continuonbrain.policy.acting_cache import ActingCache
 from continuonbrain.policy.engine import Engine
-from continuonbrain.policy.intent import Intents
 from continuonbrain.policy.open_engine import engine_name, open_engine
 from continuonbrain.policy.prompt import LAYOUT_VERSION
 from continuonbrain.policy.reflex import REFLEX_FILE
@@ -43,8 +42,7 @@ from continuonbrain.trainer.course import Course
 from continuonbrain.trainer.dataset import Samples
 from continuonbrain.trainer.job import JobSettings, train_adapter
 from continuonbrain.trainer.look import Look, unwatched
-from continuonbrain.trainer.pool import Recall, mix
-from continuonbrain.trainer.reflex_job import ReflexSettings, teach_reflex
+from continuonbrain.trainer.pool import Recall
 from continuonbrain.trainer.states import replay_samples
 from continuonbrain.trainer.steps import JobResult, Progress
 from continuonbrain.trainer.training_state import forget_state
@@ -57,8 +55,6 @@ log = logging.getLogger(__name__)
 ANEW = "anew"
 """In a card and in the figures of a job: why it began with the base although there was something to go on from."""
 _REPLAY_STATES = 768
-_REFLEX_SHARE = 0.2
-"""Of the wall time: the reflex head's; the rest is the adapter's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +141,7 @@ def teach(mid: Sidecar, lessons: Lessons, considered: list[Path], task: Task, st
         weight_decay=config.weight_decay,
         batch_size=config.batch_size,
         max_steps=config.max_steps,
-        max_wall_time_s=config.max_wall_time_s * (1 - (_REFLEX_SHARE if teaches_reflex else 0)),
+        max_wall_time_s=config.max_wall_time_s * (1 - (REFLEX_SHARE if teaches_reflex else 0)),
         seed=config.training.seed,
         max_memory_mib=config.training.max_memory_mib,
         # Without motion sensors the servo's trim is in the labels, and a mirror would turn it around.
@@ -214,7 +210,7 @@ def teach(mid: Sidecar, lessons: Lessons, considered: list[Path], task: Task, st
     figures: dict[str, Any] = {}
     reflex_losses: list[float] = []
     if teaches_reflex:
-        head, reflex_losses, figures = _teach_reflex(mid, engine, train, replay, settings)
+        head, reflex_losses, figures = teach_head(mid, engine, train, replay, settings)
         if head:
             files[REFLEX_FILE] = head
     staged = mid.store.stage(files)
@@ -272,54 +268,6 @@ def _cut_short(mid: Sidecar, plan: dict[str, Any]) -> tuple[AdapterVersion, dict
         return None
     same = whole and {k: card.get(k) for k in plan} == json.loads(json.dumps(plan))
     return (candidate, dict(card["training"])) if same else None
-
-
-def _teach_reflex(
-    mid: Sidecar,
-    engine: TorchEngine,
-    train: Samples,
-    replay: Samples | None,
-    settings: JobSettings,
-) -> tuple[bytes, list[float], dict[str, Any]]:
-    """The reflex head for the adapter that the engine's model has just learned: its file (b"" when nothing sound came
-    of it: the verdict will say so), its losses and figures of the stage."""
-    assert engine.reflex is not None
-    sampler = np.random.default_rng(settings.seed)
-    pool, chances = mix(train, replay, settings, sampler)
-    # The candidate's own, although it is not staged yet: its adapter is on the engine's model.
-    intents = Intents(engine, reflex=engine.reflex)
-
-    def meant(instructions: Sequence[str]) -> Any:
-        for instruction in instructions:
-            mid.look()
-            intents.of(instruction)
-        return intents.of_all(instructions)
-
-    def progress(p: Progress) -> None:
-        mid.say(force=False, phase=p.phase, step=p.step, steps=p.steps, loss=p.loss, detail="the reflex head")
-
-    taught = teach_reflex(
-        engine.reflex.data,
-        pool,
-        chances,
-        meant,
-        ReflexSettings(
-            max_steps=mid.config.training.reflex_steps,
-            # A share of its own: pauses and an interruption of the adapter's steps take nothing from it.
-            max_wall_time_s=mid.config.max_wall_time_s * _REFLEX_SHARE,
-            seed=settings.seed,
-            max_memory_mib=settings.max_memory_mib,
-        ),
-        on_progress=progress,
-        wait_until_allowed=mid.wait_until_allowed,
-    )
-    figures: dict[str, Any] = {
-        "reflex_s": round(taught.seconds, 2),
-        "reflex_steps": len(taught.losses),
-        "reflex_max_steps": mid.config.training.reflex_steps,
-        "reflex_ended": taught.ended,
-    }
-    return taught.data, [round(x, 4) for x in taught.losses], figures
 
 
 def _recall(mid: Sidecar, engine: TorchEngine) -> Recall | None:

@@ -1,4 +1,4 @@
-"""What the operating system can do for a thread that must be punctual: priority, a core of its own, precise sleep.
+"""What a thread that must be punctual can be given: priority, a core of its own, precise sleep, a quiet collector.
 
 Nothing here is needed to drive. What the system refuses is told, and the loop is as punctual as the machine lets it.
 A priority holds for the calling thread alone: threads that it starts afterwards, and its child processes, are ordinary.
@@ -7,10 +7,12 @@ A priority holds for the calling thread alone: threads that it starts afterwards
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +84,21 @@ def lift_other_threads(granted: Granted) -> None:
                 os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(_OTHERS_PRIORITY))
             else:  # one that the loop's thread started has its niceness
                 os.setpriority(os.PRIO_PROCESS, thread, _OTHERS_NICE)
+
+
+@contextmanager
+def quiet_collector() -> Iterator[None]:
+    """No automatic garbage collection inside: a full one takes tens of milliseconds, more than a tick has."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()
 
 
 def _scheduled(thread: int, priority: int | None, refused: list[str]) -> str:

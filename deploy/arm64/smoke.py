@@ -36,7 +36,9 @@ from emulation import CPU, run_emulated
 EXTRAS = "train,litert,serve,pi"
 TESTS = (
     "tests/storage/test_durable.py", "tests/storage/test_lock.py", "tests/storage/test_adapters.py",
-    "tests/storage/test_probation_rule.py", "tests/safety/test_guards.py", "tests/safety/test_caution.py",
+    "tests/storage/test_promotion_rule.py", "tests/storage/test_rollback.py", "tests/storage/test_history.py",
+    "tests/storage/test_adapter_crashes.py", "tests/storage/test_probation_rule.py",
+    "tests/safety/test_guards.py", "tests/safety/test_caution.py",
     "tests/rlds/test_recorder.py", "tests/rlds/test_recovery.py", "tests/rlds/test_tfrecord.py",
     "tests/policy/test_codec.py", "tests/policy/test_chunk.py", "tests/policy/test_tracker.py",
     "tests/robot/donkey",

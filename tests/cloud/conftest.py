@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.writer import EpisodeWriter
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.layout import init_brain_root
+from continuonbrain.storage.public_key import PublicKey, parse_public_key
 from continuonbrain.storage.trusted_keys import PrivateKeys
 
 KEY = "robot"
@@ -115,3 +117,22 @@ def export(brain: BrainRoot, out: Path, *, as_zip: bool = True, **how: Any) -> E
 def files_in(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, by its name there."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def public_key(brain: BrainRoot) -> PublicKey:
+    """The public half of the key that signs its bundles."""
+    path = PrivateKeys(brain.layout).public_path(KEY)
+    return parse_public_key(path.read_bytes(), what=str(path))
+
+
+def unpacked(bundle: Path, into: Path) -> Path:
+    """A zip's members in a folder, after their checksums were looked at."""
+    with zipfile.ZipFile(bundle) as opened:
+        assert opened.testzip() is None
+        opened.extractall(into)
+    return into
+
+
+def tree(root: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of everything below a folder: has anything changed?"""
+    return {str(p): (p.lstat().st_size, p.lstat().st_mtime_ns) for p in sorted(root.rglob("*"))}

@@ -10,7 +10,7 @@ from typing import Any
 
 from continuonbrain.brain_root import BrainRoot
 
-from .conftest import set_config
+from .conftest import set_config, tree
 
 
 def run(*args: object, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -18,10 +18,6 @@ def run(*args: object, code: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == code, done.stdout + done.stderr
     return done
-
-
-def tree(root: Path) -> dict[str, tuple[int, int]]:
-    return {str(p): (p.lstat().st_size, p.lstat().st_mtime_ns) for p in sorted(root.rglob("*"))}
 
 
 def test_a_refusal_says_how_to_opt_in(brain: BrainRoot, tmp_path: Path) -> None:

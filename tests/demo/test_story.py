@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from continuonbrain.demo.story import Demo, DemoSettings, Narrator
+from continuonbrain.demo.narrator import Narrator
+from continuonbrain.demo.settings import DemoSettings
+from continuonbrain.demo.story import Demo
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.control_status import CONTROL_REPORT_NAME
 from continuonbrain.loops.drive_session import read_status

@@ -13,7 +13,7 @@ from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.pilot import Pilot
 from continuonbrain.robot.protocol import Observation
 from continuonbrain.safety.guards import Limits
-from tests.loops.test_fast import FRAME, Paths, Time
+from tests.loops.fast_rig import FRAME, Paths, Time
 
 
 class QuietBody:

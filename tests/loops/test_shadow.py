@@ -16,7 +16,7 @@ from continuonbrain.policy.chunk import ActionChunk
 from continuonbrain.policy.pilot import Pilot
 from continuonbrain.policy.response import Response
 from continuonbrain.safety.guards import Guarded, Limits
-from tests.loops.test_fast import PERIOD_S, Rig, rig
+from tests.loops.fast_rig import PERIOD_S, Rig, rig
 
 COMMAND = st.tuples(st.floats(-1, 1), st.floats(-1, 1))
 

@@ -13,6 +13,7 @@ from continuonbrain.rlds.example_view import BYTES, FLOAT, Record, index_records
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
 from continuonbrain.rlds.metadata import EpisodeMetadata
 from continuonbrain.rlds.recorder import EpisodeRecorder
+from tests.rlds.valid_examples import make_valid
 
 RecordEpisode = Callable[..., Path]
 Examples = Callable[[Path], Iterator[dict[str, Any]]]
@@ -56,3 +57,9 @@ def examples() -> Examples:
             yield out
 
     return run
+
+
+@pytest.fixture(scope="session")
+def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One small valid example of each kind. Copy before damaging one."""
+    return make_valid(tmp_path_factory.mktemp("valid"))

@@ -147,3 +147,10 @@ def driving(tmp_path: Path) -> BrainRoot:
 def talking(tmp_path: Path) -> BrainRoot:
     """A root with the base that talks."""
     return without_probation(init_brain_root(tmp_path / "t", "sim-donkey", base_model=TALKING_BASE))
+
+
+@pytest.fixture
+def service(helpers: type[Helpers], driving: BrainRoot) -> Iterator[Service]:
+    """A running service on the root with the shipped base."""
+    with helpers.serving(driving) as running:
+        yield running

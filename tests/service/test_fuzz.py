@@ -1,6 +1,6 @@
 """The service fuzzed from its own OpenAPI document: no 5xx, and answers that are what the document says.
 
-Events are left out: their answer never ends (`test_service.py` asks for them).
+Events are left out: their answer never ends (`test_service_events.py` asks for them).
 """
 
 from __future__ import annotations
