@@ -69,7 +69,9 @@ def go_on(running: Running, system: System, now_s: float) -> bool:
     if fault.kind == "host":
         told: dict[str, Any] = system.training()
         running.worked.append((since, str(told.get("phase")), int(told.get("step") or 0)))
-    if since < fault.lasts_s:
+    # What hangs until it is ended is over with its end: its successor may drive.
+    ended = fault.kind == "hang" and fault.killed and _gone(running.pid)
+    if since < fault.lasts_s and not ended:
         return False
     mend(running, system)
     running.ended_s = now_s
@@ -87,6 +89,14 @@ def mend(running: Running, system: System) -> None:
         free(system.layout.root)
     elif fault.kind in ("camera", "speed", "host", "clock"):
         write_broken(system.work / BROKEN_FILE, Broken())
+
+
+def _gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def worked_on(running: Running) -> str:

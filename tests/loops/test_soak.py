@@ -22,7 +22,7 @@ from benchmarks.soak.checks import (
     unsafe_ticks,
 )
 from benchmarks.soak.days import Days
-from benchmarks.soak.faults import Running, worked_on
+from benchmarks.soak.faults import Running, go_on, worked_on
 from benchmarks.soak.plan import CATALOGUE, Fault, Plan
 from benchmarks.soak.slopes import Sample, slope_per_h
 from continuonbrain.rlds.metadata import EpisodeMetadata, Software
@@ -97,6 +97,19 @@ def test_learning_on_a_broken_sensor_is_seen() -> None:
     assert worked_on(running) == ""
     running.worked.append((8.5, "train", 6))
     assert "train" in worked_on(running)
+
+
+def test_what_hangs_until_it_is_ended_is_over_with_its_end() -> None:
+    fault = next(f for f in CATALOGUE if f.kind == "hang" and f.target == "policy" and f.killed)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        running = Running(fault, ["drive"], began_s=100.0, pid=child.pid)
+        system: Any = SimpleNamespace(pids=lambda: {"policy": child.pid})
+        assert not go_on(running, system, 110.0)
+        child.kill()
+        child.wait()
+    successor: Any = SimpleNamespace(pids=lambda: {"policy": 1})
+    assert go_on(running, successor, 111.0)
+    assert (running.ended_s, running.hung_on) == (111.0, False)
 
 
 def test_a_plan_is_its_seeds_and_brings_every_fault_whose_moment_comes() -> None:
