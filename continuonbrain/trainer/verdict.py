@@ -5,8 +5,10 @@
   held-out episodes are none.
 - A number that is not finite, or a mean that does not follow from its parts: the measurement broke, no pass.
 - It must be a gain: closer to the driver on held-out steps, or further round the track, than what drives now; but a
-  consolidation need not: it must have forgotten nothing of any lesson, by episodes that nobody trained on.
-- It must not imitate the driver worse than what drives now, and not be far from the driver's actions.
+  consolidation need not: it must have forgotten nothing of any lesson, by episodes that nobody trained on, neither
+  against what drives now nor against the best that was ever reached on that lesson (`exam.py`).
+- It must not imitate the driver worse than what drives now, neither in steering nor in speed, and not be far from the
+  driver's actions.
 - It must not make the guard, or the safety head, work more than what drives now does.
 - Where a reflex head was to be taught there must be one, and it must steer like the driver.
 - With slow decisions too it must drive and obey no worse than what drives now.
@@ -39,15 +41,17 @@ from continuonbrain.storage.content_hash import sha256_of_json
 from continuonbrain.storage.promotion_rule import VERDICT_VERSION
 from continuonbrain.trainer.bootstrap import LEVEL, RESAMPLES, Interval, paired
 from continuonbrain.trainer.checks import Check, Court, Rules, at_least, at_most, by_track, compared
-from continuonbrain.trainer.evidence import Evidence, Exam, contradictions, not_finite
+from continuonbrain.trainer.evidence import Evidence, Figures, contradictions, not_finite
+from continuonbrain.trainer.exam import rises
 
 _MIN_DIFFERENCE = 1e-3
 _IMITATION_SLACK = 0.02  # of the rival's error, as an estimate
 _FOLLOWING_HARM = 0.25  # sixteen trials: one that is lost may be three
 _GUARD_SLACK = 0.05
 _REPLAY_SLACK = 0.05  # steering of [-1, 1]; what a lesson costs and driving does not feel is 0.01 to 0.03
-_LESSONS_SLACK = 0.01  # steering of [-1, 1]
+_LESSONS_SLACK = 0.01  # of full lock, and of full speed
 _LESSONS_HARM = 0.05  # a lesson has four episodes or fewer in the exam
+_REPLAY_SPEED_SLACK = 0.05  # of full speed
 _REFLEX_SLACK = 1.25  # a head is taught anew each time, for seconds
 _REFLEX_TO_MODEL = 1.5
 _MIN_BLOCKED_EPISODES = 2
@@ -190,6 +194,16 @@ def _recordings(court: Court) -> None:
             limit=_LESSONS_HARM,
             unit=court.recorded_unit,
         )
+    court.no_rise(
+        "imitation_speed",
+        held.speed_candidate if held else (),
+        held.speed_current if held else (),
+        _LESSONS_SLACK,
+        "error of its speeds, as a share of full speed, that it has gained on held-out steps",
+        compare=court.over_recordings(share=False),
+        limit=_LESSONS_HARM,
+        unit=court.recorded_unit,
+    )
     meaning = "close to the driver's actions"
     checks.append(at_most("action_distance", e.distance, rules.avg_action_delta_threshold, meaning))
     if e.held is not None and e.held.guard_candidate:
@@ -308,15 +322,25 @@ def _memory(court: Court) -> None:
         )
     if e.replay is not None:
         states = e.replay.states
-        court.no_rise(
-            "replay",
-            e.replay.candidate,
-            e.replay.base,
-            _REPLAY_SLACK,
-            "steering error that it has gained on frozen states of what the base knew",
-            compare=lambda own, base, seed: paired(own, base, seed=seed, weights=states),
-            limit=_REPLAY_SLACK,
-        )
+        for name, mine, bases, slack, words in (
+            ("replay", e.replay.candidate, e.replay.base, _REPLAY_SLACK, "steering error"),
+            (
+                "replay_speed",
+                e.replay.speed_candidate,
+                e.replay.speed_base,
+                _REPLAY_SPEED_SLACK,
+                "error of its speeds",
+            ),
+        ):
+            court.no_rise(
+                name,
+                mine,
+                bases,
+                slack,
+                f"{words} that it has gained on frozen states of what the base knew",
+                compare=lambda own, base, seed: paired(own, base, seed=seed, weights=states),
+                limit=slack,
+            )
     if not rules.needs_gain:
         _exam(court)
 
@@ -324,29 +348,41 @@ def _memory(court: Court) -> None:
 def _exam(court: Court) -> None:
     """What a consolidation remembers of all lessons together, and of the one that it remembers least."""
     exam = court.e.exam
-    states = exam.states if exam else ()
-    court.no_rise(
-        "lessons",
-        exam.candidate if exam else (),
-        exam.current if exam else (),
-        _LESSONS_SLACK,
-        "steering error that it has gained on episodes of all lessons that nobody trained on",
-        compare=lambda own, now, seed: paired(own, now, seed=seed, weights=states),
-        limit=_LESSONS_HARM,
-        unit="episodes",
+    untouched = [] if exam is None else [i for i, trained in enumerate(exam.trained) if not trained]
+
+    def of(figures: Figures) -> Figures:
+        return tuple(figures[i] for i in untouched)
+
+    states = of(exam.states) if exam else ()
+    for name, own, now, words in (
+        ("lessons", exam.candidate if exam else (), exam.current if exam else (), "steering error"),
+        (
+            "lessons_speed",
+            exam.speed_candidate if exam else (),
+            exam.speed_current if exam else (),
+            "error of its speeds",
+        ),
+    ):
+        court.no_rise(
+            name,
+            of(own),
+            of(now),
+            _LESSONS_SLACK,
+            f"{words} that it has gained on episodes of all lessons that nobody trained on",
+            compare=lambda own, now, seed: paired(own, now, seed=seed, weights=states),
+            limit=_LESSONS_HARM,
+            unit="episodes",
+        )
+    worst = max(rises(exam), key=lambda rise: rise.value) if exam is not None and exam.lesson else None
+    meaning = f"error gained on the lesson that it remembers least ({worst or 'none was asked'})"
+    court.checks.append(
+        at_most("worst_lesson", None if worst is None else worst.value, _LESSONS_HARM, meaning)
     )
-    worst, number = None, 0
-    if exam is not None and exam.lesson:
-        rises = {n: _rise(exam, n) for n in sorted(set(exam.lesson))}
-        number, worst = max(rises.items(), key=lambda item: item[1])
-    meaning = f"steering error gained on the lesson that it remembers least (number {number})"
-    court.checks.append(at_most("worst_lesson", worst, _LESSONS_HARM, meaning))
-
-
-def _rise(exam: Exam, lesson: int) -> float:
-    of_it = [i for i, n in enumerate(exam.lesson) if n == lesson]
-    total = sum(exam.states[i] for i in of_it)
-    return sum(exam.states[i] * (exam.candidate[i] - exam.current[i]) for i in of_it) / total
+    unread = exam.unread if exam else ()
+    meaning = "lessons that could not be looked at, as none of their episodes can be read"
+    if unread:
+        meaning += f": {', '.join(map(str, unread))}; mend or move them: continuonbrain episodes doctor"
+    court.checks.append(at_most("lessons_unread", float(len(unread)), 0.0, meaning))
 
 
 def _reflex(court: Court) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from continuonbrain.trainer.evidence import (  # noqa: E402
     Slow,
     Sources,
 )
+from continuonbrain.trainer.exam import Paper, with_best  # noqa: E402
 
 QUICK = {
     "min_episodes": 4,
@@ -93,21 +95,35 @@ def brain(tmp_path: Path, untrained_base: Path, taught: Path) -> Brain:
 
 
 class Evidences:
-    """Evidence that passes, bound to the real hashes; `forgot`: how much worse the candidate is in the exam."""
+    """Evidence that passes, bound to the real hashes; forgot, sped: how much worse the candidate is in the exam, in
+    steering and in speed; now: errors there of what drives now."""
 
-    forgot = 0.0
+    forgot, sped, now = 0.0, 0.0, 0.05
+    asked: Paper | None = None
 
     def __call__(self, engine: Any, *, candidate: Any, current: Any, exam: Any, **_rest: Any) -> Evidence:
         ones, nothing = (1.0,) * 4, (0.0,) * 4
         good = Closed(1.0, 0.02, 0.0, 1.0, 1.0, 1.0, ones, nothing, nothing, ones)
         gain = exam is None  # a consolidation is no better at anything
         held = HeldOut((0, 1, 2, 3), (25.0,) * 4, (0.1 if gain else 0.2,) * 4, (0.2,) * 4, (0.3,) * 4)
+        held = replace(held, speed_candidate=(0.03,) * 4, speed_current=(0.03,) * 4)
         asked = None
         if exam is not None:
             self.asked = exam
-            numbers = tuple(exam[1].values())
-            n = len(numbers)
-            asked = Exam("e" * 64, numbers, (30.0,) * n, (0.05 + self.forgot,) * n, (0.05,) * n)
+            n, now = len(exam.lessons), self.now
+            asked = Exam(
+                "e" * 64,
+                tuple(exam.lessons.values()),
+                (30.0,) * n,
+                (now + self.forgot,) * n,
+                (now,) * n,
+                (now + self.sped,) * n,
+                (now,) * n,
+                tuple(i in exam.trained for i in exam.lessons),
+                tuple(exam.names.values()),
+                unread=exam.unread,
+            )
+            asked = with_best(asked, exam.best)
         return Evidence(
             candidate.sha256,
             engine.base_sha256,
@@ -181,7 +197,9 @@ def test_two_time_scales(brain: Brain, evidence: Evidences, taught: Path) -> Non
     exam = {e.episode for e in read_reservoir(root.layout.reservoir_path).kept if e.exam}
     assert exam
     assert not exam & set(told["episodes"])
-    assert len(evidence.asked[0]) > 0
+    assert evidence.asked is not None
+    assert len(evidence.asked.samples) > 0
+    assert not evidence.asked.trained
 
     # What comes after is learned on top of it, and the slow half stays what it is.
     for path in list_episodes(taught)[8:12]:
