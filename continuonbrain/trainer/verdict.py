@@ -41,17 +41,13 @@ from continuonbrain.storage.content_hash import sha256_of_json
 from continuonbrain.storage.promotion_rule import VERDICT_VERSION
 from continuonbrain.trainer.bootstrap import LEVEL, RESAMPLES, Interval, paired
 from continuonbrain.trainer.checks import Check, Court, Rules, at_least, at_most, by_track, compared
-from continuonbrain.trainer.evidence import Evidence, Figures, contradictions, not_finite
-from continuonbrain.trainer.exam import rises
+from continuonbrain.trainer.evidence import Evidence, contradictions, not_finite
+from continuonbrain.trainer.forgetting import LESSONS_HARM, LESSONS_SLACK, remembers
 
 _MIN_DIFFERENCE = 1e-3
 _IMITATION_SLACK = 0.02  # of the rival's error, as an estimate
 _FOLLOWING_HARM = 0.25  # sixteen trials: one that is lost may be three
 _GUARD_SLACK = 0.05
-_REPLAY_SLACK = 0.05  # steering of [-1, 1]; what a lesson costs and driving does not feel is 0.01 to 0.03
-_LESSONS_SLACK = 0.01  # of full lock, and of full speed
-_LESSONS_HARM = 0.05  # a lesson has four episodes or fewer in the exam
-_REPLAY_SPEED_SLACK = 0.05  # of full speed
 _REFLEX_SLACK = 1.25  # a head is taught anew each time, for seconds
 _REFLEX_TO_MODEL = 1.5
 _MIN_BLOCKED_EPISODES = 2
@@ -125,7 +121,7 @@ def judge(evidence: Evidence, rules: Rules) -> Verdict:
         if rules.needs_gain:
             _gain(court)
         _driving(court)
-        _memory(court)
+        remembers(court)
         _reflex(court)
     failed = [c for c in court.checks if not c.passed]
     return Verdict(not failed, _in_words(failed[0]) if failed else "", tuple(court.checks), evidence, rules)
@@ -188,20 +184,20 @@ def _recordings(court: Court) -> None:
             "imitation_steering",
             own,
             now,
-            _LESSONS_SLACK,
+            LESSONS_SLACK,
             "steering error that it has gained on the newest lessons' held-out steps",
             compare=court.over_recordings(share=False),
-            limit=_LESSONS_HARM,
+            limit=LESSONS_HARM,
             unit=court.recorded_unit,
         )
     court.no_rise(
         "imitation_speed",
         held.speed_candidate if held else (),
         held.speed_current if held else (),
-        _LESSONS_SLACK,
+        LESSONS_SLACK,
         "error of its speeds, as a share of full speed, that it has gained on held-out steps",
         compare=court.over_recordings(share=False),
-        limit=_LESSONS_HARM,
+        limit=LESSONS_HARM,
         unit=court.recorded_unit,
     )
     meaning = "close to the driver's actions"
@@ -306,83 +302,6 @@ def _driving(court: Court) -> None:
         if name == "guard_rise" or e.sources.safety_head_sha256 is not None:
             meaning = f"{words} in no larger share of ticks than for what drives now"
             court.no_rise(name, mine, rival, _GUARD_SLACK, meaning, compare=by_track, limit=rules.max_harm)
-
-
-def _memory(court: Court) -> None:
-    e, rules = court.e, court.rules
-    if e.closed_candidate is not None:
-        own, base = e.unshifted_candidate, e.unshifted_base
-        court.no_loss(
-            "forgetting",
-            own.completions if own else (),
-            base.completions if base else (),
-            rules.max_forgetting,
-            "share of a lap that it drives further than the base on the roads that the base knew",
-            limit=rules.max_harm,
-        )
-    if e.replay is not None:
-        states = e.replay.states
-        for name, mine, bases, slack, words in (
-            ("replay", e.replay.candidate, e.replay.base, _REPLAY_SLACK, "steering error"),
-            (
-                "replay_speed",
-                e.replay.speed_candidate,
-                e.replay.speed_base,
-                _REPLAY_SPEED_SLACK,
-                "error of its speeds",
-            ),
-        ):
-            court.no_rise(
-                name,
-                mine,
-                bases,
-                slack,
-                f"{words} that it has gained on frozen states of what the base knew",
-                compare=lambda own, base, seed: paired(own, base, seed=seed, weights=states),
-                limit=slack,
-            )
-    if not rules.needs_gain:
-        _exam(court)
-
-
-def _exam(court: Court) -> None:
-    """What a consolidation remembers of all lessons together, and of the one that it remembers least."""
-    exam = court.e.exam
-    untouched = [] if exam is None else [i for i, trained in enumerate(exam.trained) if not trained]
-
-    def of(figures: Figures) -> Figures:
-        return tuple(figures[i] for i in untouched)
-
-    states = of(exam.states) if exam else ()
-    for name, own, now, words in (
-        ("lessons", exam.candidate if exam else (), exam.current if exam else (), "steering error"),
-        (
-            "lessons_speed",
-            exam.speed_candidate if exam else (),
-            exam.speed_current if exam else (),
-            "error of its speeds",
-        ),
-    ):
-        court.no_rise(
-            name,
-            of(own),
-            of(now),
-            _LESSONS_SLACK,
-            f"{words} that it has gained on episodes of all lessons that nobody trained on",
-            compare=lambda own, now, seed: paired(own, now, seed=seed, weights=states),
-            limit=_LESSONS_HARM,
-            unit="episodes",
-        )
-    worst = max(rises(exam), key=lambda rise: rise.value) if exam is not None and exam.lesson else None
-    meaning = f"error gained on the lesson that it remembers least ({worst or 'none was asked'})"
-    court.checks.append(
-        at_most("worst_lesson", None if worst is None else worst.value, _LESSONS_HARM, meaning)
-    )
-    unread = exam.unread if exam else ()
-    meaning = "lessons that could not be looked at, as none of their episodes can be read"
-    if unread:
-        meaning += f": {', '.join(map(str, unread))}; mend or move them: continuonbrain episodes doctor"
-    court.checks.append(at_most("lessons_unread", float(len(unread)), 0.0, meaning))
 
 
 def _reflex(court: Court) -> None:

@@ -226,6 +226,10 @@ def test_two_time_scales(brain: Brain, evidence: Evidences, taught: Path) -> Non
     remembered = read_reservoir(root.layout.reservoir_path).names
     assert remembered & {p.name for p in list_episodes(taught)[:8]}
     assert remembered & {p.name for p in list_episodes(taught)[8:12]}
+    # Nor is anything learned now by which an earlier lesson is examined.
+    told, exam = card(root), {e.episode for e in read_reservoir(root.layout.reservoir_path).kept if e.exam}
+    assert exam - set(told["held_out"])
+    assert not exam & set(told["episodes"])
     assert read_plain(AdapterStore(root.layout).find("current").path).rank == 2
 
 

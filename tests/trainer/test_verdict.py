@@ -277,7 +277,8 @@ def test_a_consolidation_needs_no_gain_and_must_have_forgotten_nothing() -> None
     [
         ("lessons", {"candidate": spread(0.115, 16)}),
         ("lessons_speed", {"speed_candidate": spread(0.045, 16)}),
-        ("lessons", {"candidate": (math.nan,) * 16}),
+        ("lessons worst_lesson", {"candidate": (math.nan,) * 16}),
+        ("lessons worst_lesson", {"candidate": (*(0.1,) * 8, math.nan, *(0.1,) * 7)}),
         ("lessons worst_lesson", {"candidate": on_one(0.1, 0.16), "current": (0.1,) * 16}),
         (
             "lessons_speed worst_lesson",
