@@ -6,19 +6,24 @@ Kept apart from `slow.py` so that a sidecar that only waits does not hold torch 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.at_work import paper_of
 from continuonbrain.loops.learning import Learned, Task, begin, teach
 from continuonbrain.loops.lessons import Choice, read_lessons
 from continuonbrain.loops.remembering import Reservoir, told
-from continuonbrain.loops.slow_adapter import SLOW, card_of, names_in, standing_slow
+from continuonbrain.loops.slow_adapter import KIND, SLOW, card_of, names_in, standing_slow
 from continuonbrain.loops.two_adapters import left_out
+from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.model.lora import lora_targets
 from continuonbrain.model.plain_lora import Start, folded, read_plain
 from continuonbrain.policy.calibration import Calibration
+from continuonbrain.storage.adapter_reader import AdapterReader
 from continuonbrain.storage.adapters import AdapterVersion
+from continuonbrain.trainer.exam import best_of
 from continuonbrain.trainer.reservoir import reservoir_sha256
 
 if TYPE_CHECKING:
@@ -62,6 +67,7 @@ def consolidate(mid: Sidecar, current: AdapterVersion, reservoir: Reservoir, kno
         held_out=frozenset(names_in(card, "held_out")),
         exam=exam,
         by_episode={e.episode: e.calibration for e in reservoir.kept},
+        remembered={e.episode: e.lesson for e in reservoir.kept if e.episode in by_name},
     )
     lessons = read_lessons(mid, [by_name[n] for n in names], choice)
     if lessons.exam is None:
@@ -69,6 +75,8 @@ def consolidate(mid: Sidecar, current: AdapterVersion, reservoir: Reservoir, kno
             "no episode of the exam can be read: what a consolidation forgets could not be seen",
             remedy=f"look for damage: continuonbrain episodes doctor {mid.layout.episodes_dir}",
         )
+    best = best_of(_verdicts(mid.store), base_sha256(mid.layout.base_model_dir))
+    lessons = replace(lessons, exam=replace(lessons.exam, best=best))
     both, fold_error = folded(drives, mid.config.training.rank)
     paper = {
         "of": current.version_id,
@@ -80,3 +88,8 @@ def consolidate(mid: Sidecar, current: AdapterVersion, reservoir: Reservoir, kno
     seen = {*names, *names_in(card, "considered"), *(below.considered if below is not None else ())}
     considered = [p for p in known if p.name in seen]
     return teach(mid, lessons, considered, Task(SLOW, Start(both, frozen=False), paper), started)
+
+
+def _verdicts(store: AdapterReader) -> list[dict[str, Any] | None]:
+    """Of all consolidations, oldest first; None for one that has none that can be read."""
+    return [paper_of(v.verdict) for v in store.list() if card_of(v).get(KIND) == SLOW]

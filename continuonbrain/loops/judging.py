@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from continuonbrain import __version__
 from continuonbrain.config import BrainConfig
 from continuonbrain.errors import BrainError
-from continuonbrain.loops.lessons import ExamPaper
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.engine import Engine
 from continuonbrain.policy.open_engine import BUNDLES, engine_name
@@ -30,6 +29,7 @@ from continuonbrain.trainer.course import Course
 from continuonbrain.trainer.dataset import Samples
 from continuonbrain.trainer.evaluate import Contender, gather_evidence
 from continuonbrain.trainer.evidence import Evidence, Sources
+from continuonbrain.trainer.exam import Paper
 from continuonbrain.trainer.states import REPLAY_SOURCE, frozen_samples
 from continuonbrain.trainer.verdict import judge
 
@@ -74,7 +74,7 @@ def judge_candidate(
     *,
     engine: Engine,
     course: Course | None,
-    exam: ExamPaper | None = None,
+    exam: Paper | None = None,
 ) -> dict[str, Any]:
     """Measure the candidate's bytes in the engine that serves, apply the rules, attach `verdict.json`; returns it.
     exam: of a consolidation, which is judged by what it has forgotten instead of by a gain."""
@@ -107,7 +107,7 @@ def judge_candidate(
             limits=Limits.from_config(config.guards),
             course=course,
             replay=replay,
-            exam=None if exam is None else (exam.samples, exam.lessons),
+            exam=exam,
             decision_time_s=config.robot.decision_time_s,
             watch_with=watch_with,
             on_part=judging,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from continuonbrain.errors import BrainError
 from continuonbrain.policy.calibration import Calibration
@@ -22,33 +25,33 @@ from continuonbrain.trainer.dataset import (
     build_samples,
     calibrate,
     hold_out,
+    join,
     mirrored_instruction,
     read_drive,
 )
+from continuonbrain.trainer.exam import Paper, name_of_question
+from continuonbrain.trainer.reservoir import sizes
 from continuonbrain.trainer.safety_evidence import fit_head
 
 if TYPE_CHECKING:
     from continuonbrain.loops.at_work import Sidecar
 
+_TRAINED_ON = 2
+"""Episodes by which a lesson that has none for the exam is looked at."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """How episodes are shared out where their age does not say it, by name: what is held out, and what nobody trains
-    on (exam: the number of the lesson that each came from). calibration: the robot's now; by_episode: as it was when
-    an earlier one was driven, by which its commands are understood."""
+    on (exam: the number of the lesson that each came from; remembered: the same of all that the reservoir holds, of
+    which a lesson without an exam is looked at by those that are trained on). calibration: the robot's now; by_episode:
+    as it was when an earlier one was driven, by which its commands are understood."""
 
     calibration: Calibration
     held_out: frozenset[str]
     exam: Mapping[str, int] = field(default_factory=dict)
     by_episode: Mapping[str, Calibration] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ExamPaper:
-    """Samples of episodes that nobody trained on; lessons: by `samples.episode`, which lesson it came from."""
-
-    samples: Samples
-    lessons: Mapping[int, int]
+    remembered: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Lessons:
     measured: bool
     left_out: list[str]
     safety_head: dict[str, Any]
-    exam: ExamPaper | None = None
+    exam: Paper | None = None
 
 
 def read_lessons(mid: Sidecar, episodes: list[Path], choice: Choice | None = None) -> Lessons:
@@ -95,8 +98,9 @@ def _shared_out(
     damaged: set[str] = set()
 
     def leave_out(drive: Drive, error: BrainError) -> None:
-        left_out.append(str(error))
-        damaged.add(drive.episode.path.name)
+        if drive.episode.path.name not in damaged:  # it may be asked for twice: for the exam, and to train on
+            left_out.append(str(error))
+            damaged.add(drive.episode.path.name)
 
     def then(drive: Drive) -> Calibration:
         return choice.by_episode.get(drive.episode.path.name, choice.calibration)
@@ -114,10 +118,9 @@ def _shared_out(
     untouched = choice.held_out | choice.exam.keys()
     train = [d for d in drives if d.episode.path.name not in untouched]
     most = mid.config.promotion.max_eval_steps
-    paper = None
-    if exam and (samples := _or_none(lambda: pick(exam, most))) is not None:
-        numbers = {i: choice.exam[d.episode.path.name] for i, d in enumerate(exam)}
-        paper = ExamPaper(samples, numbers)
+    # As many of each whatever there is beside it: else what is asked of an episode would change with the others.
+    each = max(1, most // max(1, sizes(mid.config.slow.reservoir_episodes)[1]))
+    paper = set_paper(exam, train, choice, lambda drive: _or_none(lambda: pick([drive], each)))
     held_samples = _or_none(lambda: pick(held, most, stride=1)) if held else None
     return Lessons(
         pick(train, mid.max_samples),
@@ -129,6 +132,37 @@ def _shared_out(
         left_out,
         watched,
         paper,
+    )
+
+
+def set_paper(
+    exam: list[Drive], train: list[Drive], choice: Choice, pick: Callable[[Drive], Samples | None]
+) -> Paper | None:
+    """The exam: every lesson that is remembered is asked, by episodes that nobody trains on where there is one that can
+    be read, else by two that are trained on. None where nobody is asked anything new. pick: samples of a drive, None
+    where they cannot be read."""
+    asked: list[tuple[int, bool, Samples]] = []
+    for drive in exam:
+        if (samples := pick(drive)) is not None:
+            asked.append((choice.exam[drive.episode.path.name], False, samples))
+    if not asked:
+        return None
+    lessons = {lesson for lesson, _, _ in asked}
+    alone: Counter[int] = Counter()
+    for drive in train:
+        lesson = choice.remembered.get(drive.episode.path.name)
+        if lesson is None or lesson in lessons or alone[lesson] == _TRAINED_ON:
+            continue
+        if (samples := pick(drive)) is not None:
+            asked.append((lesson, True, samples))
+            alone[lesson] += 1
+    numbered = [replace(s, episode=np.full(len(s), i)) for i, (_, _, s) in enumerate(asked)]
+    return Paper(
+        join(numbered),
+        {i: lesson for i, (lesson, _, _) in enumerate(asked)},
+        {i: name_of_question(s, trained=trained) for i, (_, trained, s) in enumerate(asked)},
+        frozenset(i for i, (_, trained, _) in enumerate(asked) if trained),
+        tuple(sorted(set(choice.remembered.values()) - lessons - alone.keys())),
     )
 
 

@@ -42,6 +42,8 @@ class Bins:
 # Two bins of margin at both ends keep the expectation of an extreme value unbiased.
 CURVATURE_BINS = Bins(-1.8, 1.8, 45)
 SPEED_BINS = Bins(-0.2, 2.2, 25)
+FULL_SPEED_MPS = 2.0
+"""The largest speed that a path can ask for: the bins without their margin."""
 
 
 def curvature_tokens() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,16 @@ from continuonbrain.safety.guards import Limits
 from continuonbrain.trainer.course import Course, CourseDriver, OnPart
 from continuonbrain.trainer.dataset import Samples
 from continuonbrain.trainer.evidence import Closed, Evidence, Imitation, Laps, Slow, Sources
-from continuonbrain.trainer.recorded import examined, guarded_on, held_out, name_of, replayed, steering_of
+from continuonbrain.trainer.exam import Paper
+from continuonbrain.trainer.recorded import (
+    examined,
+    guarded_on,
+    held_out,
+    name_of,
+    replayed,
+    speed_error,
+    steering_of,
+)
 
 _BATCH = 16
 """A closing gate waits for one of these."""
@@ -112,7 +121,7 @@ def gather_evidence(
     limits: Limits,
     course: Course | None,
     replay: Samples | None = None,
-    exam: tuple[Samples, Mapping[int, int]] | None = None,
+    exam: Paper | None = None,
     decision_time_s: float = 0.0,
     watch_with: Callable[[], Watch] | None = None,
     on_part: OnPart = _quiet,
@@ -121,8 +130,8 @@ def gather_evidence(
 
     held: samples of held-out episodes, None when there are none. course: None where there is no simulator. replay:
     frozen states of the base's family (`states.frozen_samples`), None where they cannot be drawn. exam: of a
-    consolidation, samples and the lesson of each of their episodes. watch_with: makes
-    watches that count what the safety head would have stopped, None where no head is installed.
+    consolidation. watch_with: makes watches that count what the safety head would have stopped, None where no head is
+    installed.
     """
     steps = 0 if held is None else len(held)
     sources = Sources(
@@ -159,7 +168,7 @@ def gather_evidence(
         if replay is not None and run in (own, base):
             run.remembered = answers(engine, replay, f"{run.label}: frozen states", on_part)
         if exam is not None and run in (own, now):
-            run.examined = answers(engine, exam[0], f"{run.label}: the exam", on_part)
+            run.examined = answers(engine, exam.samples, f"{run.label}: the exam", on_part)
         if held is not None and engine.reflex is not None:
             run.head = reflex_imitation(
                 engine,
@@ -180,11 +189,11 @@ def gather_evidence(
         if run in (own, base):
             run.unshifted = driver.unshifted(run.label)
     # In the same servo coordinates, so that a difference is the adapter's and not the calibration's.
-    asked = {run.label: steering_of(run.answer, probe, candidate.calibration) for run in (own, base)}
+    bends = {run.label: steering_of(run.answer, probe, candidate.calibration) for run in (own, base)}
     evidence = replace(
         evidence,
         sources=sources,
-        difference=float(np.abs(asked["candidate"] - asked["base"]).mean()),
+        difference=float(np.abs(bends["candidate"] - bends["base"]).mean()),
         closed_candidate=own.closed,
         closed_current=now.closed,
         unshifted_candidate=own.unshifted,
@@ -201,8 +210,8 @@ def gather_evidence(
         found = replayed(replay, own.remembered, base.remembered, sources.replay_sha256)
         evidence = replace(evidence, replay=found)
     if exam is not None and own.examined is not None and now.examined is not None:
-        paper = exam[0].sha256(lambda: on_part("the exam", 0, len(exam[0])))
-        evidence = replace(evidence, exam=examined(*exam, own.examined, now.examined, paper))
+        asked = exam.samples.sha256(lambda: on_part("the exam", 0, len(exam.samples)))
+        evidence = replace(evidence, exam=examined(exam, own.examined, now.examined, asked))
     if held is None:
         return evidence
     watch = None if watch_with is None else (watch_with, _grids(watch_with().head, held, on_part))
@@ -257,6 +266,7 @@ def _with_recordings(
     acted = {}
     for name, run in (("candidate", own), ("current", now)):
         errors[name] = np.abs(steering_of(run.answer, held, run.of.calibration) - driven)
+        errors[f"speed_{name}"] = speed_error(run.answer, held)
         part = f"{run.label}: the guard on recorded steps"
         look = partial(on_part, part, 0, len(held))
         acted[name] = guarded_on(run.answer, held, run.of.calibration, limits, look, watch)

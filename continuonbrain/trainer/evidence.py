@@ -30,7 +30,8 @@ class HeldOut:
 
     episode: number of the block's episode; steps: how many; candidate, current, mean: their mean absolute steering
     error there (mean: of always giving the mean command); guard_*: share of the steps on which the guard changed what
-    that contender proposed; head_*: on which the safety head slowed or stopped it.
+    that contender proposed; head_*: on which the safety head slowed or stopped it; speed_*: mean speed error
+    (`recorded.speed_error`, a share of full speed).
     """
 
     episode: tuple[int, ...]
@@ -42,6 +43,8 @@ class HeldOut:
     guard_current: Figures = ()
     head_candidate: Figures = ()
     head_current: Figures = ()
+    speed_candidate: Figures = ()
+    speed_current: Figures = ()
 
     @property
     def episodes(self) -> int:
@@ -51,26 +54,41 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Frozen states of the base's own family with ideal answers, by track, `[tracks]` each: how many states, and the
-    mean absolute steering error (nominal servo) of candidate and base against the ideal path."""
+    """Frozen states of the base's own family with ideal answers, by track, `[tracks]` each: how many states, the mean
+    absolute steering error (nominal servo) of candidate and base against the ideal path, and the mean error of their
+    speeds (`recorded.speed_error`)."""
 
     sha256: str
     states: Figures
     candidate: Figures
     base: Figures
+    speed_candidate: Figures = ()
+    speed_base: Figures = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Exam:
     """Episodes of all that the robot has lived through that nobody trained on, `[episodes]` each: the lesson that each
-    came from, how many states, and the mean absolute steering error (nominal servo) of candidate and what drives now
-    against the driver's path."""
+    came from, how many states, the mean absolute steering error (nominal servo) of candidate and what drives now
+    against the driver's path, and the mean error of their speeds (`recorded.speed_error`).
+
+    trained: of a lesson that has no other episode, one that is trained on as well; names: of what is asked of each;
+    best, speed_best: errors of who was the best before (`exam.py`), None where nobody was asked this; unread: lessons
+    that could not be looked at, because none of their episodes can be read.
+    """
 
     sha256: str
     lesson: tuple[int, ...]
     states: Figures
     candidate: Figures
     current: Figures
+    speed_candidate: Figures
+    speed_current: Figures
+    trained: tuple[bool, ...]
+    names: tuple[str, ...]
+    best: tuple[float | None, ...] = ()
+    speed_best: tuple[float | None, ...] = ()
+    unread: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

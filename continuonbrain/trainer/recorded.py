@@ -7,14 +7,14 @@ floor), so that blocks are nearly independent where steps are not.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.chunk import ActionChunk
-from continuonbrain.policy.codec import CURVATURE_KNOTS_M
+from continuonbrain.policy.codec import CURVATURE_KNOTS_M, FULL_SPEED_MPS
 from continuonbrain.policy.convolution import F32
 from continuonbrain.policy.engine import Decisions
 from continuonbrain.policy.pilot import Pilot
@@ -24,6 +24,7 @@ from continuonbrain.safety.guards import Limits
 from continuonbrain.safety.reasons import HEADS
 from continuonbrain.trainer.dataset import Samples
 from continuonbrain.trainer.evidence import Exam, Figures, HeldOut, Replay
+from continuonbrain.trainer.exam import Paper, with_best
 
 BLOCK_S = 2.0
 _SETTLING = 2
@@ -42,6 +43,20 @@ def steering_of(decisions: Decisions, samples: Samples, calibration: Calibration
     for i, speed in enumerate(samples.speeds):
         distance = 0.0 if speed is None else speed * calibration.delay_s
         out[i] = calibration.steering(float(np.interp(distance, CURVATURE_KNOTS_M, decisions.curvature[i])))
+    return out
+
+
+def speed_error(decisions: Decisions, samples: Samples) -> F64:
+    """How far each decision's speeds are from the driver's, `[n]`, as a share of full speed:
+
+        error = mean over the known knots k of |v_k - driven_k| / FULL_SPEED_MPS
+
+    so that it stands beside an error of steering, which is a share of full lock. A knot is known where the recording
+    says what was driven by then; where it says it of none, at the end of a drive, the error is 0 for everybody.
+    """
+    known = samples.weights[:, len(CURVATURE_KNOTS_M) :] > 0
+    gap = np.abs(decisions.speed.astype(float) - samples.speed_ahead) / FULL_SPEED_MPS
+    out: F64 = np.where(known, gap, 0.0).sum(1) / known.sum(1).clip(1)
     return out
 
 
@@ -76,8 +91,9 @@ def blocks_of(samples: Samples) -> I64:
 
 
 def held_out(samples: Samples, errors: dict[str, F64], acted: dict[str, tuple[F64, F64]]) -> HeldOut:
-    """Means by block. errors: absolute steering error `[n]` of "candidate", "current" and "mean"; acted: of "candidate"
-    and "current", where the guard and where a head acted, `[n]` in {0, 1}."""
+    """Means by block. errors: absolute steering error `[n]` of "candidate", "current" and "mean", speed error of the
+    first two under "speed_candidate" and "speed_current"; acted: of these two, where the guard and where a head acted,
+    `[n]` in {0, 1}."""
     block = blocks_of(samples)
     steps = np.bincount(block)
 
@@ -95,6 +111,8 @@ def held_out(samples: Samples, errors: dict[str, F64], acted: dict[str, tuple[F6
         guard_current=means(acted["current"][0]),
         head_candidate=means(acted["candidate"][1]),
         head_current=means(acted["current"][1]),
+        speed_candidate=means(errors["speed_candidate"]),
+        speed_current=means(errors["speed_current"]),
     )
 
 
@@ -140,25 +158,45 @@ def guarded_on(
 
 def replayed(frozen: Samples, candidate: Decisions, base: Decisions, sha256: str) -> Replay:
     """Errors on frozen states by track, under the nominal calibration: the servo is not what is remembered."""
-    nominal = Calibration()
-    ideal = steering_of(Decisions(frozen.curvature, frozen.speed_ahead), frozen, nominal)
+    ideal = Decisions(frozen.curvature, frozen.speed_ahead)
+    wanted = steering_of(ideal, frozen, Calibration())
     _, track = np.unique(frozen.episode, return_inverse=True)
     states = np.bincount(track)
 
-    def means(decisions: Decisions) -> Figures:
-        errors = np.abs(steering_of(decisions, frozen, nominal) - ideal)
+    def means(errors: F64) -> Figures:
         return tuple((np.bincount(track, weights=errors) / states).tolist())
 
-    return Replay(sha256, tuple(float(s) for s in states), means(candidate), means(base))
+    def steering(decisions: Decisions) -> Figures:
+        return means(np.abs(steering_of(decisions, frozen, Calibration()) - wanted))
+
+    return Replay(
+        sha256,
+        tuple(float(s) for s in states),
+        steering(candidate),
+        steering(base),
+        means(speed_error(candidate, frozen)),
+        means(speed_error(base, frozen)),
+    )
 
 
-def examined(
-    samples: Samples, lessons: Mapping[int, int], candidate: Decisions, current: Decisions, sha256: str
-) -> Exam:
-    """Errors by episode, under the nominal calibration, as of `replayed`. lessons: by `samples.episode`."""
+def examined(paper: Paper, candidate: Decisions, current: Decisions, sha256: str) -> Exam:
+    """Errors by episode, under the nominal calibration, as of `replayed`, beside the best that was reached."""
+    samples = paper.samples
     both = replayed(samples, candidate, current, sha256)
-    numbers = tuple(lessons[int(e)] for e in np.unique(samples.episode))
-    return Exam(sha256, numbers, both.states, both.candidate, both.base)
+    episodes = [int(e) for e in np.unique(samples.episode)]
+    exam = Exam(
+        sha256,
+        tuple(paper.lessons[e] for e in episodes),
+        both.states,
+        both.candidate,
+        both.base,
+        both.speed_candidate,
+        both.speed_base,
+        trained=tuple(e in paper.trained for e in episodes),
+        names=tuple(paper.names[e] for e in episodes),
+        unread=paper.unread,
+    )
+    return with_best(exam, paper.best)
 
 
 def name_of(*parts: str) -> str:

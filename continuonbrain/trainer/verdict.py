@@ -5,8 +5,10 @@
   held-out episodes are none.
 - A number that is not finite, or a mean that does not follow from its parts: the measurement broke, no pass.
 - It must be a gain: closer to the driver on held-out steps, or further round the track, than what drives now; but a
-  consolidation need not: it must have forgotten nothing of any lesson, by episodes that nobody trained on.
-- It must not imitate the driver worse than what drives now, and not be far from the driver's actions.
+  consolidation need not: it must have forgotten nothing of any lesson, by episodes that nobody trained on, neither
+  against what drives now nor against the best that was ever reached on that lesson (`exam.py`).
+- It must not imitate the driver worse than what drives now, neither in steering nor in speed, and not be far from the
+  driver's actions.
 - It must not make the guard, or the safety head, work more than what drives now does.
 - Where a reflex head was to be taught there must be one, and it must steer like the driver.
 - With slow decisions too it must drive and obey no worse than what drives now.
@@ -39,15 +41,13 @@ from continuonbrain.storage.content_hash import sha256_of_json
 from continuonbrain.storage.promotion_rule import VERDICT_VERSION
 from continuonbrain.trainer.bootstrap import LEVEL, RESAMPLES, Interval, paired
 from continuonbrain.trainer.checks import Check, Court, Rules, at_least, at_most, by_track, compared
-from continuonbrain.trainer.evidence import Evidence, Exam, contradictions, not_finite
+from continuonbrain.trainer.evidence import Evidence, contradictions, not_finite
+from continuonbrain.trainer.forgetting import LESSONS_HARM, LESSONS_SLACK, remembers
 
 _MIN_DIFFERENCE = 1e-3
 _IMITATION_SLACK = 0.02  # of the rival's error, as an estimate
 _FOLLOWING_HARM = 0.25  # sixteen trials: one that is lost may be three
 _GUARD_SLACK = 0.05
-_REPLAY_SLACK = 0.05  # steering of [-1, 1]; what a lesson costs and driving does not feel is 0.01 to 0.03
-_LESSONS_SLACK = 0.01  # steering of [-1, 1]
-_LESSONS_HARM = 0.05  # a lesson has four episodes or fewer in the exam
 _REFLEX_SLACK = 1.25  # a head is taught anew each time, for seconds
 _REFLEX_TO_MODEL = 1.5
 _MIN_BLOCKED_EPISODES = 2
@@ -121,7 +121,7 @@ def judge(evidence: Evidence, rules: Rules) -> Verdict:
         if rules.needs_gain:
             _gain(court)
         _driving(court)
-        _memory(court)
+        remembers(court)
         _reflex(court)
     failed = [c for c in court.checks if not c.passed]
     return Verdict(not failed, _in_words(failed[0]) if failed else "", tuple(court.checks), evidence, rules)
@@ -184,12 +184,22 @@ def _recordings(court: Court) -> None:
             "imitation_steering",
             own,
             now,
-            _LESSONS_SLACK,
+            LESSONS_SLACK,
             "steering error that it has gained on the newest lessons' held-out steps",
             compare=court.over_recordings(share=False),
-            limit=_LESSONS_HARM,
+            limit=LESSONS_HARM,
             unit=court.recorded_unit,
         )
+    court.no_rise(
+        "imitation_speed",
+        held.speed_candidate if held else (),
+        held.speed_current if held else (),
+        LESSONS_SLACK,
+        "error of its speeds, as a share of full speed, that it has gained on held-out steps",
+        compare=court.over_recordings(share=False),
+        limit=LESSONS_HARM,
+        unit=court.recorded_unit,
+    )
     meaning = "close to the driver's actions"
     checks.append(at_most("action_distance", e.distance, rules.avg_action_delta_threshold, meaning))
     if e.held is not None and e.held.guard_candidate:
@@ -292,61 +302,6 @@ def _driving(court: Court) -> None:
         if name == "guard_rise" or e.sources.safety_head_sha256 is not None:
             meaning = f"{words} in no larger share of ticks than for what drives now"
             court.no_rise(name, mine, rival, _GUARD_SLACK, meaning, compare=by_track, limit=rules.max_harm)
-
-
-def _memory(court: Court) -> None:
-    e, rules = court.e, court.rules
-    if e.closed_candidate is not None:
-        own, base = e.unshifted_candidate, e.unshifted_base
-        court.no_loss(
-            "forgetting",
-            own.completions if own else (),
-            base.completions if base else (),
-            rules.max_forgetting,
-            "share of a lap that it drives further than the base on the roads that the base knew",
-            limit=rules.max_harm,
-        )
-    if e.replay is not None:
-        states = e.replay.states
-        court.no_rise(
-            "replay",
-            e.replay.candidate,
-            e.replay.base,
-            _REPLAY_SLACK,
-            "steering error that it has gained on frozen states of what the base knew",
-            compare=lambda own, base, seed: paired(own, base, seed=seed, weights=states),
-            limit=_REPLAY_SLACK,
-        )
-    if not rules.needs_gain:
-        _exam(court)
-
-
-def _exam(court: Court) -> None:
-    """What a consolidation remembers of all lessons together, and of the one that it remembers least."""
-    exam = court.e.exam
-    states = exam.states if exam else ()
-    court.no_rise(
-        "lessons",
-        exam.candidate if exam else (),
-        exam.current if exam else (),
-        _LESSONS_SLACK,
-        "steering error that it has gained on episodes of all lessons that nobody trained on",
-        compare=lambda own, now, seed: paired(own, now, seed=seed, weights=states),
-        limit=_LESSONS_HARM,
-        unit="episodes",
-    )
-    worst, number = None, 0
-    if exam is not None and exam.lesson:
-        rises = {n: _rise(exam, n) for n in sorted(set(exam.lesson))}
-        number, worst = max(rises.items(), key=lambda item: item[1])
-    meaning = f"steering error gained on the lesson that it remembers least (number {number})"
-    court.checks.append(at_most("worst_lesson", worst, _LESSONS_HARM, meaning))
-
-
-def _rise(exam: Exam, lesson: int) -> float:
-    of_it = [i for i, n in enumerate(exam.lesson) if n == lesson]
-    total = sum(exam.states[i] for i in of_it)
-    return sum(exam.states[i] * (exam.candidate[i] - exam.current[i]) for i in of_it) / total
 
 
 def _reflex(court: Court) -> None:

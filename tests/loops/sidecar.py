@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from continuonbrain.robot.host import SimulatedHost
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.layout import init_brain_root
 from continuonbrain.trainer.evidence import Closed, Evidence, Exam, HeldOut, Imitation, Laps, Slow, Sources
+from continuonbrain.trainer.exam import Paper, with_best
 
 QUICK = {
     "min_episodes": 4,
@@ -47,10 +49,12 @@ def make_brain(root: Path, base: Path, taught: Path, *, episodes: int = 6, **ove
 class Evidences:
     """Evidence that passes, bound to the real hashes, without driving anything.
 
-    `forgot`: how much worse a candidate of the slow loop is in the exam; `asked`: the exam that it was asked.
+    forgot, sped: how much worse a candidate of the slow loop is in the exam, in steering and in speed; now: errors
+    there of what drives now; asked: the exam that it was asked.
     """
 
-    forgot = 0.0
+    forgot, sped, now = 0.0, 0.0, 0.05
+    asked: Paper | None = None
 
     def __call__(
         self, engine: Any, *, candidate: Any, current: Any, exam: Any, on_part: Any, **_rest: Any
@@ -60,12 +64,24 @@ class Evidences:
         good = Closed(1.0, 0.02, 0.0, 1.0, 1.0, 1.0, ones, nothing, nothing, ones)
         gain = exam is None  # a consolidation is no better at anything
         held = HeldOut((0, 1, 2, 3), (25.0,) * 4, (0.1 if gain else 0.2,) * 4, (0.2,) * 4, (0.3,) * 4)
+        held = replace(held, speed_candidate=(0.03,) * 4, speed_current=(0.03,) * 4)
         asked = None
         if exam is not None:
             self.asked = exam
-            numbers = tuple(exam[1].values())
-            n = len(numbers)
-            asked = Exam("e" * 64, numbers, (30.0,) * n, (0.05 + self.forgot,) * n, (0.05,) * n)
+            n, now = len(exam.lessons), self.now
+            asked = Exam(
+                "e" * 64,
+                tuple(exam.lessons.values()),
+                (30.0,) * n,
+                (now + self.forgot,) * n,
+                (now,) * n,
+                (now + self.sped,) * n,
+                (now,) * n,
+                tuple(i in exam.trained for i in exam.lessons),
+                tuple(exam.names.values()),
+                unread=exam.unread,
+            )
+            asked = with_best(asked, exam.best)
         return Evidence(
             candidate.sha256,
             engine.base_sha256,

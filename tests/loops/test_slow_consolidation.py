@@ -54,7 +54,9 @@ def test_two_time_scales(slow_brain: Brain, evidence: Evidences, twelve_lessons:
     exam = {e.episode for e in read_reservoir(root.layout.reservoir_path).kept if e.exam}
     assert exam
     assert not exam & set(told["episodes"])
-    assert len(evidence.asked[0]) > 0
+    assert evidence.asked is not None
+    assert len(evidence.asked.samples) > 0
+    assert not evidence.asked.trained
 
     # What comes after is learned on top of it, and the slow half stays what it is.
     for path in list_episodes(twelve_lessons)[8:12]:
@@ -83,6 +85,10 @@ def test_two_time_scales(slow_brain: Brain, evidence: Evidences, twelve_lessons:
     remembered = read_reservoir(root.layout.reservoir_path).names
     assert remembered & {p.name for p in list_episodes(twelve_lessons)[:8]}
     assert remembered & {p.name for p in list_episodes(twelve_lessons)[8:12]}
+    # Nor is anything learned now by which an earlier lesson is examined.
+    told, exam = card(root), {e.episode for e in read_reservoir(root.layout.reservoir_path).kept if e.exam}
+    assert exam - set(told["held_out"])
+    assert not exam & set(told["episodes"])
     assert read_plain(AdapterStore(root.layout).find("current").path).rank == 2
 
 

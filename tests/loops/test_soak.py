@@ -101,8 +101,8 @@ def test_learning_on_a_broken_sensor_is_seen() -> None:
 
 def test_what_hangs_until_it_is_ended_is_over_with_its_end() -> None:
     fault = next(f for f in CATALOGUE if f.kind == "hang" and f.target == "policy" and f.killed)
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        running = Running(fault, ["drive"], began_s=100.0, pid=child.pid)
+    with subprocess.Popen(["sleep", "60"]) as child:
+        running = Running(fault, 100.0, ["drive"], pid=child.pid)
         system: Any = SimpleNamespace(pids=lambda: {"policy": child.pid})
         assert not go_on(running, system, 110.0)
         child.kill()

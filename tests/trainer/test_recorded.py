@@ -8,10 +8,19 @@ import numpy as np
 import pytest
 
 from continuonbrain.policy.calibration import Calibration
+from continuonbrain.policy.codec import FULL_SPEED_MPS, SPEED_BINS
 from continuonbrain.policy.engine import Decisions
 from continuonbrain.safety.guards import Limits
 from continuonbrain.trainer.dataset import Samples
-from continuonbrain.trainer.recorded import blocks_of, guarded_on, held_out, replayed
+from continuonbrain.trainer.exam import Paper
+from continuonbrain.trainer.recorded import (
+    blocks_of,
+    examined,
+    guarded_on,
+    held_out,
+    replayed,
+    speed_error,
+)
 
 NOMINAL = Calibration()
 
@@ -39,6 +48,7 @@ def test_means_by_block_give_back_the_mean_over_steps(recorded: Samples) -> None
     n = 40
     samples = timed(recorded, [i * 0.2 for i in range(n)], [0] * 25 + [3] * 15)
     errors = {k: np.random.default_rng(i).random(n) for i, k in enumerate(("candidate", "current", "mean"))}
+    errors |= {f"speed_{k}": errors[k] / 3 for k in ("candidate", "current")}
     acted = {k: (np.ones(n), np.zeros(n)) for k in ("candidate", "current")}
     found = held_out(samples, errors, acted)
     assert found.episodes == 2
@@ -46,6 +56,7 @@ def test_means_by_block_give_back_the_mean_over_steps(recorded: Samples) -> None
     assert sum(found.steps) == n
     mean = np.average(found.candidate, weights=found.steps)
     assert mean == pytest.approx(errors["candidate"].mean())
+    assert found.speed_candidate == pytest.approx([v / 3 for v in found.candidate])
     assert set(found.guard_candidate) == {1.0}
     assert set(found.head_current) == {0.0}
 
@@ -77,3 +88,48 @@ def test_ideal_answers_to_frozen_states_have_no_error(recorded: Samples) -> None
     assert len(found.states) == len(found.base) == 7
     assert found.candidate == (0.0,) * 7
     assert min(found.base) > 0.05
+
+
+def test_an_error_of_speed_is_a_share_of_full_speed_and_where_nothing_is_known_none(
+    recorded: Samples,
+) -> None:
+    bins = SPEED_BINS
+    assert bins.high - 2 * bins.step == pytest.approx(FULL_SPEED_MPS)
+    n = 6
+    samples = replace(recorded.select(np.arange(n)), speed_ahead=np.tile(np.float32([0.5, 1.0]), (n, 1)))
+    weights = np.ones((n, 10), np.float32)
+    weights[1, 8], weights[2, 9], weights[3, 8:] = 0.0, 0.0, 0.0
+    samples = replace(samples, weights=weights)
+    said = Decisions(samples.curvature, np.tile(np.float32([1.0, 0.8]), (n, 1)))
+    both, first, last = (0.25 + 0.1) / 2, 0.25, 0.1
+    assert speed_error(said, samples).tolist() == pytest.approx(
+        [both, last, first, 0.0, both, both], abs=1e-6
+    )
+    assert not speed_error(Decisions(samples.curvature, samples.speed_ahead), samples).any()
+
+
+def test_frozen_states_and_exam_tell_of_speeds_that_were_unlearned(recorded: Samples) -> None:
+    samples = replace(recorded, episode=np.arange(len(recorded)) % 4, weights=np.ones_like(recorded.weights))
+    ideal = Decisions(samples.curvature, samples.speed_ahead)
+    fast = Decisions(samples.curvature, samples.speed_ahead + np.float32(0.5))
+    found = replayed(samples, fast, ideal, "f" * 64)
+    assert found.candidate == found.base == (0.0,) * 4
+    assert found.speed_candidate == pytest.approx((0.25,) * 4)
+    assert found.speed_base == (0.0,) * 4
+    paper = Paper(
+        samples,
+        {0: 7, 1: 7, 2: 8, 3: 9},
+        {i: f"q{i}" for i in range(4)},
+        trained=frozenset({3}),
+        unread=(5,),
+        best={"q0": (0.1, 0.2)},
+    )
+    exam = examined(paper, fast, ideal, "e" * 64)
+    assert exam.lesson == (7, 7, 8, 9)
+    assert exam.names == ("q0", "q1", "q2", "q3")
+    assert exam.trained == (False, False, False, True)
+    assert exam.speed_candidate == pytest.approx((0.25,) * 4)
+    assert exam.speed_current == (0.0,) * 4
+    assert exam.best == (0.1, None, None, None)
+    assert exam.speed_best == (0.2, None, None, None)
+    assert exam.unread == (5,)

@@ -17,6 +17,7 @@ from continuonbrain.trainer.checks import Rules
 from continuonbrain.trainer.evidence import (
     Closed,
     Evidence,
+    Exam,
     HeldOut,
     Imitation,
     Laps,
@@ -72,11 +73,38 @@ def recorded(
         "guard_current": (0.01,) * n,
         "head_candidate": (0.0,) * n,
         "head_current": (0.0,) * n,
+        "speed_candidate": tuple(0.02 + s for s in same),
+        "speed_current": tuple(0.05 + s for s in same),
     }
     return HeldOut(
         tuple(i // 4 for i in range(n)),
         (40.0,) * n,
         *(tuple(of + s for s in same) for of in (candidate, current, mean)),
+        **(given | more),
+    )
+
+
+def remembered(candidate: float, base: float = 0.03, *, speed: float = 0.02) -> Replay:
+    """Frozen states on 24 tracks; speed: error of the candidate's, where the base's is 0.02."""
+    given = (spread(m, 24) for m in (candidate, base, speed, 0.02))
+    return Replay("f" * 64, (10.0,) * 24, *given)
+
+
+def exam(
+    candidate: float = 0.1, current: float = 0.1, *, speed: float = 0.03, lessons: int = 4, **more: Any
+) -> Exam:
+    """Four episodes of each lesson, errors that differ by episode alike for all; speed: the candidate's error of
+    speeds, where that of what drives now is 0.03."""
+    n = 4 * lessons
+    given = {
+        "trained": (False,) * n,
+        "names": tuple(f"question {i}" for i in range(n)),
+    }
+    return Exam(
+        "9" * 64,
+        tuple(i // 4 + 1 for i in range(n)),
+        (50.0,) * n,
+        *(spread(m, n) for m in (candidate, current, speed, 0.03)),
         **(given | more),
     )
 
@@ -99,7 +127,7 @@ GOOD = Evidence(
     closed_current=driven(0.4),
     unshifted_candidate=laps(0.99),
     unshifted_base=laps(1.0),
-    replay=Replay("f" * 64, (10.0,) * 24, spread(0.04, 24), spread(0.03, 24)),
+    replay=remembered(0.04),
     has_reflex=True,
     reflex=Imitation(0.06, None),
     reflex_current=Imitation(0.06, None),
@@ -183,7 +211,7 @@ REFUSALS: list[tuple[str, dict[str, object]]] = [
     ("held_out_steps", {"held_out_steps": 49}),
     ("held_out_steps", {"held_out_steps": 0}),
     ("held_out_episodes", {"held": recorded(0.05, 0.20, episodes=1)}),
-    ("held_out_episodes imitation_steering", {"held": None}),
+    ("held_out_episodes imitation_steering imitation_speed", {"held": None}),
     ("imitation_steering", steering(0.205)),
     ("action_distance", {"distance": 0.26}),
     ("recorded_guard", {"held": recorded(0.05, 0.2, guard_candidate=(0.07,) * 16)}),
@@ -201,9 +229,13 @@ REFUSALS: list[tuple[str, dict[str, object]]] = [
     ("guard_rise", {"closed_candidate": driven(0.95, guard=0.08)}),
     ("forgetting", {"unshifted_candidate": laps(0.97)}),
     ("forgetting", {"unshifted_candidate": None}),
-    ("replay", {"replay": Replay("f" * 64, (10.0,) * 24, spread(0.09, 24), spread(0.03, 24))}),
-    ("imitation_steering", {"current": None}),
-    ("imitation_steering", {"candidate": None}),
+    ("replay", {"replay": remembered(0.09)}),
+    ("replay_speed", {"replay": remembered(0.04, speed=0.08)}),
+    ("replay_speed", {"replay": replace(remembered(0.04), speed_candidate=())}),
+    ("imitation_speed", {"held": recorded(0.05, 0.20, speed_candidate=(0.07,) * 16)}),
+    ("imitation_speed", {"held": recorded(0.05, 0.20, speed_candidate=(), speed_current=())}),
+    ("imitation_steering imitation_speed", {"current": None}),
+    ("imitation_steering imitation_speed", {"candidate": None}),
     ("action_distance", {"distance": None}),
     ("differs_from_base", {"difference": None}),
 ]
@@ -215,6 +247,83 @@ def test_each_rule_refuses_for_its_own_reason(name: str, change: dict[str, Any])
     assert not verdict.passed
     assert [c.name for c in verdict.checks if not c.passed] == name.split()
     assert verdict.reason.startswith(f"{name.split()[0]}: ")
+
+
+# --------------------------------------------------------------------- a consolidation
+
+LESSONS = Rules(needs_gain=False)
+CONSOLIDATED = replace(
+    GOOD,
+    **steering(0.2),  # no better at anything
+    closed_current=CLOSED,
+    exam=exam(),
+)
+
+
+def on_one(mean: float, other: float, lesson: int = 2, lessons: int = 4) -> tuple[float, ...]:
+    """Errors by episode that are `other` on one lesson and `mean` on all others."""
+    return tuple(other if i // 4 + 1 == lesson else mean for i in range(4 * lessons))
+
+
+def test_a_consolidation_needs_no_gain_and_must_have_forgotten_nothing() -> None:
+    verdict = judge(CONSOLIDATED, LESSONS)
+    assert verdict.passed, verdict.reason
+    assert not judge(CONSOLIDATED, Rules()).passed
+    assert not judge(replace(CONSOLIDATED, exam=None), LESSONS).passed
+
+
+@pytest.mark.parametrize(
+    ("names", "change"),
+    [
+        ("lessons", {"candidate": spread(0.115, 16)}),
+        ("lessons_speed", {"speed_candidate": spread(0.045, 16)}),
+        ("lessons worst_lesson", {"candidate": (math.nan,) * 16}),
+        ("lessons worst_lesson", {"candidate": (*(0.1,) * 8, math.nan, *(0.1,) * 7)}),
+        ("lessons worst_lesson", {"candidate": on_one(0.1, 0.16), "current": (0.1,) * 16}),
+        (
+            "lessons_speed worst_lesson",
+            {"speed_candidate": on_one(0.03, 0.09), "speed_current": (0.03,) * 16},
+        ),
+        # All others were learned better meanwhile.
+        ("worst_lesson", {"candidate": on_one(0.07, 0.16), "current": (0.1,) * 16}),
+        ("worst_lesson", {"speed_candidate": on_one(0.0, 0.09), "speed_current": (0.03,) * 16}),
+        ("worst_lesson", {"best": on_one(0.1, 0.04), "speed_best": (0.03,) * 16}),
+        ("worst_lesson", {"best": (0.1,) * 16, "speed_best": (*(None,) * 12, *(0.0,) * 3, -0.2)}),
+        ("lessons_unread", {"unread": (3,)}),
+    ],
+)
+def test_what_was_forgotten_is_seen_in_steering_and_in_speed(names: str, change: dict[str, Any]) -> None:
+    verdict = judge(replace(CONSOLIDATED, exam=replace(exam(), **change)), LESSONS)
+    failed = [c.name for c in verdict.checks if not c.passed and c.name != "measured"]
+    assert set(names.split()) <= set(failed)
+    assert set(failed) <= {*names.split(), "worst_lesson"}
+
+
+def test_an_adapter_that_has_unlearned_to_drive_slowly_does_not_pass_with_its_steering() -> None:
+    """One of sixteen episodes says "drive slowly", 0.5 m/s: it drives 1 m/s there, and steers better than before."""
+    speeds = (0.03,) * 16
+    fast = (*speeds[:5], 0.03 + 0.5 / 2.0, *speeds[6:])
+    deaf = replace(exam(0.07), speed_candidate=fast, speed_current=speeds)
+    failed = [c.name for c in judge(replace(CONSOLIDATED, exam=deaf), LESSONS).checks if not c.passed]
+    assert failed == ["lessons_speed", "worst_lesson"]
+    (worst,) = (
+        c for c in judge(replace(CONSOLIDATED, exam=deaf), LESSONS).checks if c.name == "worst_lesson"
+    )
+    assert worst.value == pytest.approx(0.25 / 4)
+    assert "number 2, speed, against what drives now" in worst.meaning
+
+
+def test_a_lesson_without_an_exam_is_looked_at_by_what_was_trained_on_and_told_so() -> None:
+    trained = tuple(i // 4 + 1 == 2 for i in range(16))
+    lost = replace(exam(), trained=trained, candidate=on_one(0.1, 0.2), current=(0.1,) * 16)
+    verdict = judge(replace(CONSOLIDATED, exam=lost), LESSONS)
+    assert [c.name for c in verdict.checks if not c.passed] == ["worst_lesson"]
+    assert "number 2, steering, against what drives now, by episodes that it was trained on" in verdict.reason
+    # They are no evidence of what nobody trained on.
+    (lessons,) = (c for c in verdict.checks if c.name == "lessons")
+    assert lessons.n == 12
+    everything = replace(CONSOLIDATED, exam=replace(exam(), trained=(True,) * 16))
+    assert [c.name for c in judge(everything, LESSONS).checks if not c.passed] == ["lessons", "lessons_speed"]
 
 
 # --------------------------------------------------------------------- how much evidence is enough
