@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from continuonbrain.errors import BrainError
 
-VERDICT_VERSION = 2
-"""What `verdict.json` is written as. 1: point estimates, which is shown and promotes nothing any more; 2: intervals, by
-cluster, and more hashes."""
-_OLDER_VERSIONS = (1,)
+VERDICT_VERSION = 3
+"""What `verdict.json` is written as. 1: point estimates; 2: intervals, by cluster, and more hashes; 3: speeds, every
+lesson, and the best that was reached. Older ones are shown and promote nothing any more."""
+_OLDER_VERSIONS = (1, 2)
 
 
 class PromotionRefused(BrainError):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.small_verdict import small_verdict
 from continuonbrain.storage.adapters import BEHAVIOURAL_FILES, adapter_sha256, promotion_refusal
 from continuonbrain.storage.content_hash import sha256_of_contents, sha256_of_files
-from continuonbrain.storage.promotion_rule import rival_refusal
+from continuonbrain.storage.promotion_rule import VERDICT_VERSION, rival_refusal
 from continuonbrain.trainer.checks import Check
 from continuonbrain.trainer.evidence import Evidence
 from continuonbrain.trainer.verdict import Verdict
@@ -53,7 +53,10 @@ def test_what_the_judge_writes_has_all_that_the_rule_asks_for() -> None:
             for checks in ([{"passed": True}, {"passed": False}], [{}], ["yes"], [{"passed": 1}])
         ),
         *(({"checks": checks}, "no checks") for checks in ([], None, {}, "all passed", 1)),
-        *(({"version": version}, "of version") for version in (1, 0, 3, True, 2.0, "2", None)),
+        *(
+            ({"version": version}, "of version")
+            for version in (1, 2, VERDICT_VERSION + 1, 0, True, 3.0, "3", None)
+        ),
         ({"reason": "completion: 0.1"}, "why it did not"),
         ({"reason": None}, "why it did not"),
         *(({"evidence": value}, "no evidence") for value in (None, {}, [])),
@@ -78,7 +81,10 @@ def test_any_other_verdict_does_not(changes: dict[str, object], reason: str) -> 
     [
         (None, "no verdict"),
         ({}, "did not pass"),
-        ({"version": 2, "passed": True, "candidate_sha256": SHA, "base_sha256": BASE}, "no checks"),
+        (
+            {"version": VERDICT_VERSION, "passed": True, "candidate_sha256": SHA, "base_sha256": BASE},
+            "no checks",
+        ),
         ({"passed": True, "candidate_sha256": SHA, "base_sha256": BASE}, "only shown"),
     ],
 )

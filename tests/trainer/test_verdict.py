@@ -497,7 +497,7 @@ def test_verdicts_of_this_make_may_promote_and_those_of_another_may_not() -> Non
     bound = {"candidate_sha256": "c" * 64, "staged_sha8": "c" * 8, "base_sha256": "b" * 64}
     new = judge(GOOD, Rules()).to_json()
     assert promotion_refusal(new, **bound) is None
-    for unknown in (1, 3, 0, "2", None, 2.0, True):
+    for unknown in (1, 2, VERDICT_VERSION + 1, 0, "3", None, 3.0, True):
         assert "version" in str(promotion_refusal(new | {"version": unknown}, **bound))
 
 
