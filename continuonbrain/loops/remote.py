@@ -39,8 +39,9 @@ class RemoteControl:
     def take(self, header: Mapping[str, Any], alive: Callable[[], bool] = lambda: True) -> str:
         """A message {"steering": S, "throttle": T}; what is wrong with it, "" when nothing is.
 
-        It may say "active": false (the person is there and does not hold the wheel) and "for_s": seconds within which
-        the next one comes. alive: whether the sender's connection still stands.
+        It may say "active": false (the person is there and does not hold the wheel), "for_s": seconds within which the
+        next one comes, and "sent_s": when it was sent, monotonic seconds of this machine, so that what waited somewhere
+        is as old as it is. alive: whether the sender's connection still stands.
         """
         pair = []
         for name in ("steering", "throttle"):
@@ -54,8 +55,12 @@ class RemoteControl:
             return f"active = {active!r} is neither true nor false"
         if isinstance(for_s, bool) or not isinstance(for_s, int | float) or not 0 < for_s <= _LONGEST_S:
             return f"for_s = {for_s!r} is not a number of seconds in (0, {_LONGEST_S:g}]"
+        now = self._clock()
+        sent_s = header.get("sent_s", now)
+        if isinstance(sent_s, bool) or not isinstance(sent_s, int | float) or not sent_s <= now:
+            return f"sent_s = {sent_s!r} is no time that has been"
         self._command, self._active, self._for_s = (pair[0], pair[1]), active, float(for_s)
-        self._alive, self._taken_s = alive, self._clock()
+        self._alive, self._taken_s = alive, float(sent_s)
         return ""
 
     def let_go(self) -> None:

@@ -66,7 +66,11 @@ class World:
         if self.observed_s is None:
             return []
         chunk = ActionChunk(
-            curvature=(0.0,) * 8, speed=(1.0, 1.0), observed_s=self.observed_s, adapter_sha256="", decision_ms=1.0
+            curvature=(0.0,) * 8,
+            speed=(1.0, 1.0),
+            observed_s=self.observed_s,
+            adapter_sha256="",
+            decision_ms=1.0,
         )
         self.observed_s = None
         return [Answer(chunk, Calibration())]

@@ -71,7 +71,17 @@ def test_a_connection_that_ended_lets_go_for_good() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"active": 1}, {"for_s": 0}, {"for_s": math.nan}, {"for_s": 11}, {"for_s": "1"}]
+    "wrong",
+    [
+        {"active": 1},
+        {"for_s": 0},
+        {"for_s": math.nan},
+        {"for_s": 11},
+        {"for_s": "1"},
+        {"sent_s": 1.1},
+        {"sent_s": math.nan},
+        {"sent_s": "0"},
+    ],
 )
 def test_a_promise_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
     remote = RemoteControl(clock=lambda: 1.0)
@@ -84,4 +94,12 @@ def test_a_remote_control_of_the_bodys_own_drives_whatever_the_socket_says() -> 
     remote = RemoteControl(lambda: own[0], clock=lambda: 1.0)
     assert remote.hand() == "drives"
     own[0] = ((0.0, 0.0), 0.3)
+    assert remote.hand() == "gone"
+
+
+def test_a_command_that_waited_somewhere_is_as_old_as_it_is() -> None:
+    remote = RemoteControl(clock=lambda: 5.0)
+    assert remote.take({"steering": 0.5, "throttle": 0.5, "for_s": 0.2, "sent_s": 4.9}) == ""
+    assert remote()[1] == pytest.approx(0.1)
+    assert remote.take({"steering": 0.5, "throttle": 0.5, "for_s": 0.2, "sent_s": 4.7}) == ""
     assert remote.hand() == "gone"
