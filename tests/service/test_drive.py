@@ -64,6 +64,16 @@ def says(t: float, **more: Any) -> str:
     return json.dumps({"t": t, "steering": 0.2, "throttle": 0.3, "active": True, "assist": False, **more})
 
 
+def ends(socket: ClientConnection) -> bool:
+    """Whether the other side closes it, after a few messages at most."""
+    try:
+        for _ in range(20):
+            socket.recv(2)
+    except ConnectionClosed:
+        return True
+    return False
+
+
 def now_ms() -> float:
     return time.monotonic() * 1000
 
@@ -251,9 +261,7 @@ def test_what_is_no_message_ends_the_drive(hostile: Any, wrong: str | bytes) -> 
         socket.send(says(now_ms()))
         json.loads(socket.recv(2))
         socket.send(wrong)
-        with pytest.raises(ConnectionClosed):
-            for _ in range(5):
-                socket.recv(2)
+        assert ends(socket)
     person.post("/v1/driver", want=False)
 
 
@@ -363,9 +371,7 @@ def test_too_many_watchers_and_what_they_should_not_say(hostile: Any) -> None:
     person = Person(hostile.addresses[1])
     with person.socket("/v1/view") as socket:
         socket.send('{"steer": 1}')
-        with pytest.raises(ConnectionClosed):
-            for _ in range(20):
-                socket.recv(2)
+        assert ends(socket)
     until(lambda: person.http.get("/v1/session").json()["watchers"] == 0)
     with ExitStack() as watching:
         for _ in range(MOST_WATCHERS):
