@@ -7,12 +7,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from fastapi import FastAPI
 from fastapi.responses import Response
 
 from tests.dashboard.fake_robot import FakeRobot
 
 MIN_EPISODES = 6
+FINDING = {
+    "severity": "warning",
+    "problem": "three frames are missing",
+    "remedy": "continuonbrain episodes repair",
+}
 STEPS = 60
 
 
@@ -21,6 +27,10 @@ class FakeLearning:
 
     def __init__(self, robot: FakeRobot) -> None:
         self.robot = robot
+        self.reset()
+
+    def reset(self) -> None:
+        """Nothing was learned."""
         self.seconds = 4.0
         self.began_s: float | None = None
         self.paused = False
@@ -38,15 +48,22 @@ class FakeLearning:
         episodes = [e.id for e in self.robot.episodes]
         self.entries.append(
             {
-                "at_unix_s": time.time(), "event": event, "from": before, "to": to, "by": "a person",
-                "reason": reason, "episodes": episodes if event == "promote" else [], "verdict": None,
-            }  # fmt: skip
+                "at_unix_s": time.time(),
+                "event": event,
+                "from": before,
+                "to": to,
+                "by": "a person",
+                "reason": reason,
+                "episodes": episodes if event == "promote" else [],
+                "verdict": None,
+            }
         )
 
     def training(self) -> dict[str, Any]:
         enough = self.taught() >= MIN_EPISODES
+        stands = self.robot.mode == "park"
         gates = [
-            ("parked", self.robot.mode == "park", self.robot.mode, "it stands" if self.robot.mode == "park" else "it drives"),
+            ("parked", stands, self.robot.mode, "it stands" if stands else "it drives"),
             ("battery", True, 0.82, "at least 0.5"),
             ("temperature", True, 51.2, "at most 70 °C"),
             ("cpu", True, 0.21, "at most 0.6"),
@@ -92,8 +109,7 @@ class FakeLearning:
                     "id": e.id, "instruction": e.instruction, "role": e.role, "steps": e.steps,
                     "seconds": e.steps / 20, "started_unix_ms": e.started_unix_ms, "bad": e.bad,
                     "learned": e.learned, "thumbnail": f"/v1/episodes/{e.id}/frames/0.jpg",
-                    "findings": [{"severity": "warning", "problem": "three frames are missing", "remedy": "continuonbrain episodes repair"}]
-                    if e.id == "episode-003" else [],
+                    "findings": [FINDING] if e.id == "episode-003" else [],
                 }
                 for e in robot.episodes
                 if not before or e.id < before
@@ -188,7 +204,10 @@ class FakeLearning:
             fleet = robot.car.fleet
             points, half = fleet.tracks.points[0], float(fleet.tracks.half_m[0])
             shift = fleet.tracks.normal[0]
-            off = points + shift * (half * 1.4 * (1 - abs((range_of(points) / len(points)) * 2 - 1)))[:, None]
+            off = (
+                points
+                + shift * (half * 1.4 * (1 - abs((np.arange(len(points)) / len(points)) * 2 - 1)))[:, None]
+            )
             n = len(points) // 3
             return {
                 "track": points.tolist(), "half_m": half, "before": off[:n].tolist(),
@@ -197,7 +216,12 @@ class FakeLearning:
 
         @app.get("/v1/system")
         async def system() -> dict[str, Any]:
-            names = [("control", 61, 0.11), ("policy", 402, 0.35), ("sidecar", 88, 0.01), ("service", 74, 0.02)]
+            names = [
+                ("control", 61, 0.11),
+                ("policy", 402, 0.35),
+                ("sidecar", 88, 0.01),
+                ("service", 74, 0.02),
+            ]
             spread = {"p50": 210.0, "p99": 900.0, "p99.9": 2100.0, "max": 4200.0}
             return {
                 "processes": [
@@ -205,7 +229,9 @@ class FakeLearning:
                     for i, (n, m, c) in enumerate(names)
                 ],
                 "profile": {"lateness_us": spread, "work_us": spread, "stages_us": {"look": spread, "act": spread}},
-                "temperatures": {"cpu": 51.2}, "disk": {"free_mib": 21000, "total_mib": 59000}, "battery": {"percent": 82, "charging": False},
+                "temperatures": {"cpu": 51.2},
+                "disk": {"free_mib": 21000, "total_mib": 59000},
+                "battery": {"percent": 82, "charging": False},
             }  # fmt: skip
 
         @app.get("/v1/logs/{name}")
@@ -221,12 +247,6 @@ class FakeLearning:
                     {"name": "words", "ok": False, "value": None, "reason": "the base drives and is silent"},
                 ]
             }
-
-
-def range_of(points: Any) -> Any:
-    import numpy as np
-
-    return np.arange(len(points))
 
 
 def adapter(name: str, episodes: list[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The track, the car, the guard and the expert are the project's own; processes, t
 
 from __future__ import annotations
 
+import copy
 import io
 import threading
 import time
@@ -59,6 +60,7 @@ class FakeRobot:
         self.shot: dict[str, Any] = {}
         self.recording: Recorded | None = None
         self.episodes: list[Recorded] = []
+        self._kept: list[Recorded] = []
         self._count = 0
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -69,6 +71,18 @@ class FakeRobot:
     def close(self) -> None:
         self._done.set()
         self._thread.join(2)
+
+    def keep(self) -> None:
+        """What is recorded now is what `reset` goes back to."""
+        self._kept = copy.deepcopy(self.episodes)
+
+    def reset(self) -> None:
+        with self.lock:
+            self.mode, self.instruction, self.recording = "park", "drive", None
+            self.hand, self.hand_at_s = (0.0, 0.0, False), -1e9
+            self.episodes = copy.deepcopy(self._kept)
+            self.guard.release()
+            self.car.fleet.place(instruction=["drive"])
 
     def let_go(self) -> None:
         """The hand is off: what a lost connection does at once."""

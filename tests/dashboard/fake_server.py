@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,9 @@ def create_app(robot: FakeRobot, code: str = "") -> FastAPI:
             me = fresh = secrets.token_hex(8)
             csrf[me] = secrets.token_hex(8)
         request.state.me = me
-        if request.method not in ("GET", "HEAD") and not path.startswith(OPEN):
-            if request.headers.get("x-csrf") != csrf.get(me):
-                return problem(403, "the CSRF token is missing", "load the page again")
+        changes = request.method not in ("GET", "HEAD") and not path.startswith(OPEN)
+        if changes and request.headers.get("x-csrf") != csrf.get(me):
+            return problem(403, "the CSRF token is missing", "load the page again")
         response: Response = await call_next(request)
         if fresh:
             response.set_cookie(COOKIE, fresh, httponly=True, samesite="strict")
@@ -81,7 +82,11 @@ def create_app(robot: FakeRobot, code: str = "") -> FastAPI:
 
     @app.post("/fake")
     async def fake(what: dict[str, Any] = Body(...)) -> dict[str, Any]:  # noqa: B008
-        if what.get("drop"):
+        if what.get("reset"):
+            lease["driver"] = ""
+            robot.reset()
+            learning.reset()
+        if what.get("drop") or what.get("reset"):
             for socket in list(sockets):
                 with contextlib.suppress(RuntimeError):
                     await socket.close(1011)
@@ -160,15 +165,11 @@ def create_app(robot: FakeRobot, code: str = "") -> FastAPI:
             while not listener.done():
                 tick, exposed, jpeg = robot.frame
                 if tick != last and sent - acked[0] < 2:
-                    import struct
-
                     await socket.send_bytes(struct.pack("<d", exposed) + jpeg)
                     sent, last = sent + 1, tick
                 if robot.tick >= told + 2:
                     told = robot.tick
-                    await socket.send_json(
-                        {**robot.shot, "driver": driver_for(me), "watchers": len(sockets)}
-                    )
+                    await socket.send_json({**robot.shot, "driver": driver_for(me), "watchers": len(sockets)})
                 await asyncio.sleep(0.005)
         except (WebSocketDisconnect, RuntimeError):
             pass
@@ -218,7 +219,10 @@ def create_app(robot: FakeRobot, code: str = "") -> FastAPI:
     @app.get("/v1/explain")
     async def explain() -> dict[str, Any]:
         s = robot.shot
-        words = f"It was told “{s['instruction']}”, proposed steering {s['proposed'][0]:+.2f}, and the guard gave {s['guarded'][0]:+.2f}."
+        (proposed, _), (guarded, _) = s["proposed"], s["guarded"]
+        words = (
+            f"It was told “{s['instruction']}”, proposed {proposed:+.2f}, and the guard gave {guarded:+.2f}."
+        )
         return {"text": words, "tick": s}
 
     learning.routes(app, problem)
@@ -234,6 +238,7 @@ def main() -> None:
     robot = FakeRobot()
     for i in range(asked.episodes):
         robot.drive_ahead(("drive", "keep left", "drive slowly", "keep right", "drive fast")[i % 5])
+    robot.keep()
     robot.start()
     uvicorn.run(
         create_app(robot, asked.pair), host="127.0.0.1", port=asked.port, log_level="warning", lifespan="off"

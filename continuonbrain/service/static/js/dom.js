@@ -9,7 +9,7 @@ export function el(tag, attributes = {}, ...children) {
     else if (name === "value") node.value = value;
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 
@@ -63,7 +63,7 @@ export function confirmed(question, detail, yes, { danger = false } = {}) {
   });
 }
 
-/** What went wrong, in words, until it is read or 12 s are over. */
+/** What went wrong, in words, until it is closed or its time is over. It lies over the view, and lets clicks through. */
 export function toast(words, remedy = "", tone = "bad") {
   const host = document.getElementById("toasts");
   const note = notice(words, remedy, tone);
@@ -71,5 +71,5 @@ export function toast(words, remedy = "", tone = "bad") {
   note.replaceChildren(body, el("button", { type: "button", class: "small", onclick: () => note.remove() }, "Close"));
   while (host.childElementCount > 2) host.firstElementChild.remove();
   host.append(note);
-  setTimeout(() => note.remove(), 12000);
+  setTimeout(() => note.remove(), tone === "bad" ? 12000 : 4000);
 }

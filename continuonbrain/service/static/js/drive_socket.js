@@ -4,6 +4,7 @@
 import { post } from "./api.js";
 
 const PERIOD_MS = 50;
+const REMEMBERED_MS = 4000;
 
 /** read(): `{steering, throttle, active}` of whatever the person holds now. */
 export class Wheel extends EventTarget {
@@ -23,6 +24,7 @@ export class Wheel extends EventTarget {
   async take() {
     if (this.held) return;
     await post("/v1/driver", { want: true });
+    this.reason = "";
     await new Promise((resolve, reject) => {
       const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/drive`);
       this.socket = socket;
@@ -36,7 +38,7 @@ export class Wheel extends EventTarget {
       socket.onmessage = (event) => this.hear(JSON.parse(event.data));
       socket.onclose = () => {
         if (!this.held) reject(new Error("The robot refused the wheel."));
-        this.end("the connection was lost");
+        this.end(this.reason || "the connection was lost");
       };
     });
   }
@@ -77,8 +79,16 @@ export class Wheel extends EventTarget {
   }
 
   hear(told) {
-    if (told.type === "ack") this.roundTrip = performance.now() - told.t;
-    else if (told.type === "lost") this.give(told.reason || "the robot took the wheel back");
+    if (told.type === "ack") {
+      this.roundTrip = performance.now() - told.t;
+      return;
+    }
+    if (told.type !== "lost") return;
+    // The robot let go for a moment, or is about to close: it says which by closing.
+    this.reason = told.reason;
+    this.tell();
+    clearTimeout(this.forget);
+    this.forget = setTimeout(() => { this.reason = ""; this.tell(); }, REMEMBERED_MS);
   }
 
   tell() { this.dispatchEvent(new Event("change")); }

@@ -30,7 +30,8 @@ export class Hands {
     if (!down) { this.keys.delete(way); return; }
     if (!this.listening || event.target.closest?.(TYPES_INTO) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
-    this.keys.add(way);
+    // A key that was let go by the page (hidden, another window) is pressed anew, not by its own repeating.
+    if (!event.repeat) this.keys.add(way);
   }
 
   /** The command now. Positive steering turns left. */

@@ -61,6 +61,7 @@ function paintBar() {
   setText(stopButton, engaged ? "Stopped" : "Stop");
   if (engaged !== stoppedNow) { stoppedNow = engaged; setDriver(driver); }
   if (tick?.driver) setDriver(tick.driver, tick.watchers);
+  else if (!tick) setDriver(driver);
 }
 
 let recent = "";

@@ -19,7 +19,7 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
  * A plot in `host`. lines: [{label, token, values}] over `x`; marks: x positions that are shaded (a guard stepped in).
  * onCursor(index): a person points at a step. Returns {set(x, lines), point(index), close()}.
  */
-export async function plot(host, { title, x, lines, xLabel = "s", height = 130, marks = [], range = null, onCursor = null, sync = null }) {
+export async function plot(host, { title, x, lines, xLabel = "s", height = 130, marks = [], range = null, onCursor = null, sync = null, legend = true }) {
   const uPlot = await library();
   let chart = null;
   let data = [x, ...lines.map((line) => line.values)];
@@ -30,7 +30,7 @@ export async function plot(host, { title, x, lines, xLabel = "s", height = 130, 
     chart = new uPlot({
       width: Math.max(200, host.clientWidth), height,
       padding: [8, 8, 0, 0],
-      legend: { show: true, live: true },
+      legend: { show: legend, live: true },
       cursor: { sync: sync ? { key: sync } : undefined, drag: { x: false, y: false }, y: false },
       scales: { x: { time: false }, y: range ? { range } : {} },
       axes: [{ ...axis, size: 28 }, { ...axis, size: 44 }],

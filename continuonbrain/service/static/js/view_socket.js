@@ -88,8 +88,8 @@ export class ViewSocket extends EventTarget {
     if (typeof data === "string") {
       const told = JSON.parse(data);
       if (told.type !== "tick") return;
-      this.tick = told;
-      this.dispatchEvent(new CustomEvent("tick", { detail: told }));
+      this.tick = told.mode === undefined ? null : told; // without a mode no control process is heard
+      this.dispatchEvent(new Event("tick"));
       return;
     }
     const exposed = new DataView(data).getFloat64(0, true);

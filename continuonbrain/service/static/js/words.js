@@ -29,7 +29,7 @@ export function reasonsInWords(reasons) {
 
 export const isStop = (code) => (REASONS[code] || ["", "stop"])[1] === "stop";
 
-export const MODES = { teleop: "You drive", autopilot: "Autopilot", assisted: "Assisted", park: "Park" };
+export const MODES = { teleop: "By hand", autopilot: "Autopilot", assisted: "Assisted", park: "Park" };
 const MODE_STATE = { teleop: "driven by hand", autopilot: "autopilot", assisted: "autopilot, assisted", park: "parked", teach: "being taught", stopped: "ended" };
 
 /** The robot in two or three words and a tone, from a tick (null: nothing is heard). */
@@ -59,7 +59,7 @@ export function duration(seconds) {
 /** A moment as a person writes it; ms since 1970. */
 export function moment(ms) {
   if (!ms) return "";
-  return new Date(ms).toLocaleString(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
+  return new Date(ms).toLocaleString(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 }
 
 export const brief = (sha) => (sha ? sha.slice(0, 8) : "the base alone");

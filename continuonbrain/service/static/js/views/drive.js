@@ -1,8 +1,9 @@
 // Drive: what the robot sees, what is proposed, what the guard made of it, and the wheel.
 
-import { ask, post } from "../api.js";
+import { post, session } from "../api.js";
 import { el, facts, panel, setText } from "../dom.js";
 import { bindStick } from "../inputs.js";
+import { recording } from "./record.js";
 import { brief, isStop, MODES, number, reasonsInWords, signed } from "../words.js";
 
 const HELD_MS = 500;
@@ -16,14 +17,16 @@ export function open(main, robot) {
   const pad = drivePad(robot);
   const more = el("div");
   const words = instructions(robot);
-  main.append(el("h1", { class: "visually-hidden" }, "Drive"), el("div", { class: "columns" },
+  const record = recording(robot, () => {});
+  main.append(el("h1", { class: "visually-hidden" }, "Drive"), el("div", { class: "columns driving" },
     el("div", { class: "stack" },
-      el("section", { class: "panel", "aria-label": "Camera" }, picture.node),
+      el("section", { class: "panel camera", "aria-label": "Camera" }, picture.node),
       panel("Command", gauges.map((g) => g.node),
         el("div", { class: "legend" }, el("span", { class: "proposed" }, "proposed"), el("span", { class: "guarded" }, "after the guard")), why)),
     el("div", { class: "stack" },
       panel("Who drives", modes.node, pad.node),
       panel("Instruction", words.node),
+      panel("Record a lesson", record.node),
       panel("Now", more))));
 
   let told = ["", 0];
@@ -41,6 +44,7 @@ export function open(main, robot) {
     modes.paint(tick);
     pad.paint();
     words.paint(tick);
+    record.paint();
   };
   const slowly = () => {
     const tick = robot.view.tick;
@@ -53,6 +57,7 @@ export function open(main, robot) {
       ["Missed ticks", tick.missed_ticks],
       ["Your way to the robot and back", robot.wheel.roundTrip === null ? null : `${number(robot.wheel.roundTrip, 0)} ms`],
       ["Recording", tick.recording?.on ? `${tick.recording.steps ?? 0} steps` : "off"],
+      ["Watching", session.watchers > 1 ? `${session.watchers} connections` : null],
     ]) : el("p", { class: "soft" }, "Nothing is heard of the control process. Start it: continuonbrain run"));
   };
   const timer = setInterval(slowly, 500);
@@ -64,7 +69,7 @@ export function open(main, robot) {
     clearInterval(timer);
     for (const name of ["tick", "link", "driver"]) robot.view.removeEventListener(name, paint);
     robot.wheel.removeEventListener("change", paint);
-    robot.wheel.give("another view was opened");
+    robot.wheel.give();
     picture.close();
     pad.close();
   };
@@ -176,8 +181,8 @@ function drivePad(robot) {
       wheel.disabled = !robot.view.linked || other;
       stick.setAttribute("aria-disabled", String(!held));
       const mode = robot.view.tick?.mode;
-      setText(state, held
-        ? mode === "teleop" ? "You hold the wheel." : mode === "assisted" ? "The autopilot drives; what you hold goes before it." : "You hold the wheel. Choose “You drive” or “Assisted” to use it."
+      setText(state, held && robot.wheel.reason ? `The robot let go: ${robot.wheel.reason}.` : held
+        ? mode === "teleop" ? "You hold the wheel." : mode === "assisted" ? "The autopilot drives; what you hold goes before it." : "You hold the wheel. Choose “By hand” or “Assisted” to use it."
         : other ? "Another person holds the wheel." : "Nobody holds the wheel.");
     },
     close() { robot.wheel.removeEventListener("letgo", still); },
@@ -185,7 +190,6 @@ function drivePad(robot) {
 }
 
 function instructions(robot) {
-  const list = el("datalist", { id: "suggestions" });
   const box = el("input", { id: "instruction", list: "suggestions", maxlength: "400", autocomplete: "off", required: true, enterkeyhint: "send" });
   const now = el("p", { class: "soft" });
   const send = (event) => {
@@ -195,10 +199,9 @@ function instructions(robot) {
       box.value = "";
     });
   };
-  ask("/v1/instructions").then((told) => list.append(...told.suggestions.map((words) => el("option", { value: words })))).catch(() => {});
   const label = el("label", { for: "instruction" }, "Tell it how to drive");
   return {
-    node: el("form", { onsubmit: send, class: "stack" }, el("div", { class: "field" }, label, el("div", { class: "joined" }, box, el("button", { type: "submit" }, "Tell"))), list, now),
+    node: el("form", { onsubmit: send, class: "stack" }, el("div", { class: "field" }, label, el("div", { class: "joined" }, box, el("button", { type: "submit" }, "Tell"))), now),
     paint(tick) { setText(now, tick?.instruction ? `It follows: “${tick.instruction}”` : ""); },
   };
 }

@@ -67,6 +67,8 @@ function paintGates(list, may, gates) {
     el("span", { class: "reading" }, [reading(gate.value), gate.reason].filter(Boolean).join(" · ")))));
 }
 
+const sentence = (words) => `${words[0].toUpperCase()}${words.slice(1)}.`;
+
 const reading = (value) => (value === null || value === undefined ? "" : typeof value === "number" ? short(value) : typeof value === "boolean" ? (value ? "yes" : "no") : String(value));
 
 function trainingPanel(robot) {
@@ -89,7 +91,7 @@ function trainingPanel(robot) {
     paint(told) {
       const works = AT_WORK.has(told.phase);
       paused = Boolean(told.paused);
-      setText(state, paused ? "Paused by a person." : `It is ${PHASES[told.phase] ?? told.phase ?? "not running"}.`);
+      setText(state, paused ? "Paused by a person." : sentence(PHASES[told.phase] ?? told.phase ?? "not running"));
       setText(detail, [told.detail, told.left_out?.length ? `Left out: ${told.left_out.length} episodes.` : ""].filter(Boolean).join(" "));
       detail.hidden = !detail.textContent;
       start.disabled = works || paused;
@@ -114,7 +116,7 @@ function trainingPanel(robot) {
     const x = losses.map((_, i) => i + 1);
     if (chart) { chart.set(x, [losses]); return; }
     drawing = true;
-    chart = await plot(place, { title: "Loss over the training's steps", x, xLabel: "of the training", height: 170, lines: [{ label: "loss", token: "--guarded", values: losses }] });
+    chart = await plot(place, { title: "Loss over the training's steps", x, height: 170, legend: false, lines: [{ label: "loss", token: "--guarded", values: losses }] });
     drawing = false;
   }
 }

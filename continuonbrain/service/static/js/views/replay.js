@@ -66,8 +66,8 @@ async function draw(host, c, onCursor) {
   const stepped = c.time_s.filter((_, i) => (c.reasons[i] ?? []).length);
   const common = { x: c.time_s, marks: stepped, onCursor, sync: "replay" };
   const wanted = [
-    ["Steering", [-1, 1], [["driver", "--proposed", c.steering], ["after the guard", "--guarded", c.guarded_steering]]],
-    ["Throttle", [-1, 1], [["driver", "--proposed", c.throttle], ["after the guard", "--guarded", c.guarded_throttle]]],
+    ["Steering", [-1, 1], [["proposed", "--proposed", c.steering], ["after the guard", "--guarded", c.guarded_steering]]],
+    ["Throttle", [-1, 1], [["proposed", "--proposed", c.throttle], ["after the guard", "--guarded", c.guarded_throttle]]],
     ["Speed in m/s", null, [["speed", "--guarded", c.speed_mps]]],
     ["Surprise and safety head", null, [["surprise", "--third", c.surprise], ["off the road, expected", "--proposed", c.safety_head]]],
   ];

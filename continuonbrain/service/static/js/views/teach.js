@@ -1,7 +1,8 @@
 // Teach: record what a person shows, and look at what was recorded.
 
-import { ask, post } from "../api.js";
+import { ask } from "../api.js";
 import { el, notice, panel, setText } from "../dom.js";
+import { recording } from "./record.js";
 import { replay } from "./replay.js";
 import { duration, moment } from "../words.js";
 
@@ -47,7 +48,7 @@ export function open(main, robot) {
     last = told.episodes.at(-1)?.id ?? last;
     more.hidden = told.episodes.length < PAGE;
     empty.hidden = list.childElementCount > 0;
-    if (!empty.hidden) setText(empty, "Nothing is recorded yet. Take the wheel under Drive, or press Record here and drive.");
+    if (!empty.hidden) setText(empty, "Nothing is recorded yet. Press Record, then drive: under Drive there is a Record button, too.");
     const missing = Math.max(0, told.min_episodes - told.taught);
     bar.max = told.min_episodes || 1;
     bar.value = Math.min(told.taught, bar.max);
@@ -77,34 +78,4 @@ function entry(episode, choose, pressed) {
     el("span", { class: "about" }, el("b", {}, episode.instruction), el("span", { class: "soft" }, `${duration(episode.seconds)} · ${moment(episode.started_unix_ms)}`), tags.some(Boolean) && el("span", { class: "row tight" }, tags)));
   button.addEventListener("click", () => choose(episode, button));
   return el("li", {}, button);
-}
-
-function recording(robot, changed) {
-  const label = el("input", { id: "lesson", list: "suggestions", value: "drive", maxlength: "400", autocomplete: "off", required: true });
-  const list = el("datalist", { id: "suggestions" });
-  ask("/v1/instructions").then((told) => list.append(...told.suggestions.map((words) => el("option", { value: words })))).catch(() => {});
-  const button = el("button", { type: "submit", class: "primary" }, "Record");
-  const state = el("p", { class: "soft", role: "status" });
-  let on = false;
-  const submit = (event) => {
-    event.preventDefault();
-    robot.act(async () => {
-      await post("/v1/recording", on ? { on: false } : { on: true, instruction: label.value.trim() });
-      changed();
-    });
-  };
-  return {
-    node: el("form", { class: "stack", onsubmit: submit }, el("div", { class: "field" }, el("label", { for: "lesson" }, "What you show it"), el("div", { class: "joined" }, label, button)), list, state),
-    paint() {
-      const tick = robot.view.tick;
-      on = Boolean(tick?.recording?.on);
-      setText(button, on ? "Stop recording" : "Record");
-      button.disabled = !tick;
-      label.disabled = on;
-      const words = !tick ? "No connection to the robot: nothing can be recorded." : on
-        ? `Recording “${tick.instruction}”${tick.mode === "teleop" || tick.mode === "assisted" || tick.mode === "teach" ? "" : ". What the autopilot drives is kept, but teaches nothing: take the wheel under Drive"}.`
-        : "Not recording.";
-      setText(state, words);
-    },
-  };
 }
