@@ -22,6 +22,7 @@ export class ViewSocket extends EventTarget {
     this.linked = false;
     this.tick = null;
     this.ages = [];
+    this.shown = null;
     this.wanted = false;
     this.tries = 0;
   }
@@ -78,6 +79,13 @@ export class ViewSocket extends EventTarget {
     this.dispatchEvent(new Event("link"));
   }
 
+  /** A frame is on the screen, `age` ms after its exposure. The newest minute is kept. */
+  shows(age) {
+    this.shown = age;
+    this.ages.push(age);
+    if (this.ages.length > 1200) this.ages.shift();
+  }
+
   take(data) {
     this.heard = performance.now();
     this.tries = 0;
@@ -96,8 +104,6 @@ export class ViewSocket extends EventTarget {
     this.count += 1;
     this.socket.send(JSON.stringify({ ack: this.count }));
     const age = this.age.of(exposed, Date.now());
-    this.ages.push(age);
-    if (this.ages.length > 600) this.ages.shift();
-    this.dispatchEvent(new CustomEvent("frame", { detail: { age, exposed, jpeg: new Blob([data.slice(8)], { type: "image/jpeg" }) } }));
+    this.dispatchEvent(new CustomEvent("frame", { detail: { age, jpeg: new Blob([data.slice(8)], { type: "image/jpeg" }) } }));
   }
 }

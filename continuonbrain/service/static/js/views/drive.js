@@ -86,7 +86,7 @@ function livePicture(robot) {
   let at = 0;
   const show = () => {
     if (busy || !frame) return;
-    const { jpeg, exposed, age: arrived } = frame;
+    const { jpeg, age: arrived } = frame;
     const arrivedAt = performance.now();
     frame = null;
     busy = true;
@@ -99,7 +99,7 @@ function livePicture(robot) {
     };
     image.onload = () => {
       at = performance.now();
-      robot.view.shown = { age: arrived + at - arrivedAt, exposed };
+      robot.view.shows(arrived + at - arrivedAt);
       done();
     };
     image.onerror = done;
@@ -112,8 +112,8 @@ function livePicture(robot) {
   };
   const paint = () => {
     if (!robot.view.linked) { empty.hidden = false; setText(empty, "No connection. The last picture is not shown: it is not now."); }
-    const since = at ? performance.now() - at + (robot.view.shown?.age ?? 0) : Infinity;
-    setText(age, since === Infinity ? "no frame" : since < OLD_MS ? `${Math.round(robot.view.shown.age)} ms old` : `${(since / 1000).toFixed(1)} s old`);
+    const since = at ? performance.now() - at + (robot.view.shown ?? 0) : Infinity;
+    setText(age, since === Infinity ? "no frame" : since < OLD_MS ? `${Math.round(robot.view.shown)} ms old` : `${(since / 1000).toFixed(1)} s old`);
     age.classList.toggle("old", since >= OLD_MS);
   };
   const timer = setInterval(paint, 200);
