@@ -87,6 +87,34 @@ def test_the_stick_drives_while_it_is_held(fake: Server, open_page: Opener) -> N
     until(page, "continuonbrain.view.tick.reasons.includes('deadman')")
 
 
+def test_a_gamepad_drives_only_after_it_was_at_rest(fake: Server, open_page: Opener) -> None:
+    page = open_page(f"{fake.url}/#drive")
+    page.evaluate(
+        "globalThis.pad = {connected: true, mapping: 'standard', axes: [-0.6, 0, 0, -0.7], buttons: []};"
+        "navigator.getGamepads = () => [globalThis.pad]"
+    )
+    take_the_wheel(page)
+    page.wait_for_timeout(400)
+    assert page.evaluate("continuonbrain.view.tick.reasons.includes('deadman')")
+    page.evaluate("pad.axes = [0.05, 0, 0, 0]")
+    page.wait_for_timeout(150)
+    page.evaluate("pad.axes = [-0.6, 0, 0, -0.7]")
+    until(page, "continuonbrain.view.tick.proposed[0] > 0.5 && continuonbrain.view.tick.proposed[1] > 0.6")
+    # One of an unknown make: what rests at -1 may be a trigger.
+    page.evaluate("pad.mapping = ''")
+    until(page, "continuonbrain.view.tick.reasons.includes('deadman')")
+
+
+def test_the_same_person_in_two_tabs(fake: Server, open_page: Opener) -> None:
+    first = open_page(f"{fake.url}/#drive")
+    take_the_wheel(first)
+    second = first.context.new_page()
+    second.goto(f"{fake.url}/#drive")
+    second.get_by_text("You drive in another tab or window").wait_for()
+    assert second.get_by_role("button", name="Take the wheel").is_disabled()
+    assert first.evaluate("continuonbrain.wheel.held")
+
+
 @pytest.mark.parametrize(
     "gone",
     [

@@ -1,13 +1,14 @@
 // What a person's hands say: keys, stick, gamepad. The rule at the bottom is pure; everything lets go together.
 
 const KEYS = { ArrowLeft: "left", KeyA: "left", ArrowRight: "right", KeyD: "right", ArrowUp: "up", KeyW: "up", ArrowDown: "down", KeyS: "down" };
-const DEAD_ZONE = 0.08;
+const DEAD_ZONE = 0.12;
 const TYPES_INTO = "input:not([type=range]):not([type=checkbox]), textarea, select, [contenteditable]";
 
 export class Hands {
   constructor() {
     this.keys = new Set();
     this.stick = null;
+    this.padRested = false;
     this.listening = false;
     addEventListener("keydown", (event) => this.key(event, true));
     addEventListener("keyup", (event) => this.key(event, false));
@@ -22,6 +23,7 @@ export class Hands {
   letGo() {
     this.keys.clear();
     this.stick = null;
+    this.padRested = false;
   }
 
   key(event, down) {
@@ -36,15 +38,20 @@ export class Hands {
 
   /** The command now. Positive steering turns left. */
   read() {
-    return commandOf({ keys: this.keys, stick: this.stick, pad: readPad() });
+    const pad = readPad();
+    // A gamepad that is held over when the wheel is taken, or that rests off its middle, drives nothing.
+    if (!pad) this.padRested = false;
+    else if (!beyond(pad.x) && !beyond(pad.y)) this.padRested = true;
+    return commandOf({ keys: this.keys, stick: this.stick, pad: this.padRested ? pad : null });
   }
 }
 
 function readPad() {
   for (const pad of navigator.getGamepads?.() ?? []) {
-    if (!pad?.connected || pad.axes.length < 2) continue;
+    // Of others it is not known which axis is what: a trigger that rests at -1 would be full throttle.
+    if (!pad?.connected || pad.mapping !== "standard") continue;
     const forward = (pad.buttons[7]?.value ?? 0) - (pad.buttons[6]?.value ?? 0);
-    return { x: pad.axes[0], y: Math.abs(forward) > DEAD_ZONE ? forward : -(pad.axes[3] ?? pad.axes[1]), stop: Boolean(pad.buttons[1]?.pressed) };
+    return { x: pad.axes[0], y: Math.abs(forward) > DEAD_ZONE ? forward : -pad.axes[3], stop: Boolean(pad.buttons[1]?.pressed) };
   }
   return null;
 }

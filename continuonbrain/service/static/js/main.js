@@ -14,7 +14,8 @@ const stopButton = document.getElementById("stop");
 const banner = document.getElementById("banner");
 
 const hands = new Hands();
-const robot = { view: new ViewSocket(), wheel: new Wheel(() => hands.read()), hands, stop, act, driver: () => driver };
+const robot = { view: new ViewSocket(), wheel: new Wheel(() => hands.read()), hands, stop, act, driver: () => (driver === "tab" ? "other" : driver) };
+let told = "none"; // who drives, as the robot says it
 let driver = "none";
 let leave = null;
 let turn = 0;
@@ -59,22 +60,26 @@ function paintBar() {
   const engaged = Boolean(tick?.emergency_stop);
   stopButton.toggleAttribute("data-engaged", engaged);
   setText(stopButton, engaged ? "Stopped" : "Stop");
-  if (engaged !== stoppedNow) { stoppedNow = engaged; setDriver(driver); }
+  if (engaged !== stoppedNow) { stoppedNow = engaged; setDriver(told); }
   if (tick?.driver) setDriver(tick.driver, tick.watchers);
-  else if (!tick) setDriver(driver);
+  else if (!tick) setDriver(told);
 }
 
 let recent = "";
 let stoppedNow = false;
 function setDriver(now, watchers = session.watchers) {
   session.watchers = watchers;
-  driver = robot.wheel.held ? "me" : now;
+  told = now;
+  // The wheel is ours but not this page's: the same browser shows another one.
+  driver = robot.wheel.held ? "me" : now === "me" ? "tab" : now;
   const words = !robot.view.linked && !document.hidden
     ? ["bad", "No connection to the robot. It stops by itself when nobody steers; the page tries again."]
     : stoppedNow
       ? ["bad", "The emergency stop is on."]
     : driver === "other"
       ? ["warn", "Another person drives. You watch; Stop works for everybody."]
+      : driver === "tab"
+        ? ["warn", "You drive in another tab or window. Here you watch."]
       : robot.wheel.lost
         ? ["warn", `You gave the wheel back: ${robot.wheel.lost}.`]
         : null;
@@ -87,8 +92,8 @@ function setDriver(now, watchers = session.watchers) {
     banner.replaceChildren(words[1]);
     if (stoppedNow && robot.view.linked) {
       banner.append(el("button", { type: "button", class: "small", id: "release", onclick: () => act(() => post("/v1/release")) }, "Release the stop"));
-    } else if (robot.wheel.lost && driver !== "other" && robot.view.linked) {
-      banner.append(el("button", { type: "button", class: "small", onclick: () => { robot.wheel.lost = ""; setDriver(driver); } }, "Understood"));
+    } else if (robot.wheel.lost && driver === "none" && robot.view.linked) {
+      banner.append(el("button", { type: "button", class: "small", onclick: () => { robot.wheel.lost = ""; setDriver(told); } }, "Understood"));
     }
   }
   robot.view.dispatchEvent(new Event("driver"));
@@ -107,12 +112,12 @@ function stopKeys(event) {
 async function watchSession() {
   if (document.hidden) return;
   try {
-    const told = await ask("/v1/session");
-    session.csrf = told.csrf;
-    if (!robot.view.tick?.driver) setDriver(told.driver, told.watchers);
+    const now = await ask("/v1/session");
+    session.csrf = now.csrf;
+    if (!robot.view.tick?.driver) setDriver(now.driver, now.watchers);
   } catch (error) {
     if (error.status === 401) location.reload();
-    setDriver(driver);
+    setDriver(told);
   }
 }
 
@@ -134,9 +139,9 @@ async function begin() {
     return;
   }
   setText(document.getElementById("robot-name"), session.robot.name || session.robot.kind || "Robot");
-  driver = session.driver;
+  told = session.driver;
   robot.view.addEventListener("tick", paintBar);
-  robot.view.addEventListener("link", () => { paintBar(); setDriver(driver); });
+  robot.view.addEventListener("link", () => { paintBar(); setDriver(told); });
   robot.wheel.addEventListener("change", () => { hands.listen(robot.wheel.held); setDriver(robot.wheel.held ? "me" : "none"); });
   robot.wheel.addEventListener("letgo", () => hands.letGo());
   stopButton.addEventListener("click", stop);

@@ -90,7 +90,7 @@ function trainingPanel(robot) {
     node,
     paint(told) {
       const works = AT_WORK.has(told.phase);
-      paused = Boolean(told.paused);
+      paused = told.paused ?? (told.gates ?? []).some((gate) => gate.name === "owner" && !gate.open);
       setText(state, paused ? "Paused by a person." : sentence(PHASES[told.phase] ?? told.phase ?? "not running"));
       setText(detail, [told.detail, told.left_out?.length ? `Left out: ${told.left_out.length} episodes.` : ""].filter(Boolean).join(" "));
       detail.hidden = !detail.textContent;
