@@ -37,17 +37,21 @@ export function open(main, robot) {
     paintGates(gates, may, told.gates ?? []);
   }
   async function lookSlowly() {
-    try {
-      const [{ adapters }, status, told] = await Promise.all([ask("/v1/adapters"), ask("/v1/status"), ask("/v1/history")]);
-      const key = JSON.stringify([adapters.map((a) => [a.id, a.slots, a.passed, a.damaged]), told.entries.length]);
-      paintDriving(driving, status, adapters, robot, lookSlowly);
-      if (key === known) return;
-      known = key;
-      paintCandidate(candidate, adapters, robot, lookSlowly);
-      past.replaceChildren(history(told.entries, adapters));
-    } catch (error) {
-      candidate.replaceChildren(notice(error.message, error.remedy, "bad"));
+    const [first, second, third] = await Promise.allSettled([ask("/v1/adapters"), ask("/v1/status"), ask("/v1/history")]);
+    if (first.status === "rejected" || second.status === "rejected") {
+      const { reason } = first.status === "rejected" ? first : second;
+      candidate.replaceChildren(notice(reason.message, reason.remedy, "bad"));
+      known = "";
+      return;
     }
+    const { adapters } = first.value;
+    const entries = third.value?.entries ?? [];
+    const key = JSON.stringify([adapters.map((a) => [a.id, a.slots, a.passed, a.damaged]), entries.length, third.status]);
+    paintDriving(driving, second.value, adapters, robot, lookSlowly);
+    if (key === known) return;
+    known = key;
+    paintCandidate(candidate, adapters, robot, lookSlowly);
+    past.replaceChildren(third.status === "rejected" ? notice(third.reason.message, third.reason.remedy, "bad") : history(entries, adapters));
   }
   look();
   lookSlowly();

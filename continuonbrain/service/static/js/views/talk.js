@@ -12,7 +12,7 @@ export function open(main) {
   const send = el("button", { type: "submit", class: "primary" }, "Ask");
   const halt = el("button", { type: "button", hidden: true }, "End the answer");
   const explain = el("button", { type: "button" }, "Explain the last decision");
-  const greeting = el("li", {}, "Ask what it sees, does or has learned. Nothing leaves this robot. A base without words says so.");
+  const greeting = el("li", {}, "Ask what it sees, does or has learned. Nothing leaves this robot.");
   let asking = null;
   const add = (by, text, mine = false) => {
     greeting.remove();
@@ -23,6 +23,9 @@ export function open(main) {
     return words;
   };
   list.append(greeting);
+  ask("/v1/status").then(({ engines }) => {
+    if (engines && engines.words === null) greeting.textContent = "This base drives and has no words: a Gemma 3n folder as base would have. It can still explain its last decision.";
+  }).catch(() => {});
   for (const { role, content } of said) add(role === "user" ? "You" : "The model", content, role === "user");
 
   const talk = async () => {
