@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("fastapi")
+
 from tests.dashboard.conftest import Opener, Server
 from tests.dashboard.fake_server import STATIC
 

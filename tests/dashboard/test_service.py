@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from continuonbrain.loops import wire
 from continuonbrain.loops.drive_session import DriveSession, read_status
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
-from tests.dashboard.conftest import Opener
+from tests.dashboard.conftest import Opener, free_port
 from tests.dashboard.test_page import HIDE, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -29,12 +28,29 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 DEAD_MAN_S = 0.25
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rig:
     """A robot that drives, and its service."""
 
     layout: BrainLayout
-    url: str
+    port: int
+    service: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Serve; returns when it answers."""
+        command = [sys.executable, "-m", "continuonbrain", "serve", "--root", str(self.layout.root), "--json"]
+        self.service = subprocess.Popen([*command, "--tcp", str(self.port)], stdout=subprocess.PIPE)
+        assert self.service.stdout is not None
+        assert self.service.stdout.readline(), "the service did not start"
+
+    def end(self) -> None:
+        assert self.service is not None
+        self.service.terminate()
+        self.service.wait(15)
 
 
 @pytest.fixture(scope="module")
@@ -43,24 +59,12 @@ def rig(tmp_path_factory: pytest.TempPathFactory, untrained_base: Path) -> Itera
         tmp_path_factory.mktemp("page") / "brain", "sim-donkey", base_model=untrained_base
     )
     with DriveSession(layout, track_seed=9001, seed=0, instruction="drive"):
-        command = [
-            sys.executable,
-            "-m",
-            "continuonbrain",
-            "serve",
-            "--root",
-            str(layout.root),
-            "--tcp",
-            "0",
-            "--json",
-        ]
-        service = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        rig = Rig(layout, free_port())
+        rig.start()
         try:
-            assert service.stdout is not None
-            yield Rig(layout, json.loads(service.stdout.readline())["serving"][1])
+            yield rig
         finally:
-            service.terminate()
-            service.wait(15)
+            rig.end()
 
 
 @pytest.mark.parametrize("how", ["hidden", "closed"])
@@ -102,6 +106,17 @@ def test_stop_release_and_instruct(rig: Rig, open_page: Opener) -> None:
     page.get_by_label("Tell it how to drive").fill("keep left")
     page.keyboard.press("Enter")
     until(page, "continuonbrain.view.tick.instruction === 'keep left'")
+
+
+def test_a_service_that_was_restarted_is_found_again_and_takes_commands(rig: Rig, open_page: Opener) -> None:
+    page = open_page(f"{rig.url}/#drive")
+    until(page, "continuonbrain.view.tick?.mode")
+    rig.end()
+    until(page, "!continuonbrain.view.linked")
+    rig.start()  # it knows no session from before
+    until(page, "continuonbrain.view.tick?.mode")
+    page.get_by_role("button", name="Park").click()
+    until(page, "continuonbrain.view.tick.mode === 'park'")
 
 
 def test_what_a_person_shows_is_recorded_as_theirs(rig: Rig, open_page: Opener) -> None:
