@@ -41,6 +41,7 @@ from continuonbrain.service.models import (
     Gap,
     StatusOut,
 )
+from continuonbrain.service.page import add_page_routes
 from continuonbrain.service.problems import ServiceError, errors
 from continuonbrain.service.sessions import add_session_routes
 from continuonbrain.service.view import ViewHub, add_view_route
@@ -292,6 +293,7 @@ def create_app(
     add_session_routes(app, brain, sessions, pairing, wheel, hub)
     add_drive_routes(app, brain, wheel)
     add_view_route(app, hub)
+    add_page_routes(app)
     return app
 
 
