@@ -1,4 +1,4 @@
-"""All processes of one brain together: control, policy, sidecar; started, watched, restarted, ended in order.
+"""All processes of one brain together: control, policy, sidecar, service; started, watched, restarted, ended in order.
 
 Rules:
 - A process that dies is started again after a pause that doubles (0.5 s to 8 s) and is forgiven after a minute.
@@ -7,7 +7,7 @@ Rules:
 - A process that was ready and gives no sign of life for `ChildPlan.patience_s` hangs: it is killed, and so started
   again.
 - Exit code 2 says that a person must put something right. At the first start, or three times in a row, the
-  supervisor gives up and says what it was.
+  supervisor gives up and says what it was; without one that is not needed (the service) the others go on.
 - An adapter on probation is looked after once a second (`loops/probation.py`).
 - The end: control first (it stops the robot and closes its recording), then the others; five seconds at most.
 """
@@ -40,6 +40,7 @@ from continuonbrain.storage.layout import BrainLayout
 from continuonbrain.trainer.build_gates import gates_from_config
 
 SIDECAR_MODULE = "continuonbrain.loops.mid"
+SERVICE_MODULE = "continuonbrain"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 8.0
 _FORGIVEN_AFTER_S = 60.0
 _NEEDS_A_PERSON = 2
@@ -56,13 +57,14 @@ class ChildGaveUpError(BrainError):
 
 @dataclass(frozen=True, slots=True)
 class ChildPlan:
-    """What to run. name: "control", "policy" or "sidecar"; also the log file's. patience_s: silence that means that it
-    hangs."""
+    """What to run. name: "control", "policy", "sidecar" or "service"; also the log file's. patience_s: silence that
+    means that it hangs. needed: False, the others go on where a person must put it right."""
 
     name: str
     module: str
     arguments: tuple[str, ...]
     patience_s: float = 60.0
+    needed: bool = True
 
 
 @dataclass(slots=True)
@@ -111,6 +113,13 @@ def standard_plans(
         ChildPlan("policy", POLICY_MODULE, tuple(policy), PATIENCE_S["policy"]),
         ChildPlan("sidecar", SIDECAR_MODULE, root, PATIENCE_S["sidecar"]),
     )
+
+
+def service_plan(layout: BrainLayout, *, port: int, listen: str | None = None) -> ChildPlan:
+    """The service with its dashboard, on a TCP port of loopback, or of `listen` behind a pairing code."""
+    where = ["--tcp", str(port)] + ([] if listen is None else ["--listen", listen])
+    arguments = ("serve", "--root", str(layout.root), "--json", *where)
+    return ChildPlan("service", SERVICE_MODULE, arguments, PATIENCE_S["service"], needed=False)
 
 
 class Supervisor:
@@ -260,7 +269,7 @@ class Supervisor:
         watched.last_words, watched.hung = watched.hung or watched.child.last_words(), ""
         watched.needs_a_person = watched.needs_a_person + 1 if code == _NEEDS_A_PERSON else 0
         hopeless = watched.restarts == 0 or watched.needs_a_person >= _GIVE_UP_AFTER
-        if code == _NEEDS_A_PERSON and hopeless:
+        if code == _NEEDS_A_PERSON and hopeless and watched.plan.needed:
             raise ChildGaveUpError(
                 f"the {watched.plan.name} process cannot run: {watched.last_words.removeprefix('error: ')}",
                 remedy=f"the whole story is in {watched.child.log_path}",

@@ -23,7 +23,6 @@ from continuonbrain.service.door import names_of_this_machine
 
 _MODE = 0o660
 _BACKLOG = 64
-PAIRING_CODE_NAME = "pairing_code"
 _LONGEST_MESSAGE = 4096
 """Of a WebSocket, bytes: a driver's are far shorter."""
 _END_S = 2
@@ -50,7 +49,7 @@ def serve(
     sockets = [listen_unix(path, _MODE, backlog=_BACKLOG)]
     addresses = [str(path)]
     inode = os.lstat(path).st_ino
-    code_path = brain.layout.run_dir / PAIRING_CODE_NAME
+    code_path = brain.layout.pairing_code_path
     code_path.unlink(missing_ok=True)
     try:
         if tcp_port is not None or listen is not None:
