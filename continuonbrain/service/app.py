@@ -44,6 +44,7 @@ from continuonbrain.service.models import (
 from continuonbrain.service.page import add_page_routes
 from continuonbrain.service.problems import ServiceError, errors
 from continuonbrain.service.sessions import add_session_routes
+from continuonbrain.service.teach import add_teach_routes
 from continuonbrain.service.view import ViewHub, add_view_route
 from continuonbrain.service.wheel import Wheel
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
@@ -293,6 +294,7 @@ def create_app(
     add_session_routes(app, brain, sessions, pairing, wheel, hub)
     add_drive_routes(app, brain, wheel)
     add_view_route(app, hub)
+    add_teach_routes(app, brain, wheel)
     add_page_routes(app)
     return app
 
