@@ -28,6 +28,7 @@ from continuonbrain.service.access import Pairing, Sessions
 from continuonbrain.service.door import Door
 from continuonbrain.service.drive import add_drive_routes
 from continuonbrain.service.feed import Feed
+from continuonbrain.service.learn import add_learn_routes
 from continuonbrain.service.minds import Minds
 from continuonbrain.service.models import (
     ActIn,
@@ -44,6 +45,7 @@ from continuonbrain.service.models import (
 from continuonbrain.service.page import add_page_routes
 from continuonbrain.service.problems import ServiceError, errors
 from continuonbrain.service.sessions import add_session_routes
+from continuonbrain.service.system import add_system_routes
 from continuonbrain.service.teach import add_teach_routes
 from continuonbrain.service.view import ViewHub, add_view_route
 from continuonbrain.service.wheel import Wheel
@@ -295,6 +297,8 @@ def create_app(
     add_drive_routes(app, brain, wheel)
     add_view_route(app, hub)
     add_teach_routes(app, brain, wheel)
+    add_learn_routes(app, brain, gates, host)
+    add_system_routes(app, brain, host)
     add_page_routes(app)
     return app
 
