@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Mapping
 from typing import Literal
 
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
@@ -27,6 +28,7 @@ from continuonbrain.service.drive_models import (
 )
 from continuonbrain.service.problems import ServiceError, errors
 from continuonbrain.service.wheel import LATE_S, SILENT_S, Lateness, Wheel, read_message
+from continuonbrain.storage.layout import BrainLayout
 
 _FORGOTTEN_S = 15.0
 """A drive socket that says nothing for so long is closed: its lease keeps others from driving."""
@@ -46,7 +48,7 @@ def add_drive_routes(app: FastAPI, brain: BrainRoot, wheel: Wheel) -> None:
 
     async def command(request: Request, what: dict[str, object]) -> Said:
         require_wheel(wheel, request)
-        return Said(detail=await asyncio.to_thread(command_control, brain.layout, what))
+        return Said(detail=await asyncio.to_thread(tell_robot, brain.layout, what))
 
     @app.post("/v1/driver", responses=errors(403, 409, 422))
     async def driver(asked: DriverIn, request: Request) -> DriverOut:
@@ -66,7 +68,7 @@ def add_drive_routes(app: FastAPI, brain: BrainRoot, wheel: Wheel) -> None:
     @app.post("/v1/stop", responses=errors(403, 409, 422))
     async def stop(_asked: Nothing, _request: Request) -> Said:
         """Emergency stop. Anybody who is let in may, whoever drives."""
-        return Said(detail=await asyncio.to_thread(command_control, brain.layout, {"type": "stop"}))
+        return Said(detail=await asyncio.to_thread(tell_robot, brain.layout, {"type": "stop"}))
 
     @app.post("/v1/release", responses=errors(403, 409, 422))
     async def release(_asked: Nothing, request: Request) -> Said:
@@ -98,6 +100,14 @@ def add_drive_routes(app: FastAPI, brain: BrainRoot, wheel: Wheel) -> None:
         finally:
             line.close()  # the control process lets go when this connection ends
             wheel.close_socket(who)
+
+
+def tell_robot(layout: BrainLayout, command: Mapping[str, object]) -> str:
+    """`command_control`, and a no at once where there is nobody to hear it. Raises `ServiceError`, `DriveError`."""
+    if not (layout.run_dir / CONTROL_SOCKET_NAME).exists():
+        remedy = "start it: continuonbrain run (a simulated robot), or systemctl start continuonbrain-control"
+        raise ServiceError(409, "the control process does not run", remedy=remedy)
+    return command_control(layout, command)
 
 
 def require_wheel(wheel: Wheel, request: Request) -> None:

@@ -10,12 +10,11 @@ from typing import Annotated
 from fastapi import FastAPI, Path, Query, Request, Response
 
 from continuonbrain.brain_root import BrainRoot
-from continuonbrain.loops.drive_session import command_control
 from continuonbrain.rlds.marking import instruction_of, is_bad, mark, relabel
 from continuonbrain.rlds.reader import read_metadata
 from continuonbrain.rlds.retention import Held, forget
 from continuonbrain.rlds.writer import METADATA_FILE
-from continuonbrain.service.drive import require_wheel
+from continuonbrain.service.drive import require_wheel, tell_robot
 from continuonbrain.service.drive_models import RecordingIn
 from continuonbrain.service.problems import ServiceError, errors
 from continuonbrain.service.shelf import MOST_STEPS, Shelf
@@ -45,8 +44,8 @@ def add_teach_routes(app: FastAPI, brain: BrainRoot, wheel: Wheel) -> None:
 
         def tell() -> None:
             if asked.instruction is not None:
-                command_control(layout, {"type": "instruct", "instruction": asked.instruction})
-            command_control(layout, {"type": "record", "on": asked.on})
+                tell_robot(layout, {"type": "instruct", "instruction": asked.instruction})
+            tell_robot(layout, {"type": "record", "on": asked.on})
 
         await asyncio.to_thread(tell)
         return RecordingOut(on=asked.on, instruction=asked.instruction)
