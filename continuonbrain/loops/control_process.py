@@ -279,6 +279,8 @@ class ControlProcess:
         elif kind == "mode" and (mode := _mode(header.get("mode"))) is not None:
             detail = self._change_mode(mode)
             ok = not detail
+            if ok and mode == "autopilot" and self._loop.mode == "park":
+                detail = "it stands until it has learned what it was taught, then it drives"
         elif kind == "teleop":
             peer = message.peer
             detail = self._remote.take(header, lambda: peer.open)

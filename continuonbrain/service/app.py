@@ -45,6 +45,7 @@ from continuonbrain.service.models import (
 from continuonbrain.service.page import add_page_routes
 from continuonbrain.service.problems import ServiceError, errors
 from continuonbrain.service.sessions import add_session_routes
+from continuonbrain.service.shelf import Shelf
 from continuonbrain.service.system import add_system_routes
 from continuonbrain.service.teach import add_teach_routes
 from continuonbrain.service.view import ViewHub, add_view_route
@@ -296,9 +297,10 @@ def create_app(
     add_session_routes(app, brain, sessions, pairing, wheel, hub)
     add_drive_routes(app, brain, wheel)
     add_view_route(app, hub)
-    add_teach_routes(app, brain, wheel)
+    shelf = Shelf(layout)
+    add_teach_routes(app, brain, wheel, shelf)
     add_learn_routes(app, brain, gates, host)
-    add_system_routes(app, brain, host)
+    add_system_routes(app, brain, host, shelf)
     add_page_routes(app)
     return app
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from continuonbrain.rlds.step import Step
 from continuonbrain.safety.reasons import STOPS, Reason
 
 _WHY: dict[str, str] = {
@@ -28,6 +29,29 @@ _WHY: dict[str, str] = {
     Reason.SAFETY_HEAD_BLOCK: "the safety head saw the car leaving the road",
     Reason.WORLD_HEAD_VETO: "the world head expected the path to lead off the road",
 }
+
+
+_STANDS = ("park", "stopped", "teach")
+
+
+def is_deciding(tick: Mapping[str, Any]) -> bool:
+    """Whether something is decided now: a control process runs, and neither stands nor is taught."""
+    return bool(tick) and tick.get("mode") not in _STANDS
+
+
+def tick_of(step: Step) -> dict[str, Any]:
+    """A recorded step as the control process would have told it."""
+    return {
+        "mode": "recorded",
+        "by": "person" if step.source.startswith("human") else "policy",
+        "instruction": step.instruction,
+        "proposed": None if step.proposed is None else list(step.proposed),
+        "guarded": list(step.command),
+        "reasons": list(step.reasons),
+        "adapter_sha256": step.adapter_sha256,
+        "latency_ms": step.latency_ms,
+        "safety_head": step.safety_score,
+    }
 
 
 def in_words(tick: Mapping[str, Any]) -> str:
@@ -64,12 +88,13 @@ def in_words(tick: Mapping[str, Any]) -> str:
 
 def _decided(tick: Mapping[str, Any]) -> str:
     took, age = tick.get("decision_ms"), tick.get("latency_ms")
-    if not isinstance(took, int | float):
+    if not isinstance(took, int | float) and not isinstance(age, int | float):
         return ""
     sha = str(tick.get("adapter_sha256") or "")
     who = f"adapter {sha[:8]}" if sha else "the base alone"
     of = f" from a picture {age:.0f} ms old" if isinstance(age, int | float) else ""
-    return f"The path is of {who}, decided in {took:.0f} ms{of}."
+    within = f", decided in {took:.0f} ms" if isinstance(took, int | float) else ", decided"
+    return f"The path is of {who}{within}{of}."
 
 
 def _pair(value: object) -> tuple[float, float] | None:

@@ -37,7 +37,7 @@ class BudgetOut(_Model):
 
 class TrainingOut(_Model):
     """The trainer as it last told, and what it may do. running: a trainer process is alive; paused: by a person;
-    wanted: a person asked for a training that has not begun; seconds_left: of the steps, by how long the last took, null
+    wanted: a person asked for a training that has not begun; seconds_left: of the steps, by how the last went, null
     when nothing trains."""
 
     kind: str

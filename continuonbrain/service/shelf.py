@@ -101,6 +101,18 @@ class Shelf:
             source=[s.source for s in steps],
         )
 
+    def last_decision(self) -> Step | None:
+        """The last step of the newest episode that a policy drove; None where there is none, or it cannot be read."""
+        for known in self.newest_first():
+            if known.metadata.control_role.startswith("human"):
+                continue
+            try:
+                episode = self._opened(known.path.name)
+                return episode.step(-1) if len(episode) else None
+            except BrainError:
+                return None
+        return None
+
     def frame(self, name: str, index: int) -> bytes:
         """The recorded image of a step. Raises `ServiceError` 404, `EpisodeError`."""
         episode = self._opened(name)

@@ -15,9 +15,10 @@ from continuonbrain.loops.drive_session import CONTROL_MODULE, POLICY_MODULE, re
 from continuonbrain.loops.supervisor import SIDECAR_MODULE
 from continuonbrain.robot.host import Host
 from continuonbrain.robot.readings import Reading
-from continuonbrain.service.explain import in_words
+from continuonbrain.service.explain import in_words, is_deciding, tick_of
 from continuonbrain.service.problems import ServiceError, errors
 from continuonbrain.service.program import Program
+from continuonbrain.service.shelf import Shelf
 from continuonbrain.service.system_models import (
     BatteryOut,
     CheckOut,
@@ -37,7 +38,7 @@ _DOCTOR_S = 120.0
 _MIB = 2**20
 
 
-def add_system_routes(app: FastAPI, brain: BrainRoot, host: Host) -> None:
+def add_system_routes(app: FastAPI, brain: BrainRoot, host: Host, shelf: Shelf) -> None:
     """`/v1/system`, `/v1/logs/NAME`, `/v1/doctor`, `/v1/explain`."""
     layout, household = brain.layout, Household(brain.layout)
     doctors = Program("the doctor", timeout_s=_DOCTOR_S)
@@ -119,9 +120,17 @@ def add_system_routes(app: FastAPI, brain: BrainRoot, host: Host) -> None:
     @app.get("/v1/explain")
     async def explain() -> ExplainOut:
         """Why the robot did what it did last, from what was recorded of it."""
-        status = await asyncio.to_thread(read_status, layout)
-        tick = plain({k: v for k, v in status.items() if k not in ("trail", "profile")})
-        return ExplainOut(text=in_words(tick), tick=tick)
+
+        def read() -> ExplainOut:
+            status = plain({k: v for k, v in read_status(layout).items() if k not in ("trail", "profile")})
+            if is_deciding(status) or (step := shelf.last_decision()) is None:
+                return ExplainOut(text=in_words(status), tick=status)
+            tick = tick_of(step)
+            return ExplainOut(
+                text=f"{in_words(status)} The last that was recorded: {in_words(tick)}", tick=tick
+            )
+
+        return await asyncio.to_thread(read)
 
 
 class Household:

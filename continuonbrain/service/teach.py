@@ -32,10 +32,9 @@ from continuonbrain.storage.lock import LockHeldError, ProcessLock
 _LOCK_S = 1.0
 
 
-def add_teach_routes(app: FastAPI, brain: BrainRoot, wheel: Wheel) -> None:
+def add_teach_routes(app: FastAPI, brain: BrainRoot, wheel: Wheel, shelf: Shelf) -> None:
     """`/v1/recording` and everything below `/v1/episodes`."""
     layout = brain.layout
-    shelf = Shelf(layout)
 
     @app.post("/v1/recording", responses=errors(403, 409, 422))
     async def recording(asked: RecordingIn, request: Request) -> RecordingOut:

@@ -43,6 +43,8 @@ export function stateInWords(tick, linked) {
   return [mode, tick.mode === "park" ? "idle" : "good"];
 }
 
+export const sentence = (words) => `${words[0].toUpperCase()}${words.slice(1)}.`;
+
 export const number = (value, digits = 2) => (typeof value === "number" && Number.isFinite(value) ? value.toFixed(digits) : "–");
 
 export const signed = (value) => (typeof value === "number" ? `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}` : "–");

@@ -1,10 +1,10 @@
 // Drive: what the robot sees, what is proposed, what the guard made of it, and the wheel.
 
 import { post, session } from "../api.js";
-import { el, facts, panel, setText } from "../dom.js";
+import { el, facts, panel, setText, toast } from "../dom.js";
 import { bindStick } from "../inputs.js";
 import { recording } from "./record.js";
-import { brief, isStop, MODES, number, reasonsInWords, signed } from "../words.js";
+import { brief, isStop, MODES, number, reasonsInWords, sentence, signed } from "../words.js";
 
 const HELD_MS = 500;
 const OLD_MS = 400;
@@ -150,7 +150,8 @@ function modeSwitch(robot) {
   const choose = (mode) => robot.act(async () => {
     if (mode === "teleop" || mode === "assisted") await robot.wheel.take();
     robot.wheel.assist = mode === "assisted";
-    await post("/v1/mode", { mode });
+    const { detail } = (await post("/v1/mode", { mode })) ?? {};
+    if (detail) toast(sentence(detail), "", "good");
   });
   const buttons = Object.entries(MODES).map(([mode, words]) => el("button", { type: "button", "data-mode": mode, "aria-pressed": "false", onclick: () => choose(mode) }, words));
   return {

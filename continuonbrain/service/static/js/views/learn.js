@@ -3,7 +3,7 @@
 import { ask, post } from "../api.js";
 import { confirmed, el, facts, notice, panel, setText } from "../dom.js";
 import { plot } from "../plots.js";
-import { duration, short } from "../words.js";
+import { duration, sentence, short } from "../words.js";
 import { history } from "./history.js";
 import { rollouts, verdictTable } from "./verdict.js";
 
@@ -20,9 +20,10 @@ export function open(main, robot) {
   const candidate = el("div", { class: "stack" });
   const driving = el("div", { class: "stack" });
   const past = el("div");
+  const judged = el("div", { class: "stack" });
   main.append(el("h1", { class: "visually-hidden" }, "Learn"), el("div", { class: "columns" },
     el("div", { class: "stack" }, training.node, panel("Gates", may, gates), panel("Candidate", candidate)),
-    el("div", { class: "stack" }, panel("What drives", driving), panel("History", past))));
+    el("div", { class: "stack" }, panel("What drives", driving, judged), panel("History", past))));
 
   let known = "";
   async function look() {
@@ -51,6 +52,7 @@ export function open(main, robot) {
     if (key === known) return;
     known = key;
     paintCandidate(candidate, adapters, robot, lookSlowly);
+    paintJudged(judged, adapters.find((a) => a.slots.includes("current")));
     past.replaceChildren(third.status === "rejected" ? notice(third.reason.message, third.reason.remedy, "bad") : history(entries, adapters));
   }
   look();
@@ -68,10 +70,8 @@ function paintGates(list, may, gates) {
   list.replaceChildren(...gates.map((gate) => el("li", { class: "gate", "data-open": String(gate.open) },
     el("span", { class: "light", role: "img", "aria-label": gate.open ? "open" : "closed" }, gate.open ? "✓" : "✕"),
     el("b", {}, gate.name.replaceAll("_", " ")),
-    el("span", { class: "reading" }, [reading(gate.value), gate.reason].filter(Boolean).join(" · ")))));
+    el("span", { class: "reading" }, gate.reason || reading(gate.value)))));
 }
-
-const sentence = (words) => `${words[0].toUpperCase()}${words.slice(1)}.`;
 
 const reading = (value) => (value === null || value === undefined ? "" : typeof value === "number" ? short(value) : typeof value === "boolean" ? (value ? "yes" : "no") : String(value));
 
@@ -156,6 +156,14 @@ function paintCandidate(host, adapters, robot, again) {
     taughtBy(card),
     candidate.verdict ? verdictTable(candidate.verdict) : "",
     rollouts(candidate.id));
+}
+
+/** How what drives was judged, and how it drives beside what drove before. */
+function paintJudged(host, current) {
+  host.replaceChildren(...(current ? [
+    current.verdict ? el("details", {}, el("summary", {}, "Its verdict"), verdictTable(current.verdict)) : "",
+    rollouts(current.id),
+  ] : []));
 }
 
 export function taughtBy(card) {

@@ -26,7 +26,7 @@ export function open(main, robot) {
       return;
     }
     processes.replaceChildren(table("Processes of the brain", ["", "Process", "PID#", "Memory MiB#", "CPU#", "Restarts#"],
-      (told.processes ?? []).map((p) => ({ tone: p.alive ? "good" : "bad", cells: [p.alive ? "alive" : "ended", p.name, short(p.pid), number(p.rss_mib, 0), percent(p.cpu), short(p.restarts ?? 0)] }))));
+      (told.processes ?? []).map((p) => ({ tone: p.alive ? "good" : "bad", cells: [p.alive ? "alive" : "ended", p.name, String(p.pid ?? "–"), number(p.rss_mib, 0), percent(p.cpu), short(p.restarts)] }))));
     profile.replaceChildren(profileTable(told.profile ?? {}));
     const disk = told.disk ?? {};
     const battery = told.battery;
@@ -66,7 +66,7 @@ function doctorPanel() {
       const checks = told.checks ?? [];
       const findings = told.findings ?? [];
       found.replaceChildren(
-        checks.length ? table("Checks", ["", "Check", "Found"], checks.map((c) => ({ tone: c.ok ? "good" : "bad", cells: [c.ok ? "ok" : "NO", c.name, [c.value, c.reason ?? c.detail, c.remedy].filter((v) => v !== null && v !== undefined && v !== "").join(" · ")] }))) : "",
+        checks.length ? table("Checks", ["", "Check", "Found"], checks.map((c) => ({ tone: c.ok ? "good" : c.needed === false ? "warn" : "bad", cells: [c.ok ? "ok" : c.needed === false ? "none" : "NO", c.name, [c.value, c.reason ?? c.detail, c.remedy].filter((v) => v !== null && v !== undefined && v !== "").join(" · ")] }))) : "",
         ...findings.map((f) => notice(f.problem, f.remedy, f.severity === "error" ? "bad" : "warn")),
         !checks.length && !findings.length ? notice("The doctor found nothing wrong.", "", "good") : "");
     } catch (error) {

@@ -24,6 +24,7 @@ export function open(main, robot) {
   let shown = null;
   let chosen = "";
   let last = "";
+  let later = 0;
   const choose = (episode, button) => {
     shown?.close();
     for (const other of list.querySelectorAll(".episode")) other.setAttribute("aria-pressed", "false");
@@ -53,6 +54,9 @@ export function open(main, robot) {
     bar.max = told.min_episodes || 1;
     bar.value = Math.min(told.taught, bar.max);
     setText(count, missing ? `${told.taught} of ${told.min_episodes} episodes taught: ${missing} more before it may learn.` : `${told.taught} episodes taught: enough to learn from (${told.min_episodes} are needed).`);
+    // The doctor looks at one episode after the other: what it found comes later.
+    clearTimeout(later);
+    if (older !== true && told.episodes.some((e) => e.findings === null)) later = setTimeout(read, 2000);
     if (chosen && !list.querySelector("[aria-pressed=true]") && older !== true) {
       shown?.close();
       shown = null;
@@ -63,7 +67,7 @@ export function open(main, robot) {
   read();
   const timer = setInterval(record.paint, 300);
   record.paint();
-  return () => { clearInterval(timer); shown?.close(); };
+  return () => { clearInterval(timer); clearTimeout(later); shown?.close(); };
 }
 
 function entry(episode, choose, pressed) {
