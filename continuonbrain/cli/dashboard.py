@@ -67,8 +67,12 @@ class Dashboard:
 
     def in_words(self) -> str:
         """One line for a screen that only its owner sees."""
-        code = self.code if sys.stderr.isatty() else ""
-        return f"dashboard: {self.address}" + (f", pairing code {code}" if code else "")
+        line = f"dashboard: {self.address}"
+        if self.listen is None:
+            return line
+        if not sys.stderr.isatty():  # a log is no place for it
+            return f"{line}, pairing code in {self.layout.pairing_code_path}"
+        return f"{line}, pairing code {self.code}" if self.code else line
 
     def news(self) -> str:
         """The line, once it answers, and again when there is another code; "" otherwise. Cheap to ask often."""

@@ -21,6 +21,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from continuonbrain.brain_root import open_brain
+from continuonbrain.cli.dashboard import Dashboard
 from continuonbrain.cli.main import app
 from continuonbrain.cli.run import _in_world, line, summary_line, view
 from continuonbrain.errors import BrainError
@@ -343,3 +344,24 @@ def test_without_its_service_a_robot_lives_on(layout: BrainLayout, plans: tuple[
     with Supervisor(open_brain(layout.root), [broken]) as supervisor:
         shot = poll_until(supervisor, lambda s: s["processes"]["service"]["restarts"] >= 1, 30.0)
     assert "/nowhere" in json.dumps(shot["processes"]["service"])
+
+
+def test_on_the_lan_the_line_says_where_the_code_is_and_no_log_holds_it(
+    layout: BrainLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("websockets")
+    dashboard = Dashboard.of(layout, port=None, listen="127.0.0.1")
+    assert dashboard is not None
+    layout.run_dir.mkdir(exist_ok=True)
+    layout.pairing_code_path.write_text("123456\n")
+    assert dashboard.in_words().endswith(f"pairing code in {layout.pairing_code_path}")
+    assert dashboard.news() == ""  # nothing answers yet
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert dashboard.in_words().endswith("pairing code 123456")
+    with socket.create_server(("127.0.0.1", dashboard.port)):
+        time.sleep(0.6)
+        assert dashboard.news() == dashboard.in_words()
+        time.sleep(0.6)
+        assert dashboard.news() == ""  # told once
+    with pytest.raises(BrainError, match="--listen"):
+        Dashboard.of(layout, port=None, listen="203.0.113.7")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from hypothesis import strategies as st
 
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.loops.control_status import CONTROL_STATUS_NAME
+from continuonbrain.rlds.examples import make_metadata_example, make_step_example
+from continuonbrain.rlds.recorder import EpisodeRecorder
 from continuonbrain.safety.reasons import Reason
 from continuonbrain.service.app import create_app
 from continuonbrain.service.explain import in_words
@@ -133,3 +136,20 @@ def test_every_reason_has_words(reason: Reason) -> None:
 )
 def test_whatever_is_told_it_answers(tick: dict[str, Any]) -> None:
     assert in_words(tick)
+
+
+def test_while_it_stands_the_last_recorded_decision_is_explained(
+    brain: BrainRoot, client: TestClient
+) -> None:
+    for name, role, source in (("e1", "autonomous", "autopilot"), ("e2", "human_teleop", "human_teleop_xr")):
+        metadata = replace(make_metadata_example(name), control_role=role, start_time_unix_ms=int(name[1]))
+        recorder = EpisodeRecorder(brain.layout.episodes_dir, metadata=metadata)
+        for tick in range(4):
+            assert recorder.append(replace(make_step_example(tick), source=source))
+        recorder.close()
+    told = client.get("/v1/explain").json()
+    assert "no control process" in told["text"]
+    assert "The last that was recorded: It drives by itself, told “keep left”." in told["text"]
+    assert told["tick"]["proposed"] == pytest.approx([0.13, 0.5])
+    assert "throttle may not" not in told["text"]
+    assert "adapter abababab, decided from a picture 7 ms old" in told["text"]
