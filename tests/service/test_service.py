@@ -149,6 +149,20 @@ def test_status_manifest_and_adapters(service: Any, helpers: Any) -> None:
                 "release",
                 "instruct",
                 "instructions",
+                "recording",
+                "episodes",
+                "episodes/{name}",
+                "episodes/{name}/frames/{index}.jpg",
+                "training",
+                "history",
+                "adapters/rollback",
+                "adapters/confirm",
+                "adapters/{name}/promote",
+                "adapters/{name}/rollouts",
+                "system",
+                "logs/{name}",
+                "doctor",
+                "explain",
             ]
         }
 
