@@ -1,6 +1,7 @@
 """`continuonbrain run`: a simulated robot lives: it is taught, learns when parked, swaps, drives; until Ctrl-C.
 
-In a terminal a live view; otherwise a line a second, with --json one JSON object a second.
+In a terminal a live view; otherwise a line a second, with --json one JSON object a second. The dashboard's address is
+told once it answers.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from rich.table import Table
 from rich.text import Text
 
 from continuonbrain.brain_root import BrainRoot, open_brain
+from continuonbrain.cli.dashboard import Dashboard
 from continuonbrain.cli.init import shipped_base_model
 from continuonbrain.cli.probation_words import in_words
 from continuonbrain.cli.root_option import DEFAULT_ROOT, RootOption, on_this_root
 from continuonbrain.configs import PRESET_NAMES
 from continuonbrain.errors import BrainError
-from continuonbrain.loops.child_plan import standard_plans
+from continuonbrain.loops.child_plan import service_plan, standard_plans
 from continuonbrain.loops.promotion import refresh_manifest
 from continuonbrain.loops.supervisor import RunSummary, Supervisor
 from continuonbrain.model.base_identity import base_sha256, is_driving_base
@@ -69,6 +71,25 @@ def run(
     ] = None,
     track: Annotated[int | None, typer.Option("--track", help="Seed of the track to drive on.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of noise and lessons.")] = 0,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port",
+            min=1,
+            max=65535,
+            help="The dashboard's (default: 8080, or another where that is taken).",
+        ),
+    ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen",
+            help="Show the dashboard on this address of the LAN (0.0.0.0: all), behind a pairing code.",
+        ),
+    ] = None,
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard/--no-dashboard", help="Serve the dashboard and apps meanwhile.")
+    ] = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a second instead of a view.")
     ] = False,
@@ -85,13 +106,20 @@ def run(
         seed=seed,
         decision_time_s=decision_time,
     )
+    shown = Dashboard.of(brain.layout, port=port, listen=listen) if dashboard else None
+    if shown is not None:
+        plans = (*plans, service_plan(brain.layout, port=shown.port, listen=listen))
     stopping = _stop_on_signals()
     until = None if seconds is None else time.monotonic() + seconds
 
+    console = Console(highlight=False)
+
     def over() -> bool:
+        # A screen shows it all the time.
+        if shown is not None and (as_json or not console.is_terminal) and (told := shown.news()):
+            typer.echo(told, err=True)
         return stopping() or (until is not None and time.monotonic() >= until)
 
-    console = Console(highlight=False)
     brain.layout.run_dir.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):
         refresh_manifest(brain)
@@ -100,14 +128,20 @@ def run(
         Supervisor(brain, plans) as supervisor,
     ):
         if as_json:
-            _repeat(supervisor, over, _LINE_EVERY_S, lambda shot: typer.echo(json.dumps(shot)))
+            address = None if shown is None else shown.address
+            _repeat(
+                supervisor,
+                over,
+                _LINE_EVERY_S,
+                lambda shot: typer.echo(json.dumps({**shot, "dashboard": address})),
+            )
         elif console.is_terminal:
             with Live(console=console, auto_refresh=False, transient=True) as live:
                 _repeat(
                     supervisor,
                     over,
                     _VIEW_EVERY_S,
-                    lambda shot: live.update(view(shot, brain.layout), refresh=True),
+                    lambda shot: live.update(view(shot, brain.layout, shown), refresh=True),
                 )
         else:
             _repeat(supervisor, over, _LINE_EVERY_S, lambda shot: typer.echo(line(shot)))
@@ -223,12 +257,14 @@ def _trouble(shot: dict[str, Any]) -> str:
     return "; ".join(words)
 
 
-def view(shot: dict[str, Any], layout: BrainLayout) -> Group:
+def view(shot: dict[str, Any], layout: BrainLayout, dashboard: Dashboard | None = None) -> Group:
     """A snapshot as a screen."""
     parts: list[Any] = [Panel(_robot_table(shot), title=f"robot in {layout.root}", title_align="left")]
     parts.append(Panel(_learning_table(shot), title="learning", title_align="left"))
     happened = Text("\n".join(f"{e['at_s']:7.1f} s  {e['text']}" for e in shot["events"]) or "nothing yet")
     parts.append(Panel(happened, title="events", title_align="left"))
+    if dashboard is not None:
+        parts.append(Text(dashboard.in_words()))
     parts.append(Text(f"{shot['uptime_s']:.0f} s; Ctrl-C stops the robot and everything else", style="dim"))
     return Group(*parts)
 

@@ -21,9 +21,17 @@ def serve(
             "--tcp", min=0, max=65535, help="Also on this port of 127.0.0.1 (0: any).", show_default=False
         ),
     ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen",
+            help="Also on this address of the LAN (0.0.0.0: all), behind a pairing code that is printed here.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Serve status, events, adapters, decisions and words to apps, until Ctrl-C. It moves nothing."""
+    """Serve the dashboard, and status, events, adapters, decisions and words to apps, until Ctrl-C."""
     from continuonbrain.loops.promotion import refresh_manifest
     from continuonbrain.service.server import serve as serve_brain
 
@@ -39,4 +47,8 @@ def serve(
         console.print(f"serving {brain.layout.root} at {' and '.join(addresses)}", soft_wrap=True)
         console.print(f"try: curl --unix-socket {addresses[0]} http://brain/v1/status", soft_wrap=True)
 
-    serve_brain(brain, tcp_port=tcp, on_ready=ready)
+    def code(digits: str) -> None:
+        if console.is_terminal:  # a log is no place for it
+            console.print(f"pairing code: [bold]{digits}[/bold]")
+
+    serve_brain(brain, tcp_port=tcp, listen=listen, on_ready=ready, on_code=code)

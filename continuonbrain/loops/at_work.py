@@ -15,7 +15,9 @@ from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
 from continuonbrain.loops import notify
 from continuonbrain.loops.adapter_import import ORIGIN
+from continuonbrain.loops.owner import owner_gate
 from continuonbrain.loops.spending import Spending
+from continuonbrain.rlds.marking import is_bad
 from continuonbrain.rlds.reader import list_episodes, read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.robot.host import HOST_FILE_NAME, Host, host_for
@@ -123,7 +125,8 @@ class Sidecar:
         report = self.gates.poll(self.host, clock=self._clock)
         # Work is what went by since the last look, if all was open then: a pause costs nothing.
         budget = self._spending.look(working=self._working and self._was_open)
-        report = GateReport(report.open and budget.open, (*report.states, budget))
+        owner = owner_gate(self.layout)
+        report = GateReport(report.open and budget.open and owner.open, (*report.states, budget, owner))
         self._was_open = report.open
         self.status.gates = report.as_dict()
         self._polled_s = self._clock()
@@ -135,9 +138,13 @@ class Sidecar:
 
     def new_episodes(self) -> tuple[list[Path], bool]:
         """The newest `max_episodes` finished episodes that a human drove, and whether any is new since the last
-        candidate. What the policy drove itself is no lesson: it is kept, and not counted."""
-        finished = list_episodes(self.layout.episodes_dir, finished_only=True)
-        taught = [p for p in finished if read_metadata(p / METADATA_FILE).control_role.startswith("human")]
+        candidate. What the policy drove itself is no lesson: it is kept, and not counted, as is what a person has
+        marked as bad."""
+        taught = []
+        for path in list_episodes(self.layout.episodes_dir, finished_only=True):
+            metadata = read_metadata(path / METADATA_FILE)
+            if metadata.control_role.startswith("human") and not is_bad(metadata):
+                taught.append(path)
         # By when they came to this robot, not by name: an imported tub must not crowd out what is recorded later.
         taught.sort(key=lambda p: ((p / METADATA_FILE).stat().st_mtime_ns, p.name))
         episodes = taught[-self.config.max_episodes :]

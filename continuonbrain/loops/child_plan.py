@@ -9,18 +9,21 @@ from continuonbrain.loops.heartbeats import LIMITS, Limits
 from continuonbrain.storage.layout import BrainLayout
 
 SIDECAR_MODULE = "continuonbrain.loops.mid"
+SERVICE_MODULE = "continuonbrain"
 
 
 @dataclass(frozen=True, slots=True)
 class ChildPlan:
-    """What to run. name: "control", "policy" or "sidecar"; also the log file's. limits: the time that it may take.
-    afterwards: module and arguments of what is run, to its end, whenever this process is gone, however it went."""
+    """What to run. name: "control", "policy", "sidecar" or "service"; also the log file's. limits: the time that it may
+    take. afterwards: module and arguments of what is run, to its end, whenever this process is gone, however it went.
+    needed: False, the others go on where a person must put it right."""
 
     name: str
     module: str
     arguments: tuple[str, ...]
     limits: Limits = LIMITS["policy"]
     afterwards: tuple[str, ...] = ()
+    needed: bool = True
 
 
 def standard_plans(
@@ -43,6 +46,13 @@ def standard_plans(
         ChildPlan("policy", POLICY_MODULE, tuple(policy), LIMITS["policy"]),
         ChildPlan("sidecar", SIDECAR_MODULE, root, LIMITS["sidecar"]),
     )
+
+
+def service_plan(layout: BrainLayout, *, port: int, listen: str | None = None) -> ChildPlan:
+    """The service with its dashboard, on a TCP port of loopback, or of `listen` behind a pairing code."""
+    where = ["--tcp", str(port)] + ([] if listen is None else ["--listen", listen])
+    arguments = ("serve", "--root", str(layout.root), "--json", *where)
+    return ChildPlan("service", SERVICE_MODULE, arguments, LIMITS["service"], needed=False)
 
 
 def left_stopped(layout: BrainLayout, kind: str) -> tuple[str, ...]:

@@ -6,11 +6,16 @@
 One per brain root (a lock says who). It tells how it is in `run/control.json` and `run/host.json`, takes commands
 on `run/control.sock` (messages of `wire`, each answered with an "ack"):
 
-    {"type": "instruct", "instruction": TEXT}     {"type": "mode", "mode": "autopilot" | "teleop" | "park"}
-    {"type": "stop"}     {"type": "teleop", "steering": S, "throttle": T}
+    {"type": "instruct", "instruction": TEXT}
+    {"type": "mode", "mode": "autopilot" | "teleop" | "assisted" | "park"}
+    {"type": "stop"}     {"type": "release"}     {"type": "record", "on": true | false}     {"type": "let_go"}
+    {"type": "teleop", "steering": S, "throttle": T, "active": true | false, "for_s": SECONDS}
 
-"stop" is an emergency stop; mode "autopilot" or "teleop" ends it. In mode "teleop" a person drives, by messages some
-twenty times a second or by the body's own remote control; without a new one the car stops (`guards.deadman_s`).
+"stop" is an emergency stop; any mode but "park" ends it, and so does "release", after which it is parked. In mode
+"teleop" a person drives, by messages some twenty times a second or by the body's own remote control; without a new one
+the car stops (`guards.deadman_s`, or `for_s` where the sender gives one; at once when the connection ends). In mode
+"assisted" the policy drives while messages come that are not active, and a person while they are; without any it stops.
+What the robot sees is on `run/view.sock` (`view.py`).
 SIGTERM and SIGINT stop the robot, close the recording and leave `run/control_report.json`. With --cycle the simulated
 robot lives: it is taught, stands still until something was learned, drives by itself, and is taught again on other
 tracks. With --park it stands until a person gives it a mode, as hardware always does.
@@ -50,6 +55,7 @@ from continuonbrain.loops.reflex_keeper import ReflexKeeper
 from continuonbrain.loops.remote import RemoteControl
 from continuonbrain.loops.sim_life import Interrupted, SimulatedLife
 from continuonbrain.loops.teach import episode_metadata
+from continuonbrain.loops.view import VIEW_SOCKET_NAME, ViewServer
 from continuonbrain.loops.wire_stream import Message, WireServer
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.open_watch import open_watches
@@ -133,6 +139,7 @@ class ControlProcess:
             mode="park" if options.cycle or parked else "autopilot",
             reflexes=self._reflexes,
             teleop=self._remote,
+            hand=self._remote.hand,
         )
         self._counter = DrivingCounter()
         self._life: SimulatedLife | None = None
@@ -145,7 +152,8 @@ class ControlProcess:
                 limits=self._limits,
                 driven=self,
             )
-        self._held, self._by_hand = parked, False
+        self._held = parked
+        self._by_hand: Mode | None = None
         self._pulse = notify.Pulse()
         self._head_fault = ""
         self._granted = Granted("ordinary", None)
@@ -154,6 +162,7 @@ class ControlProcess:
         self._stopping = self._stopped = False
         self._last: LoopTick | None = None
         self._commands: WireServer | None = None
+        self._view: ViewServer | None = None
 
     def run(self) -> FastReport:
         """Drive. Raises `LockHeldError` when another control process drives this root."""
@@ -176,6 +185,7 @@ class ControlProcess:
             )
             keeper = DrivingKeeper(layout, self._counter)
             with WireServer(layout.run_dir / CONTROL_SOCKET_NAME) as self._commands:
+                self._view = ViewServer(layout.run_dir / VIEW_SOCKET_NAME, self._gauges)
                 writer.start()
                 keeper.start()
                 wanted = self._config.robot
@@ -197,6 +207,7 @@ class ControlProcess:
                     report = self._loop.close()
                     self._client.close()
                     self._reflexes.close()
+                    self._view.close()
                     keeper.close()
                     writer.close()
             write_json_durably(layout.run_dir / CONTROL_REPORT_NAME, report.to_json())
@@ -209,6 +220,8 @@ class ControlProcess:
 
     def _on_tick(self, tick: LoopTick) -> None:
         self._last = tick
+        if tick.observation is not None and self._view is not None:
+            self._view.show(tick.observation.frame, tick.observation.monotonic_s)
         self._pulse.beat()  # from the loop itself: one that hangs is silent, whatever other threads still do
         self._body.machine.alive(driving=tick.mode != "park", teleop=tick.mode == "teleop")
         self._counter.tick(
@@ -228,6 +241,9 @@ class ControlProcess:
             self._loop.emergency_stop()
         elif asked is not None and (refusal := self._change_mode(asked)):
             log.warning("mode %s: %s", asked, refusal)
+        self._take_commands()
+
+    def _take_commands(self) -> None:
         assert self._commands is not None
         for message in self._commands.wait(0.0):
             self._obey(message)
@@ -263,16 +279,27 @@ class ControlProcess:
         elif kind == "mode" and (mode := _mode(header.get("mode"))) is not None:
             detail = self._change_mode(mode)
             ok = not detail
+            if ok and mode == "autopilot" and self._loop.mode == "park":
+                detail = "it stands until it has learned what it was taught, then it drives"
         elif kind == "teleop":
-            detail = self._remote.take(header)
+            peer = message.peer
+            detail = self._remote.take(header, lambda: peer.open)
             ok = not detail
+        elif kind == "let_go":
+            self._remote.let_go()
         elif kind == "stop":
             loop.emergency_stop()
+        elif kind == "release":
+            detail = self._body.release() or self._change_mode("park")
+            ok = not detail
+        elif kind == "record" and isinstance(on := header.get("on"), bool):
+            ok = self._options.record
+            detail = "" if ok else "this control process records nothing (--no-record)"
+            if ok and on != loop.recording:
+                loop.record(on)
         else:
-            ok, detail = (
-                False,
-                f"unknown command {header!r}; known: instruct, mode (autopilot, teleop, park), stop, teleop",
-            )
+            known = f"instruct, mode ({', '.join(MODES)}), stop, release, record (on: true or false), teleop, let_go"
+            ok, detail = False, f"unknown command {header!r}; known: {known}"
         self._commands.acknowledge(message.peer, ok=ok, detail=detail)
 
     def _change_mode(self, mode: Mode) -> str:
@@ -280,7 +307,7 @@ class ControlProcess:
         if mode != "park" and (refusal := self._body.release()):
             return refusal
         self._loop.release()
-        self._held, self._by_hand = mode == "park", mode == "teleop"
+        self._held, self._by_hand = mode == "park", mode if mode in ("teleop", "assisted") else None
         self._remote.let_go()  # what was commanded before is not meant for now
         self.enter(driving=self._phase() != "park")
         return ""
@@ -295,7 +322,7 @@ class ControlProcess:
         metadata = episode_metadata(
             instruction,
             environment=self._body.environment,
-            tags=("teleop" if by_hand else "drive",),
+            tags=(("correction" if self._loop.mode == "assisted" else "teleop") if by_hand else "drive",),
             robot_model=self._body.robot_model,
         )
         return EpisodeRecorder(
@@ -315,13 +342,13 @@ class ControlProcess:
 
     @property
     def held(self) -> bool:
-        """Whether a person has parked it."""
-        return self._held
+        """Whether a person has parked it, or has it in hand."""
+        return self._held or self._by_hand is not None
 
     def enter(self, *, driving: bool) -> None:
         """Drive from the next tick on, or stand."""
-        if self._by_hand:
-            self._loop.set_mode("teleop")
+        if self._by_hand is not None:
+            self._loop.set_mode(self._by_hand)
         else:
             self._loop.set_mode("autopilot" if driving and not self._held else "park")
 
@@ -329,6 +356,7 @@ class ControlProcess:
         """A step of a lesson was driven."""
         self._pulse.beat()
         self._body.machine.alive(driving=True, teleop=True)
+        self._take_commands()
 
     def tick_until(self, over: Callable[[], bool]) -> None:
         """Tick until told to stop or `over`, which is asked at every tick."""
@@ -366,6 +394,7 @@ class ControlProcess:
             "instruction": loop.instruction,
             "proposed": None if tick is None or tick.proposed is None else _rounded(tick.proposed),
             "guarded": None if guarded is None else _rounded((guarded.steering, guarded.throttle)),
+            "by": "nobody" if tick is None or tick.mode == "park" else _BY[tick.mode],
             "stopped": guarded is None or guarded.stopped,
             "emergency_stop": loop.pilot.guard.emergency_stopped,
             "reasons": [] if guarded is None else [str(r) for r in guarded.reasons],
@@ -388,8 +417,49 @@ class ControlProcess:
             "realtime": {"scheduler": self._granted.scheduler, "cpu": self._granted.cpu},
             "profile": self._profile(),
             "torch_loaded": "torch" in sys.modules,
+            "recording": self._told_of_recording(),
             **self._body.tell(),
         }
+
+    def _told_of_recording(self) -> dict[str, Any]:
+        episode, steps = self._loop.being_recorded()
+        return {
+            "on": self._options.record and self._loop.recording,
+            "episode": episode,
+            "steps": steps,
+        }
+
+    def _gauges(self) -> dict[str, Any]:
+        """What changes from tick to tick, for a view. Called on its thread: only reads."""
+        shot = self._snapshot()
+        return {name: shot[name] for name in GAUGES if name in shot}
+
+
+GAUGES = (
+    "mode",
+    "phase",
+    "by",
+    "held",
+    "taught",
+    "speed_mps",
+    "proposed",
+    "guarded",
+    "stopped",
+    "emergency_stop",
+    "reasons",
+    "safety_head",
+    "fault",
+    "instruction",
+    "adapter_sha256",
+    "decision_ms",
+    "latency_ms",
+    "missed_ticks",
+    "tick",
+    "recording",
+    "off_road",
+)
+"""Of the status, what `view.sock` tells."""
+_BY = {"teleop": "person", "autopilot": "policy"}
 
 
 def _rounded(pair: tuple[float, float]) -> list[float | None]:

@@ -34,6 +34,9 @@ class Recorder(Protocol):
     @property
     def fault(self) -> str: ...
 
+    @property
+    def path(self) -> Path: ...
+
     def append(self, step: Step) -> bool: ...
 
     def count_dropped(self, steps: int) -> None: ...
@@ -83,6 +86,12 @@ class EpisodeKeeper:
         open_one = self._recorder
         here = self._dropped_at_queue + self._dropped_unopened - self._told
         return here + self._dropped_closed + (0 if open_one is None else open_one.dropped)
+
+    @property
+    def now(self) -> tuple[str, int]:
+        """Folder name and steps of the episode that is open, ("", 0) when none is."""
+        open_one = self._recorder
+        return ("", 0) if open_one is None else (open_one.path.name, self._steps)
 
     def append(self, step: Step) -> bool:
         """Hand a step over; microseconds. False when it was dropped: the disk is far behind, or it is closed."""

@@ -17,7 +17,8 @@
 - No torch. Leaving `run` by any way stops the robot.
 
 Modes: "autopilot" follows the policy's paths, "teleop" a person's commands, "park" stands still and records
-nothing.
+nothing. "assisted" is the autopilot while a person watches, and teleoperation while they hold the wheel; when they
+are gone it is a safe stop (`Reason.DEADMAN`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import contextlib
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
@@ -37,6 +38,7 @@ from continuonbrain.loops.loop_tick import PARKED, LoopTick, Mode, PathSource, T
 from continuonbrain.loops.policy_client import Answer
 from continuonbrain.loops.realtime import quiet_collector
 from continuonbrain.loops.reflex_keeper import ReflexSource
+from continuonbrain.loops.remote import Hand
 from continuonbrain.loops.robot_link import RobotLink
 from continuonbrain.loops.shadow import Shadow
 from continuonbrain.loops.tally import Tally
@@ -63,6 +65,7 @@ class FastLoop:
         instruction: what the robot is told at first.
         mode: at first.
         teleop: the person's command and its age; needed in mode "teleop".
+        hand: where the person is; needed in mode "assisted".
         reflexes: where reflex heads come from; None follows the model's paths alone.
         steps_per_episode: longer drives are cut into several episodes.
         clock, sleep: monotonic time; for tests.
@@ -79,6 +82,7 @@ class FastLoop:
         instruction: str = "drive",
         mode: Mode = "autopilot",
         teleop: Teleop | None = None,
+        hand: Callable[[], Hand] = lambda: "gone",
         reflexes: ReflexSource | None = None,
         steps_per_episode: int = 600,
         clock: Callable[[], float] = time.monotonic,
@@ -89,6 +93,10 @@ class FastLoop:
         self.client = client
         self.hz = hz
         self.teleop = teleop
+        self.recording = True
+        """Whether driving is recorded, where a recorder is; see `record`."""
+        self._hand = hand
+        self._by: Mode = mode
         self.mode: Mode = mode
         self.instruction = instruction
         self.ticks = 0
@@ -127,12 +135,23 @@ class FastLoop:
         if mode == self.mode:
             return
         self.mode = mode
+        self._by = "autopilot" if mode == "assisted" else mode
         self._driven = False
         self._forget()
         # Rest is where both modes begin: no slew from a command of long ago, no gap in the guard's clock.
         self.pilot.guard.reset()
         if self._keeper is not None:
             self._keeper.cut()
+
+    def record(self, on: bool) -> None:
+        """Record from the next tick on, or no more; either way the episode ends."""
+        self.recording = on
+        if self._keeper is not None:
+            self._keeper.cut()
+
+    def being_recorded(self) -> tuple[str, int]:
+        """Folder name of the episode that is open and its steps; ("", 0) when none is. From any thread."""
+        return ("", 0) if self._keeper is None else self._keeper.now
 
     def emergency_stop(self) -> None:
         """Stop until `release`, whatever the policy or a person commands."""
@@ -246,29 +265,30 @@ class FastLoop:
         profile.over("look")
         now = self._clock()
         fault = fault or self._held
-        if self.mode == "park":
+        absent = self._take_the_wheel()
+        if self._by == "park":
             self.client.poll()  # answers that were still under way
             refused = self._link.send(PARKED)
             fault = fault or refused
             return LoopTick(self.ticks, now, "park", observation, None, PARKED, None, fault)
-        unfollowed: list[Answer] = []
-        if self.mode == "autopilot":
-            self._take_answers()
-        else:
-            unfollowed = (
-                self.client.poll()
-            )  # a person drives: what the policy would have done is only compared
+        answers = self.client.poll()
+        if self.mode != "teleop":  # an assistant has a fresh path when the person lets go
+            self._take_answers(answers)
+        # While a person drives, what the policy would have done is compared.
+        unfollowed = answers if self._by == "teleop" else []
         if observation is not None:
             speed, observed_s = observation.speed_mps, observation.monotonic_s
-            taught = self.mode == "teleop" and self._keeper is not None
-            if taught or self.mode == "autopilot":
+            taught = self._by == "teleop" and self._keeper is not None and self.recording
+            if taught or self.mode != "teleop":
                 self.client.offer(observation.frame, self.instruction, speed, observed_s, keep=taught)
         profile.over("policy")
         overrun = self._late_in_a_row >= _OVERRUN_TICKS
         if overrun:
             self._tally.overrun_stops += 1
-        if observation is None or overrun or self._held:
-            reason = Reason.CLOCK if overrun else Reason.LOW_BATTERY
+        if observation is None or overrun or self._held or absent:
+            reason = Reason.LOW_BATTERY if self._held else Reason.DEADMAN
+            if overrun:
+                reason = Reason.CLOCK
             if observation is None:
                 reason = Reason.SENSOR_FAULT
             guarded = self.pilot.guard.step((0.0, 0.0), now_s=now, chunk_age_s=0.0, requested_stop=reason)
@@ -276,7 +296,7 @@ class FastLoop:
             path = self.pilot.tracker.path
             silent = None if self.pilot.watch is None else WORST  # a head that was not asked
             decided = Tick(None, guarded, None if path is None else path.chunk, risk=silent)
-        elif self.mode == "teleop":
+        elif self._by == "teleop":
             command, age_s = self._teleop_command()
             grid = self._heads.road(observation)
             profile.over("heads")
@@ -291,12 +311,12 @@ class FastLoop:
         fault = fault or refused
         profile.over("act")
         surprise = None
-        if self.mode == "teleop" and self._shadow is not None:
+        if self._by == "teleop" and self._shadow is not None:
             surprise = self._shadow.surprise(unfollowed, decided.guarded, now_s=now)
         tick = LoopTick(
             self.ticks,
             now,
-            self.mode,
+            self._by,
             observation,
             decided.proposed,
             decided.guarded,
@@ -316,8 +336,27 @@ class FastLoop:
         if self._shadow is not None:
             self._shadow.forget(now_s=self._clock())
 
-    def _take_answers(self) -> None:
-        for answer in self.client.poll():
+    def _take_the_wheel(self) -> bool:
+        """Settle who drives this tick; whether it must stand because nobody is there to assist."""
+        if self.mode != "assisted":
+            self._by = self.mode
+            return False
+        hand = self._where_is_the_hand()
+        by: Mode = "teleop" if hand == "drives" else "autopilot"
+        if by != self._by and self._shadow is not None:
+            self._shadow.forget(now_s=self._clock())
+        self._by = by
+        return hand == "gone"
+
+    def _where_is_the_hand(self) -> Hand:
+        try:
+            return self._hand()
+        except Exception as error:  # a broken remote control is a person who has gone
+            log.error("hand: %s: %s", type(error).__name__, error)
+            return "gone"
+
+    def _take_answers(self, answers: Sequence[Answer]) -> None:
+        for answer in answers:
             chunk = answer.chunk
             followed = self.pilot.accept(chunk)
             vetoed = self.pilot.vetoed is chunk
@@ -342,7 +381,7 @@ class FastLoop:
         return (0.0, 0.0), inf
 
     def _record(self, tick: LoopTick) -> None:
-        if self._keeper is None:
+        if self._keeper is None or not self.recording:
             return
         self._driven |= tick.chunk is not None or tick.mode == "teleop"
         if not self._driven:

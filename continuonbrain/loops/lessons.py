@@ -15,6 +15,7 @@ from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.open_watch import open_head
 from continuonbrain.policy.prompt import InstructionError, PromptLayout
 from continuonbrain.policy.watch import HEAD_CALIBRATION_FILE, HeadCalibration
+from continuonbrain.rlds.marking import bad_episodes
 from continuonbrain.rlds.reader import list_episodes, read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.storage.durable import write_bytes_durably
@@ -75,6 +76,7 @@ def read_lessons(mid: Sidecar, episodes: list[Path], choice: Choice | None = Non
     """Read the episodes. Raises `NoLabelsError` when there is nothing to learn in them."""
     drives, left_out = _read(mid, episodes)
     left_out += _unreadable(mid.layout.episodes_dir)
+    left_out += [f"{name}: marked as bad by a person" for name in bad_episodes(mid.layout.episodes_dir)]
     if not drives:
         raise NoLabelsError(
             f"none of {len(episodes)} episodes holds a step that a human drove; {len(left_out)} were left out"

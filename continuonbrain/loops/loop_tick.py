@@ -16,8 +16,8 @@ from continuonbrain.policy.watch import Risk
 from continuonbrain.robot.protocol import Observation
 from continuonbrain.safety.guards import Guarded
 
-Mode = Literal["autopilot", "teleop", "park"]
-MODES: tuple[Mode, ...] = ("autopilot", "teleop", "park")
+Mode = Literal["autopilot", "teleop", "assisted", "park"]
+MODES: tuple[Mode, ...] = ("autopilot", "teleop", "assisted", "park")
 
 Teleop = Callable[[], tuple[tuple[float, float], float]]
 """A person's latest (steering, throttle) and its age in seconds."""
@@ -43,8 +43,9 @@ class PathSource(Protocol):
 class LoopTick:
     """One tick as `on_tick` sees it.
 
-    number: counts from 0 over all runs. now_s: monotonic time of the command. observation: None when the robot
-    could not be looked at; fault says why, or why the body must stand, or refused. guarded: what was sent (throttle 0
+    number: counts from 0 over all runs. mode: who drove in it, so never "assisted": "teleop" while the person holds
+    the wheel, else "autopilot". now_s: monotonic time of the command. observation: None when the robot could not be
+    looked at; fault says why, or why the body must stand, or refused. guarded: what was sent (throttle 0
     while parked). reflex: the reflex head laid the path that was followed. risk: what the safety head says, foreseen:
     what the world head said of the latest chunk that it was shown; None where they were not asked. surprise: how far a
     person's command is from what the policy would have done (`shadow.py`), None where that is not known.

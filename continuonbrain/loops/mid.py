@@ -29,11 +29,13 @@ from continuonbrain.loops import notify
 from continuonbrain.loops.adapter_import import ORIGIN, origin_refusal
 from continuonbrain.loops.at_work import Sidecar, Status, paper_of
 from continuonbrain.loops.memory import keep_within_limits
+from continuonbrain.loops.owner import is_wanted, take_wanted, want_training
 from continuonbrain.loops.probation import ProbationWatch, look_after
 from continuonbrain.loops.promotion import Promotion, announce_unfinished, promote_candidate
 from continuonbrain.loops.remembering import bring_up_to_date
 from continuonbrain.loops.slow import SlowLoop
 from continuonbrain.model.base_identity import base_sha256
+from continuonbrain.rlds.marking import bad_episodes
 from continuonbrain.rlds.reader import is_being_recorded, list_episodes, read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.storage.adapters import AdapterVersion
@@ -42,6 +44,7 @@ from continuonbrain.storage.promotion_rule import OnProbation, PromotionRefused,
 __all__ = ["MidLoop", "Outcome", "Status", "end_on_signals", "watch"]
 
 _SLOW_AGAIN_S, _SLOW_AGAIN_LONGEST_S = 20.0, 3600.0
+_WANTED_AGAIN_S = 1.0
 _NAMED = 5
 """Episodes that are named where more are counted."""
 
@@ -84,6 +87,8 @@ class MidLoop(Sidecar):
         ]
         if (recording := len(others) - len(unfinished)) > 0:
             driven.append(f"{recording} being recorded")
+        if bad := len(bad_episodes(self.layout.episodes_dir)):
+            driven.append(f"{bad} marked as bad")
         if unfinished:
             more = ", ..." if len(unfinished) > _NAMED else ""
             driven.append(
@@ -204,9 +209,9 @@ def _held(waits: OnProbation) -> str:
 
 
 def watch(mid: MidLoop, *, every_s: float = 2.0, should_stop: Callable[[], bool] = lambda: False) -> None:
-    """Rounds until told to stop; after a failed or refused round the next try waits, up to five minutes. Before each
-    the slow loop has its turn, where it is due: what was learned is made safe before more is learned on top of it. One
-    that fails is due again, and waits up to an hour."""
+    """Rounds until told to stop; after a failed or refused round the next try waits, up to five minutes, unless a
+    person wants it now. Before each the slow loop has its turn, where it is due: what was learned is made safe before
+    more is learned on top of it. One that fails is due again, and waits up to an hour."""
     slow = SlowLoop(mid)
     backoff, slow_from_s, slow_backoff = every_s, -1e9, _SLOW_AGAIN_S
     while not should_stop():
@@ -217,12 +222,15 @@ def watch(mid: MidLoop, *, every_s: float = 2.0, should_stop: Callable[[], bool]
                 failed = (part := done.part("consolidate")) is not None and part.outcome == "failed"
                 slow_from_s = time.monotonic() + (slow_backoff if done.waiting or failed else every_s)
                 slow_backoff = min(_SLOW_AGAIN_LONGEST_S, 2 * slow_backoff) if failed else _SLOW_AGAIN_S
-            outcome = mid.round()
+            wanted = take_wanted(mid.layout)
+            outcome = mid.round(again=wanted)
+            if wanted and outcome.phase == "gates":  # it holds until they open
+                want_training(mid.layout)
             backoff = min(300.0, backoff * 2) if outcome.phase == "refused" else every_s
         except (BrainError, OSError):
             backoff = min(300.0, backoff * 2)
-        until = time.monotonic() + backoff
-        while time.monotonic() < until and not should_stop():
+        until, soon = time.monotonic() + backoff, time.monotonic() + min(backoff, _WANTED_AGAIN_S)
+        while time.monotonic() < (soon if is_wanted(mid.layout) else until) and not should_stop():
             mid.pulse.beat()
             time.sleep(0.1)
 

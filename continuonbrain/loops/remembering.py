@@ -12,6 +12,7 @@ from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.slow_adapter import KIND, SLOW, card_of, names_in
 from continuonbrain.policy.calibration import Calibration
+from continuonbrain.rlds.marking import bad_episodes
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.rlds.step import Step
 from continuonbrain.storage.adapter_reader import AdapterReader
@@ -104,9 +105,11 @@ def remember(
 ) -> tuple[Reservoir, list[str]]:
     """The reservoir with what was learned since, and in words what could not be read. look: at every episode.
 
-    Episodes that no adapter has learned from yet wait; those that are gone from the disk are gone here.
+    Episodes that no adapter has learned from yet wait; those that are gone from the disk, or marked as bad, are gone
+    here.
     """
-    there = {p.name: p for p in list_episodes(episodes_dir, finished_only=True)}
+    bad = set(bad_episodes(episodes_dir))
+    there = {p.name: p for p in list_episodes(episodes_dir, finished_only=True) if p.name not in bad}
     learned_by = Counter(name for lesson in lessons for name in lesson.learned)
     unreadable: list[str] = []
     new: list[Remembered] = []

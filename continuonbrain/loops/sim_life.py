@@ -39,6 +39,10 @@ class Interrupted(Exception):
     """A signal came while something longer than a tick was going on."""
 
 
+class _PutDown(Exception):
+    """A person took the robot during a lesson; what was driven of it is kept."""
+
+
 class Driven(Protocol):
     """What a life needs of the process that drives: its ticks, and what a person asked of it."""
 
@@ -49,7 +53,7 @@ class Driven(Protocol):
 
     @property
     def held(self) -> bool:
-        """Whether a person has parked it."""
+        """Whether a person has parked it, or has it in hand."""
         ...
 
     def enter(self, *, driving: bool) -> None:
@@ -103,6 +107,8 @@ class SimulatedLife:
                 if first == "teach":
                     self._enter("teach")
                     self._teach(over)
+            except _PutDown:
+                continue
             except OSError as error:
                 # Parked with its reason shown, the robot can be mended; dying would only be repeated.
                 why = told_from(error) or error
@@ -133,6 +139,8 @@ class SimulatedLife:
             self._driven.taught()
             if over():
                 raise Interrupted
+            if self._driven.held:
+                raise _PutDown
 
         free = shutil.disk_usage(self._layout.root).free
         if free < _TEACH_BYTES:  # sixteen torn episodes at every attempt would only fill it further

@@ -1,4 +1,4 @@
-"""All processes of one brain together: control, policy, sidecar; started, watched, restarted, ended in order.
+"""All processes of one brain together: control, policy, sidecar, service; started, watched, restarted, ended in order.
 
 Rules:
 - A process that dies is started again after a pause that doubles (0.5 s to 8 s) and is forgiven after a minute of work.
@@ -8,7 +8,7 @@ Rules:
   does not (`heartbeats.LIMITS`): it is killed, and so started again.
 - Whenever the control process is gone, what leaves its robot stopped is run (`ChildPlan.afterwards`).
 - Exit code 2 says that a person must put something right. At the first start, or three times in a row, the
-  supervisor gives up and says what it was.
+  supervisor gives up and says what it was; without one that is not needed (the service) the others go on.
 - An adapter on probation is looked after once a second (`loops/probation.py`).
 - The end: control first (it stops the robot and closes its recording), then the others; five seconds at most, then they
   are killed, and the summary says so.
@@ -257,7 +257,7 @@ class Supervisor:
         watched.last_words, watched.hung = watched.hung or watched.child.last_words(), ""
         watched.needs_a_person = watched.needs_a_person + 1 if code == _NEEDS_A_PERSON else 0
         hopeless = watched.restarts == 0 or watched.needs_a_person >= _GIVE_UP_AFTER
-        if code == _NEEDS_A_PERSON and hopeless:
+        if code == _NEEDS_A_PERSON and hopeless and watched.plan.needed:
             raise ChildGaveUpError(
                 f"the {watched.plan.name} process cannot run: {watched.last_words.removeprefix('error: ')}",
                 remedy=f"the whole story is in {watched.child.log_path}",

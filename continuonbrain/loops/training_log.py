@@ -6,9 +6,12 @@ import contextlib
 import json
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from continuonbrain.storage.durable import replace_file
-from continuonbrain.trainer.steps import JobResult, Progress
+
+if TYPE_CHECKING:
+    from continuonbrain.trainer.steps import JobResult, Progress
 
 LIVE_LOG_FILE = "training.jsonl"
 

@@ -20,10 +20,15 @@ from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.drive_session import read_status
 from continuonbrain.loops.probation import progress
+from continuonbrain.loops.view import VIEW_SOCKET_NAME
 from continuonbrain.model.base_identity import checkpoint_sha256
 from continuonbrain.robot.host import HOST_FILE_NAME, host_for
 from continuonbrain.service import problems
+from continuonbrain.service.access import Pairing, Sessions
+from continuonbrain.service.door import Door
+from continuonbrain.service.drive import add_drive_routes
 from continuonbrain.service.feed import Feed
+from continuonbrain.service.learn import add_learn_routes
 from continuonbrain.service.minds import Minds
 from continuonbrain.service.models import (
     ActIn,
@@ -35,10 +40,16 @@ from continuonbrain.service.models import (
     ChatPiece,
     EventOut,
     Gap,
-    Problem,
     StatusOut,
 )
-from continuonbrain.service.problems import MEDIA_TYPE, ServiceError
+from continuonbrain.service.page import add_page_routes
+from continuonbrain.service.problems import ServiceError, errors
+from continuonbrain.service.sessions import add_session_routes
+from continuonbrain.service.shelf import Shelf
+from continuonbrain.service.system import add_system_routes
+from continuonbrain.service.teach import add_teach_routes
+from continuonbrain.service.view import ViewHub, add_view_route
+from continuonbrain.service.wheel import Wheel
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 from continuonbrain.storage.lock import is_held
 from continuonbrain.storage.plain_json import load_plain, plain
@@ -46,16 +57,12 @@ from continuonbrain.trainer.build_gates import gates_from_config
 
 log = logging.getLogger(__name__)
 
+LOOPBACK_NAMES = ("127.0.0.1", "localhost")
 _WAITING = 4
 """Requests that may wait for the model; more are told to come back."""
 _STILL_THERE_S = 0.5
 _SSE = "text/event-stream"
 T = TypeVar("T")
-
-
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
-    return {s: {"content": content, "description": "Problem"} for s in statuses}
 
 
 def _events_of(*models: type[BaseModel]) -> dict[str, Any]:
@@ -119,11 +126,14 @@ async def still_there(request: Request) -> None:
         raise ServiceError(499, "the client has left", remedy="ask again")
 
 
-def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastAPI:
-    """The service of one brain root. Reads its files, opens engines of its own when asked, moves nothing.
+def create_app(
+    brain: BrainRoot, *, hosts: Sequence[str] = LOOPBACK_NAMES, pairing: Pairing | None = None
+) -> FastAPI:
+    """The service of one brain root: reads its files, opens engines of its own when asked, and passes on what a person
+    commands.
 
-    hosts: names that a request may call this machine by; None for any. Over TCP a page in a browser may reach what its
-    own name was made to point at."""
+    hosts: names that a request over TCP may call this machine by. pairing: what lets somebody in on a LAN, where any
+    address of this machine is a name too; None on loopback."""
     app = FastAPI(
         title="continuonbrain",
         version=__version__,
@@ -131,14 +141,16 @@ def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastA
         docs_url=None,  # their pages load scripts from the network
         redoc_url=None,
     )
-    problems.install(app, hosts)
+    problems.install(app)
+    sessions, wheel, hub = Sessions(), Wheel(), ViewHub(brain.layout.run_dir / VIEW_SOCKET_NAME)
+    app.add_middleware(Door, hosts=hosts, addresses=pairing is not None, sessions=sessions, pairing=pairing)
     layout, store, minds = brain.layout, AdapterStore(brain.layout), Minds(brain)
     feed, model = Feed(layout.events_dir), _Model()
     app.state.feed = feed
     gates = gates_from_config(brain.config)
     host = host_for(brain.config.robot.kind, host_file=layout.run_dir / HOST_FILE_NAME, disk_path=layout.root)
 
-    @app.get("/v1/status", responses=_errors(409))
+    @app.get("/v1/status", responses=errors(409))
     async def status() -> StatusOut:
         """What runs, what has been learned, and what the gates say."""
 
@@ -163,7 +175,7 @@ def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastA
         found = await asyncio.to_thread(read)
         return found.model_copy(update={"last_event": await feed.last()})
 
-    @app.get("/v1/manifest", responses=_errors(404))
+    @app.get("/v1/manifest", responses=errors(404))
     async def manifest() -> dict[str, Any]:
         """`model/manifest.json` as apps read it."""
         found = _json_file(layout.manifest_path)
@@ -175,7 +187,7 @@ def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastA
             )
         return found
 
-    @app.get("/v1/adapters", responses=_errors(409))
+    @app.get("/v1/adapters", responses=errors(409))
     async def adapters() -> AdaptersOut:
         """Every adapter, oldest first."""
 
@@ -185,7 +197,7 @@ def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastA
 
         return await asyncio.to_thread(read)
 
-    @app.get("/v1/adapters/{name}", responses=_errors(404, 422))
+    @app.get("/v1/adapters/{name}", responses=errors(404, 422))
     async def adapter(name: str) -> AdapterOut:
         """One adapter, by its id or as current, candidate or previous."""
 
@@ -200,7 +212,7 @@ def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastA
     @app.get(
         "/v1/events",
         response_class=EventSourceResponse,
-        responses={200: {"content": _events_of(EventOut, Gap)}, **_errors(422)},
+        responses={200: {"content": _events_of(EventOut, Gap)}, **errors(422)},
     )
     async def events(
         last_event_id: Annotated[str | None, Header(pattern=r"^\d{0,15}$")] = None,
@@ -233,7 +245,7 @@ def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastA
             )
             yield ServerSentEvent(event=event.kind, id=str(event.sequence), data=out)
 
-    @app.post("/v1/act", responses=_errors(400, 409, 413, 422, 429))
+    @app.post("/v1/act", responses=errors(400, 409, 413, 422, 429))
     async def act(asked: ActIn, request: Request) -> ActOut:
         """Decide on a frame with the current adapter. It moves nothing."""
         async with model.turn(request):
@@ -244,7 +256,7 @@ def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastA
         response_model=ChatOut,
         responses={
             200: {"content": _events_of(ChatPiece, ChatOut)},
-            **_errors(400, 409, 413, 422, 429),
+            **errors(400, 409, 413, 422, 429),
         },
     )
     async def chat(asked: ChatIn, request: Request) -> Response:
@@ -282,6 +294,14 @@ def create_app(brain: BrainRoot, *, hosts: Sequence[str] | None = None) -> FastA
             teller.cancel()
             raise
 
+    add_session_routes(app, brain, sessions, pairing, wheel, hub)
+    add_drive_routes(app, brain, wheel)
+    add_view_route(app, hub)
+    shelf = Shelf(layout)
+    add_teach_routes(app, brain, wheel, shelf)
+    add_learn_routes(app, brain, gates, host)
+    add_system_routes(app, brain, host, shelf)
+    add_page_routes(app)
     return app
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -69,29 +69,15 @@ class BodyLimit:
         return f"a body of more than {self._most >> 20} MiB"
 
 
-class KnownHost:
-    """ASGI middleware: a request over TCP for a host of another name is a 400 problem."""
-
-    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
-        self._app, self._hosts = app, hosts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope.get("client") is not None:  # over the Unix socket there is none
-            said = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-            if said.partition(":")[0].lower() not in self._hosts:
-                words = f"this is no service of the host {said[:80]!a}"
-                remedy = f"ask {' or '.join(self._hosts)}"
-                refused = problem(400, "the request cannot be answered", words, remedy)
-                await refused(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route that answers these with a problem."""
+    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
+    return {s: {"content": content, "description": "Problem"} for s in statuses}
 
 
-def install(app: FastAPI, hosts: Sequence[str] | None = None) -> None:
-    """Answer every error of `app` with a problem. hosts: see `create_app`."""
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` with a problem."""
     app.add_middleware(BodyLimit, most=_MAX_BODY_BYTES)
-    if hosts is not None:
-        app.add_middleware(KnownHost, hosts=hosts)
 
     @app.exception_handler(BrainError)
     def _brain(_request: Request, error: BrainError) -> JSONResponse:

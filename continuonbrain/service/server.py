@@ -1,4 +1,5 @@
-"""Opening the service: a Unix socket that the group may use (0660), loopback TCP only when asked."""
+"""Opening the service: a Unix socket that the group may use (0660), TCP only when asked: on loopback, or on an address
+of the LAN behind a pairing code."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import uvicorn
 
@@ -15,35 +17,54 @@ from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
 from continuonbrain.loops import notify
 from continuonbrain.loops.wire import listen_unix
+from continuonbrain.service.access import Pairing
 from continuonbrain.service.app import create_app
+from continuonbrain.service.door import names_of_this_machine
 
 _MODE = 0o660
 _BACKLOG = 64
-_LOOPBACK_NAMES = ("127.0.0.1", "localhost")
+_LONGEST_MESSAGE = 4096
+"""Of a WebSocket, bytes: a driver's are far shorter."""
 _END_S = 2
 """For answers under way."""
 
 
 def serve(
-    brain: BrainRoot, *, tcp_port: int | None = None, on_ready: Callable[[list[str]], None] = lambda _: None
+    brain: BrainRoot,
+    *,
+    tcp_port: int | None = None,
+    listen: str | None = None,
+    on_ready: Callable[[list[str]], None] = lambda _: None,
+    on_code: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. on_ready gets the addresses.
+    """Serve until SIGTERM or SIGINT. listen: an address of this machine, instead of loopback. on_ready gets the
+    addresses, on_code every pairing code; it is also in `run/pairing_code`, which only this user reads.
 
     Raises:
         WireError: another service holds the socket, or it cannot be made.
-        BrainError: the TCP port is taken.
+        BrainError: the TCP port is taken, or the address is none of this machine.
     """
     path = brain.layout.service_socket
     path.parent.mkdir(parents=True, exist_ok=True)
     sockets = [listen_unix(path, _MODE, backlog=_BACKLOG)]
     addresses = [str(path)]
     inode = os.lstat(path).st_ino
+    code_path = brain.layout.pairing_code_path
+    code_path.unlink(missing_ok=True)
     try:
-        if tcp_port is not None:
-            tcp = _loopback(tcp_port)
+        if tcp_port is not None or listen is not None:
+            tcp = _tcp(listen or "127.0.0.1", tcp_port or 0)
             sockets.append(tcp)
-            addresses.append(f"http://127.0.0.1:{tcp.getsockname()[1]}")
-        app = create_app(brain, hosts=_LOOPBACK_NAMES if tcp_port is not None else None)
+            addresses.append(f"http://{_reachable(listen)}:{tcp.getsockname()[1]}")
+        if listen is None:
+            app = create_app(brain)
+        else:
+
+            def told(code: str) -> None:
+                _keep_code(code_path, code)
+                on_code(code)
+
+            app = create_app(brain, hosts=names_of_this_machine(), pairing=Pairing(told))
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -51,6 +72,12 @@ def serve(
             timeout_graceful_shutdown=_END_S,
             lifespan="off",
             server_header=False,
+            ws="websockets-sansio",
+            ws_max_size=_LONGEST_MESSAGE,
+            ws_max_queue=8,
+            ws_ping_interval=5.0,
+            ws_ping_timeout=5.0,
+            ws_per_message_deflate=False,  # pictures are packed already
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         # uvicorn raises the signal anew when it has shut down: by default that would end us before the socket is gone.
@@ -60,6 +87,7 @@ def serve(
         server.on_ready, server.on_end = lambda: on_ready(addresses), app.state.feed.close
         server.run(sockets=sockets)
     finally:
+        code_path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             if os.lstat(path).st_ino == inode:
                 path.unlink()
@@ -94,16 +122,36 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _loopback(port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+def _tcp(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        sock.bind(("127.0.0.1", port))
+        sock.bind((address, port))
     except OSError as error:
         sock.close()
         raise BrainError(
-            f"port {port} of this machine cannot be used: {error.strerror}",
-            remedy="choose another with --tcp",
+            f"port {port} of {address} cannot be used: {error.strerror or error}",
+            remedy="choose another with --tcp, or an address of this machine with --listen (0.0.0.0: all of them)",
         ) from error
     sock.listen(_BACKLOG)
     return sock
+
+
+def _reachable(listen: str | None) -> str:
+    """The address as a browser elsewhere may write it."""
+    if listen in (None, ""):
+        return "127.0.0.1"
+    if listen in ("0.0.0.0", "::"):
+        return f"{socket.gethostname().partition('.')[0]}.local"
+    return f"[{listen}]" if ":" in str(listen) else str(listen)
+
+
+def _keep_code(path: Path, code: str) -> None:
+    """Where `continuonbrain run` reads it. Never in a log."""
+    path.unlink(missing_ok=True)
+    with (
+        contextlib.suppress(OSError),
+        open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file,
+    ):
+        file.write(f"{code}\n")

@@ -254,6 +254,21 @@ class BrainLayout:
         return self.run_dir / "probation.json"
 
     @property
+    def pairing_code_path(self) -> Path:
+        """What lets a browser of the LAN in; only the service's own user reads it."""
+        return self.run_dir / "pairing_code"
+
+    @property
+    def owner_pause_path(self) -> Path:
+        """Is there while a person has paused the learning."""
+        return self.trainer_dir / "paused"
+
+    @property
+    def wanted_path(self) -> Path:
+        """Is there when a person wants a training now."""
+        return self.run_dir / "train.wanted"
+
+    @property
     def service_socket(self) -> Path:
         """The HTTP service. Raises LayoutError when the path is too long for a socket."""
         return _socket_path(self.run_dir / "service.sock")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from continuonbrain.brain_root import open_brain
+from continuonbrain.cli.dashboard import Dashboard
 from continuonbrain.cli.main import app
 from continuonbrain.cli.run import _in_world, line, summary_line, view
 from continuonbrain.errors import BrainError
-from continuonbrain.loops.child_plan import ChildPlan, standard_plans
+from continuonbrain.loops.child_plan import ChildPlan, service_plan, standard_plans
 from continuonbrain.loops.child_process import ChildLogError
 from continuonbrain.loops.control_process import ControlOptions, ControlProcess
 from continuonbrain.loops.supervisor import ChildGaveUpError, Supervisor
@@ -231,7 +235,7 @@ def test_ctrl_c_ends_a_whole_run_within_seconds_with_exit_code_0(layout: BrainLa
         assert time.monotonic() - pressed < 7.0
     assert process.returncode == 0, errors
     summary = json.loads(rest.splitlines()[-1])["summary"]
-    assert set(summary["restarts"]) == {"control", "policy", "sidecar"}
+    assert set(summary["restarts"]) == {"control", "policy", "service", "sidecar"}
     assert not any(Path(f"/proc/{p['pid']}").exists() for p in shots[-1]["processes"].values())
 
 
@@ -290,3 +294,69 @@ def test_a_driving_process_looks_for_a_new_calibration_of_its_head_by_itself(lay
     (layout.safety_dir / HEAD_CALIBRATION_FILE).write_bytes(told.to_json())
     process.run()
     assert watch.calibration == told
+
+
+def test_the_dashboard_has_one_address_and_ends_with_the_run(tmp_path: Path) -> None:
+    httpx, root = pytest.importorskip("httpx"), tmp_path / "b"
+    pytest.importorskip("websockets")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        refused = subprocess.run(
+            [*RUN, "--root", str(root), "--port", str(taken.getsockname()[1])],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert refused.returncode == 2
+    assert "--port" in refused.stderr
+    process = subprocess.Popen(
+        [*RUN, "--root", str(root), "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline().strip()
+        while not line.startswith("dashboard: "):
+            line = process.stderr.readline().strip()
+        address = line.removeprefix("dashboard: ")
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address)
+        page = httpx.get(address)
+        assert page.status_code == 200
+        assert "<title>" in page.text
+        assert httpx.get(f"{address}/v1/session").json()["robot"]["kind"] == "sim-donkey"
+    finally:
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=20)
+    shots = [json.loads(text) for text in out.splitlines()]
+    assert {shot["dashboard"] for shot in shots[:-1]} == {address}
+    assert shots[-1]["summary"]["restarts"]["service"] == 0
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(address)
+
+
+def test_without_its_service_a_robot_lives_on(layout: BrainLayout, plans: tuple[ChildPlan, ...]) -> None:
+    broken = replace(service_plan(layout, port=1), arguments=("serve", "--root", "/nowhere/at/all"))
+    with Supervisor(open_brain(layout.root), [broken]) as supervisor:
+        shot = poll_until(supervisor, lambda s: s["processes"]["service"]["restarts"] >= 1, 30.0)
+    assert "/nowhere" in json.dumps(shot["processes"]["service"])
+
+
+def test_on_the_lan_the_line_says_where_the_code_is_and_no_log_holds_it(
+    layout: BrainLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("websockets")
+    dashboard = Dashboard.of(layout, port=None, listen="127.0.0.1")
+    assert dashboard is not None
+    layout.run_dir.mkdir(exist_ok=True)
+    layout.pairing_code_path.write_text("123456\n")
+    assert dashboard.in_words().endswith(f"pairing code in {layout.pairing_code_path}")
+    assert dashboard.news() == ""  # nothing answers yet
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert dashboard.in_words().endswith("pairing code 123456")
+    with socket.create_server(("127.0.0.1", dashboard.port)):
+        time.sleep(0.6)
+        assert dashboard.news() == dashboard.in_words()
+        time.sleep(0.6)
+        assert dashboard.news() == ""  # told once
+    with pytest.raises(BrainError, match="--listen"):
+        Dashboard.of(layout, port=None, listen="203.0.113.7")

@@ -101,7 +101,37 @@ def test_status_manifest_and_adapters(service: Any, helpers: Any) -> None:
         assert "promote" in is_problem(client.get("/v1/manifest"), 404)["remedy"]
         assert client.get("/openapi.json").json()["paths"].keys() == {
             f"/v1/{name}"
-            for name in ("status", "events", "manifest", "act", "chat", "adapters", "adapters/{name}")
+            for name in [
+                "status",
+                "events",
+                "manifest",
+                "act",
+                "chat",
+                "adapters",
+                "adapters/{name}",
+                "session",
+                "pair",
+                "driver",
+                "mode",
+                "stop",
+                "release",
+                "instruct",
+                "instructions",
+                "recording",
+                "episodes",
+                "episodes/{name}",
+                "episodes/{name}/frames/{index}.jpg",
+                "training",
+                "history",
+                "adapters/rollback",
+                "adapters/confirm",
+                "adapters/{name}/promote",
+                "adapters/{name}/rollouts",
+                "system",
+                "logs/{name}",
+                "doctor",
+                "explain",
+            ]
         }
 
 

@@ -1,0 +1,124 @@
+"""A person's word about a finished episode: it is bad (nobody learns from it), or it was another instruction.
+
+A mark is a tag of the metadata. A label stands in every step, so its file is written anew, each line with its own seal;
+frames stay where they are. First the steps, then the metadata: killed in between, the steps say the new label, the tag
+the old one, and both files are whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.metadata import EpisodeMetadata, RecordingState
+from continuonbrain.rlds.metadata_seal import metadata_bytes
+from continuonbrain.rlds.reader import list_episodes, open_episode, read_metadata
+from continuonbrain.rlds.stepline import encode_step_line
+from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE
+from continuonbrain.storage.durable import write_bytes_durably
+
+BAD: Final = "marked:bad"
+INSTRUCTION_TAG: Final = "instruction:"
+_LONGEST = 200
+
+
+def is_bad(metadata: EpisodeMetadata) -> bool:
+    """Whether a person said that nobody should learn from it."""
+    return BAD in metadata.tags
+
+
+def instruction_of(metadata: EpisodeMetadata) -> str:
+    """What its tag says that the robot was told; "" where no tag does."""
+    told = (tag.removeprefix(INSTRUCTION_TAG) for tag in metadata.tags if tag.startswith(INSTRUCTION_TAG))
+    return next(told, "")
+
+
+def bad_episodes(episodes_dir: Path) -> list[str]:
+    """Names of the finished episodes that are marked, sorted."""
+    found = list_episodes(episodes_dir, finished_only=True)
+    return [path.name for path in found if is_bad(read_metadata(path / METADATA_FILE))]
+
+
+def mark(path: Path, *, bad: bool) -> bool:
+    """Mark a finished episode, or take the mark away; whether that changed anything.
+
+    Raises:
+        EpisodeError: it is unfinished, or its metadata were altered.
+        OSError: the disk refused; nothing changed.
+    """
+
+    def marked(metadata: EpisodeMetadata) -> EpisodeMetadata:
+        others = tuple(tag for tag in metadata.tags if tag != BAD)
+        return replace(metadata, tags=(*others, BAD) if bad else others)
+
+    return _rewrite(path / METADATA_FILE, marked)
+
+
+def relabel(path: Path, instruction: str) -> int:
+    """Say that all of a finished episode was driven to `instruction`; how many steps it has.
+
+    Raises:
+        EpisodeError: it is unfinished, damaged, no folder with one file of steps, or being read or written under a
+            lock; or the words are empty or too long.
+        OSError: the disk refused; the old label stands.
+    """
+    words = instruction.strip()
+    if not words or len(words) > _LONGEST:
+        raise EpisodeError(f"an instruction of 1 to {_LONGEST} characters is needed", field="instruction")
+    files = sorted((path / "steps").glob("*.jsonl"))
+    if files != [path / STEPS_FILE]:
+        raise EpisodeError(
+            "only a folder with one file of steps can be labelled anew",
+            file=path,
+            remedy="continuonbrain episodes repair PATH OUT writes it so",
+        )
+    _closed(path / METADATA_FILE)
+    episode = open_episode(path)  # whole, or not at all: nothing is sealed that was not read
+    with open(path / STEPS_FILE, "rb") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise EpisodeError(
+                "somebody reads or writes it now", file=path, remedy="try again soon"
+            ) from error
+        lines = [encode_step_line(replace(step, instruction=words)) for step in episode]
+        mode = stat.S_IMODE(os.fstat(held.fileno()).st_mode)
+        write_bytes_durably(path / STEPS_FILE, b"".join(lines), mode=mode)
+
+    def told(metadata: EpisodeMetadata) -> EpisodeMetadata:
+        others = tuple(tag for tag in metadata.tags if not tag.startswith(INSTRUCTION_TAG))
+        return replace(metadata, tags=(*others, f"{INSTRUCTION_TAG}{words}"))
+
+    _rewrite(path / METADATA_FILE, told)
+    return len(lines)
+
+
+def _closed(file: Path) -> EpisodeMetadata:
+    metadata = read_metadata(file)
+    state = RecordingState.of(metadata)
+    if state is not None and state.state != "closed":
+        raise EpisodeError(
+            "the episode is unfinished (being recorded, or cut by a crash)",
+            file=file,
+            field="metadata.provenance.recording.state",
+            remedy="say it again when it is closed; the next start of the recorder closes what a crash cut",
+        )
+    return metadata
+
+
+def _rewrite(file: Path, change: Callable[[EpisodeMetadata], EpisodeMetadata]) -> bool:
+    """The file keeps its time: by it the memory knows how old an episode is."""
+    before = _closed(file)
+    after = change(before)
+    if after == before:
+        return False
+    was = file.stat()
+    write_bytes_durably(file, metadata_bytes(after), mode=stat.S_IMODE(was.st_mode))
+    os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
+    return True

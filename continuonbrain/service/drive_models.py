@@ -1,0 +1,86 @@
+"""What the routes of driving, of sessions and of recording take and give."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Instruction = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Nothing(_Model):
+    """An empty object: what is asked for is the route."""
+
+
+class Said(_Model):
+    """What the robot adds to its yes, "" for nothing."""
+
+    detail: str
+
+
+class DriverIn(_Model):
+    """want: to drive, or to drive no more."""
+
+    want: bool
+
+
+class DriverOut(_Model):
+    """Who drives, as the one who asks sees it."""
+
+    driver: Literal["me", "other", "none"]
+
+
+class ModeIn(_Model):
+    """Who drives: a person, the policy, the policy under a person's eyes, nobody."""
+
+    mode: Literal["teleop", "autopilot", "assisted", "park"]
+
+
+class InstructIn(_Model):
+    """instruction: a few words."""
+
+    instruction: Instruction
+
+
+class InstructionsOut(_Model):
+    """suggestions: instructions that the shipped base knows."""
+
+    suggestions: list[str]
+
+
+class RecordingIn(_Model):
+    """on: record what is driven from now on; instruction: what it is told meanwhile, absent to keep it."""
+
+    on: bool
+    instruction: Instruction | None = None
+
+
+class PairIn(_Model):
+    """code: from the robot's console."""
+
+    code: Annotated[str, Field(pattern=r"^\d{6}$")]
+
+
+class RobotOut(_Model):
+    """kind: as in config.json; name: the machine's."""
+
+    kind: str
+    name: str
+
+
+class SessionOut(_Model):
+    """Who asks. paired: a session stands; csrf: for the header X-CSRF; watchers: open views; pairing_closed_s: seconds
+    until a code is looked at again, 0 when it is now."""
+
+    paired: bool
+    csrf: str
+    driver: Literal["me", "other", "none"]
+    watchers: int
+    robot: RobotOut
+    version: str
+    pairing_closed_s: float = 0.0

@@ -1,0 +1,62 @@
+"""Routes by which somebody is let in: `/v1/session` and `/v1/pair`."""
+
+from __future__ import annotations
+
+import socket
+
+from fastapi import FastAPI, Request, Response
+
+from continuonbrain import __version__
+from continuonbrain.brain_root import BrainRoot
+from continuonbrain.service.access import Pairing, Sessions
+from continuonbrain.service.door import COOKIE, session_of
+from continuonbrain.service.drive import who_is
+from continuonbrain.service.drive_models import PairIn, RobotOut, SessionOut
+from continuonbrain.service.problems import ServiceError, errors
+from continuonbrain.service.view import ViewHub
+from continuonbrain.service.wheel import Wheel
+
+_COOKIE_S = 7 * 24 * 3600
+
+
+def add_session_routes(
+    app: FastAPI, brain: BrainRoot, sessions: Sessions, pairing: Pairing | None, wheel: Wheel, hub: ViewHub
+) -> None:
+    """pairing: None where nobody has to."""
+
+    def let_in(response: Response) -> str:
+        token, session = sessions.begin()
+        response.set_cookie(
+            COOKIE, token, max_age=_COOKIE_S, httponly=True, samesite="strict", secure=False, path="/"
+        )
+        return session.csrf
+
+    @app.get("/v1/session", responses=errors(401))
+    async def session(request: Request, response: Response) -> SessionOut:
+        """Whose session this is. Where no pairing is asked for, one begins here."""
+        found = session_of(request.scope)
+        csrf = "" if found is None else found.csrf
+        over_tcp = request.scope.get("client") is not None
+        if found is None and pairing is None and over_tcp:
+            csrf = let_in(response)
+        return SessionOut(
+            paired=bool(csrf) or not over_tcp,
+            csrf=csrf,
+            driver=wheel.seen_by(who_is(request.scope)),
+            watchers=hub.watchers,
+            robot=RobotOut(kind=brain.config.robot.kind, name=socket.gethostname()),
+            version=__version__,
+        )
+
+    @app.post("/v1/pair", status_code=204, responses=errors(403, 422, 429))
+    async def pair(asked: PairIn) -> Response:
+        """Give the code that the robot's console shows; a session begins."""
+        answer = Response(status_code=204)
+        if pairing is not None:
+            if (closed_s := pairing.closed_s) > 0:
+                words = f"too many wrong codes: none is looked at for {closed_s:.0f} s"
+                raise ServiceError(429, words, remedy="wait, then read the new code on the robot's console")
+            if not pairing.try_code(asked.code):
+                raise ServiceError(403, "this is not the code", remedy="read it on the robot's console")
+        let_in(answer)
+        return answer

@@ -1,0 +1,208 @@
+// Drive: what the robot sees, what is proposed, what the guard made of it, and the wheel.
+
+import { post, session } from "../api.js";
+import { el, facts, panel, setText, toast } from "../dom.js";
+import { bindStick } from "../inputs.js";
+import { recording } from "./record.js";
+import { brief, isStop, MODES, number, reasonsInWords, sentence, signed } from "../words.js";
+
+const HELD_MS = 500;
+const OLD_MS = 400;
+
+export function open(main, robot) {
+  const picture = livePicture(robot);
+  const gauges = [gauge("Steering", -1, "left", "right"), gauge("Throttle", 1, "forward", "backward")];
+  const why = el("p", { class: "why", role: "status" });
+  const modes = modeSwitch(robot);
+  const pad = drivePad(robot);
+  const more = el("div");
+  const words = instructions(robot);
+  const record = recording(robot, () => {});
+  main.append(el("h1", { class: "visually-hidden" }, "Drive"), el("div", { class: "columns driving" },
+    el("div", { class: "stack" },
+      el("section", { class: "panel camera", "aria-label": "Camera" }, picture.node),
+      panel("Command", gauges.map((g) => g.node),
+        el("div", { class: "legend" }, el("span", { class: "proposed" }, "proposed"), el("span", { class: "guarded" }, "after the guard")), why)),
+    el("div", { class: "stack" },
+      panel("Who drives", modes.node, pad.node),
+      panel("Instruction", words.node),
+      panel("Record a lesson", record.node),
+      panel("Now", more))));
+
+  let told = ["", 0];
+  const paint = () => {
+    const tick = robot.view.tick;
+    const proposed = tick?.proposed ?? [null, null];
+    const guarded = tick?.guarded ?? [null, null];
+    gauges.forEach((g, i) => g.paint(proposed[i], guarded[i]));
+    const reasons = tick?.reasons ?? [];
+    const line = !tick ? "" : tick.fault ? `Fault: ${tick.fault}` : reasons.length
+      ? `${reasons.some(isStop) ? "Stopped" : "Corrected"}: ${reasonsInWords(reasons)}.` : "The guard follows the command as it is.";
+    const now = performance.now();
+    // A correction of one tick is read by nobody: what is shown stays for half a second.
+    if (line !== told[0] && now - told[1] > HELD_MS) { told = [line, now]; setText(why, line); }
+    modes.paint(tick);
+    pad.paint();
+    words.paint(tick);
+    record.paint();
+  };
+  const slowly = () => {
+    const tick = robot.view.tick;
+    more.replaceChildren(tick ? facts([
+      ["Speed", tick.speed_mps === null ? "not measured" : `${number(tick.speed_mps)} m/s`],
+      ["Off the road, expected", tick.safety_head === null || tick.safety_head === undefined ? null : `${Math.round(tick.safety_head * 100)} %`],
+      ["Decision took", tick.decision_ms === null ? null : `${number(tick.decision_ms, 0)} ms`],
+      ["Path is old by", tick.latency_ms === null ? null : `${number(tick.latency_ms, 0)} ms`],
+      ["Adapter", brief(tick.adapter_sha256)],
+      ["Missed ticks", tick.missed_ticks],
+      ["Your way to the robot and back", robot.wheel.roundTrip === null ? null : `${number(robot.wheel.roundTrip, 0)} ms`],
+      ["Recording", tick.recording?.on ? `${tick.recording.steps ?? 0} steps` : "off"],
+      ["Watching", session.watchers > 1 ? `${session.watchers} connections` : null],
+    ]) : el("p", { class: "soft" }, "Nothing is heard of the control process. Start it: continuonbrain run"));
+  };
+  const timer = setInterval(slowly, 500);
+  for (const name of ["tick", "link", "driver"]) robot.view.addEventListener(name, paint);
+  robot.wheel.addEventListener("change", paint);
+  paint();
+  slowly();
+  return () => {
+    clearInterval(timer);
+    for (const name of ["tick", "link", "driver"]) robot.view.removeEventListener(name, paint);
+    robot.wheel.removeEventListener("change", paint);
+    robot.wheel.give();
+    picture.close();
+    pad.close();
+  };
+}
+
+function livePicture(robot) {
+  const image = el("img", { class: "live", alt: "What the robot's camera sees now" });
+  const age = el("span", { class: "tag" });
+  const empty = el("div", { class: "empty" }, "No picture yet.");
+  const node = el("div", { class: "picture main" }, image, el("div", { class: "over" }, age), empty);
+  let url = "";
+  let busy = false;
+  let frame = null;
+  let at = 0;
+  const show = () => {
+    if (busy || !frame) return;
+    const { jpeg, age: arrived } = frame;
+    const arrivedAt = performance.now();
+    frame = null;
+    busy = true;
+    const mine = URL.createObjectURL(jpeg);
+    const done = () => {
+      if (url) URL.revokeObjectURL(url);
+      url = mine;
+      busy = false;
+      show();
+    };
+    image.onload = () => {
+      at = performance.now();
+      robot.view.shows(arrived + at - arrivedAt);
+      done();
+    };
+    image.onerror = done;
+    image.src = mine;
+  };
+  const take = (event) => {
+    frame = event.detail; // a slow screen shows the newest, and skips what it missed
+    empty.hidden = true;
+    show();
+  };
+  const paint = () => {
+    if (!robot.view.linked) { empty.hidden = false; setText(empty, "No connection. The last picture is not shown: it is not now."); }
+    const since = at ? performance.now() - at + (robot.view.shown ?? 0) : Infinity;
+    setText(age, since === Infinity ? "no frame" : since < OLD_MS ? `${Math.round(robot.view.shown)} ms old` : `${(since / 1000).toFixed(1)} s old`);
+    age.classList.toggle("old", since >= OLD_MS);
+  };
+  const timer = setInterval(paint, 200);
+  robot.view.addEventListener("frame", take);
+  robot.view.addEventListener("link", paint);
+  return { node, close() {
+    clearInterval(timer);
+    robot.view.removeEventListener("frame", take);
+    robot.view.removeEventListener("link", paint);
+    if (url) URL.revokeObjectURL(url);
+  } };
+}
+
+/** sign: which way on the screen positive is. */
+function gauge(name, sign, positive, negative) {
+  const marks = [el("span", { class: "mark proposed" }), el("span", { class: "mark guarded" })];
+  const value = el("output", { "aria-label": `${name} after the guard` });
+  const scale = el("div", { class: "scale", title: `${name}: + ${positive}, − ${negative}` }, marks);
+  const place = (mark, v) => {
+    mark.hidden = typeof v !== "number";
+    if (typeof v === "number") mark.style.left = `${50 + sign * Math.max(-1, Math.min(1, v)) * 48}%`;
+  };
+  return {
+    node: el("div", { class: "gauge" }, el("span", { class: "label" }, name), scale, value),
+    paint(proposed, guarded) {
+      place(marks[0], proposed);
+      place(marks[1], guarded);
+      setText(value, signed(guarded));
+    },
+  };
+}
+
+function modeSwitch(robot) {
+  const choose = (mode) => robot.act(async () => {
+    if (mode === "teleop" || mode === "assisted") await robot.wheel.take();
+    robot.wheel.assist = mode === "assisted";
+    const { detail } = (await post("/v1/mode", { mode })) ?? {};
+    if (detail) toast(sentence(detail), "", "good");
+  });
+  const buttons = Object.entries(MODES).map(([mode, words]) => el("button", { type: "button", "data-mode": mode, "aria-pressed": "false", onclick: () => choose(mode) }, words));
+  return {
+    node: el("div", { class: "segmented", role: "group", "aria-label": "Mode" }, buttons),
+    paint(tick) {
+      for (const button of buttons) {
+        button.setAttribute("aria-pressed", String(tick?.mode === button.dataset.mode));
+        button.disabled = !tick || robot.driver() === "other";
+      }
+    },
+  };
+}
+
+function drivePad(robot) {
+  const wheel = el("button", { type: "button", id: "wheel", onclick: () => robot.act(async () => (robot.wheel.held ? robot.wheel.give("") : robot.wheel.take())) });
+  const state = el("p", { class: "soft", role: "status" });
+  const stick = el("div", { class: "joystick", role: "img", "aria-label": "On-screen stick. With a keyboard use the arrow keys." }, el("div", { class: "knob" }));
+  const still = bindStick(stick, robot.hands, () => robot.wheel.held);
+  robot.wheel.addEventListener("letgo", still);
+  const keys = el("p", { class: "soft keys" }, "Keys: ", el("kbd", {}, "← ↑ ↓ →"), " or ", el("kbd", {}, "W A S D"), " drive while held, ", el("kbd", {}, "Esc"), " or ", el("kbd", {}, "Space"), " stops. A gamepad's left stick steers, its triggers drive.");
+  return {
+    node: el("div", { class: "drive-pad" }, el("div", { class: "row spread" }, state, wheel), stick, keys),
+    paint() {
+      const held = robot.wheel.held;
+      const other = robot.driver() === "other";
+      setText(wheel, held ? "Give the wheel back" : "Take the wheel");
+      wheel.className = held ? "" : "primary";
+      wheel.disabled = !robot.view.linked || other;
+      stick.setAttribute("aria-disabled", String(!held));
+      const mode = robot.view.tick?.mode;
+      setText(state, held && robot.wheel.reason ? `The robot let go: ${robot.wheel.reason}.` : held
+        ? mode === "teleop" ? "You hold the wheel." : mode === "assisted" ? "The autopilot drives; what you hold goes before it." : "You hold the wheel. Choose “By hand” or “Assisted” to use it."
+        : other ? "Another person holds the wheel." : "Nobody holds the wheel.");
+    },
+    close() { robot.wheel.removeEventListener("letgo", still); },
+  };
+}
+
+function instructions(robot) {
+  const box = el("input", { id: "instruction", list: "suggestions", maxlength: "400", autocomplete: "off", required: true, enterkeyhint: "send" });
+  const now = el("p", { class: "soft" });
+  const send = (event) => {
+    event.preventDefault();
+    robot.act(async () => {
+      await post("/v1/instruct", { instruction: box.value.trim() });
+      box.value = "";
+    });
+  };
+  const label = el("label", { for: "instruction" }, "Tell it how to drive");
+  return {
+    node: el("form", { onsubmit: send, class: "stack" }, el("div", { class: "field" }, label, el("div", { class: "joined" }, box, el("button", { type: "submit" }, "Tell"))), now),
+    paint(tick) { setText(now, tick?.instruction ? `It follows: “${tick.instruction}”` : ""); },
+  };
+}

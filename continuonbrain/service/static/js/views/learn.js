@@ -1,0 +1,199 @@
+// Learn: may it train, does it train, is what it learned better, and what drives since when.
+
+import { ask, post } from "../api.js";
+import { confirmed, el, facts, notice, panel, setText } from "../dom.js";
+import { plot } from "../plots.js";
+import { duration, sentence, short } from "../words.js";
+import { history } from "./history.js";
+import { rollouts, verdictTable } from "./verdict.js";
+
+const PHASES = {
+  waiting: "waiting", check: "checking what drives now", gates: "waiting for the gates", read: "reading episodes", cache: "preparing frames",
+  train: "training", judge: "judging the candidate", judged: "judged", promoted: "promoted", refused: "refused", stopped: "stopped", failed: "failed",
+};
+const AT_WORK = new Set(["check", "gates", "read", "cache", "train", "judge"]);
+
+export function open(main, robot) {
+  const gates = el("ul", { class: "gates" });
+  const may = el("p", { role: "status" });
+  const training = trainingPanel(robot);
+  const candidate = el("div", { class: "stack" });
+  const driving = el("div", { class: "stack" });
+  const past = el("div");
+  const judged = el("div", { class: "stack" });
+  main.append(el("h1", { class: "visually-hidden" }, "Learn"), el("div", { class: "columns" },
+    el("div", { class: "stack" }, training.node, panel("Gates", may, gates), panel("Candidate", candidate)),
+    el("div", { class: "stack" }, panel("What drives", driving, judged), panel("History", past))));
+
+  let known = "";
+  async function look() {
+    let told;
+    try {
+      told = await ask("/v1/training");
+    } catch (error) {
+      may.replaceChildren(notice(error.message, error.remedy, "bad"));
+      return;
+    }
+    training.paint(told);
+    paintGates(gates, may, told.gates ?? []);
+  }
+  async function lookSlowly() {
+    const [first, second, third] = await Promise.allSettled([ask("/v1/adapters"), ask("/v1/status"), ask("/v1/history")]);
+    if (first.status === "rejected" || second.status === "rejected") {
+      const { reason } = first.status === "rejected" ? first : second;
+      candidate.replaceChildren(notice(reason.message, reason.remedy, "bad"));
+      known = "";
+      return;
+    }
+    const { adapters } = first.value;
+    const entries = third.value?.entries ?? [];
+    const key = JSON.stringify([adapters.map((a) => [a.id, a.slots, a.passed, a.damaged]), entries.length, third.status]);
+    paintDriving(driving, second.value, adapters, robot, lookSlowly);
+    if (key === known) return;
+    known = key;
+    paintCandidate(candidate, adapters, robot, lookSlowly);
+    paintJudged(judged, adapters.find((a) => a.slots.includes("current")));
+    past.replaceChildren(third.status === "rejected" ? notice(third.reason.message, third.reason.remedy, "bad") : history(entries, adapters));
+  }
+  look();
+  lookSlowly();
+  const timers = [setInterval(look, 1000), setInterval(lookSlowly, 3000)];
+  return () => { timers.forEach(clearInterval); training.close(); };
+}
+
+function paintGates(list, may, gates) {
+  const closed = gates.filter((gate) => !gate.open);
+  setText(may, !gates.length ? "No gates are known." : closed.length ? `It may not train now: ${closed.map((g) => g.name).join(", ")}.` : "All gates are open: it may train.");
+  const key = JSON.stringify(gates);
+  if (list.dataset.key === key) return;
+  list.dataset.key = key;
+  list.replaceChildren(...gates.map((gate) => el("li", { class: "gate", "data-open": String(gate.open) },
+    el("span", { class: "light", role: "img", "aria-label": gate.open ? "open" : "closed" }, gate.open ? "✓" : "✕"),
+    el("b", {}, gate.name.replaceAll("_", " ")),
+    el("span", { class: "reading" }, gate.reason || reading(gate.value)))));
+}
+
+const reading = (value) => (value === null || value === undefined ? "" : typeof value === "number" ? short(value) : typeof value === "boolean" ? (value ? "yes" : "no") : String(value));
+
+function trainingPanel(robot) {
+  const state = el("p", { role: "status" });
+  const detail = el("p", { class: "soft" });
+  const bar = el("progress", { "aria-label": "Steps of the training", max: "1", value: "0" });
+  const start = el("button", { type: "button", class: "primary" }, "Start training");
+  const pause = el("button", { type: "button" }, "Pause");
+  const place = el("div", { class: "plot" });
+  const numbers = el("div");
+  const node = panel("Training", el("div", { class: "row spread" }, state, el("div", { class: "row tight" }, start, pause)), detail, bar, place, numbers);
+  let paused = false;
+  let chart = null;
+  let drawing = false;
+  const act = (action) => robot.act(() => post("/v1/training", { action }));
+  start.addEventListener("click", () => act("start"));
+  pause.addEventListener("click", () => act(paused ? "resume" : "pause"));
+  return {
+    node,
+    paint(told) {
+      const works = AT_WORK.has(told.phase);
+      paused = told.paused ?? (told.gates ?? []).some((gate) => gate.name === "owner" && !gate.open);
+      setText(state, paused ? "Paused by a person." : sentence(PHASES[told.phase] ?? told.phase ?? "not running"));
+      setText(detail, [told.detail, told.left_out?.length ? `Left out: ${told.left_out.length} episodes.` : ""].filter(Boolean).join(" "));
+      detail.hidden = !detail.textContent;
+      start.disabled = works || paused;
+      setText(pause, paused ? "Go on" : "Pause");
+      bar.max = told.steps || 1;
+      bar.value = told.step || 0;
+      bar.hidden = !told.steps;
+      numbers.replaceChildren(facts([
+        ["Step", told.steps ? `${told.step} of ${told.steps}` : null],
+        ["Loss", told.loss === null || told.loss === undefined ? null : short(told.loss)],
+        ["Time left", works && typeof told.seconds_left === "number" ? duration(told.seconds_left) : null],
+        ["Episodes", told.episodes || null],
+        ...budget(told.budget),
+      ]));
+      drawLoss(told.losses ?? []);
+    },
+    close() { chart?.close(); },
+  };
+  async function drawLoss(losses) {
+    place.hidden = losses.length < 2;
+    if (place.hidden || drawing) return;
+    const x = losses.map((_, i) => i + 1);
+    if (chart) { chart.set(x, [losses]); return; }
+    drawing = true;
+    chart = await plot(place, { title: "Loss over the training's steps", x, height: 170, legend: false, lines: [{ label: "loss", token: "--guarded", values: losses }] });
+    drawing = false;
+  }
+}
+
+/** `{energy_wh: {used, limit}, write_mib: {used, limit}}` or plain values. */
+function budget(told) {
+  if (!told) return [];
+  const names = { energy_wh: ["Energy today", "Wh"], write_mib: ["Written today", "MiB"] };
+  return Object.entries(names).flatMap(([key, [words, unit]]) => {
+    const { used, limit } = told[key] ?? {};
+    if (used === undefined) return [];
+    return [[words, `${short(used)} ${limit === null || limit === undefined ? "" : `of ${short(limit)} `}${unit}`]];
+  });
+}
+
+function paintCandidate(host, adapters, robot, again) {
+  const candidate = adapters.find((a) => a.slots.includes("candidate")) ?? null;
+  if (!candidate) {
+    host.replaceChildren(el("p", { class: "soft" }, "No candidate. A training makes one from the episodes that a person drove."));
+    return;
+  }
+  const promote = el("button", { type: "button", class: "primary", id: "promote", disabled: !candidate.passed }, "Promote");
+  promote.addEventListener("click", async () => {
+    const yes = await confirmed("Let this adapter drive?", "It is on probation at first: what drives worse is taken back by itself.", "Promote");
+    if (yes && await robot.act(() => post(`/v1/adapters/${encodeURIComponent(candidate.id)}/promote`))) again();
+  });
+  const card = candidate.card ?? {};
+  host.replaceChildren(
+    candidate.damaged ? notice(candidate.damaged, "Roll back or train again.", "bad") : "",
+    el("div", { class: "row spread" }, el("p", {}, el("b", {}, candidate.id)), promote),
+    candidate.passed === null ? notice("It is not judged yet.", "The verdict follows the training.")
+      : candidate.passed ? notice("It passed: it may drive.", "", "good") : notice(`Refused: ${candidate.verdict?.reason || "see the table"}`, "Teach where it failed, then train again.", "bad"),
+    taughtBy(card),
+    candidate.verdict ? verdictTable(candidate.verdict) : "",
+    rollouts(candidate.id));
+}
+
+/** How what drives was judged, and how it drives beside what drove before. */
+function paintJudged(host, current) {
+  host.replaceChildren(...(current ? [
+    current.verdict ? el("details", {}, el("summary", {}, "Its verdict"), verdictTable(current.verdict)) : "",
+    rollouts(current.id),
+  ] : []));
+}
+
+export function taughtBy(card) {
+  const episodes = card?.episodes ?? card?.considered ?? [];
+  if (!Array.isArray(episodes) || !episodes.length) return "";
+  return el("details", {}, el("summary", {}, `Taught by ${episodes.length} episodes`), el("p", { class: "soft" }, episodes.join(", ")));
+}
+
+function paintDriving(host, status, adapters, robot, again) {
+  const p = status.probation ?? {};
+  const current = adapters.find((a) => a.slots.includes("current"));
+  const previous = adapters.find((a) => a.slots.includes("previous"));
+  const on = p.state === "probation";
+  const key = JSON.stringify([status.current, p, status.problem, previous?.id]);
+  if (host.dataset.key === key) return;
+  host.dataset.key = key;
+  const back = el("button", { type: "button", class: "danger", id: "rollback", disabled: !current }, "Roll back");
+  back.addEventListener("click", async () => {
+    const to = previous ? previous.id : "the base alone";
+    if (await confirmed("Roll back?", `The robot drives with ${to} from the next decision on.`, "Roll back", { danger: true }) && await robot.act(() => post("/v1/adapters/rollback"))) again();
+  });
+  const confirm = el("button", { type: "button", onclick: async () => { if (await robot.act(() => post("/v1/adapters/confirm"))) again(); } }, "Confirm now");
+  const incidents = Object.entries(p.incidents ?? {}).map(([name, n]) => `${n} × ${name.replaceAll("_", " ")}`).join(", ");
+  host.replaceChildren(
+    status.problem ? notice(status.problem, "Look at System, or roll back.", "bad") : "",
+    el("p", {}, el("b", {}, status.current || "The base alone"), status.current ? (on ? ", on probation" : ", confirmed") : ""),
+    on ? el("div", { class: "field" },
+      el("span", { class: "label", id: "probation-label" }, `Probation: ${short(p.minutes)} of ${short(p.of_minutes)} minutes, ${p.ticks} of ${p.of_ticks} ticks driven`),
+      el("progress", { "aria-labelledby": "probation-label", max: p.of_ticks || 1, value: Math.min(p.ticks, p.of_ticks || 1) }),
+      el("span", { class: "soft" }, incidents ? `Incidents: ${incidents}` : "No incidents so far.")) : "",
+    current ? el("div", { class: "row" }, back, on ? confirm : "") : el("p", { class: "soft" }, "Nothing was promoted yet."),
+    current ? taughtBy(current.card) : "");
+}

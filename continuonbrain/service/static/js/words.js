@@ -1,0 +1,67 @@
+// Codes and numbers in words that a person can act on.
+
+const REASONS = {
+  steering_bound: ["steering was outside of its limits", "correction"],
+  throttle_bound: ["throttle was outside of its limits", "correction"],
+  steering_slew: ["the wheel may not turn that fast", "correction"],
+  steering_jerk: ["the wheel may not be jerked", "correction"],
+  throttle_slew: ["throttle may not change that fast", "correction"],
+  safety_head_warn: ["the safety head sees the edge of the road near: slower", "correction"],
+  not_finite: ["the command was not a number", "stop"],
+  wrong_keys: ["the command had the wrong fields", "stop"],
+  wrong_type: ["the command had the wrong type", "stop"],
+  no_path: ["no path has been decided yet", "stop"],
+  stale_path: ["the path is too old to follow", "stop"],
+  deadman: ["nobody holds the wheel: hold a key, the stick or a gamepad to drive", "stop"],
+  clock: ["the control loop was late", "stop"],
+  emergency_stop: ["the emergency stop is on: press Release to go on", "stop"],
+  instruction_stop: ["the instruction says stop", "stop"],
+  sensor_fault: ["a sensor does not answer: look at System", "stop"],
+  low_battery: ["the battery is low: charge it", "stop"],
+  safety_head_block: ["the safety head sees the car leaving the road", "stop"],
+  world_head_veto: ["the world head expects this path to go wrong", "stop"],
+};
+
+/** Guard reasons as one sentence; "" when there are none. */
+export function reasonsInWords(reasons) {
+  return reasons.map((code) => (REASONS[code] || [code.replaceAll("_", " ")])[0]).join("; ");
+}
+
+export const isStop = (code) => (REASONS[code] || ["", "stop"])[1] === "stop";
+
+export const MODES = { teleop: "By hand", autopilot: "Autopilot", assisted: "Assisted", park: "Park" };
+const MODE_STATE = { teleop: "driven by hand", autopilot: "autopilot", assisted: "autopilot, assisted", park: "parked", teach: "being taught", stopped: "ended" };
+
+/** The robot in two or three words and a tone, from a tick (null: nothing is heard). */
+export function stateInWords(tick, linked) {
+  if (!linked) return ["no connection", "bad"];
+  if (!tick) return ["not running", "warn"];
+  if (tick.fault) return ["fault", "bad"];
+  if (tick.emergency_stop) return ["emergency stop", "bad"];
+  const mode = MODE_STATE[tick.mode] || tick.mode;
+  if (tick.stopped && tick.mode !== "park") return [`${mode}, standing`, "warn"];
+  return [mode, tick.mode === "park" ? "idle" : "good"];
+}
+
+export const sentence = (words) => `${words[0].toUpperCase()}${words.slice(1)}.`;
+
+export const number = (value, digits = 2) => (typeof value === "number" && Number.isFinite(value) ? value.toFixed(digits) : "–");
+
+export const signed = (value) => (typeof value === "number" ? `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}` : "–");
+
+export const short = (value) => (typeof value === "number" && Number.isFinite(value) ? String(Number(value.toPrecision(4))) : value === null || value === undefined ? "–" : String(value));
+
+export function duration(seconds) {
+  if (typeof seconds !== "number") return "–";
+  if (seconds < 60) return `${Math.round(seconds)} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+  return `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min`;
+}
+
+/** A moment as a person writes it; ms since 1970. */
+export function moment(ms) {
+  if (!ms) return "";
+  return new Date(ms).toLocaleString(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+}
+
+export const brief = (sha) => (sha ? sha.slice(0, 8) : "the base alone");

@@ -1,0 +1,153 @@
+"""What the robot sees, to every browser that watches: one connection to `run/view.sock`, and a newest frame that each
+watcher takes when it is ready. At most two frames are under way to one: whoever is slow gets fewer, never older."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import struct
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, WebSocket, WebSocketDisconnect
+
+from continuonbrain.loops.view import MAX_FPS
+from continuonbrain.loops.wire import WireError, encode
+from continuonbrain.loops.wire_stream import RECEIVE_BYTES, MessageReader
+
+MOST_WATCHERS = 8
+_IN_FLIGHT = 2
+_TICK_S = 0.1
+_RETRY_S = 0.5
+_UNANSWERED_S = 10.0
+_MAX_ACK = 64
+
+
+class ViewHub:
+    """The newest frame and tick, while somebody watches."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reader: asyncio.Task[None] | None = None
+        self._changed = asyncio.Condition()
+        self.watchers = 0
+        self.frames = 0
+        """Frames so far; the newest has this number."""
+        self.newest = b""
+        self.tick: dict[str, Any] = {}
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> Any:
+        """While inside, frames come."""
+        self.watchers += 1
+        if self._reader is None:
+            self._reader = asyncio.create_task(self._read())
+        try:
+            yield self
+        finally:
+            self.watchers -= 1
+            if self.watchers == 0 and self._reader is not None:
+                self._reader.cancel()
+                self._reader = None
+
+    async def wait(self, timeout_s: float) -> None:
+        """Until something new is there, or so long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait()
+
+    async def _read(self) -> None:
+        while True:
+            with contextlib.suppress(OSError, WireError):
+                await self._read_once()
+            self.tick = {}
+            await self._tell()
+            await asyncio.sleep(_RETRY_S)
+
+    async def _read_once(self) -> None:
+        reader, writer = await asyncio.open_unix_connection(self._path)
+        try:
+            messages = MessageReader()
+            writer.write(encode({"type": "view", "fps": MAX_FPS}))
+            while data := await reader.read(RECEIVE_BYTES):
+                for header, body in messages.feed(data):
+                    tick, exposed = header.get("tick"), header.get("exposed_unix_ms")
+                    if isinstance(tick, dict):
+                        self.tick = tick
+                    if body and isinstance(exposed, int | float):
+                        self.newest, self.frames = struct.pack("<d", exposed) + body, self.frames + 1
+                await self._tell()
+        finally:
+            writer.close()
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+class _Watcher:
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+        self.sent = self.acked = 0
+        self.progress_s = time.monotonic()
+        self.gone = asyncio.Event()
+
+    async def listen(self) -> None:
+        """Take acknowledgements until the socket ends, or says what is none."""
+        try:
+            while True:
+                text = await self._socket.receive_text()
+                said = json.loads(text) if len(text) <= _MAX_ACK else None
+                if not isinstance(said, dict) or "ack" not in said:
+                    await self._socket.close(1008, 'a watcher says {"ack": n} and no more')
+                    return
+                self.acked = min(self.sent, self.acked + 1)
+                self.progress_s = time.monotonic()
+        except (WebSocketDisconnect, RuntimeError, ValueError, KeyError, RecursionError):
+            return
+        finally:
+            self.gone.set()
+
+    async def show(self, hub: ViewHub, fps: int) -> None:
+        """Frames and ticks, as fast as they are taken."""
+        seen, frame_s, tick_s = -1, 0.0, 0.0
+        while not self.gone.is_set():
+            now = time.monotonic()
+            if now - tick_s >= _TICK_S:
+                tick_s = now
+                await self._socket.send_json({"type": "tick", **hub.tick})
+            behind = self.sent - self.acked >= _IN_FLIGHT
+            if behind and now - self.progress_s > _UNANSWERED_S:
+                return
+            # A little early counts: two clocks of the same rate must not halve it.
+            if hub.newest and hub.frames != seen and not behind and now - frame_s >= 0.7 / fps:
+                seen, frame_s = hub.frames, now
+                self.sent += 1
+                if self.sent - self.acked == 1:
+                    self.progress_s = now
+                await self._socket.send_bytes(hub.newest)
+            await hub.wait(min(_TICK_S, 1 / fps))
+
+
+def add_view_route(app: FastAPI, hub: ViewHub) -> None:
+    """WebSocket `/v1/view?fps=N`: binary messages of 8 bytes (float64, little endian: wall time of the exposure in ms)
+    and a JPEG; the client answers each with {"ack": n}. Between them {"type": "tick", ...} ten times a second."""
+
+    @app.websocket("/v1/view")
+    async def view(socket: WebSocket, fps: Annotated[int, Query(ge=1, le=MAX_FPS)] = MAX_FPS) -> None:
+        await socket.accept()
+        if hub.watchers >= MOST_WATCHERS:
+            await socket.close(1013, f"{MOST_WATCHERS} watch already")
+            return
+        watcher = _Watcher(socket)
+        listener = asyncio.create_task(watcher.listen())
+        try:
+            async with hub.watching():
+                await watcher.show(hub, fps)
+            await socket.close(1000)
+        except (WebSocketDisconnect, RuntimeError, OSError):
+            pass
+        finally:
+            listener.cancel()

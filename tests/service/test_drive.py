@@ -1,0 +1,385 @@
+"""Driving from a browser: a real service, a real control process of a simulated car, real WebSockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("fastapi")
+pytest.importorskip("websockets")
+
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from continuonbrain.brain_root import BrainRoot
+from continuonbrain.loops import wire
+from continuonbrain.loops.drive_session import read_status
+from continuonbrain.service.view import MOST_WATCHERS
+
+DEAD_MAN_S = 0.25
+
+
+class Person:
+    """A browser: its cookie, its token, its sockets."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.http = httpx.Client(base_url=address, timeout=10)
+        self.session = self.http.get("/v1/session").json()
+        self.http.headers["x-csrf"] = self.session["csrf"]
+
+    @property
+    def cookie(self) -> str:
+        return "; ".join(f"{c.name}={c.value}" for c in self.http.cookies.jar)
+
+    def socket(self, path: str, **headers: str) -> ClientConnection:
+        given = {"Cookie": self.cookie, **headers}
+        url = self.address.replace("http", "ws", 1) + path
+        return connect(
+            url,
+            origin=given.pop("Origin", self.address),
+            additional_headers=given,
+            compression=None,
+            proxy=None,
+        )
+
+    def post(self, path: str, **body: Any) -> httpx.Response:
+        return self.http.post(path, json=body)
+
+
+def says(t: float, **more: Any) -> str:
+    return json.dumps({"t": t, "steering": 0.2, "throttle": 0.3, "active": True, "assist": False, **more})
+
+
+def ends(socket: ClientConnection) -> bool:
+    """Whether the other side closes it, after a few messages at most."""
+    try:
+        for _ in range(20):
+            socket.recv(2)
+    except ConnectionClosed:
+        return True
+    return False
+
+
+def now_ms() -> float:
+    return time.monotonic() * 1000
+
+
+@contextmanager
+def control(brain: BrainRoot, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "continuonbrain.loops.control_process", "--park", *arguments]
+    process = subprocess.Popen([*command, "--root", str(brain.layout.root)], stderr=subprocess.PIPE)
+    try:
+        until(lambda: read_status(brain.layout).get("tick", 0) > 3, 30)
+        yield process
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
+
+
+def until(true: Callable[[], Any], timeout_s: float = 5.0) -> Any:
+    end = time.monotonic() + timeout_s
+    while not (found := true()):
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.02)
+    return found
+
+
+@pytest.fixture
+def rig(helpers: Any, driving: BrainRoot) -> Iterator[Any]:
+    with control(driving), helpers.serving(driving, "--tcp", "0") as service:
+        yield service
+
+
+def stopped_at_s(brain: BrainRoot) -> Iterator[tuple[float, dict[str, Any]]]:
+    """(monotonic seconds, tick) as the control process tells it."""
+    with wire.connect_unix(brain.layout.run_dir / "view.sock", 2) as sock:
+        wire.send(sock, {"type": "view", "fps": 20})
+        while True:
+            header, _ = wire.receive(sock, 5)
+            yield time.monotonic(), header["tick"]  # type: ignore[misc]
+
+
+CLIENT = """
+import json, sys, time
+from websockets.sync.client import connect
+
+print("ready", flush=True)
+address, cookie = sys.stdin.readline().split()
+url = address.replace("http", "ws", 1) + "/v1/drive"
+with connect(url, origin=address, additional_headers={"Cookie": cookie}, compression=None, proxy=None) as socket:
+    while True:
+        message = {"t": time.monotonic() * 1000, "steering": 0.2, "throttle": 0.3, "active": True, "assist": False}
+        socket.send(json.dumps(message))
+        socket.recv()
+        time.sleep(0.05)
+"""
+"""A client of its own, which drives until it is killed."""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+def test_the_car_stops_within_a_quarter_second_of_a_client_that_is_no_more(rig: Any, how: int) -> None:
+    brain, address = rig.brain, rig.addresses[1]
+    client = subprocess.Popen(
+        [sys.executable, "-c", CLIENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert client.stdin is not None
+    assert client.stdout is not None
+    try:
+        assert client.stdout.readline() == "ready\n"
+        person = Person(address)
+        assert person.post("/v1/driver", want=True).json() == {"driver": "me"}
+        assert person.post("/v1/mode", mode="teleop").status_code == 200
+        client.stdin.write(f"{address} {person.cookie}\n")
+        client.stdin.flush()
+        seen = stopped_at_s(brain)
+        end = time.monotonic() + 10
+        for _, tick in seen:
+            if not tick["stopped"] and tick["guarded"][1] > 0.2:
+                break
+            assert time.monotonic() < end, tick
+        killed_s = time.monotonic()
+        os.kill(client.pid, how)
+        for at_s, tick in seen:
+            if tick["stopped"]:
+                break
+            assert at_s - killed_s < 2, tick
+        print(f"{how!r}: stopped {(at_s - killed_s) * 1000:.0f} ms after")
+        assert at_s - killed_s < DEAD_MAN_S
+        assert tick["reasons"] == ["deadman"]
+        assert tick["guarded"][1] == 0.0
+    finally:
+        client.kill()
+        client.communicate(timeout=5)
+
+
+def test_a_service_that_freezes_lets_go_all_the_same(rig: Any) -> None:
+    person = Person(rig.addresses[1])
+    person.post("/v1/driver", want=True)
+    person.post("/v1/mode", mode="teleop")
+    with person.socket("/v1/drive") as socket:
+        seen = stopped_at_s(rig.brain)
+        for _ in range(40):
+            socket.send(says(now_ms()))
+            if not next(seen)[1]["stopped"]:
+                break
+        socket.send(says(now_ms()))
+        frozen_s = time.monotonic()
+        os.kill(rig.process.pid, signal.SIGSTOP)
+        try:
+            at_s = next(at for at, tick in seen if tick["stopped"])
+        finally:
+            os.kill(rig.process.pid, signal.SIGCONT)
+        assert at_s - frozen_s < DEAD_MAN_S
+
+
+def test_each_message_is_answered_and_letting_go_stops_at_once(rig: Any) -> None:
+    person = Person(rig.addresses[1])
+    person.post("/v1/driver", want=True)
+    person.post("/v1/mode", mode="teleop")
+    seen = stopped_at_s(rig.brain)
+    with person.socket("/v1/drive") as socket:
+        for _ in range(20):
+            sent = now_ms()
+            socket.send(says(sent))
+            assert json.loads(socket.recv(2)) == {"type": "ack", "t": sent}
+            _, tick = next(seen)  # at most twenty a second
+        assert not tick["stopped"]
+        let_go_s = time.monotonic()
+        socket.send(says(now_ms(), active=False))
+        assert next(at for at, tick in seen if tick["stopped"]) - let_go_s < DEAD_MAN_S
+        assert json.loads(socket.recv(2))["type"] == "ack"
+        assert json.loads(socket.recv(2)) == {"type": "lost", "reason": "no message for 150 ms"}
+        socket.send(says(now_ms()))  # the connection that heals
+        assert json.loads(socket.recv(2))["type"] == "ack"
+        until(lambda: not next(seen)[1]["stopped"])
+
+
+def test_one_drives_and_others_watch(rig: Any) -> None:
+    mine, other = Person(rig.addresses[1]), Person(rig.addresses[1])
+    assert mine.post("/v1/driver", want=True).json() == {"driver": "me"}
+    with mine.socket("/v1/drive") as socket:
+        assert other.http.get("/v1/session").json()["driver"] == "other"
+        assert other.post("/v1/driver", want=True).status_code == 409
+        for path, body in (
+            ("/v1/mode", {"mode": "autopilot"}),
+            ("/v1/instruct", {"instruction": "drive"}),
+            ("/v1/release", {}),
+        ):
+            assert other.post(path, **body).status_code == 409, path
+        for refused in (other.socket("/v1/drive"), mine.socket("/v1/drive")):
+            with refused:
+                assert json.loads(refused.recv(2))["type"] == "lost"
+                with pytest.raises(ConnectionClosed):
+                    refused.recv(2)
+        socket.send(says(now_ms()))
+        assert json.loads(socket.recv(2))["type"] == "ack"  # who was refused took nothing away
+        assert other.post("/v1/stop").status_code == 200  # but anybody may stop it
+        until(lambda: read_status(rig.brain.layout)["emergency_stop"])
+    until(lambda: other.http.get("/v1/session").json()["driver"] == "none")
+    assert other.post("/v1/driver", want=True).json() == {"driver": "me"}
+    assert other.post("/v1/release").status_code == 200
+    until(lambda: not read_status(rig.brain.layout)["emergency_stop"])
+    assert read_status(rig.brain.layout)["mode"] == "park"
+    assert other.post("/v1/driver", want=False).json() == {"driver": "none"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        '{"t": 1, "steering": NaN, "throttle": 0, "active": true}',
+        '{"t": 1, "steering": 1e999, "throttle": 0, "active": true}',
+        '{"t": 1, "steering": 1.5, "throttle": 0, "active": true}',
+        '{"t": 1, "steering": true, "throttle": 0, "active": true}',
+        '{"t": 1, "steering": 0, "throttle": 0, "active": 1}',
+        '{"t": 1}',
+        "[]",
+        "stop",
+        "[" * 400,
+        "x" * 600,
+        "x" * 10_000,
+        b"\x00\x01",
+    ],
+)
+def test_what_is_no_message_ends_the_drive(hostile: Any, wrong: str | bytes) -> None:
+    person = Person(hostile.addresses[1])
+    until(lambda: person.post("/v1/driver", want=True).status_code == 200)
+    with person.socket("/v1/drive") as socket:
+        socket.send(says(now_ms()))
+        json.loads(socket.recv(2))
+        socket.send(wrong)
+        assert ends(socket)
+    person.post("/v1/driver", want=False)
+
+
+@pytest.fixture(scope="module")
+def hostile(helpers: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One service without a robot, for those who want to break it."""
+    from continuonbrain.brain_root import open_brain
+    from continuonbrain.model.base_identity import tiny_base_folder
+    from continuonbrain.storage.layout import init_brain_root
+
+    folder: Path = tmp_path_factory.mktemp("h") / "b"
+    init_brain_root(folder, "sim-donkey", base_model=tiny_base_folder())
+    with helpers.serving(open_brain(folder), "--tcp", "0") as service:
+        yield service
+
+
+def test_without_a_robot_the_driver_is_told(hostile: Any) -> None:
+    person = Person(hostile.addresses[1])
+    until(lambda: person.post("/v1/driver", want=True).status_code == 200)
+    with person.socket("/v1/drive") as socket:
+        socket.send(says(now_ms()))
+        told = [json.loads(socket.recv(2)) for _ in range(2)]
+        assert [t["type"] for t in told] == ["ack", "lost"]
+        assert "control process" in told[1]["reason"]
+    assert person.post("/v1/mode", mode="teleop").status_code == 409
+    person.post("/v1/driver", want=False)
+
+
+@pytest.mark.parametrize("path", ["/v1/drive", "/v1/view"])
+def test_a_socket_of_another_page_or_of_nobody_is_refused(hostile: Any, path: str) -> None:
+    person = Person(hostile.addresses[1])
+    port = hostile.addresses[1].rpartition(":")[2]
+    for headers in (
+        {"Origin": "http://evil.example.com"},
+        {"Origin": f"http://127.0.0.1.evil.example.com:{port}"},
+        {"Origin": "null"},
+        {"Origin": f"http://127.0.0.1:{int(port) - 1}"},
+        {"Origin": ""},
+        {"Cookie": ""},
+        {"Cookie": "continuonbrain_session=none"},
+    ):
+        with pytest.raises(InvalidStatus) as refused, person.socket(path, **headers):
+            pass
+        assert refused.value.response.status_code == 403, headers
+
+
+def test_what_changes_something_needs_the_sessions_token(hostile: Any) -> None:
+    person = Person(hostile.addresses[1])
+    good = dict(person.http.headers)
+    for wrong in (
+        {"x-csrf": ""},
+        {"x-csrf": "guess"},
+        {"x-csrf": Person(hostile.addresses[1]).session["csrf"]},
+    ):
+        person.http.headers.update(wrong)
+        assert person.post("/v1/stop").status_code == 403
+    person.http.headers["x-csrf"] = good["x-csrf"]
+    assert (
+        person.http.post("/v1/stop", json={}, headers={"origin": "http://evil.example.com"}).status_code
+        == 403
+    )
+    assert person.http.post("/v1/stop", json={}, headers={"host": "evil.example.com"}).status_code == 400
+    assert person.post("/v1/stop").status_code == 409  # let in; there is no robot
+    stranger = httpx.post(f"{hostile.addresses[1]}/v1/stop", json={}, headers={"x-csrf": good["x-csrf"]})
+    assert stranger.status_code == 403
+
+
+def test_every_answer_carries_the_policies(hostile: Any) -> None:
+    for path in ("/v1/session", "/v1/nothing", "/v1/status"):
+        headers = httpx.get(hostile.addresses[1] + path).headers
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["cache-control"] == "no-store"
+
+
+def test_the_view_shows_frames_of_now_and_never_more_than_two_unanswered(rig: Any) -> None:
+    person = Person(rig.addresses[1])
+    with person.socket("/v1/view?fps=20") as socket:
+        ages, ticks = [], 0
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            message = socket.recv(2)
+            if isinstance(message, bytes):
+                (exposed_ms,) = struct.unpack("<d", message[:8])
+                ages.append(time.time() * 1000 - exposed_ms)
+                assert message[8:10] == b"\xff\xd8"
+                socket.send(json.dumps({"ack": len(ages)}))
+            else:
+                tick = json.loads(message)
+                ticks += 1
+        assert len(ages) > 30
+        assert sorted(ages)[len(ages) // 2] < 150
+        assert ticks >= 15
+        assert {"mode", "guarded", "reasons", "recording", "tick"} <= tick.keys()
+        assert person.http.get("/v1/session").json()["watchers"] == 1
+        unanswered = 0
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            unanswered += isinstance(socket.recv(2), bytes)
+        assert unanswered <= 2
+    until(lambda: person.http.get("/v1/session").json()["watchers"] == 0)
+
+
+def test_too_many_watchers_and_what_they_should_not_say(hostile: Any) -> None:
+    person = Person(hostile.addresses[1])
+    with person.socket("/v1/view") as socket:
+        socket.send('{"steer": 1}')
+        assert ends(socket)
+    until(lambda: person.http.get("/v1/session").json()["watchers"] == 0)
+    with ExitStack() as watching:
+        for _ in range(MOST_WATCHERS):
+            watching.enter_context(person.socket("/v1/view"))
+        until(lambda: person.http.get("/v1/session").json()["watchers"] == MOST_WATCHERS)
+        with person.socket("/v1/view") as one_more, pytest.raises(ConnectionClosed) as closed:
+            one_more.recv(2)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1013
+    with pytest.raises(InvalidStatus), person.socket("/v1/view?fps=1000"):
+        pass

@@ -1,0 +1,193 @@
+"""Routes of learning, over the door that browsers come through."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("fastapi")
+
+from fastapi.testclient import TestClient
+
+from continuonbrain.brain_root import BrainRoot, open_brain
+from continuonbrain.loops.at_work import Status
+from continuonbrain.loops.mid import MidLoop
+from continuonbrain.loops.owner import is_wanted, take_wanted
+from continuonbrain.model.base_identity import tiny_base_folder
+from continuonbrain.service.app import create_app
+from continuonbrain.service.learning_told import seconds_left, status_of
+from continuonbrain.storage.adapters import AdapterStore
+from continuonbrain.storage.layout import init_brain_root
+from continuonbrain.storage.lock import ProcessLock
+
+
+@pytest.fixture
+def brain(tmp_path: Path) -> BrainRoot:
+    layout = init_brain_root(tmp_path / "b", "sim-donkey", base_model=tiny_base_folder())
+    return open_brain(layout.root)
+
+
+@pytest.fixture
+def client(brain: BrainRoot) -> Iterator[TestClient]:
+    with TestClient(create_app(brain), base_url="http://127.0.0.1") as client:
+        client.headers["x-csrf"] = client.get("/v1/session").json()["csrf"]
+        yield client
+
+
+def gate(told: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(g for g in told["gates"] if g["name"] == name)
+    return found
+
+
+def test_a_pause_holds_over_a_start_and_closes_the_trainers_gate(
+    brain: BrainRoot, client: TestClient
+) -> None:
+    told = client.get("/v1/training").json()
+    assert (told["phase"], told["paused"], told["running"]) == ("waiting", False, False)
+    assert gate(told, "owner")["open"]
+    paused = client.post("/v1/training", json={"action": "pause"}).json()
+    assert paused["paused"]
+    assert "paused by a person" in gate(paused, "owner")["reason"]
+    state = MidLoop(open_brain(brain.layout.root)).poll_gates().state("owner")
+    assert state is not None
+    assert not state.open
+    assert client.post("/v1/training", json={"action": "start"}).json()["detail"] == "learning is paused"
+    assert not client.post("/v1/training", json={"action": "resume"}).json()["paused"]
+    assert client.post("/v1/training", json={"action": "resume"}).status_code == 200  # as often as one likes
+    assert client.post("/v1/training", json={"action": "burn"}).status_code == 422
+
+
+def test_a_start_is_a_wish_to_a_sidecar_that_lives(brain: BrainRoot, client: TestClient) -> None:
+    refused = client.post("/v1/training", json={"action": "start"})
+    assert refused.status_code == 409
+    assert "no trainer runs" in refused.json()["detail"]
+    name = "continuonbrain.loops.mid"
+    sidecar = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", name])
+    try:
+        status = {**{k: getattr(Status(), k) for k in Status.__dataclass_fields__}, "pid": sidecar.pid}
+        brain.layout.status_path.write_text(json.dumps(status))
+        with ProcessLock(brain.layout.trainer_lock_path, purpose="test"):
+            assert client.post("/v1/training", json={"action": "start"}).status_code == 409
+        told = client.post("/v1/training", json={"action": "start"}).json()
+        assert told["running"]
+        assert told["wanted"]
+        assert is_wanted(brain.layout)
+        assert take_wanted(brain.layout)
+        assert not take_wanted(brain.layout)
+    finally:
+        sidecar.kill()
+        sidecar.wait()
+
+
+def test_a_trainer_that_was_killed_does_not_train(brain: BrainRoot, client: TestClient) -> None:
+    brain.layout.status_path.write_text(
+        json.dumps({"phase": "train", "step": 3, "steps": 9, "pid": 2**22 + 1})
+    )
+    told = client.get("/v1/training").json()
+    assert (told["phase"], told["running"], told["seconds_left"]) == ("stopped", False, None)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", '{"losses": "many", "step": true, "phase": 3, "left_out": [1]}', "[" * 4000]
+)
+def test_a_status_that_is_none_breaks_nothing(brain: BrainRoot, client: TestClient, text: str) -> None:
+    brain.layout.status_path.write_text(text)
+    assert status_of(brain.layout.status_path).phase == "waiting"
+    told = client.get("/v1/training").json()
+    assert (told["step"], told["losses"], told["left_out"]) == (0, [], [])
+    brain.layout.spent_path.write_text(text or "{")
+    assert not gate(client.get("/v1/training").json(), "budget")["open"]
+
+
+def test_the_time_left_is_of_the_job_that_runs(tmp_path: Path) -> None:
+    log = tmp_path / "training.jsonl"
+    lines = [(100.0, 10), (101.0, 20), (500.0, 10), (502.0, 20), (504.0, 30)]
+    log.write_text("".join(json.dumps({"unix_s": t, "step": s}) + "\n" for t, s in lines) + "torn")
+    assert seconds_left(log, step=30, steps=100) == pytest.approx(14.0)
+    assert seconds_left(log, step=100, steps=100) is None
+    assert seconds_left(tmp_path / "none", step=1, steps=2) is None
+
+
+def test_promote_confirm_and_roll_back_and_the_history_of_it(
+    brain: BrainRoot, client: TestClient, helpers: Any
+) -> None:
+    version = helpers.stage(brain, seed=1)
+    AdapterStore(brain.layout).attach(version, "card.json", json.dumps({"episodes": ["e1", "e2"]}).encode())
+    assert client.post("/v1/adapters/000099-deadbeef/promote").status_code == 404
+    assert client.post("/v1/adapters/rollback").status_code == 409
+    assert client.post("/v1/adapters/confirm").status_code == 409
+    told = client.post(f"/v1/adapters/{version.version_id}/promote").json()
+    assert (told["id"], told["running"]) == (version.version_id, False)
+    assert client.get("/v1/status").json()["probation"]["state"] == "probation"
+    assert client.post("/v1/adapters/confirm").status_code == 200
+    assert client.get("/v1/status").json()["probation"]["state"] == "confirmed"
+    assert client.post("/v1/adapters/rollback").json()["id"] == ""
+    history = client.get("/v1/history").json()
+    assert history["problem"] == ""
+    assert [e["event"] for e in history["entries"]] == ["promote", "confirm", "rollback"]
+    assert [e["by"] for e in history["entries"]] == ["", "person", "person"]
+    first, _, last = history["entries"]
+    assert (first["from"], first["to"], first["episodes"]) == ("", version.version_id, ["e1", "e2"])
+    assert first["verdict"]["passed"] is True
+    assert (last["from"], last["to"]) == (version.version_id, "")
+    brain.layout.history_path.write_text("{}\n")
+    assert client.get("/v1/history").json()["problem"]
+
+
+def test_nobody_changes_what_drives_from_another_page(
+    brain: BrainRoot, client: TestClient, helpers: Any
+) -> None:
+    version = helpers.stage(brain, seed=2)
+    client.headers["x-csrf"] = "guess"
+    for path in (f"{version.version_id}/promote", "rollback", "confirm"):
+        assert client.post(f"/v1/adapters/{path}").status_code == 403
+    assert client.post("/v1/training", json={"action": "pause"}).status_code == 403
+    assert AdapterStore(brain.layout).current() is None
+
+
+def test_a_lap_before_and_after_is_driven_once(brain: BrainRoot, client: TestClient, helpers: Any) -> None:
+    version = helpers.stage(brain, seed=3)
+    told = client.get(f"/v1/adapters/{version.version_id}/rollouts").json()
+    assert (told["before_id"], told["after_id"]) == ("", version.version_id)
+    assert len(told["track"]) > 100
+    assert told["half_m"] > 0
+    assert told["completion_before"] > 0.5  # the shipped base on its own road
+    assert len(told["before"]) > 100
+    began = time.monotonic()
+    assert client.get(f"/v1/adapters/{version.version_id}/rollouts").json() == told
+    assert time.monotonic() - began < 1.0
+    assert client.get("/v1/adapters/none/rollouts").status_code == 404
+
+
+def test_what_the_owner_wants_is_done_though_nothing_is_new(brain: BrainRoot) -> None:
+    from continuonbrain.loops.mid import watch
+    from continuonbrain.loops.owner import want_training
+
+    rounds: list[bool] = []
+
+    class Asked(MidLoop):
+        def round(self, *, hold: bool = False, again: bool = False) -> Any:
+            rounds.append(again)
+            return super().round(hold=hold, again=again)
+
+    mid = Asked(brain)
+    began = time.monotonic()
+
+    def over() -> bool:
+        if len(rounds) == 1 and not is_wanted(brain.layout):
+            want_training(brain.layout)
+        return len(rounds) >= 2 or time.monotonic() - began > 20
+
+    watch(mid, every_s=60.0, should_stop=over)
+    assert rounds[:2] == [False, True]
+    assert time.monotonic() - began < 20
+    assert os.path.exists(brain.layout.status_path)

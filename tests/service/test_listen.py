@@ -1,0 +1,150 @@
+"""`continuonbrain serve --listen`: nobody of the LAN is let in but by the code on the console."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("websockets")
+
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from continuonbrain.storage.layout import BrainLayout, init_brain_root
+
+GUESSES = 10
+
+
+class Lan:
+    """A service on an address, and all that it has said."""
+
+    def __init__(self, layout: BrainLayout, log: Path) -> None:
+        self.layout, self._log = layout, log
+        command = [sys.executable, "-m", "continuonbrain", "serve", "--root", str(layout.root), "--json"]
+        self.process = subprocess.Popen(
+            [*command, "--listen", "127.0.0.1"], stdout=subprocess.PIPE, stderr=log.open("wb"), text=True
+        )
+        assert self.process.stdout is not None
+        self.printed = self.process.stdout.readline()
+        self.address: str = json.loads(self.printed)["serving"][1]
+
+    @property
+    def code(self) -> str:
+        return self.layout.pairing_code_path.read_text().strip()
+
+    @property
+    def said(self) -> str:
+        return self.printed + self._log.read_text()
+
+
+@pytest.fixture
+def lan(tmp_path: Path) -> Iterator[Lan]:
+    lan = Lan(init_brain_root(tmp_path / "b", "sim-donkey"), tmp_path / "log")
+    try:
+        yield lan
+    finally:
+        lan.process.terminate()
+        lan.process.wait(15)
+
+
+def pair(lan: Lan, code: str) -> Any:
+    return httpx.post(f"{lan.address}/v1/pair", json={"code": code})
+
+
+def wrong(code: str) -> str:
+    return f"{(int(code) + 1) % 10**6:06}"
+
+
+def test_without_a_session_there_is_the_page_to_pair_and_nothing_else(lan: Lan) -> None:
+    home = httpx.get(f"{lan.address}/")
+    assert (home.status_code, home.headers["location"]) == (303, "/pair")
+    page = httpx.get(f"{lan.address}/pair")
+    assert page.status_code == 200
+    assert httpx.get(f"{lan.address}/static/js/main.js").status_code == 200
+    for path in (
+        "/v1/session",
+        "/v1/status",
+        "/v1/episodes",
+        "/v1/training",
+        "/v1/system",
+        "/v1/logs/control",
+        "/v1/doctor",
+        "/v1/explain",
+        "/v1/history",
+        "/v1/events",
+        "/openapi.json",
+        "/static/../v1/status",
+    ):
+        assert httpx.get(f"{lan.address}{path}").status_code in (401, 404), path
+    for path in ("/v1/stop", "/v1/mode", "/v1/training", "/v1/act", "/v1/chat", "/v1/adapters/rollback"):
+        assert httpx.post(f"{lan.address}{path}", json={}).status_code == 401, path
+    url = lan.address.replace("http", "ws", 1)
+    for path in ("/v1/drive", "/v1/view"):
+        with pytest.raises(InvalidStatus) as refused, connect(f"{url}{path}", origin=lan.address, proxy=None):
+            pass
+        assert refused.value.response.status_code == 403
+
+
+def test_the_code_opens_once_and_stands_in_no_log(lan: Lan) -> None:
+    code = lan.code
+    assert stat.S_IMODE(lan.layout.pairing_code_path.stat().st_mode) == 0o600
+    assert pair(lan, wrong(code)).status_code == 403
+    let_in = pair(lan, code)
+    assert let_in.status_code == 204
+    cookie = let_in.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "samesite=strict" in cookie.lower()
+    assert pair(lan, code).status_code == 403
+    with httpx.Client(base_url=lan.address, cookies=let_in.cookies) as person:
+        session = person.get("/v1/session").json()
+        assert session["paired"]
+        assert person.get("/").status_code == 200
+        assert person.get("/v1/episodes").status_code == 200
+        assert person.post("/v1/training", json={"action": "pause"}).status_code == 403  # no token
+        paused = person.post("/v1/training", json={"action": "pause"}, headers={"x-csrf": session["csrf"]})
+        assert paused.json()["paused"]
+        elsewhere = person.get("/v1/status", headers={"host": "evil.example.com"})
+        assert elsewhere.status_code == 400
+        foreign = person.get("/v1/status", headers={"origin": "http://evil.example.com"})
+        assert foreign.status_code == 403
+    token = let_in.cookies["continuonbrain_session"]
+    for secret in (code, lan.code, token, session["csrf"]):
+        assert secret not in lan.said
+
+
+def test_who_guesses_waits_and_the_code_is_another_one(lan: Lan) -> None:
+    code = lan.code
+    for _ in range(GUESSES):
+        assert pair(lan, wrong(code)).status_code == 403
+    closed = pair(lan, code)
+    assert closed.status_code == 429
+    assert "too many" in closed.json()["detail"]
+    assert lan.code != code
+    assert pair(lan, lan.code).status_code == 429  # nobody is asked meanwhile, not even with the right one
+
+
+def test_when_it_ends_the_code_is_gone(lan: Lan) -> None:
+    assert len(lan.code) == 6
+    lan.process.terminate()
+    lan.process.wait(15)
+    assert not lan.layout.pairing_code_path.exists()
+
+
+def test_an_address_that_is_none_of_ours(tmp_path: Path) -> None:
+    layout = init_brain_root(tmp_path / "b", "sim-donkey")
+    command = [sys.executable, "-m", "continuonbrain", "serve", "--root", str(layout.root)]
+    told = subprocess.run(
+        [*command, "--listen", "203.0.113.7"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert told.returncode == 2
+    assert "203.0.113.7" in told.stderr
+    assert "--listen" in told.stderr
