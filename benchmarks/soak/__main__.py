@@ -137,6 +137,7 @@ def write_report(soak: Soak, found: dict[str, Any], folder: Path, *, seed: int, 
             {"event": e.event, "version": e.to_version, "reason": e.about.get("reason", "")}
             for e in AdapterStore(soak.layout).history()
         ],
+        "rounds": soak.timeline.rounds,
         "samples": soak.timeline.rows,
     }
     (folder / "report.json").write_text(json.dumps(report) + "\n")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.soak.slopes import Sample
@@ -30,7 +32,10 @@ class Timeline:
         self.lessons = 0
         self.promoted_today = False
         self._phase = self._adapter = ""
-        self._worked: set[int] = set()
+        self._rounds: dict[int, int] = defaultdict(int)
+        self._at_work = 0
+        self.rounds: list[dict[str, Any]] = []
+        """Every candidate that was judged: when, which, whether it passed and why not."""
 
     def due(self, now_s: float, every_s: float) -> bool:
         """Whether it is time for a sample."""
@@ -60,6 +65,7 @@ class Timeline:
         if adapter and adapter != self._adapter:
             self.promoted_today |= bool(self.rows)
             self._adapter = adapter
+        self._note_verdicts(now_s)
         used = shutil.disk_usage(system.layout.root)
         gates = (told.get("gates") or {}).get("gates") or {}
         row: dict[str, Any] = {
@@ -96,12 +102,31 @@ class Timeline:
         self.rows.append(row)
 
     def _sidecar_group(self, phase: str, pid: int) -> str | None:
-        """None while it works, which takes memory that is given back, and before its first work, which begins with
-        loading torch: that it keeps."""
+        """None while it works, which takes memory that is given back, and until its second round of work is over: what
+        it loads in the first, whole or taken up half done, it keeps."""
         if phase not in _RESTING:
-            self._worked.add(pid)
+            self._at_work = pid
             return None
-        return "rested" if pid in self._worked else None
+        if self._at_work == pid:
+            self._rounds[pid] += 1
+            self._at_work = 0
+        return "rested" if self._rounds[pid] > 1 else None
+
+    def _note_verdicts(self, now_s: float) -> None:
+        known = {one["version"] for one in self.rounds}
+        for path in sorted(self._system.layout.adapters_dir.glob("versions/*/verdict.json")):
+            if path.parent.name not in known and (verdict := _verdict(path)):
+                told = {name: verdict.get(name) for name in ("passed", "reason")}
+                self.rounds.append(
+                    {"t": round(now_s - self._began_s, 2), "version": path.parent.name, **told}
+                )
+
+
+def _verdict(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError):  # none yet, or another takes its place
+        return {}
 
 
 def _link(path: str) -> str:
