@@ -25,6 +25,7 @@ from benchmarks.soak.days import Days
 from benchmarks.soak.faults import Running, go_on, worked_on
 from benchmarks.soak.plan import CATALOGUE, Fault, Plan
 from benchmarks.soak.slopes import Sample, slope_per_h
+from benchmarks.soak.timeline import Timeline
 from continuonbrain.rlds.metadata import EpisodeMetadata, Software
 from continuonbrain.rlds.recorder import EpisodeRecorder
 from continuonbrain.rlds.step import Step
@@ -47,6 +48,14 @@ def test_growth_is_found_within_lives_and_restarts_are_none() -> None:
 def test_work_that_needs_memory_for_a_while_is_no_growth() -> None:
     rest, work = life(1, 200, 0.0), life(1, 400, 0.0, start=900.0, phase="train")[200:]
     assert slope_per_h(rest + work) == pytest.approx(0.0, abs=5.0)
+
+
+def test_the_sidecar_is_looked_at_once_it_has_had_two_rounds() -> None:
+    unused: Any = SimpleNamespace()
+    timeline = Timeline(unused, 0.0)
+    phases = ("waiting", "train", "judge", "refused", "waiting", "cache", "promoted", "waiting")
+    assert [timeline._sidecar_group(phase, 7) for phase in phases] == [None] * 6 + ["rested"] * 2
+    assert timeline._sidecar_group("waiting", 8) is None  # another life
 
 
 def test_short_lives_tell_nothing() -> None:
