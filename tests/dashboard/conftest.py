@@ -72,8 +72,10 @@ def end(server: Server) -> None:
     server.process.wait(10)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Not for the whole session: while playwright is there, an event loop runs in this thread, and other rooms' tests
+    begin theirs."""
     sync_api = pytest.importorskip(
         "playwright.sync_api", reason="playwright is not installed: pip install playwright"
     )
@@ -89,7 +91,7 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def fake_process() -> Iterator[Server]:
     server = start_fake()
     yield server

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,8 +16,10 @@ from typing import Any
 import pytest
 
 from benchmarks.small_verdict import judged
+from continuonbrain.loops.control_status import CONTROL_SOCKET_NAME
 from continuonbrain.loops.drive_session import CONTROL_MODULE, DriveError, DriveSession, command_control
 from continuonbrain.loops.notices import post_notice
+from continuonbrain.loops.wire import connect_unix, receive, send
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.robot.host import HOST_FILE_NAME, FileHost
 from continuonbrain.storage.adapters import AdapterStore
@@ -144,13 +147,14 @@ def test_a_person_drives_over_the_socket_and_the_car_stops_when_nothing_comes_an
         ):
             with pytest.raises(DriveError, match="is not a number in"):
                 command_control(layout, {"type": "teleop", **odd})
-        driving_until = time.monotonic() + 1.5
-        while time.monotonic() < driving_until:
-            command_control(layout, {"type": "teleop", "steering": 0.1, "throttle": 0.3})
-            time.sleep(0.04)
-        driven = session.status()
-        assert driven["reasons"] == []
-        assert driven["guarded"] == [0.1, 0.3]
+        with contextlib.closing(connect_unix(layout.run_dir / CONTROL_SOCKET_NAME, 2.0)) as line:
+            driving_until = time.monotonic() + 1.5
+            while time.monotonic() < driving_until or session.status()["reasons"]:
+                send(line, {"type": "teleop", "steering": 0.1, "throttle": 0.3}, timeout_s=2.0)
+                assert receive(line, 2.0)[0]["ok"]
+                time.sleep(0.04)
+                assert time.monotonic() < driving_until + 10.0, "it never drives as it is told"
+            assert session.status()["guarded"] == [0.1, 0.3]
         wait_for(session, lambda s: "deadman" in s["reasons"] and s["guarded"][1] == 0.0)
         command_control(layout, {"type": "mode", "mode": "autopilot"})
         wait_for(session, lambda s: s["mode"] == "autopilot" and not s["stopped"])

@@ -11,7 +11,7 @@ from continuonbrain.rlds.recorder import EpisodeRecorder
 def test_no_acknowledged_step_is_lost_in_some_rounds() -> None:
     found = kill_recorder.measure(40, quiet=True, seed=7)
     assert (found["rounds"], found["acknowledged_steps_lost"], found["unreadable_episodes"]) == (40, 0, 0)
-    assert found["acknowledged_steps"] > 200
+    assert found["acknowledged_steps"] > 60
     assert found["recovered"] > 10
 
 
