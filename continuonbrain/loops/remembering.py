@@ -123,12 +123,21 @@ def remember(
             except (BrainError, ValueError) as error:
                 named.discard(name)  # mended, it may be remembered yet
                 unreadable.append(f"{name}: {error}")
+    # What is there and cannot be read is not forgotten for that: it may be mended, and nobody knows what it would show.
+    damaged = {
+        e.episode
+        for e in before.kept
+        if e.episode not in there and e.episode not in bad and (episodes_dir / e.episode).is_dir()
+    }
+    unreadable += [f"{name}: its metadata cannot be read" for name in sorted(damaged)]
     # A later job may have trained on what an earlier one held out: then it is no exam any more.
     still = [
-        replace(e, exam=e.exam and learned_by[e.episode] == 0) for e in before.kept if e.episode in there
+        replace(e, exam=e.exam and learned_by[e.episode] == 0)
+        for e in before.kept
+        if e.episode in there or e.episode in damaged
     ]
     kept = chosen([*still, *new], capacity)
-    return Reservoir(tuple(kept), frozenset((before.seen | named) & there.keys())), unreadable
+    return Reservoir(tuple(kept), frozenset((before.seen | named) & (there.keys() | damaged))), unreadable
 
 
 def bring_up_to_date(

@@ -7,10 +7,11 @@ the old one, and both files are whole.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -57,7 +58,8 @@ def mark(path: Path, *, bad: bool) -> bool:
         others = tuple(tag for tag in metadata.tags if tag != BAD)
         return replace(metadata, tags=(*others, BAD) if bad else others)
 
-    return _rewrite(path / METADATA_FILE, marked)
+    with _alone(path):
+        return _rewrite(path / METADATA_FILE, marked)
 
 
 def relabel(path: Path, instruction: str) -> int:
@@ -71,6 +73,11 @@ def relabel(path: Path, instruction: str) -> int:
     words = instruction.strip()
     if not words or len(words) > _LONGEST:
         raise EpisodeError(f"an instruction of 1 to {_LONGEST} characters is needed", field="instruction")
+    with _alone(path):
+        return _relabelled(path, words)
+
+
+def _relabelled(path: Path, words: str) -> int:
     files = sorted((path / "steps").glob("*.jsonl"))
     if files != [path / STEPS_FILE]:
         raise EpisodeError(
@@ -97,6 +104,17 @@ def relabel(path: Path, instruction: str) -> int:
 
     _rewrite(path / METADATA_FILE, told)
     return len(lines)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Nobody else changes this episode inside: what is read is what is written over."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _closed(file: Path) -> EpisodeMetadata:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 _WRONG_PER_CODE = 10
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 60.0, 3600.0
 _DIGITS = 6
-_MAX_SESSIONS = 64
+_MAX_SESSIONS, _MOST_SESSIONS = 64, 1024
 _IDLE_S = 7 * 24 * 3600.0
+_IN_USE_S = 30.0
 
 
 @dataclass(slots=True)
@@ -71,7 +72,7 @@ class Pairing:
 
 
 class Sessions:
-    """Who was let in; a week without a request ends one, and so do 64 newer ones."""
+    """Who was let in; a week without a request ends one, and so do 64 newer ones where it is not in use."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -83,9 +84,13 @@ class Sessions:
         now = self._clock()
         session = Session(secrets.token_hex(4), secrets.token_urlsafe(24), now)
         self._by_hash[_hashed(token)] = session
-        while len(self._by_hash) > _MAX_SESSIONS:
-            oldest = min(self._by_hash, key=lambda h: self._by_hash[h].seen_s)
+        unused = [h for h, s in self._by_hash.items() if now - s.seen_s > _IN_USE_S]
+        for oldest in sorted(unused, key=lambda h: self._by_hash[h].seen_s)[
+            : max(0, len(self._by_hash) - _MAX_SESSIONS)
+        ]:
             del self._by_hash[oldest]
+        if len(self._by_hash) > _MOST_SESSIONS:
+            del self._by_hash[_hashed(token)]  # this one, not one that somebody uses
         return token, session
 
     def of(self, token: str) -> Session | None:

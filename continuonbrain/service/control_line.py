@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from pathlib import Path
 
 from continuonbrain.loops.wire import WireError, encode
@@ -27,8 +26,10 @@ class ControlLine:
         self.problem = ""
         """Why the last command did not arrive, or was refused; "" when nothing is known against it."""
 
-    async def drive(self, steering: float, throttle: float, *, active: bool, for_s: float) -> None:
-        """A command of now, good for `for_s`."""
+    async def drive(
+        self, steering: float, throttle: float, *, active: bool, for_s: float, sent_s: float
+    ) -> None:
+        """A command that was given at `sent_s` (monotonic), good for `for_s` from then."""
         await self._send(
             {
                 "type": "teleop",
@@ -36,7 +37,7 @@ class ControlLine:
                 "throttle": throttle,
                 "active": active,
                 "for_s": for_s,
-                "sent_s": time.monotonic(),
+                "sent_s": sent_s,
             }
         )
 

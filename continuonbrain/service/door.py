@@ -14,7 +14,6 @@ import hmac
 import ipaddress
 import socket
 from collections.abc import Iterable
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from starlette.responses import RedirectResponse
@@ -64,7 +63,7 @@ class Door:
         self._sessions, self._pairing = sessions, pairing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or scope.get("client") is None:
+        if scope["type"] not in ("http", "websocket") or over_unix(scope):
             await self._app(scope, receive, _with_headers(send))
             return
         headers = dict(scope["headers"])
@@ -73,6 +72,10 @@ class Door:
         if not self._is_ours(host):
             words = f"this is no service of the host {host[:80]!a}"
             await _refuse(scope, receive, send, 400, words, f"ask {' or '.join(sorted(self._hosts))}")
+            return
+        if _from_elsewhere(scope, headers):
+            words = "a page of another site asks"
+            await _refuse(scope, receive, send, 403, words, "open the page of this service")
             return
         origin = headers.get(b"origin")
         if (origin is None and is_socket) or (origin is not None and not _same(origin, host)):
@@ -110,11 +113,21 @@ class Door:
         return self._addresses
 
     def _session_of(self, headers: dict[bytes, bytes]) -> Session | None:
-        try:
-            jar = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1"))
-        except CookieError:
-            return None
-        return self._sessions.of(jar[COOKIE].value) if COOKIE in jar else None
+        # Cookies do not know ports: what another service of this machine has set is none of ours, and may be anything.
+        for pair in headers.get(b"cookie", b"").decode("latin-1").split(";"):
+            name, _, token = pair.strip().partition("=")
+            if name == COOKIE and (found := self._sessions.of(token)) is not None:
+                return found
+        return None
+
+
+def over_unix(scope: Scope) -> bool:
+    """Whether it came by the Unix socket: by the server's own end, as a peer that has hung up has no address either."""
+    match scope.get("server"):
+        case (str(path), None):
+            return bool(path)
+        case _:
+            return False
 
 
 def session_of(scope: Scope) -> Session | None:
@@ -131,8 +144,20 @@ def names_of_this_machine() -> tuple[str, ...]:
 
 
 def _same(origin: bytes, host: str) -> bool:
-    parts = urlsplit(origin.decode("latin-1").lower())
+    try:
+        parts = urlsplit(origin.decode("latin-1").lower())
+    except ValueError:
+        return False
     return parts.scheme in ("http", "https") and parts.netloc == host and not parts.path
+
+
+def _from_elsewhere(scope: Scope, headers: dict[bytes, bytes]) -> bool:
+    """Whether a browser says that another site asks, for more than to open the page (Fetch Metadata, W3C). An image of
+    a foreign page sends neither Origin nor our cookie."""
+    if headers.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin"):
+        return False
+    opens = headers.get(b"sec-fetch-mode") == b"navigate" and headers.get(b"sec-fetch-dest") == b"document"
+    return not (opens and scope["path"] in ("/", "/pair") and scope.get("method") == "GET")
 
 
 def _with_headers(send: Send) -> Send:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
@@ -16,7 +16,7 @@ from continuonbrain.loops.control_status import CONTROL_SOCKET_NAME
 from continuonbrain.loops.drive_session import command_control
 from continuonbrain.robot.sim.instructions import BY_PHRASING
 from continuonbrain.service.control_line import ControlLine
-from continuonbrain.service.door import session_of
+from continuonbrain.service.door import over_unix, session_of
 from continuonbrain.service.drive_models import (
     DriverIn,
     DriverOut,
@@ -40,7 +40,7 @@ def who_is(scope: Scope) -> str:
     session = session_of(scope)
     if session is not None:
         return session.name
-    return _LOCAL if scope.get("client") is None else ""
+    return _LOCAL if over_unix(scope) else ""
 
 
 def add_drive_routes(app: FastAPI, brain: BrainRoot, wheel: Wheel) -> None:
@@ -94,12 +94,13 @@ def add_drive_routes(app: FastAPI, brain: BrainRoot, wheel: Wheel) -> None:
                 await socket.send_json({"type": "lost", "reason": why})
                 await socket.close(1008, why)
             return
+        turn = wheel.turn
         line = ControlLine(brain.layout.run_dir / CONTROL_SOCKET_NAME)
         try:
-            await _driven(socket, line)
+            await _driven(socket, line, lambda: wheel.is_turn(turn))
         finally:
             line.close()  # the control process lets go when this connection ends
-            wheel.close_socket(who)
+            wheel.close_socket(turn)
 
 
 def tell_robot(layout: BrainLayout, command: Mapping[str, object]) -> str:
@@ -116,8 +117,8 @@ def require_wheel(wheel: Wheel, request: Request) -> None:
         raise ServiceError(409, "somebody else drives", remedy="ask them, or wait until they have let go")
 
 
-async def _driven(socket: WebSocket, line: ControlLine) -> None:
-    """Until the driver's socket ends. Every message is passed on at once and answered; silence lets go."""
+async def _driven(socket: WebSocket, line: ControlLine, is_turn: Callable[[], bool]) -> None:
+    """Until the driver's socket ends, or its turn. Every message is passed on at once and answered; silence lets go."""
     lateness, told, heard_s = Lateness(), "", time.monotonic()
     state: Literal["silent", "there"] = "silent"
     try:
@@ -139,6 +140,10 @@ async def _driven(socket: WebSocket, line: ControlLine) -> None:
                 await socket.close(1003, "messages are text")
                 return
             heard_s, why = time.monotonic(), ""
+            if not is_turn():
+                await socket.send_json({"type": "lost", "reason": "the wheel was given back"})
+                await socket.close(1008, "the wheel was given back")
+                return
             try:
                 said = read_message(text)
             except ValueError as error:
@@ -148,7 +153,10 @@ async def _driven(socket: WebSocket, line: ControlLine) -> None:
                 return
             late_s = lateness.of(said.t, now_s=heard_s)
             if late_s <= LATE_S:
-                await line.drive(said.steering, said.throttle, active=said.active, for_s=SILENT_S)
+                sent_s = heard_s - late_s
+                await line.drive(
+                    said.steering, said.throttle, active=said.active, for_s=SILENT_S, sent_s=sent_s
+                )
                 state, why = "there", line.problem
             else:
                 why = f"messages come {late_s * 1000:.0f} ms late"

@@ -6,12 +6,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
@@ -25,6 +27,9 @@ _MODE = 0o660
 _BACKLOG = 64
 _LONGEST_MESSAGE = 4096
 """Of a WebSocket, bytes: a driver's are far shorter."""
+_MOST_IDLE = 64
+_DESCRIPTORS = 8192
+"""As many connections as come between two looks at the idle ones."""
 _END_S = 2
 """For answers under way."""
 
@@ -67,6 +72,7 @@ def serve(
             app = create_app(brain, hosts=names_of_this_machine(), pairing=Pairing(told))
         config = uvicorn.Config(
             app,
+            http=H11Protocol,
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=_END_S,
@@ -83,6 +89,7 @@ def serve(
         # uvicorn raises the signal anew when it has shut down: by default that would end us before the socket is gone.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _end)
+        _more_descriptors()
         server = _Server(config)
         server.on_ready, server.on_end = lambda: on_ready(addresses), app.state.feed.close
         server.run(sockets=sockets)
@@ -114,12 +121,32 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         self._pulse.beat()  # ten times a second while the event loop turns
+        self._shed()
         return await super().on_tick(counter)
+
+    def _shed(self) -> None:
+        """Close connections over which nothing is asked, where there are too many: they would take every descriptor,
+        and the stop button with them."""
+        idle = [c for c in self.server_state.connections if isinstance(c, H11Protocol) and _is_idle(c)]
+        for connection in idle[_MOST_IDLE:]:
+            connection.transport.abort()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         notify.stopping()
         self.on_end()  # listeners of events never leave by themselves
         await super().shutdown(sockets)
+
+
+def _is_idle(connection: H11Protocol) -> bool:
+    cycle = getattr(connection, "cycle", None)  # none before the first request
+    return cycle is None or bool(cycle.response_complete)
+
+
+def _more_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _tcp(address: str, port: int) -> socket.socket:

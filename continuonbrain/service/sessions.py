@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request, Response
 from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.service.access import Pairing, Sessions
-from continuonbrain.service.door import COOKIE, session_of
+from continuonbrain.service.door import COOKIE, over_unix, session_of
 from continuonbrain.service.drive import who_is
 from continuonbrain.service.drive_models import PairIn, RobotOut, SessionOut
 from continuonbrain.service.problems import ServiceError, errors
@@ -36,7 +36,7 @@ def add_session_routes(
         """Whose session this is. Where no pairing is asked for, one begins here."""
         found = session_of(request.scope)
         csrf = "" if found is None else found.csrf
-        over_tcp = request.scope.get("client") is not None
+        over_tcp = not over_unix(request.scope)
         if found is None and pairing is None and over_tcp:
             csrf = let_in(response)
         return SessionOut(

@@ -19,7 +19,8 @@ LATE_S = 0.2
 """A message that was under way for so much longer than the quickest is too old to drive by."""
 MAX_MESSAGE = 512
 _GRACE_S = 5.0
-_WINDOW_S = 10.0
+_DRIFT = 1e-4
+"""Of two quartz clocks, in seconds a second, at most."""
 
 
 class Wheel:
@@ -30,11 +31,13 @@ class Wheel:
         self._holder: str | None = None
         self._socket = False
         self._until_s = -inf
+        self.turn = 0
+        """Another whenever the wheel was given back: what an earlier turn's socket still says drives nobody."""
 
     def holder(self) -> str | None:
         """Who drives; None when nobody does."""
         if self._holder is not None and not self._socket and self._clock() > self._until_s:
-            self._holder = None
+            self.give(self._holder)
         return self._holder
 
     def seen_by(self, who: str) -> Literal["me", "other", "none"]:
@@ -52,7 +55,12 @@ class Wheel:
     def give(self, who: str) -> None:
         """`who` drives no more."""
         if self._holder == who:
-            self._holder = None
+            self._holder, self._socket = None, False
+            self.turn += 1
+
+    def is_turn(self, turn: int) -> bool:
+        """Whether the wheel is still held as it was in `turn`."""
+        return self.turn == turn and self._holder is not None
 
     def open_socket(self, who: str) -> str:
         """The holder's drive socket stands; why not, "" when it does."""
@@ -63,10 +71,10 @@ class Wheel:
         self._socket = True
         return ""
 
-    def close_socket(self, who: str) -> None:
-        """The drive socket that `open_socket` let in has closed: the lease ends with it."""
-        self._socket = False
-        self.give(who)
+    def close_socket(self, turn: int) -> None:
+        """The drive socket that `open_socket` let in in `turn` has closed: the lease ends with it."""
+        if self._holder is not None and self.turn == turn:
+            self.give(self._holder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,20 +111,20 @@ def read_message(text: str) -> Driven:
 
 
 class Lateness:
-    """How much longer than the quickest of the last ten to twenty seconds a message was under way, by the sender's own
-    clock: one that a network held back is old, although it arrives now."""
+    """How much longer than the quickest a message was under way, by the sender's own clock: what a network held
+    back is old, although it arrives now. The quickest is that of the whole connection, so that one that stays slow
+    stays refused; it follows as clocks may drift apart."""
 
     def __init__(self) -> None:
-        self._now = self._before = inf
-        self._begun_s = -inf
+        self._quickest = inf
+        self._seen_s = 0.0
 
     def of(self, sent_ms: float, *, now_s: float) -> float:
         """Seconds, >= 0."""
-        if now_s - self._begun_s > _WINDOW_S:
-            self._begun_s, self._before, self._now = now_s, self._now, inf
         took = now_s - sent_ms / 1000
-        self._now = min(self._now, took)
-        late = took - min(self._now, self._before)
+        drifted = self._quickest + _DRIFT * max(0.0, now_s - self._seen_s)
+        self._quickest, self._seen_s = min(took, drifted), now_s
+        late = took - self._quickest
         return late if isfinite(late) else inf
 
 

@@ -88,3 +88,24 @@ def test_a_reservoir_that_makes_no_sense_is_told_with_a_remedy(tmp_path: Path, c
     with pytest.raises(BrainError, match=r"reservoir\.json cannot be read") as caught:
         read_reservoir(path)
     assert "move it away" in caught.value.remedy
+
+
+def test_what_is_damaged_is_not_forgotten_unseen(slow_brain: Brain, evidence: Evidences) -> None:
+    root = slow_brain()
+    loop = docked(root)
+    loop.round()
+    before = read_reservoir(root.layout.reservoir_path)
+    name = sorted(before.names)[0]
+    metadata = root.layout.episodes_dir / name / "metadata.json"
+    whole = metadata.read_bytes()
+    metadata.write_bytes(whole[:40])
+    capacity = root.config.slow.reservoir_episodes
+    damaged, unreadable = remember(before, lessons_of(loop.store), root.layout.episodes_dir, capacity)
+    assert name in damaged.names
+    assert [text for text in unreadable if name in text]
+    metadata.write_bytes(whole)  # mended
+    mended, unreadable = remember(damaged, lessons_of(loop.store), root.layout.episodes_dir, capacity)
+    assert (mended.names, unreadable) == (before.names, [])
+    shutil.rmtree(root.layout.episodes_dir / name)
+    gone, unreadable = remember(mended, lessons_of(loop.store), root.layout.episodes_dir, capacity)
+    assert (name in gone.names, unreadable) == (False, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -89,3 +90,19 @@ def test_what_is_damaged_or_in_use_is_left_as_it_is(record: RecordEpisode) -> No
     with pytest.raises(EpisodeError, match="CRC"):
         relabel(path, "stop")
     assert (path / STEPS_FILE).read_bytes() == data.replace(b"keep left", b"keep lefd", 1)
+
+
+def test_two_marks_at_once_lose_none(record: RecordEpisode) -> None:
+    path = record(3)
+    for number in range(20):
+        words = f"keep left {number}"
+        threads = [
+            threading.Thread(target=mark, args=(path,), kwargs={"bad": number % 2 == 0}),
+            threading.Thread(target=relabel, args=(path, words)),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        metadata = open_episode(path).metadata
+        assert (is_bad(metadata), instruction_of(metadata)) == (number % 2 == 0, words)

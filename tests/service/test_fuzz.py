@@ -69,7 +69,10 @@ def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     app = create_app(open_brain(root))
 
     async def over_the_unix_socket(scope: Any, receive: Any, send: Any) -> None:
-        await app(scope | {"client": None}, receive, send)  # TCP has a door before it: test_drive.py
+        # As uvicorn tells of it.
+        await app(
+            scope | {"client": None, "server": ("/run/b.sock", None)}, receive, send
+        )  # TCP has a door before it: test_drive.py
 
     return schemathesis.openapi.from_asgi("/openapi.json", over_the_unix_socket)
 
