@@ -82,7 +82,8 @@ def mend(running: Running, system: System) -> None:
     """Whatever it was, it is over."""
     fault = running.fault
     if fault.kind == "hang":
-        running.hung_on = fault.killed and system.pids().get(fault.target) == running.pid
+        # Not by what the status names: that is a moment old.
+        running.hung_on = fault.killed and not _gone(running.pid)
         if running.hung_on or not fault.killed:
             _signal(running.pid, signal.SIGKILL if fault.killed else signal.SIGCONT)
     elif fault.kind in ("disk", "disk and kill"):

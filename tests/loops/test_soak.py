@@ -116,9 +116,13 @@ def test_what_hangs_until_it_is_ended_is_over_with_its_end() -> None:
         assert not go_on(running, system, 110.0)
         child.kill()
         child.wait()
-    successor: Any = SimpleNamespace(pids=lambda: {"policy": 1})
-    assert go_on(running, successor, 111.0)
-    assert (running.ended_s, running.hung_on) == (111.0, False)
+        assert go_on(running, system, 111.0)  # the status still names the old one
+        assert (running.ended_s, running.hung_on) == (111.0, False)
+    with subprocess.Popen(["sleep", "60"]) as child:
+        running = Running(fault, 100.0, ["drive"], pid=child.pid)
+        assert go_on(running, system, 100.0 + fault.lasts_s)
+        assert running.hung_on  # nobody ended it but the soak
+        assert child.wait(10) == -9
 
 
 def test_a_plan_is_its_seeds_and_brings_every_fault_whose_moment_comes() -> None:
