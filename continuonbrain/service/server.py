@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +28,7 @@ _MODE = 0o660
 _BACKLOG = 64
 _LONGEST_MESSAGE = 4096
 """Of a WebSocket, bytes: a driver's are far shorter."""
-_MOST_IDLE = 64
+_MOST_IDLE, _NEW_S = 64, 1.0
 _DESCRIPTORS = 8192
 """As many connections as come between two looks at the idle ones."""
 _END_S = 2
@@ -113,6 +114,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._pulse = notify.Pulse()
+        self._idle_since: dict[H11Protocol, float] = {}
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -127,9 +129,13 @@ class _Server(uvicorn.Server):
     def _shed(self) -> None:
         """Close connections over which nothing is asked, where there are too many: they would take every descriptor,
         and the stop button with them."""
+        now = time.monotonic()
         idle = [c for c in self.server_state.connections if isinstance(c, H11Protocol) and _is_idle(c)]
-        for connection in idle[_MOST_IDLE:]:
-            connection.transport.abort()
+        self._idle_since = {c: self._idle_since.get(c, now) for c in idle}
+        oldest = sorted(idle, key=self._idle_since.__getitem__)
+        for connection in oldest[: max(0, len(idle) - _MOST_IDLE)]:
+            if now - self._idle_since[connection] > _NEW_S:  # who has just come is about to ask
+                connection.transport.abort()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         notify.stopping()

@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -69,13 +70,29 @@ def test_what_other_services_have_set_is_in_nobodys_way(page: str) -> None:
         assert told["csrf"] == token, others
 
 
-def test_connections_that_say_nothing_do_not_take_the_service_away(page: str) -> None:
+def answers(page: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"{page}/v1/session", timeout=5).status_code == 200
+    return False
+
+
+def test_connections_that_say_nothing_do_not_take_the_service_away(helpers: Any, driving: BrainRoot) -> None:
+    with helpers.serving(driving, "--tcp", "0") as service:
+        besieged(service.addresses[1], service.process.pid)
+
+
+def besieged(page: str, pid: int) -> None:
     host, port = page.removeprefix("http://").split(":")
     with contextlib.ExitStack() as silent:
         for _ in range(700):
             peer = silent.enter_context(socket.create_connection((host, int(port)), timeout=5))
             peer.send(b"GET /v1/status HTTP/1.1\r\nHost: x\r\n")
-        until(lambda: httpx.get(f"{page}/v1/session", timeout=5).status_code == 200, 20)
+        until(lambda: answers(page), 20)
+        until(
+            lambda: len(list(Path(f"/proc/{pid}/fd").iterdir())) < 150, 20
+        )  # the oldest silent ones are closed
+        for _ in range(20):
+            assert httpx.get(f"{page}/v1/session", timeout=5).status_code == 200
 
 
 def test_a_wheel_that_was_given_back_drives_nobody(rig: Any) -> None:
