@@ -52,6 +52,7 @@ from continuonbrain.loops.teach import lessons, record_expert
 from continuonbrain.model.base_identity import tiny_base_folder
 from continuonbrain.robot.sim.shifts import world
 from continuonbrain.safety.guards import Limits
+from continuonbrain.storage.durable import replace_file
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
 
 _PRIORITY = 50
@@ -93,7 +94,7 @@ def train_for_ever(root: Path) -> None:
         nonlocal done, last
         step = status.step if status.phase == "train" else 0
         done, last = done + max(0, step - last), step
-        (root / _TRAINED).write_text(str(done))
+        replace_file(root / _TRAINED, str(done).encode())  # whole, whenever somebody reads it
 
     while True:
         MidLoop(brain, host=SimulatedHost(), on_status=count).round(hold=True, again=True)
