@@ -134,7 +134,8 @@ class DrivingCounter:
             counts.blame("off_road", now_s)
         if "nobody" in blamed:
             return
-        counts.ticks += 1
+        if not blamed & {"block", "stop"}:  # who stands still shows nothing of how they drive
+            counts.ticks += 1
         if before == "autopilot":
             counts.seconds += min(max(0.0, since_s), _LONGEST_TICK_S)
         for name in blamed:

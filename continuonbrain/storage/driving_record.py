@@ -33,9 +33,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class DrivingRecord:
     """Counts of one adapter.
 
-    ticks: control ticks on its paths, without those on which somebody else stopped the robot. seconds: of those, on the
-    monotonic clock. incidents: how often each of `INCIDENTS` was seen, at most once a second while it lasts. decisions,
-    decision_ms, decision_ms2: how many, and the sums of their durations and of their squares.
+    ticks: control ticks on its paths, without those on which the robot was stopped. seconds: on its paths, without
+    those on which somebody else stopped it, on the monotonic clock. incidents: how often each of `INCIDENTS` was seen,
+    at most once a second while it lasts. decisions, decision_ms, decision_ms2: how many, and the sums of their
+    durations and of their squares.
     """
 
     ticks: int = 0

@@ -27,9 +27,11 @@ from continuonbrain.policy.codec import CURVATURE_BINS, CURVATURE_KNOTS_M, QUERI
 from continuonbrain.rlds.reader import Episode, open_episode
 from continuonbrain.rlds.step import Step
 from continuonbrain.robot.protocol import CONTROL_DT_S, FRAME_SHAPE
+from continuonbrain.safety.reasons import STOPS, Reason
 from continuonbrain.trainer.look import Look, unwatched
 
 HUMAN = "human"
+_NOBODY = frozenset(str(reason) for reason in STOPS - {Reason.INSTRUCTION_STOP})
 """Sources of labels start with this: "human_teleop_xr", "human_teleop"."""
 _ACCELERATION, _DRAG = 3.0, 1.2
 _MOVING_MPS = 0.1
@@ -136,6 +138,12 @@ def _commanded_speed(throttle: F64) -> F64:
     return out
 
 
+def _is_driven(step: Step) -> bool:
+    """Whether a person drove it. Where the guard stands the robot still, whatever they ask for, nobody does: an
+    emergency stop teaches no instruction."""
+    return step.source.startswith(HUMAN) and not _NOBODY.intersection(step.reasons)
+
+
 def read_drive(path: Path, look: Look = unwatched) -> Drive:
     """One episode's steps (frames stay on disk). `EpisodeError` names what is damaged. look: at every step."""
     episode = open_episode(path)
@@ -153,7 +161,8 @@ def read_drive(path: Path, look: Look = unwatched) -> Drive:
         )
     else:
         speed, yaw_rate = _commanded_speed(command[:, 1]), np.zeros(len(steps))
-    labelled = np.array([s.source.startswith(HUMAN) and s.has_frame for s in steps], bool)
+    driven = [_is_driven(s) for s in steps]
+    labelled = np.array([d and s.has_frame for d, s in zip(driven, steps, strict=True)], bool)
     return Drive(
         episode,
         command[:, 0],
@@ -163,7 +172,7 @@ def read_drive(path: Path, look: Look = unwatched) -> Drive:
         measured,
         labelled,
         [s.instruction for s in steps],
-        _run_ends([(s.source.startswith(HUMAN), s.instruction) for s in steps]),
+        _run_ends([(d, s.instruction) for d, s in zip(driven, steps, strict=True)]),
         np.array([_seen_ns(s) for s in steps], np.int64),
     )
 

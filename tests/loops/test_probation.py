@@ -87,6 +87,18 @@ def test_what_is_not_the_adapters_fault_is_no_driving(reason: Reason) -> None:
     assert not counter.records()[NEW].incidents
 
 
+@pytest.mark.parametrize("reason", [Reason.SAFETY_HEAD_BLOCK, Reason.STALE_PATH])
+def test_a_robot_that_is_held_still_has_incidents_and_drives_no_ticks(reason: Reason) -> None:
+    """So that one which only stands before what it cannot pass is never confirmed."""
+    counter = DrivingCounter()
+    now = drive(counter, 2.0)
+    drive(counter, 20.0, start_s=now, reasons=(reason,))
+    record = counter.records()[NEW]
+    assert record.ticks == 40
+    assert sum(record.incidents.values()) == 20
+    assert record.seconds == pytest.approx(22.0, abs=0.2)
+
+
 def test_parked_and_by_hand_counts_nothing_and_taking_over_does() -> None:
     counter = DrivingCounter()
     now = drive(counter, 1.0)

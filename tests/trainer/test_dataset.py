@@ -220,6 +220,19 @@ def test_only_human_steps_with_a_frame_are_samples(tmp_path: Path) -> None:
     assert len(samples) == 19
 
 
+@pytest.mark.parametrize("reason", ["emergency_stop", "deadman", "safety_head_block"])
+def test_where_the_guard_stands_the_robot_still_nobody_teaches(tmp_path: Path, reason: str) -> None:
+    steps = [step(i, reasons=(reason,) if i >= 10 else ()) for i in range(20)]
+    drive = read_drive(record(tmp_path, steps))
+    assert drive.labelled.tolist() == [True] * 10 + [False] * 10
+    assert set(drive.run_end[:10].tolist()) == {9}  # nor is it what the driver did next
+
+
+def test_a_lesson_in_stopping_is_one(tmp_path: Path) -> None:
+    steps = [step(i, reasons=("instruction_stop",)) for i in range(4)]
+    assert read_drive(record(tmp_path, steps)).labelled.all()
+
+
 def test_a_drive_without_labels_among_others_is_passed_over(make_drive: MakeDrive) -> None:
     empty = make_drive([], [], [], [])
     silent = make_drive([0.1] * 50, [0.4] * 50, [1.0] * 50, [0.0] * 50, labelled=[False] * 50)
