@@ -11,7 +11,7 @@ on `run/control.sock` (messages of `wire`, each answered with an "ack"):
     {"type": "stop"}     {"type": "release"}     {"type": "record", "on": true | false}     {"type": "let_go"}
     {"type": "teleop", "steering": S, "throttle": T, "active": true | false, "for_s": SECONDS}
 
-"stop" is an emergency stop; any mode but "park" ends it, and so does "release", after which it is parked. In mode
+"stop" is an emergency stop; a mode ends it (in "park" it stands anyway), and so does "release", which parks. In mode
 "teleop" a person drives, by messages some twenty times a second or by the body's own remote control; without a new one
 the car stops (`guards.deadman_s`, or `for_s` where the sender gives one; at once when the connection ends). In mode
 "assisted" the policy drives while messages come that are not active, and a person while they are; without any it stops.

@@ -85,7 +85,7 @@ def _relabelled(path: Path, words: str) -> int:
             file=path,
             remedy="continuonbrain episodes repair PATH OUT writes it so",
         )
-    _closed(path / METADATA_FILE)
+    closed_metadata(path / METADATA_FILE)
     episode = open_episode(path)  # whole, or not at all: nothing is sealed that was not read
     with open(path / STEPS_FILE, "rb") as held:
         try:
@@ -117,7 +117,8 @@ def _alone(path: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def _closed(file: Path) -> EpisodeMetadata:
+def closed_metadata(file: Path) -> EpisodeMetadata:
+    """Of a finished episode, to be written anew. `EpisodeError` for one that is not."""
     metadata = read_metadata(file)
     state = RecordingState.of(metadata)
     if state is not None and state.state != "closed":
@@ -132,7 +133,7 @@ def _closed(file: Path) -> EpisodeMetadata:
 
 def _rewrite(file: Path, change: Callable[[EpisodeMetadata], EpisodeMetadata]) -> bool:
     """The file keeps its time: by it the memory knows how old an episode is."""
-    before = _closed(file)
+    before = closed_metadata(file)
     after = change(before)
     if after == before:
         return False

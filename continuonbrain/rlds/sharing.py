@@ -16,9 +16,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.limits import MAX_METADATA_BYTES
-from continuonbrain.rlds.metadata import RecordingState
+from continuonbrain.rlds.marking import closed_metadata
 from continuonbrain.rlds.metadata_seal import metadata_bytes
-from continuonbrain.rlds.reader import read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.storage.durable import write_bytes_durably
 
@@ -49,15 +48,7 @@ def set_answer(path: Path, *, yes: bool) -> bool:
             file=path,
             remedy="give an episode's folder, or a name that `continuonbrain episodes list --root DIR` prints",
         )
-    metadata = read_metadata(file)
-    state = RecordingState.of(metadata)
-    if state is not None and state.state != "closed":
-        raise EpisodeError(
-            "the episode is unfinished (being recorded, or cut by a crash)",
-            file=file,
-            field="metadata.provenance.recording.state",
-            remedy="say it again when it is closed; the next start of the recorder closes what a crash cut",
-        )
+    metadata = closed_metadata(file)
     share = {**(metadata.share or {}), CLOUD: yes}
     if metadata.share == share:
         return False

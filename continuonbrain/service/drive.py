@@ -62,7 +62,7 @@ def add_drive_routes(app: FastAPI, brain: BrainRoot, wheel: Wheel) -> None:
 
     @app.post("/v1/mode", responses=errors(403, 409, 422))
     async def mode(asked: ModeIn, request: Request) -> Said:
-        """Who drives from now on. Ends an emergency stop, unless the mode is "park"."""
+        """Who drives from now on. Ends an emergency stop; in "park" the robot stands anyway."""
         return await command(request, {"type": "mode", "mode": asked.mode})
 
     @app.post("/v1/stop", responses=errors(403, 409, 422))
