@@ -4,18 +4,7 @@
         [--instruction TEXT] [--seconds T] [--no-record] [--cycle] [--park]
 
 One per brain root (a lock says who). It tells how it is in `run/control.json` and `run/host.json`, takes commands
-on `run/control.sock` (messages of `wire`, each answered with an "ack"):
-
-    {"type": "instruct", "instruction": TEXT}
-    {"type": "mode", "mode": "autopilot" | "teleop" | "assisted" | "park"}
-    {"type": "stop"}     {"type": "release"}     {"type": "record", "on": true | false}     {"type": "let_go"}
-    {"type": "teleop", "steering": S, "throttle": T, "active": true | false, "for_s": SECONDS}
-
-"stop" is an emergency stop; a mode ends it (in "park" it stands anyway), and so does "release", which parks. In mode
-"teleop" a person drives, by messages some twenty times a second or by the body's own remote control; without a new one
-the car stops (`guards.deadman_s`, or `for_s` where the sender gives one; at once when the connection ends). In mode
-"assisted" the policy drives while messages come that are not active, and a person while they are; without any it stops.
-What the robot sees is on `run/view.sock` (`view.py`).
+on `run/control.sock` (`control_commands.py`). What the robot sees is on `run/view.sock` (`view.py`).
 SIGTERM and SIGINT stop the robot, close the recording and leave `run/control_report.json`. With --cycle the simulated
 robot lives: it is taught, stands still until something was learned, drives by itself, and is taught again on other
 tracks. With --park it stands until a person gives it a mode, as hardware always does.
@@ -25,20 +14,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
 from continuonbrain.loops import notify
 from continuonbrain.loops.body import Body
 from continuonbrain.loops.child_process import exit_code
+from continuonbrain.loops.control_commands import ControlCommands
+from continuonbrain.loops.control_snapshot import ControlSnapshot, ControlState
 from continuonbrain.loops.control_status import (
     CONTROL_REPORT_NAME,
     CONTROL_SOCKET_NAME,
@@ -47,16 +36,17 @@ from continuonbrain.loops.control_status import (
 from continuonbrain.loops.driving_counter import DrivingCounter, DrivingKeeper
 from continuonbrain.loops.fast import FastLoop
 from continuonbrain.loops.loop_report import FastReport
-from continuonbrain.loops.loop_tick import MODES, LoopTick, Mode
+from continuonbrain.loops.loop_tick import LoopTick, Mode
 from continuonbrain.loops.open_body import body_of
 from continuonbrain.loops.policy_client import PolicyClient
-from continuonbrain.loops.realtime import Granted, lift_other_threads, prefer_this_thread
+from continuonbrain.loops.realtime import lift_other_threads, prefer_this_thread
 from continuonbrain.loops.reflex_keeper import ReflexKeeper
 from continuonbrain.loops.remote import RemoteControl
 from continuonbrain.loops.sim_life import Interrupted, SimulatedLife
+from continuonbrain.loops.slack import Slack
 from continuonbrain.loops.teach import episode_metadata
 from continuonbrain.loops.view import VIEW_SOCKET_NAME, ViewServer
-from continuonbrain.loops.wire_stream import Message, WireServer
+from continuonbrain.loops.wire_stream import WireServer
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.open_watch import open_watches
 from continuonbrain.policy.open_world import open_vetoes
@@ -74,9 +64,7 @@ from continuonbrain.storage.lock import ProcessLock
 log = logging.getLogger("continuonbrain.control")
 
 TRACK_SEED = 9001
-_LONGEST_INSTRUCTION = 200
 _RECALIBRATE_EVERY = 40
-_PROFILE_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +140,17 @@ class ControlProcess:
                 limits=self._limits,
                 driven=self,
             )
-        self._held = parked
         self._by_hand: Mode | None = None
         self._pulse = notify.Pulse()
         self._head_fault = ""
-        self._granted = Granted("ordinary", None)
-        self._profiled: dict[str, Any] = {}
-        self._profiled_s = -_PROFILE_EVERY_S
-        self._stopping = self._stopped = False
-        self._last: LoopTick | None = None
-        self._commands: WireServer | None = None
+        self._stopping = False
+        self._state = ControlState(held=parked)
+        self._snapshot = ControlSnapshot(
+            self._state, self._loop, self._client, self._body, self._life, records=options.record
+        )
+        self._commands: ControlCommands | None = None
         self._view: ViewServer | None = None
+        self._slack = Slack()
 
     def run(self) -> FastReport:
         """Drive. Raises `LockHeldError` when another control process drives this root."""
@@ -178,19 +166,28 @@ class ControlProcess:
             events = EventLog(layout.events_dir)
             writer = StatusWriter(
                 layout.run_dir,
-                self._snapshot,
+                self._snapshot.take,
                 self._body.machine,
                 events,
-                housekeeping=lambda: lift_other_threads(self._granted),
+                housekeeping=lambda: lift_other_threads(self._state.granted),
+                slack=self._slack,
             )
             keeper = DrivingKeeper(layout, self._counter)
-            with WireServer(layout.run_dir / CONTROL_SOCKET_NAME) as self._commands:
-                self._view = ViewServer(layout.run_dir / VIEW_SOCKET_NAME, self._gauges)
+            with WireServer(layout.run_dir / CONTROL_SOCKET_NAME) as server:
+                self._commands = ControlCommands(
+                    server,
+                    self._loop,
+                    self._body,
+                    self._remote,
+                    change_mode=self._change_mode,
+                    records=options.record,
+                )
+                self._view = ViewServer(layout.run_dir / VIEW_SOCKET_NAME, self._snapshot.gauges, self._slack)
                 writer.start()
                 keeper.start()
                 wanted = self._config.robot
-                self._granted = prefer_this_thread(priority=wanted.realtime_priority, cpu=wanted.cpu)
-                for refusal in self._granted.refused:
+                self._state.granted = prefer_this_thread(priority=wanted.realtime_priority, cpu=wanted.cpu)
+                for refusal in self._state.granted.refused:
                     log.warning("the control loop is less punctual than it could be: %s", refusal)
                 try:
                     until = time.monotonic() + options.seconds if options.seconds is not None else None
@@ -202,7 +199,7 @@ class ControlProcess:
                     pass
                 finally:
                     notify.stopping()
-                    self._stopped = True
+                    self._state.stopped = True
                     self._body.robot.close()
                     report = self._loop.close()
                     self._client.close()
@@ -219,7 +216,7 @@ class ControlProcess:
         self._stopping = True
 
     def _on_tick(self, tick: LoopTick) -> None:
-        self._last = tick
+        self._state.tick = tick
         if tick.observation is not None and self._view is not None:
             self._view.show(tick.observation.frame, tick.observation.monotonic_s)
         self._pulse.beat()  # from the loop itself: one that hangs is silent, whatever other threads still do
@@ -241,12 +238,12 @@ class ControlProcess:
             self._loop.emergency_stop()
         elif asked is not None and (refusal := self._change_mode(asked)):
             log.warning("mode %s: %s", asked, refusal)
-        self._take_commands()
+        self._obey()
+        self._slack.begin()
 
-    def _take_commands(self) -> None:
-        assert self._commands is not None
-        for message in self._commands.wait(0.0):
-            self._obey(message)
+    def _obey(self) -> None:
+        if self._commands is not None:
+            self._commands.take()
 
     def _take_head_calibration(self) -> None:
         """What the trainer has told the safety head meanwhile; a file that makes no sense changes nothing."""
@@ -260,62 +257,15 @@ class ControlProcess:
                 self._head_fault = str(error)
                 log.error("the safety head keeps its calibration: %s", error)
 
-    def _obey(self, message: Message) -> None:
-        assert self._commands is not None
-        header, loop = message.header, self._loop
-        kind, detail, ok = header.get("type"), "", True
-        if kind == "instruct":
-            text = header.get("instruction")
-            if isinstance(text, str) and 0 < len(text.strip()) <= _LONGEST_INSTRUCTION:
-                loop.instruct(text)
-                self._body.instruct(text)
-                if loop.pilot.guard.emergency_stopped:
-                    detail = "the emergency stop is on; mode autopilot ends it"
-            else:
-                ok, detail = (
-                    False,
-                    f"instruction = {text!r} is not a text of 1 to {_LONGEST_INSTRUCTION} characters",
-                )
-        elif kind == "mode" and (mode := _mode(header.get("mode"))) is not None:
-            detail = self._change_mode(mode)
-            ok = not detail
-            if ok and mode == "autopilot" and self._loop.mode == "park":
-                detail = "it stands until it has learned what it was taught, then it drives"
-        elif kind == "teleop":
-            peer = message.peer
-            detail = self._remote.take(header, lambda: peer.open)
-            ok = not detail
-        elif kind == "let_go":
-            self._remote.let_go()
-        elif kind == "stop":
-            loop.emergency_stop()
-        elif kind == "release":
-            detail = self._body.release() or self._change_mode("park")
-            ok = not detail
-        elif kind == "record" and isinstance(on := header.get("on"), bool):
-            ok = self._options.record
-            detail = "" if ok else "this control process records nothing (--no-record)"
-            if ok and on != loop.recording:
-                loop.record(on)
-        else:
-            known = f"instruct, mode ({', '.join(MODES)}), stop, release, record (on: true or false), teleop, let_go"
-            ok, detail = False, f"unknown command {header!r}; known: {known}"
-        self._commands.acknowledge(message.peer, ok=ok, detail=detail)
-
     def _change_mode(self, mode: Mode) -> str:
         """Why it stays as it is; "" when it changed."""
         if mode != "park" and (refusal := self._body.release()):
             return refusal
         self._loop.release()
-        self._held, self._by_hand = mode == "park", mode if mode in ("teleop", "assisted") else None
+        self._state.held, self._by_hand = mode == "park", mode if mode in ("teleop", "assisted") else None
         self._remote.let_go()  # what was commanded before is not meant for now
-        self.enter(driving=self._phase() != "park")
+        self.enter(driving=self._snapshot.phase != "park")
         return ""
-
-    def _phase(self) -> str:
-        if self._stopped:
-            return "stopped"
-        return "drive" if self._life is None else self._life.phase
 
     def _open_recorder(self, instruction: str, source: str) -> EpisodeRecorder:
         by_hand = source == SOURCE_HUMAN
@@ -343,132 +293,24 @@ class ControlProcess:
     @property
     def held(self) -> bool:
         """Whether a person has parked it, or has it in hand."""
-        return self._held or self._by_hand is not None
+        return self._state.held or self._by_hand is not None
 
     def enter(self, *, driving: bool) -> None:
         """Drive from the next tick on, or stand."""
         if self._by_hand is not None:
             self._loop.set_mode(self._by_hand)
         else:
-            self._loop.set_mode("autopilot" if driving and not self._held else "park")
+            self._loop.set_mode("autopilot" if driving and not self._state.held else "park")
 
     def taught(self) -> None:
         """A step of a lesson was driven."""
         self._pulse.beat()
         self._body.machine.alive(driving=True, teleop=True)
-        self._take_commands()
+        self._obey()
 
     def tick_until(self, over: Callable[[], bool]) -> None:
         """Tick until told to stop or `over`, which is asked at every tick."""
         self._loop.run(lambda: self._stopping or over(), self._on_tick)
-
-    def _profile(self) -> dict[str, Any]:
-        """How punctual the loop is; looked at anew every few seconds, as it takes milliseconds."""
-        now = time.monotonic()
-        if now - self._profiled_s >= _PROFILE_EVERY_S:
-            self._profiled_s, self._profiled = now, self._loop.profile()
-        return self._profiled
-
-    def _snapshot(self) -> dict[str, Any]:
-        """`run/control.json`. Called on the status thread: only reads."""
-        loop, tick = self._loop, self._last
-        seen = None if tick is None else tick.observation
-        chunk = None if tick is None else tick.chunk
-        guarded = None if tick is None else tick.guarded
-        refusal = self._client.refusal
-        phase, life = self._phase(), self._life
-        mode = phase if phase in ("teach", "stopped") else loop.mode
-        return {
-            "schema": 1,
-            "pid": os.getpid(),
-            "monotonic_s": round(time.monotonic(), 3),
-            "mode": mode,
-            "phase": phase,
-            "held": self._held,
-            "round": 0 if life is None else life.rounds,
-            "taught": [0, 0] if life is None else list(life.lesson),
-            "tick": loop.ticks,
-            "missed_ticks": loop.missed_ticks,
-            "chunks": loop.chunks,
-            "speed_mps": None if seen is None or seen.speed_mps is None else round(seen.speed_mps, 3),
-            "instruction": loop.instruction,
-            "proposed": None if tick is None or tick.proposed is None else _rounded(tick.proposed),
-            "guarded": None if guarded is None else _rounded((guarded.steering, guarded.throttle)),
-            "by": "nobody" if tick is None or tick.mode == "park" else _BY[tick.mode],
-            "stopped": guarded is None or guarded.stopped,
-            "emergency_stop": loop.pilot.guard.emergency_stopped,
-            "reasons": [] if guarded is None else [str(r) for r in guarded.reasons],
-            "safety_head": None if tick is None or tick.risk is None else round(tick.risk.probability, 4),
-            "world_head": None
-            if tick is None or tick.foreseen is None
-            else round(tick.foreseen.probability, 4),
-            "fault": (life is not None and life.fault) or ("" if tick is None else tick.fault),
-            "adapter_sha256": None if chunk is None else chunk.adapter_sha256,
-            "decision_ms": None if chunk is None else round(chunk.decision_ms, 2),
-            "latency_ms": None
-            if chunk is None or tick is None
-            else round((tick.now_s - chunk.observed_s) * 1000, 1),
-            "policy": {
-                "connected": self._client.connected,
-                "connects": self._client.connects,
-                "problem": self._client.problem,
-                "refusal": "" if refusal is None else f"{refusal.reason} ({refusal.remedy})",
-            },
-            "realtime": {"scheduler": self._granted.scheduler, "cpu": self._granted.cpu},
-            "profile": self._profile(),
-            "torch_loaded": "torch" in sys.modules,
-            "recording": self._told_of_recording(),
-            **self._body.tell(),
-        }
-
-    def _told_of_recording(self) -> dict[str, Any]:
-        episode, steps = self._loop.being_recorded()
-        return {
-            "on": self._options.record and self._loop.recording,
-            "episode": episode,
-            "steps": steps,
-        }
-
-    def _gauges(self) -> dict[str, Any]:
-        """What changes from tick to tick, for a view. Called on its thread: only reads."""
-        shot = self._snapshot()
-        return {name: shot[name] for name in GAUGES if name in shot}
-
-
-GAUGES = (
-    "mode",
-    "phase",
-    "by",
-    "held",
-    "taught",
-    "speed_mps",
-    "proposed",
-    "guarded",
-    "stopped",
-    "emergency_stop",
-    "reasons",
-    "safety_head",
-    "fault",
-    "instruction",
-    "adapter_sha256",
-    "decision_ms",
-    "latency_ms",
-    "missed_ticks",
-    "tick",
-    "recording",
-    "off_road",
-)
-"""Of the status, what `view.sock` tells."""
-_BY = {"teleop": "person", "autopilot": "policy"}
-
-
-def _rounded(pair: tuple[float, float]) -> list[float | None]:
-    # NaN is not JSON; a proposal that is no number shows as null beside the guard's reason.
-    return [round(v, 4) if abs(v) <= 1e9 else None for v in pair]
-
-
-def _mode(name: object) -> Mode | None:
-    return next((mode for mode in MODES if mode == name), None)
 
 
 def main(arguments: list[str] | None = None, *, open_body: Callable[..., Body] = body_of) -> int:

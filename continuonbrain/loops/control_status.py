@@ -1,6 +1,7 @@
 """What the control process tells the others: `run/control.json` five times a second, `run/host.json` once.
 
-A thread writes both, so that no control tick waits for a file system. The files are replaced atomically and
+A thread writes both, in the slack of the control loop (`slack.py`), so that no tick waits for a file system or for the
+interpreter. The files are replaced atomically and
 not synced: after a power cut nobody needs them, and a fsync five times a second would wear out an SD card. Host
 readings carry the time of the control loop's last sign of life, so they go stale when the loop hangs although
 this thread lives on: the gates then close. They also carry the number of its ticks, so that a time that somebody
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from continuonbrain.loops.slack import Slack
 from continuonbrain.robot.host import HOST_FILE_NAME, FileHost, HostReadings
 from continuonbrain.storage.durable import replace_file
 from continuonbrain.storage.event_log import EventLog
@@ -30,6 +32,7 @@ CONTROL_REPORT_NAME = "control_report.json"
 """File names in the brain's run folder, next to `HOST_FILE_NAME`."""
 
 _PERIOD_S = 0.2
+_LONGEST_TICK_S = 0.1
 _HOST_EVERY = 5
 
 
@@ -55,6 +58,7 @@ class StatusWriter:
         machine: Machine,
         events: EventLog,
         housekeeping: Callable[[], None] = lambda: None,
+        slack: Slack | None = None,
     ) -> None:
         self._path = run_dir / CONTROL_STATUS_NAME
         self._host_file = FileHost(run_dir / HOST_FILE_NAME)
@@ -62,6 +66,7 @@ class StatusWriter:
         self._machine = machine
         self._events = events
         self._housekeeping = housekeeping
+        self._slack = slack or Slack()
         self._stopped: tuple[object, object] | None = None
         self._done = threading.Event()
         self._fault = ""
@@ -82,6 +87,7 @@ class StatusWriter:
     def _run(self) -> None:
         count = 0
         while not self._done.is_set():
+            self._slack.wait(_LONGEST_TICK_S)
             self._guarded(self._housekeeping)
             self._write(with_host=count % _HOST_EVERY == 0)
             count += 1

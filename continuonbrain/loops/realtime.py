@@ -14,14 +14,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
 _NICE = -10
 _OTHERS_PRIORITY, _OTHERS_NICE = 1, -5
 _SWITCH_INTERVAL_S = 0.0001
-_TASKS = Path("/proc/self/task")
+_TASKS = "/proc/self/task"
 _SET_TIMERSLACK = 29
 """PR_SET_TIMERSLACK, linux/prctl.h."""
 
@@ -75,8 +74,7 @@ def lift_other_threads(granted: Granted) -> None:
     by_priority = granted.scheduler.startswith("fifo")
     if not by_priority and not granted.scheduler.startswith("nice"):
         return
-    for task in _TASKS.iterdir():
-        thread = int(task.name)
+    for thread in map(int, os.listdir(_TASKS)):
         with suppress(OSError):  # it has ended meanwhile
             if thread == granted.thread or os.sched_getscheduler(thread) != os.SCHED_OTHER:
                 continue

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from continuonbrain.loops.slack import Slack
 from continuonbrain.loops.wire_stream import Peer, WireServer
 from continuonbrain.rlds.step import Frame
 from continuonbrain.rlds.writer import encode_jpeg
@@ -23,7 +24,9 @@ log = logging.getLogger(__name__)
 
 VIEW_SOCKET_NAME = "view.sock"
 MAX_FPS = 20
-_IDLE_S, _LOOK_S = 0.25, 0.01
+_IDLE_S, _LONGEST_TICK_S = 0.25, 0.05
+_EARLY_S = 0.01
+"""Ticks are not quite equal: a frame that comes so much before its watcher's time is due, too."""
 _TELL_S = 0.1
 """A tick is told at least so often, also where the camera gives nothing."""
 _QUALITY = 75
@@ -42,17 +45,21 @@ class _Watcher:
     def wants(self, newest: Newest | None, now_s: float) -> bool:
         """Whether a message is due: a new frame at its rate, else a tick now and then."""
         since_s = now_s - self.sent_s
-        return since_s >= (self.period_s if newest is not self.shown else max(self.period_s, _TELL_S))
+        return since_s + _EARLY_S >= (
+            self.period_s if newest is not self.shown else max(self.period_s, _TELL_S)
+        )
 
 
 class ViewServer:
-    """Serves the newest frame. tell: what is said beside it; called on this thread, must only read.
+    """Serves the newest frame. tell: what is said beside it; called on this thread, must only read. slack: of the loop
+    that shows the frames.
 
     Raises (on construction): `WireError`, see `listen_unix`.
     """
 
-    def __init__(self, path: Path, tell: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, path: Path, tell: Callable[[], dict[str, Any]], slack: Slack | None = None) -> None:
         self._server = WireServer(path)
+        self._slack = slack or Slack()
         self._tell = tell
         self._newest: Newest | None = None
         self._encoded: tuple[Newest, bytes] | None = None
@@ -76,7 +83,9 @@ class ViewServer:
     def _run(self) -> None:
         while not self._done.is_set():
             try:
-                self._listen(_LOOK_S if self._watchers else _IDLE_S)
+                if self._watchers:  # right after a tick there is a new frame, and time
+                    self._slack.wait(_LONGEST_TICK_S)
+                self._listen(0.0 if self._watchers else _IDLE_S)
                 self._serve()
             except Exception as error:  # nobody's view may end a drive
                 if str(error) != self._fault:

@@ -1,0 +1,107 @@
+"""What people, and the service in their name, tell the control process on `run/control.sock`.
+
+Messages of `wire`, each answered with an "ack" (`ok`, `detail`):
+
+    {"type": "instruct", "instruction": TEXT}
+    {"type": "mode", "mode": "autopilot" | "teleop" | "assisted" | "park"}
+    {"type": "stop"}     {"type": "release"}     {"type": "record", "on": true | false}     {"type": "let_go"}
+    {"type": "teleop", "steering": S, "throttle": T, "active": true | false, "for_s": SECONDS}
+
+"stop" is an emergency stop; a mode ends it (in "park" it stands anyway), and so does "release", which parks. In mode
+"teleop" a person drives, by messages some twenty times a second or by the body's own remote control; without a new one
+the car stops (`guards.deadman_s`, or `for_s` where the sender gives one; at once when the connection ends). In mode
+"assisted" the policy drives while messages come that are not active, and a person while they are; without any it stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from continuonbrain.loops.body import Body
+from continuonbrain.loops.fast import FastLoop
+from continuonbrain.loops.loop_tick import MODES, Mode
+from continuonbrain.loops.remote import RemoteControl
+from continuonbrain.loops.wire_stream import Message, Peer, WireServer
+
+_LONGEST_INSTRUCTION = 200
+_KNOWN = f"instruct, mode ({', '.join(MODES)}), stop, release, record (on: true or false), teleop, let_go"
+
+
+class ControlCommands:
+    """Takes what has arrived and does it, between two ticks. For the loop's thread.
+
+    change_mode: gives the reason why the mode stays as it is, "" when it changed. records: whether this process can
+    record at all.
+    """
+
+    def __init__(
+        self,
+        server: WireServer,
+        loop: FastLoop,
+        body: Body,
+        remote: RemoteControl,
+        *,
+        change_mode: Callable[[Mode], str],
+        records: bool,
+    ) -> None:
+        self._server, self._loop, self._body, self._remote = server, loop, body, remote
+        self._change_mode, self._records = change_mode, records
+
+    def take(self) -> None:
+        """Obey and answer everything that waits; never waits itself."""
+        for message in self._server.wait(0.0):
+            ok, detail = self._obey(message)
+            self._server.acknowledge(message.peer, ok=ok, detail=detail)
+
+    def _obey(self, message: Message) -> tuple[bool, str]:
+        header, peer = message.header, message.peer
+        match header.get("type"):
+            case "instruct":
+                return self._instruct(header.get("instruction"))
+            case "mode" if (mode := _mode(header.get("mode"))) is not None:
+                return self._enter(mode)
+            case "teleop":
+                return _unless(self._steer(header, peer))
+            case "let_go":
+                self._remote.let_go()
+                return True, ""
+            case "stop":
+                self._loop.emergency_stop()
+                return True, ""
+            case "release":
+                return _unless(self._body.release() or self._change_mode("park"))
+            case "record" if isinstance(on := header.get("on"), bool):
+                return self._record(on)
+        return False, f"unknown command {header!r}; known: {_KNOWN}"
+
+    def _instruct(self, text: object) -> tuple[bool, str]:
+        if not isinstance(text, str) or not 0 < len(text.strip()) <= _LONGEST_INSTRUCTION:
+            return False, f"instruction = {text!r} is not a text of 1 to {_LONGEST_INSTRUCTION} characters"
+        self._loop.instruct(text)
+        self._body.instruct(text)
+        stopped = self._loop.pilot.guard.emergency_stopped
+        return True, "the emergency stop is on; mode autopilot ends it" if stopped else ""
+
+    def _enter(self, mode: Mode) -> tuple[bool, str]:
+        if refusal := self._change_mode(mode):
+            return False, refusal
+        waits = mode == "autopilot" and self._loop.mode == "park"
+        return True, "it stands until it has learned what it was taught, then it drives" if waits else ""
+
+    def _steer(self, header: Mapping[str, object], peer: Peer) -> str:
+        return self._remote.take(header, lambda: peer.open)
+
+    def _record(self, on: bool) -> tuple[bool, str]:
+        if not self._records:
+            return False, "this control process records nothing (--no-record)"
+        if on != self._loop.recording:
+            self._loop.record(on)
+        return True, ""
+
+
+def _unless(refusal: str) -> tuple[bool, str]:
+    return not refusal, refusal
+
+
+def _mode(name: object) -> Mode | None:
+    return next((mode for mode in MODES if mode == name), None)
