@@ -3,10 +3,10 @@
     python -m benchmarks.fleet [--robots 10000] [--minutes 30] [--samples 2000] [--gpus 64] [--json | --markdown]
 
 Measured here: the bytes of a step in a bundle (a simulated drive, 120 x 160, recorded and exported by this project),
-and the operations of training on one sample with Gemma 3n E2B (every multiplication of a forward pass and of the gradient
-through all layers, counted by PyTorch on shapes alone, without weights: `torch.utils.flop_counter`). Everything else is
-an assumption with a default and an option: prices, how much a robot drives, how well a GPU is used. Prices are round
-numbers to reckon with, no offer of anybody.
+and the operations of training on one sample with Gemma 3n E2B (every multiplication of a forward pass and of the
+gradient through all layers, counted by PyTorch on shapes alone, without weights: `torch.utils.flop_counter`).
+Everything else is an assumption with a default and an option: prices, how much a robot drives, how well a GPU is used.
+Prices are round numbers to reckon with, no offer of anybody.
 
 Keys:
   bytes_per_step, flop_per_sample   measured
