@@ -81,8 +81,10 @@ class Wheel:
 
 @dataclass(frozen=True, slots=True)
 class Driven:
-    """A message of a driver. t: their clock, ms; steering and throttle in [-1, 1]; active: they hold the wheel. echo: the
-    newest ack's `clock`, and their own clock when it came, ms; None before the first."""
+    """A message of a driver. t: their clock, ms; steering and throttle in [-1, 1]; active: they hold the wheel.
+
+    echo: the newest ack's `clock`, and their own clock when it came, ms; None before the first.
+    """
 
     t: float
     steering: float
