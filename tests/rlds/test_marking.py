@@ -94,16 +94,21 @@ def test_what_is_damaged_or_in_use_is_left_as_it_is(record: RecordEpisode) -> No
 
 
 def test_an_unfinished_episode_keeps_every_byte(record: RecordEpisode) -> None:
-    """What the recorder still writes is not written over before somebody looks whether it is closed."""
+    """And who asks is told to wait: what is half written is no damage that a doctor should see."""
     path = record(4)
     closed = open_episode(path).metadata
     (path / METADATA_FILE).write_bytes(metadata_bytes(RecordingState().into(closed)))
-    before = (path / STEPS_FILE).read_bytes()
-    with pytest.raises(EpisodeError, match="unfinished"):
-        relabel(path, "stop")
-    with pytest.raises(EpisodeError, match="unfinished"):
-        mark(path, bad=True)
-    assert (path / STEPS_FILE).read_bytes() == before
+    whole = (path / STEPS_FILE).read_bytes()
+    for torn in (0, 7):  # the last line is under way
+        (path / STEPS_FILE).write_bytes(before := whole[: len(whole) - torn])
+        with pytest.raises(EpisodeError, match="unfinished") as refused:
+            relabel(path, "stop")
+        assert "again when it is closed" in str(refused.value)
+        assert "doctor" not in str(refused.value)
+        with pytest.raises(EpisodeError, match="unfinished"):
+            mark(path, bad=True)
+        assert (path / STEPS_FILE).read_bytes() == before
+    (path / STEPS_FILE).write_bytes(whole)
     (path / METADATA_FILE).write_bytes(metadata_bytes(closed))
     assert relabel(path, "stop") == 4
 
