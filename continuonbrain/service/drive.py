@@ -14,7 +14,7 @@ from starlette.types import Scope
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.loops.control_status import CONTROL_SOCKET_NAME
 from continuonbrain.loops.drive_session import command_control
-from continuonbrain.robot.sim.instructions import BY_PHRASING
+from continuonbrain.robot.sim.instructions import BY_PHRASING, NAMES
 from continuonbrain.service.control_line import ControlLine
 from continuonbrain.service.door import over_unix, session_of
 from continuonbrain.service.drive_models import (
@@ -84,8 +84,9 @@ def add_drive_routes(app: FastAPI, brain: BrainRoot, wheel: Wheel) -> None:
 
     @app.get("/v1/instructions")
     async def instructions() -> InstructionsOut:
-        """What the shipped base was taught to follow; others are for the model to understand."""
-        return InstructionsOut(suggestions=list(BY_PHRASING))
+        """What the shipped base was taught to follow, each first in its shortest words; others are for the model to
+        understand."""
+        return InstructionsOut(suggestions=list(dict.fromkeys((*NAMES, *BY_PHRASING))))
 
     @app.websocket("/v1/drive")
     async def drive(socket: WebSocket) -> None:
