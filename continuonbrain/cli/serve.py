@@ -50,5 +50,7 @@ def serve(
     def code(digits: str) -> None:
         if console.is_terminal:  # a log is no place for it
             console.print(f"pairing code: [bold]{digits}[/bold]")
+        elif not as_json:
+            console.print(f"a pairing code is in {brain.layout.pairing_code_path}", soft_wrap=True)
 
     serve_brain(brain, tcp_port=tcp, listen=listen, on_ready=ready, on_code=code)

@@ -30,8 +30,8 @@ _KNOWN = f"instruct, mode ({', '.join(MODES)}), stop, release, record (on: true 
 class ControlCommands:
     """Takes what has arrived and does it, between two ticks. For the loop's thread.
 
-    change_mode: gives the reason why the mode stays as it is, "" when it changed. records: whether this process can
-    record at all.
+    change_mode: gives the reason why the mode stays as it is, "" when it changed. waits_for: what comes before the
+    robot drives by itself, "" for nothing. records: whether this process can record at all.
     """
 
     def __init__(
@@ -42,10 +42,11 @@ class ControlCommands:
         remote: RemoteControl,
         *,
         change_mode: Callable[[Mode], str],
+        waits_for: Callable[[], str] = lambda: "",
         records: bool,
     ) -> None:
         self._server, self._loop, self._body, self._remote = server, loop, body, remote
-        self._change_mode, self._records = change_mode, records
+        self._change_mode, self._waits_for, self._records = change_mode, waits_for, records
 
     def take(self) -> None:
         """Obey and answer everything that waits; never waits itself."""
@@ -85,8 +86,7 @@ class ControlCommands:
     def _enter(self, mode: Mode) -> tuple[bool, str]:
         if refusal := self._change_mode(mode):
             return False, refusal
-        waits = mode == "autopilot" and self._loop.mode == "park"
-        return True, "it stands until it has learned what it was taught, then it drives" if waits else ""
+        return True, self._waits_for() if mode == "autopilot" else ""
 
     def _steer(self, header: Mapping[str, object], peer: Peer) -> str:
         return self._remote.take(header, lambda: peer.open)

@@ -42,6 +42,7 @@ from continuonbrain.loops.policy_client import PolicyClient
 from continuonbrain.loops.realtime import lift_other_threads, prefer_this_thread
 from continuonbrain.loops.reflex_keeper import ReflexKeeper
 from continuonbrain.loops.remote import RemoteControl
+from continuonbrain.loops.sim_body import SimBody
 from continuonbrain.loops.sim_life import Interrupted, SimulatedLife
 from continuonbrain.loops.slack import Slack
 from continuonbrain.loops.teach import episode_metadata
@@ -139,6 +140,7 @@ class ControlProcess:
                 seed=options.seed,
                 limits=self._limits,
                 driven=self,
+                put_back=self._put_back,
             )
         self._by_hand: Mode | None = None
         self._pulse = notify.Pulse()
@@ -180,6 +182,7 @@ class ControlProcess:
                     self._body,
                     self._remote,
                     change_mode=self._change_mode,
+                    waits_for=lambda: self._snapshot.waits_for,
                     records=options.record,
                 )
                 self._view = ViewServer(layout.run_dir / VIEW_SOCKET_NAME, self._snapshot.gauges, self._slack)
@@ -301,6 +304,10 @@ class ControlProcess:
             self._loop.set_mode(self._by_hand)
         else:
             self._loop.set_mode("autopilot" if driving and not self._state.held else "park")
+
+    def _put_back(self) -> None:
+        if isinstance(self._body, SimBody):  # nobody lifts a car of hardware by itself
+            self._body.put_back()
 
     def taught(self) -> None:
         """A step of a lesson was driven."""

@@ -20,6 +20,10 @@ from continuonbrain.loops.sim_life import SimulatedLife
 
 _PROFILE_EVERY_S = 5.0
 _BY = {"teleop": "person", "autopilot": "policy"}
+_BEFORE_DRIVING = {
+    "teach": "it is being taught now; then it stands until it has learned that, and then it drives",
+    "park": "it stands until it has learned what it was taught, then it drives",
+}
 GAUGES = (
     *(
         "mode",
@@ -34,7 +38,7 @@ GAUGES = (
         "emergency_stop",
     ),
     *("reasons", "safety_head", "fault", "instruction", "adapter_sha256", "decision_ms", "latency_ms"),
-    *("missed_ticks", "tick", "recording", "off_road"),
+    *("missed_ticks", "tick", "recording", "off_road", "policy"),
 )
 """Of the status, what `view.sock` tells."""
 
@@ -75,6 +79,13 @@ class ControlSnapshot:
             return "stopped"
         return "drive" if self._life is None else self._life.phase
 
+    @property
+    def waits_for(self) -> str:
+        """What a simulated life does before its robot drives by itself; "" when it drives, or nothing is waited for."""
+        if self._life is None or self._state.stopped:
+            return ""
+        return _BEFORE_DRIVING.get(self._life.phase, "")
+
     def take(self) -> dict[str, Any]:
         """`run/control.json`."""
         loop, life, tick = self._loop, self._life, self._state.tick
@@ -101,6 +112,7 @@ class ControlSnapshot:
         shot = {
             **self._driving(self._state.tick),
             "missed_ticks": self._loop.missed_ticks,
+            "policy": self._policy(),
             **self._body.tell(),
         }
         return {name: shot[name] for name in GAUGES if name in shot}

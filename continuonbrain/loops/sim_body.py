@@ -54,6 +54,11 @@ class SimBody:
         """What the scoring is to go by."""
         self.robot.instruct(instruction)
 
+    def put_back(self) -> None:
+        """Onto its lane. Whoever drove it off is not who drives now."""
+        self.robot.put_back()
+        self._trail.clear()
+
     def ticked(self, tick: LoopTick) -> None:
         """Remember where it was."""
         if tick.number % _TRAIL_EVERY == 0 and tick.mode != "park":

@@ -74,14 +74,23 @@ class SimulatedLife:
 
     Args:
         seed: other lessons; tracks of different seeds do not meet before a thousand lessons.
+        put_back: puts the car onto its lane, as its owner would before it is to drive by itself.
     """
 
     def __init__(
-        self, layout: BrainLayout, world: World, *, shift: str, seed: int, limits: Limits, driven: Driven
+        self,
+        layout: BrainLayout,
+        world: World,
+        *,
+        shift: str,
+        seed: int,
+        limits: Limits,
+        driven: Driven,
+        put_back: Callable[[], None] = lambda: None,
     ) -> None:
         self._layout, self._world, self._shift = layout, world, shift
         self._first_track = _TEACH_TRACKS + _TRACKS_OF_A_SEED * seed
-        self._limits, self._driven = limits, driven
+        self._limits, self._driven, self._put_back = limits, driven, put_back
         self.phase = "park"
         self.lesson = (0, 0)
         """Steps of the newest lesson that were driven, and how many it has."""
@@ -131,6 +140,8 @@ class SimulatedLife:
 
     def _enter(self, phase: str) -> None:
         self.phase = phase
+        if phase == "drive" and not self._driven.held:
+            self._put_back()  # what stands off the road since before it learned says nothing of what was learned
         self._driven.enter(driving=phase == "drive")
 
     def _teach(self, over: Callable[[], bool]) -> None:

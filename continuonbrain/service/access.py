@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
-_WRONG_PER_CODE = 10
+_WRONG_BEFORE_PAUSE = 10
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 60.0, 3600.0
-_DIGITS = 6
+_WRONG_OF_ALL = 100
+_DIGITS, _MORE_DIGITS = 6, 12
+_MOST_GUESSERS = 1024
+_SPENT_CODES = 16
 _MAX_SESSIONS, _MOST_SESSIONS = 64, 1024
 _IDLE_S = 7 * 24 * 3600.0
 _IN_USE_S = 30.0
@@ -30,45 +36,80 @@ class Session:
     seen_s: float
 
 
+@dataclass(slots=True)
+class _Guesser:
+    wrong: int = 0
+    closed_until_s: float = 0.0
+    pause_s: float = field(default=_FIRST_PAUSE_S)
+
+
 class Pairing:
-    """The code on the robot's console. Ten wrong ones, and nobody is asked for a while (a minute, then twice as long
-    each time, at most an hour); then there is another code."""
+    """The code on the robot's console, and who guesses it.
+
+    Ten wrong ones from an address, and it is not heard for a minute, then for twice as long each time, at most an hour.
+    Others are heard meanwhile: nobody closes the door for the owner. A hundred wrong ones from wherever, and there is
+    another code, of twelve digits instead of six, which no number of addresses guesses. A code that opens, or `renew`,
+    begins anew with six.
+
+    on_code: gets every code.
+    """
 
     def __init__(
         self, on_code: Callable[[str], None] = lambda _: None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._on_code, self._clock = on_code, clock
-        self._pause_s = _FIRST_PAUSE_S
-        self._closed_until_s = 0.0
+        self._guessers: dict[str, _Guesser] = {}
         self._wrong = 0
         self._code = ""
+        self._spent: deque[str] = deque(maxlen=_SPENT_CODES)
         self.renew()
 
     def renew(self) -> None:
-        """Another code; the old one opens nothing any more."""
-        self._code = f"{secrets.randbelow(10**_DIGITS):0{_DIGITS}}"
+        """Another code, and every address is heard again: for who stands at the robot. The old code opens no more."""
+        self._guessers.clear()
         self._wrong = 0
-        self._on_code(self._code)
+        self._change(_DIGITS)
 
-    @property
-    def closed_s(self) -> float:
-        """Seconds until a code is looked at again, 0 when it is now."""
-        return max(0.0, self._closed_until_s - self._clock())
+    def closed_s(self, address: str) -> float:
+        """Seconds until a code from there is looked at again, 0 when it is now."""
+        guesser = self._guessers.get(_place(address))
+        return 0.0 if guesser is None else max(0.0, guesser.closed_until_s - self._clock())
 
-    def try_code(self, said: str) -> bool:
-        """Whether it is the code. A code opens once. False while `closed_s` says so, whatever was said."""
-        if self.closed_s > 0:
-            return False
+    def try_code(self, said: str, address: str) -> Literal["opens", "wrong", "used", "closed"]:
+        """Whether it is the code. A code opens once: then it is a used one."""
+        if self.closed_s(address) > 0:
+            return "closed"
         if hmac.compare_digest(said.encode(), self._code.encode()):
-            self._pause_s = _FIRST_PAUSE_S
-            self.renew()
-            return True
+            self._spent.append(said)
+            self._guessers.pop(_place(address), None)
+            self._wrong = 0
+            self._change(_DIGITS)
+            return "opens"
+        if said in self._spent:
+            return "used"
+        self._count(self._guesser(_place(address)))
+        return "wrong"
+
+    def _count(self, guesser: _Guesser) -> None:
+        guesser.wrong += 1
+        if guesser.wrong >= _WRONG_BEFORE_PAUSE:
+            guesser.wrong = 0
+            guesser.closed_until_s = self._clock() + guesser.pause_s
+            guesser.pause_s = min(_LONGEST_PAUSE_S, 2 * guesser.pause_s)
         self._wrong += 1
-        if self._wrong >= _WRONG_PER_CODE:
-            self._closed_until_s = self._clock() + self._pause_s
-            self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s)
-            self.renew()
-        return False
+        if self._wrong == _WRONG_OF_ALL:
+            self._change(_MORE_DIGITS)
+
+    def _guesser(self, place: str) -> _Guesser:
+        found = self._guessers.pop(place, None) or _Guesser()
+        self._guessers[place] = found  # the newest last
+        while len(self._guessers) > _MOST_GUESSERS:  # by then the code is a long one
+            del self._guessers[next(iter(self._guessers))]
+        return found
+
+    def _change(self, digits: int) -> None:
+        self._code = f"{secrets.randbelow(10**digits):0{digits}}"
+        self._on_code(self._code)
 
 
 class Sessions:
@@ -108,3 +149,16 @@ class Sessions:
 
 def _hashed(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _place(address: str) -> str:
+    """What counts as one address: of IPv6 the network, in which a machine takes as many as it likes."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:
+            return str(found.ipv4_mapped)
+        return str(ipaddress.ip_network((found, 64), strict=False))
+    return str(found)

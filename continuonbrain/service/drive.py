@@ -14,7 +14,7 @@ from starlette.types import Scope
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.loops.control_status import CONTROL_SOCKET_NAME
 from continuonbrain.loops.drive_session import command_control
-from continuonbrain.robot.sim.instructions import BY_PHRASING
+from continuonbrain.robot.sim.instructions import BY_PHRASING, NAMES
 from continuonbrain.service.control_line import ControlLine
 from continuonbrain.service.door import over_unix, session_of
 from continuonbrain.service.drive_models import (
@@ -26,8 +26,9 @@ from continuonbrain.service.drive_models import (
     Nothing,
     Said,
 )
+from continuonbrain.service.lateness import GOOD_S, SILENT_S, Lateness, good_for_s
 from continuonbrain.service.problems import ServiceError, errors
-from continuonbrain.service.wheel import LATE_S, SILENT_S, Lateness, Wheel, read_message
+from continuonbrain.service.wheel import Driven, Wheel, read_message
 from continuonbrain.storage.layout import BrainLayout
 
 _FORGOTTEN_S = 15.0
@@ -52,12 +53,13 @@ def add_drive_routes(app: FastAPI, brain: BrainRoot, wheel: Wheel) -> None:
 
     @app.post("/v1/driver", responses=errors(403, 409, 422))
     async def driver(asked: DriverIn, request: Request) -> DriverOut:
-        """Take the wheel, or give it back. One drives at a time; the lease ends with its drive socket."""
+        """Take the wheel, or give it back. One drives at a time; the lease ends with its drive socket, and after five
+        seconds where none was opened: asking again does not renew it."""
         who = who_is(request.scope)
         if not asked.want:
             wheel.give(who)
-        elif not wheel.take(who):
-            raise ServiceError(409, "somebody else drives", remedy="ask them, or wait until they have let go")
+        elif why := wheel.take(who):
+            raise ServiceError(409, why, remedy="ask them, or wait until they have let go")
         return DriverOut(driver=wheel.seen_by(who))
 
     @app.post("/v1/mode", responses=errors(403, 409, 422))
@@ -82,8 +84,9 @@ def add_drive_routes(app: FastAPI, brain: BrainRoot, wheel: Wheel) -> None:
 
     @app.get("/v1/instructions")
     async def instructions() -> InstructionsOut:
-        """What the shipped base was taught to follow; others are for the model to understand."""
-        return InstructionsOut(suggestions=list(BY_PHRASING))
+        """What the shipped base was taught to follow, each first in its shortest words; others are for the model to
+        understand."""
+        return InstructionsOut(suggestions=list(dict.fromkeys((*NAMES, *BY_PHRASING))))
 
     @app.websocket("/v1/drive")
     async def drive(socket: WebSocket) -> None:
@@ -119,7 +122,7 @@ def require_wheel(wheel: Wheel, request: Request) -> None:
 
 async def _driven(socket: WebSocket, line: ControlLine, is_turn: Callable[[], bool]) -> None:
     """Until the driver's socket ends, or its turn. Every message is passed on at once and answered; silence lets go."""
-    lateness, told, heard_s = Lateness(), "", time.monotonic()
+    ages, told, heard_s = _Ages(), "", time.monotonic()
     state: Literal["silent", "there"] = "silent"
     try:
         while True:
@@ -151,18 +154,36 @@ async def _driven(socket: WebSocket, line: ControlLine, is_turn: Callable[[], bo
                 await socket.send_json({"type": "lost", "reason": str(error)})
                 await socket.close(1008, "no message of a driver")
                 return
-            late_s = lateness.of(said.t, now_s=heard_s)
-            if late_s <= LATE_S:
-                sent_s = heard_s - late_s
+            late_s, why = ages.of(said, now_s=heard_s)
+            if not why and late_s is not None:
                 await line.drive(
-                    said.steering, said.throttle, active=said.active, for_s=SILENT_S, sent_s=sent_s
+                    said.steering,
+                    said.throttle,
+                    active=said.active,
+                    for_s=good_for_s(late_s),
+                    sent_s=heard_s - late_s,
                 )
                 state, why = "there", line.problem
-            else:
-                why = f"messages come {late_s * 1000:.0f} ms late"
-            await socket.send_json({"type": "ack", "t": said.t})
+            await socket.send_json({"type": "ack", "t": said.t, "clock": time.monotonic() * 1000})
             if why and why != told:
                 await socket.send_json({"type": "lost", "reason": why})
             told = why
     except (WebSocketDisconnect, RuntimeError):
         return
+
+
+class _Ages:
+    """Of the messages of one socket: how old each is at most, and why it is not driven by."""
+
+    def __init__(self) -> None:
+        self._lateness = Lateness()
+        self._since_s: float | None = None
+
+    def of(self, said: Driven, *, now_s: float) -> tuple[float | None, str]:
+        """(None, "") for a first message, by which nobody drives: its ack is still to come back."""
+        late_s = self._lateness.of(said.t, now_s=now_s, echo=said.echo)
+        self._since_s = now_s if self._since_s is None else self._since_s
+        if late_s is None:
+            waited = now_s - self._since_s >= GOOD_S
+            return None, "no ack has come back yet: how old messages are is not known" if waited else ""
+        return late_s, "" if good_for_s(late_s) else f"messages come {late_s * 1000:.0f} ms late"

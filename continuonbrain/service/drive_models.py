@@ -61,9 +61,9 @@ class RecordingIn(_Model):
 
 
 class PairIn(_Model):
-    """code: from the robot's console."""
+    """code: from the robot's console; six digits, or twelve after many wrong ones."""
 
-    code: Annotated[str, Field(pattern=r"^\d{6}$")]
+    code: Annotated[str, Field(pattern=r"^\d{6}(\d{6})?$")]
 
 
 class RobotOut(_Model):
@@ -74,8 +74,7 @@ class RobotOut(_Model):
 
 
 class SessionOut(_Model):
-    """Who asks. paired: a session stands; csrf: for the header X-CSRF; watchers: open views; pairing_closed_s: seconds
-    until a code is looked at again, 0 when it is now."""
+    """Who asks. paired: a session stands; csrf: for the header X-CSRF; watchers: open views."""
 
     paired: bool
     csrf: str
@@ -83,4 +82,3 @@ class SessionOut(_Model):
     watchers: int
     robot: RobotOut
     version: str
-    pairing_closed_s: float = 0.0

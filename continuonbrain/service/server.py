@@ -79,6 +79,7 @@ def serve(
             timeout_graceful_shutdown=_END_S,
             lifespan="off",
             server_header=False,
+            proxy_headers=False,  # an address is the peer's, not what the peer says
             ws="websockets-sansio",
             ws_max_size=_LONGEST_MESSAGE,
             ws_max_queue=8,

@@ -11,12 +11,18 @@ from continuonbrain.brain_root import BrainRoot
 from continuonbrain.service.access import Pairing, Sessions
 from continuonbrain.service.door import COOKIE, over_unix, session_of
 from continuonbrain.service.drive import who_is
-from continuonbrain.service.drive_models import PairIn, RobotOut, SessionOut
+from continuonbrain.service.drive_models import Nothing, PairIn, RobotOut, SessionOut
 from continuonbrain.service.problems import ServiceError, errors
 from continuonbrain.service.view import ViewHub
 from continuonbrain.service.wheel import Wheel
 
 _COOKIE_S = 7 * 24 * 3600
+_WHERE = (
+    "read it where `continuonbrain run` or `serve` was started: on that console, or in the file run/pairing_code of "
+    "the brain's folder"
+)
+"""Without the folder's own path: it would tell a stranger the owner's name."""
+_SOONER = "wait; or, at the robot, have it make another code: POST /v1/pair/renew over its Unix socket"
 
 
 def add_session_routes(
@@ -49,14 +55,30 @@ def add_session_routes(
         )
 
     @app.post("/v1/pair", status_code=204, responses=errors(403, 422, 429))
-    async def pair(asked: PairIn) -> Response:
+    async def pair(asked: PairIn, request: Request) -> Response:
         """Give the code that the robot's console shows; a session begins."""
         answer = Response(status_code=204)
         if pairing is not None:
-            if (closed_s := pairing.closed_s) > 0:
-                words = f"too many wrong codes: none is looked at for {closed_s:.0f} s"
-                raise ServiceError(429, words, remedy="wait, then read the new code on the robot's console")
-            if not pairing.try_code(asked.code):
-                raise ServiceError(403, "this is not the code", remedy="read it on the robot's console")
+            address = "" if request.client is None else request.client.host
+            match pairing.try_code(asked.code, address):
+                case "closed":
+                    wait_s = pairing.closed_s(address)
+                    words = f"too many wrong codes from your address: none is looked at for {wait_s:.0f} s"
+                    raise ServiceError(429, words, remedy=_SOONER)
+                case "used":
+                    words = "this code was used already: each opens once"
+                    raise ServiceError(403, words, remedy=f"there is a new one by now: {_WHERE}")
+                case "wrong":
+                    raise ServiceError(403, "this is not the code", remedy=_WHERE)
         let_in(answer)
         return answer
+
+    @app.post("/v1/pair/renew", status_code=204, responses=errors(403, 409, 422))
+    async def renew(_asked: Nothing, request: Request) -> Response:
+        """Another pairing code, and every address is heard again. Over the Unix socket only."""
+        if not over_unix(request.scope):
+            raise ServiceError(403, "only who stands at the robot may", remedy="ask over the Unix socket")
+        if pairing is None:
+            raise ServiceError(409, "no code is asked for here", remedy="start the service with --listen")
+        pairing.renew()
+        return Response(status_code=204)

@@ -1,7 +1,7 @@
-"""Who drives, and how old what they say is. Pure: times are given or come from a clock.
+"""Who drives, and what they say. Pure: times come from a clock that is given.
 
 One session holds the wheel; the others watch. It lets go when its drive socket closes, when it says so, and when no
-socket came within a few seconds.
+socket came within a few seconds; then it leaves the others as long, and asking again does not put that off.
 """
 
 from __future__ import annotations
@@ -10,17 +10,12 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf
 from typing import Literal
 
-SILENT_S = 0.15
-"""After so long without a message the wheel is let go. With a tick of the control loop it stays below 250 ms."""
-LATE_S = 0.2
-"""A message that was under way for so much longer than the quickest is too old to drive by."""
 MAX_MESSAGE = 512
 _GRACE_S = 5.0
-_DRIFT = 1e-4
-"""Of two quartz clocks, in seconds a second, at most."""
+_CLOCK = 1e15
 
 
 class Wheel:
@@ -31,12 +26,14 @@ class Wheel:
         self._holder: str | None = None
         self._socket = False
         self._until_s = -inf
+        self._lapsed, self._waits_until_s = "", -inf
         self.turn = 0
         """Another whenever the wheel was given back: what an earlier turn's socket still says drives nobody."""
 
     def holder(self) -> str | None:
         """Who drives; None when nobody does."""
         if self._holder is not None and not self._socket and self._clock() > self._until_s:
+            self._lapsed, self._waits_until_s = self._holder, self._until_s + _GRACE_S
             self.give(self._holder)
         return self._holder
 
@@ -45,12 +42,17 @@ class Wheel:
         holder = self.holder()
         return "none" if holder is None else "me" if holder == who else "other"
 
-    def take(self, who: str) -> bool:
-        """Whether `who` drives from now on: nobody else does."""
-        if self.holder() not in (None, who):
-            return False
+    def take(self, who: str) -> str:
+        """`who` drives from now on, and opens a drive socket within a few seconds; why not, "" when they do."""
+        holder = self.holder()
+        if holder == who:
+            return ""  # the time until the socket stays as it was: a lease cannot be held by asking
+        if holder is not None:
+            return "somebody else drives"
+        if self._lapsed == who and (wait_s := self._waits_until_s - self._clock()) > 0:
+            return f"the wheel was taken and not used: it is the others' for {wait_s:.0f} s"
         self._holder, self._until_s = who, self._clock() + _GRACE_S
-        return True
+        return ""
 
     def give(self, who: str) -> None:
         """`who` drives no more."""
@@ -79,12 +81,16 @@ class Wheel:
 
 @dataclass(frozen=True, slots=True)
 class Driven:
-    """A message of a driver. t: their clock, ms; steering and throttle in [-1, 1]; active: they hold the wheel."""
+    """A message of a driver. t: their clock, ms; steering and throttle in [-1, 1]; active: they hold the wheel.
+
+    echo: the newest ack's `clock`, and their own clock when it came, ms; None before the first.
+    """
 
     t: float
     steering: float
     throttle: float
     active: bool
+    echo: tuple[float, float] | None = None
 
 
 def read_message(text: str) -> Driven:
@@ -97,35 +103,23 @@ def read_message(text: str) -> Driven:
         raise ValueError("a message that is nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError("a message is a JSON object")
-    numbers = []
-    for name, most in (("t", 1e15), ("steering", 1.0), ("throttle", 1.0)):
-        number = value.get(name)
-        if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= most:
-            raise ValueError(f"{name} = {number!r:.40} is not a number in [-{most:g}, {most:g}]")
-        numbers.append(float(number))
+    t, steering, throttle = (
+        _number(value, name, most) for name, most in (("t", _CLOCK), ("steering", 1.0), ("throttle", 1.0))
+    )
+    echo = None
+    if "clock" in value or "heard" in value:
+        echo = _number(value, "clock", _CLOCK), _number(value, "heard", _CLOCK)
     for name in ("active", "assist"):
         if not isinstance(value.get(name, False), bool):
             raise ValueError(f"{name} is neither true nor false")
-    t, steering, throttle = numbers
-    return Driven(t, steering, throttle, value.get("active", False))
+    return Driven(t, steering, throttle, value.get("active", False), echo)
 
 
-class Lateness:
-    """How much longer than the quickest a message was under way, by the sender's own clock: what a network held
-    back is old, although it arrives now. The quickest is that of the whole connection, so that one that stays slow
-    stays refused; it follows as clocks may drift apart."""
-
-    def __init__(self) -> None:
-        self._quickest = inf
-        self._seen_s = 0.0
-
-    def of(self, sent_ms: float, *, now_s: float) -> float:
-        """Seconds, >= 0."""
-        took = now_s - sent_ms / 1000
-        drifted = self._quickest + _DRIFT * max(0.0, now_s - self._seen_s)
-        self._quickest, self._seen_s = min(took, drifted), now_s
-        late = took - self._quickest
-        return late if isfinite(late) else inf
+def _number(value: dict[str, object], name: str, most: float) -> float:
+    number = value.get(name)
+    if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= most:
+        raise ValueError(f"{name} = {number!r:.40} is not a number in [-{most:g}, {most:g}]")
+    return float(number)
 
 
 def _refuse(text: str) -> float:

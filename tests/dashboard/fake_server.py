@@ -136,7 +136,7 @@ def create_app(robot: FakeRobot, code: str = "") -> FastAPI:
                 with robot.lock:
                     robot.hand = (said["steering"], said["throttle"], said["active"])
                     robot.hand_at_s = time.monotonic() if said["active"] else -1e9
-                await socket.send_json({"type": "ack", "t": said["t"]})
+                await socket.send_json({"type": "ack", "t": said["t"], "clock": time.monotonic() * 1000})
         except (WebSocketDisconnect, RuntimeError):
             pass
         finally:

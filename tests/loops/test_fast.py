@@ -40,6 +40,18 @@ def test_a_tick_of_three_periods_is_two_missed_ticks_and_never_a_burst() -> None
     assert gaps[10] == pytest.approx(3.2 * PERIOD_S)
 
 
+def test_recording_that_is_off_keeps_no_step_and_opens_no_episode() -> None:
+    r = rig()
+
+    def told(tick: LoopTick) -> None:
+        if tick.number in (20, 60):
+            r.loop.record(tick.number == 60)
+
+    report = r.run(100, told)
+    assert [len(m.steps) for m in r.episodes] == [20, 39]  # the first tick has no path yet
+    assert report.recorded_steps == 59
+
+
 def test_a_new_adapter_takes_over_between_two_ticks_with_its_calibration() -> None:
     r = rig()
     turned = Calibration(steering_gain=-1.0)

@@ -26,6 +26,7 @@ class FakeDriven:
         self.entered: list[str] = []
         self.taught_steps = 0
         self.life: SimulatedLife | None = None
+        self.put_back: list[str] = []
 
     @property
     def stopping(self) -> bool:
@@ -51,6 +52,7 @@ def make_life(layout: BrainLayout, driven: FakeDriven, seed: int = 0) -> Simulat
         seed=seed,
         limits=Limits.from_config(GuardsConfig()),
         driven=driven,
+        put_back=lambda: driven.put_back.append(driven.entered[-1] if driven.entered else "start"),
     )
     driven.life = life
     return life
@@ -74,6 +76,21 @@ def phases_of(layout: BrainLayout, monkeypatch: pytest.MonkeyPatch, moments: int
 
 def test_a_new_robot_is_taught_first(layout: BrainLayout, monkeypatch: pytest.MonkeyPatch) -> None:
     assert phases_of(layout, monkeypatch, 6) == ["teach", "taught", "park", "drive"] * 2
+
+
+def test_the_car_is_put_back_when_it_is_to_drive_by_itself_and_never_under_a_hand(
+    layout: BrainLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driven = FakeDriven(7)
+    life = make_life(layout, driven)
+    monkeypatch.setattr(life, "_teach", lambda _over: None)
+    life.live(None)
+    assert driven.put_back == ["park"] * driven.entered.count("drive")
+    held = FakeDriven(1)
+    held.held = True
+    life = make_life(layout, held)
+    life._enter("drive")
+    assert held.put_back == []
 
 
 def test_what_an_earlier_run_learned_drives_before_the_next_lesson(

@@ -15,8 +15,9 @@ from continuonbrain.rlds import marking
 from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.marking import bad_episodes, instruction_of, is_bad, mark, relabel
+from continuonbrain.rlds.metadata import RecordingState
 from continuonbrain.rlds.reader import open_episode
-from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE
+from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE, metadata_bytes
 
 RecordEpisode = Callable[..., Path]
 
@@ -90,6 +91,26 @@ def test_what_is_damaged_or_in_use_is_left_as_it_is(record: RecordEpisode) -> No
     with pytest.raises(EpisodeError, match="CRC"):
         relabel(path, "stop")
     assert (path / STEPS_FILE).read_bytes() == data.replace(b"keep left", b"keep lefd", 1)
+
+
+def test_an_unfinished_episode_keeps_every_byte(record: RecordEpisode) -> None:
+    """And who asks is told to wait: what is half written is no damage that a doctor should see."""
+    path = record(4)
+    closed = open_episode(path).metadata
+    (path / METADATA_FILE).write_bytes(metadata_bytes(RecordingState().into(closed)))
+    whole = (path / STEPS_FILE).read_bytes()
+    for torn in (0, 7):  # the last line is under way
+        (path / STEPS_FILE).write_bytes(before := whole[: len(whole) - torn])
+        with pytest.raises(EpisodeError, match="unfinished") as refused:
+            relabel(path, "stop")
+        assert "again when it is closed" in str(refused.value)
+        assert "doctor" not in str(refused.value)
+        with pytest.raises(EpisodeError, match="unfinished"):
+            mark(path, bad=True)
+        assert (path / STEPS_FILE).read_bytes() == before
+    (path / STEPS_FILE).write_bytes(whole)
+    (path / METADATA_FILE).write_bytes(metadata_bytes(closed))
+    assert relabel(path, "stop") == 4
 
 
 def test_two_marks_at_once_lose_none(record: RecordEpisode) -> None:

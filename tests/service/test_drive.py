@@ -22,7 +22,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("websockets")
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection, connect, unix_connect
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.loops import wire
@@ -61,7 +61,23 @@ class Person:
 
 
 def says(t: float, **more: Any) -> str:
-    return json.dumps({"t": t, "steering": 0.2, "throttle": 0.3, "active": True, "assist": False, **more})
+    return json.dumps({"t": t, "steering": 0.2, "throttle": 0.3, "active": True, "assist": False} | more)
+
+
+class Hand:
+    """What drives through a socket: it repeats the clock of the newest ack, as the page does."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket, self._echo = socket, dict[str, float]()
+
+    def says(self, **more: Any) -> None:
+        self._socket.send(says(**({"t": now_ms()} | self._echo | more)))
+
+    def hears(self) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads(self._socket.recv(2))
+        if told["type"] == "ack":
+            self._echo = {"clock": told["clock"], "heard": now_ms()}
+        return told
 
 
 def ends(socket: ClientConnection) -> bool:
@@ -121,10 +137,13 @@ print("ready", flush=True)
 address, cookie = sys.stdin.readline().split()
 url = address.replace("http", "ws", 1) + "/v1/drive"
 with connect(url, origin=address, additional_headers={"Cookie": cookie}, compression=None, proxy=None) as socket:
+    echo = {}
     while True:
-        message = {"t": time.monotonic() * 1000, "steering": 0.2, "throttle": 0.3, "active": True, "assist": False}
+        message = {"t": time.monotonic() * 1000, "steering": 0.2, "throttle": 0.3, "active": True, **echo}
         socket.send(json.dumps(message))
-        socket.recv()
+        told = json.loads(socket.recv())
+        if told["type"] == "ack":
+            echo = {"clock": told["clock"], "heard": time.monotonic() * 1000}
         time.sleep(0.05)
 """
 """A client of its own, which drives until it is killed."""
@@ -171,12 +190,13 @@ def test_a_service_that_freezes_lets_go_all_the_same(rig: Any) -> None:
     person.post("/v1/driver", want=True)
     person.post("/v1/mode", mode="teleop")
     with person.socket("/v1/drive") as socket:
-        seen = stopped_at_s(rig.brain)
+        seen, hand = stopped_at_s(rig.brain), Hand(socket)
         for _ in range(40):
-            socket.send(says(now_ms()))
+            hand.says()
+            hand.hears()
             if not next(seen)[1]["stopped"]:
                 break
-        socket.send(says(now_ms()))
+        hand.says()
         frozen_s = time.monotonic()
         os.kill(rig.process.pid, signal.SIGSTOP)
         try:
@@ -192,20 +212,43 @@ def test_each_message_is_answered_and_letting_go_stops_at_once(rig: Any) -> None
     person.post("/v1/mode", mode="teleop")
     seen = stopped_at_s(rig.brain)
     with person.socket("/v1/drive") as socket:
+        hand = Hand(socket)
         for _ in range(20):
             sent = now_ms()
-            socket.send(says(sent))
-            assert json.loads(socket.recv(2)) == {"type": "ack", "t": sent}
+            hand.says(t=sent)
+            told = hand.hears()
+            assert (told["type"], told["t"]) == ("ack", sent)
+            assert sent <= told["clock"] <= now_ms()  # the service's clock is this machine's
             _, tick = next(seen)  # at most twenty a second
         assert not tick["stopped"]
         let_go_s = time.monotonic()
-        socket.send(says(now_ms(), active=False))
+        hand.says(active=False)
         assert next(at for at, tick in seen if tick["stopped"]) - let_go_s < DEAD_MAN_S
-        assert json.loads(socket.recv(2))["type"] == "ack"
-        assert json.loads(socket.recv(2)) == {"type": "lost", "reason": "no message for 150 ms"}
-        socket.send(says(now_ms()))  # the connection that heals
-        assert json.loads(socket.recv(2))["type"] == "ack"
+        assert hand.hears()["type"] == "ack"
+        assert hand.hears() == {"type": "lost", "reason": "no message for 150 ms"}
+        hand.says()  # the connection that heals
+        assert hand.hears()["type"] == "ack"
         until(lambda: not next(seen)[1]["stopped"])
+
+
+def test_messages_of_which_nobody_knows_how_old_they_are_drive_nothing(rig: Any) -> None:
+    person = Person(rig.addresses[1])
+    person.post("/v1/driver", want=True)
+    person.post("/v1/mode", mode="teleop")
+    seen = stopped_at_s(rig.brain)
+    with person.socket("/v1/drive") as socket:
+        for silent in (True, False):
+            told = []
+            for _ in range(10):
+                # One that repeats no ack, and one whose acks take three quarters of a second.
+                socket.send(
+                    says(now_ms(), **({} if silent else {"clock": now_ms() - 750, "heard": now_ms()}))
+                )
+                told.append(json.loads(socket.recv(2)))
+                assert next(seen)[1]["stopped"]
+            lost = [t["reason"] for t in told if t["type"] == "lost"]
+            assert len(lost) == 1
+            assert ("no ack has come back" if silent else "ms late") in lost[0]
 
 
 def test_one_drives_and_others_watch(rig: Any) -> None:
@@ -282,8 +325,11 @@ def test_without_a_robot_the_driver_is_told(hostile: Any) -> None:
     person = Person(hostile.addresses[1])
     until(lambda: person.post("/v1/driver", want=True).status_code == 200)
     with person.socket("/v1/drive") as socket:
-        socket.send(says(now_ms()))
-        told = [json.loads(socket.recv(2)) for _ in range(2)]
+        hand = Hand(socket)
+        hand.says()
+        assert hand.hears()["type"] == "ack"
+        hand.says()
+        told = [hand.hears() for _ in range(2)]
         assert [t["type"] for t in told] == ["ack", "lost"]
         assert "control process" in told[1]["reason"]
     assert person.post("/v1/mode", mode="teleop").status_code == 409
@@ -306,6 +352,27 @@ def test_a_socket_of_another_page_or_of_nobody_is_refused(hostile: Any, path: st
         with pytest.raises(InvalidStatus) as refused, person.socket(path, **headers):
             pass
         assert refused.value.response.status_code == 403, headers
+
+
+@pytest.mark.parametrize("path", ["/v1/drive", "/v1/view"])
+def test_a_socket_that_says_no_origin_is_none_of_a_browser(hostile: Any, path: str) -> None:
+    """Refused over TCP, where pages come from; over the Unix socket the file's mode has said who may."""
+    unix, address = hostile.addresses
+    cookie = {"Cookie": Person(address).cookie}
+    with (
+        pytest.raises(InvalidStatus) as refused,
+        connect(
+            address.replace("http", "ws", 1) + path,
+            origin=None,
+            additional_headers=cookie,
+            compression=None,
+            proxy=None,
+        ),
+    ):
+        pass
+    assert refused.value.response.status_code == 403
+    with unix_connect(unix, f"ws://brain{path}", origin=None, compression=None) as socket:
+        assert json.loads(socket.recv(2))["type"] in ("lost", "tick")  # it is heard
 
 
 def test_what_changes_something_needs_the_sessions_token(hostile: Any) -> None:

@@ -103,7 +103,11 @@ def test_the_code_opens_once_and_stands_in_no_log(lan: Lan) -> None:
     cookie = let_in.headers["set-cookie"]
     assert "HttpOnly" in cookie
     assert "samesite=strict" in cookie.lower()
-    assert pair(lan, code).status_code == 403
+    again = pair(lan, code)
+    assert again.status_code == 403
+    assert "used already" in again.json()["detail"]
+    assert "run/pairing_code" in again.json()["remedy"]
+    assert str(lan.layout.root) not in again.text
     with httpx.Client(base_url=lan.address, cookies=let_in.cookies) as person:
         session = person.get("/v1/session").json()
         assert session["paired"]
@@ -121,15 +125,29 @@ def test_the_code_opens_once_and_stands_in_no_log(lan: Lan) -> None:
         assert secret not in lan.said
 
 
-def test_who_guesses_waits_and_the_code_is_another_one(lan: Lan) -> None:
+def test_who_guesses_waits_and_who_stands_at_the_robot_ends_that(lan: Lan) -> None:
     code = lan.code
     for _ in range(GUESSES):
         assert pair(lan, wrong(code)).status_code == 403
     closed = pair(lan, code)
     assert closed.status_code == 429
     assert "too many" in closed.json()["detail"]
+    # Forging where it comes from helps nobody.
+    forged = httpx.post(
+        f"{lan.address}/v1/pair", json={"code": code}, headers={"x-forwarded-for": "203.0.113.9"}
+    )
+    assert forged.status_code == 429
+    assert httpx.post(f"{lan.address}/v1/pair/renew", json={}).status_code == 401  # a stranger
+    transport = httpx.HTTPTransport(uds=str(lan.layout.service_socket))
+    with httpx.Client(transport=transport, base_url="http://brain") as console:
+        assert console.post("/v1/pair/renew", json={}).status_code == 204
     assert lan.code != code
-    assert pair(lan, lan.code).status_code == 429  # nobody is asked meanwhile, not even with the right one
+    let_in = pair(lan, lan.code)
+    assert let_in.status_code == 204
+    with httpx.Client(base_url=lan.address, cookies=let_in.cookies) as person:
+        csrf = person.get("/v1/session").json()["csrf"]
+        renewed = person.post("/v1/pair/renew", json={}, headers={"x-csrf": csrf})
+    assert renewed.status_code == 403  # it came over TCP
 
 
 def test_when_it_ends_the_code_is_gone(lan: Lan) -> None:
@@ -137,6 +155,21 @@ def test_when_it_ends_the_code_is_gone(lan: Lan) -> None:
     lan.process.terminate()
     lan.process.wait(15)
     assert not lan.layout.pairing_code_path.exists()
+
+
+def test_a_log_says_where_the_code_is_and_not_the_code(tmp_path: Path) -> None:
+    layout = init_brain_root(tmp_path / "b", "sim-donkey")
+    command = [sys.executable, "-m", "continuonbrain", "serve", "--root", str(layout.root)]
+    process = subprocess.Popen([*command, "--listen", "127.0.0.1"], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        line = process.stderr.readline()
+        code = layout.pairing_code_path.read_text().strip()
+    finally:
+        process.terminate()
+        rest = process.communicate(timeout=15)[1]
+    assert str(layout.pairing_code_path) in line
+    assert code not in line + rest
 
 
 def test_an_address_that_is_none_of_ours(tmp_path: Path) -> None:

@@ -160,6 +160,10 @@ def test_only_a_passed_verdict_of_this_base_says_what_was_reached() -> None:
     assert good["passed"]
     assert len(best_of([good], base)) == 8
     assert best_of([good, None, good | {"passed": False}], base) == best_of([good], base)
+    better = judged(with_best(asked(lambda _: 0.02, lambda _: 0.1), {}))
+    assert best_of([good, better], base) != best_of([good], base)
+    for passed in (False, None, "true", 1):  # what was refused reached nothing, however good it was
+        assert best_of([good, better | {"passed": passed}], base) == best_of([good], base)
     assert best_of([good], "f" * 64) == {}
     assert best_of([], base) == {}
     told = good["evidence"]["exam"]

@@ -58,6 +58,16 @@ class SimRobot:
             self._astray = round(_PUT_BACK_S / fleet.period_s)
             fleet.speed[:] = 0.0
 
+    def put_back(self) -> None:
+        """Onto the instructed lane where it is on the track, at rest, as its owner would; no lap and no fault."""
+        fleet = self.fleet
+        self._astray = 0
+        fleet.place(
+            index=int(fleet.index[0]),
+            lateral_m=fleet.target_lateral_m,
+            instruction=list(fleet.instruction),
+        )
+
     def expert(self) -> tuple[float, float]:
         """Steering and throttle of a driver who knows everything."""
         steering, throttle = self.fleet.expert()

@@ -28,6 +28,7 @@ export class Wheel extends EventTarget {
     await new Promise((resolve, reject) => {
       const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v1/drive`);
       this.socket = socket;
+      this.echo = {};
       socket.onopen = () => {
         this.held = true;
         this.lost = "";
@@ -75,12 +76,15 @@ export class Wheel extends EventTarget {
     if (this.socket?.readyState !== WebSocket.OPEN) return;
     // A connection that takes nothing must not be filled with old commands: they would drive the car later.
     if (this.socket.bufferedAmount > 2048) return;
-    this.socket.send(JSON.stringify({ t: performance.now(), steering, throttle, active, assist: this.assist }));
+    this.socket.send(JSON.stringify({ t: performance.now(), steering, throttle, active, assist: this.assist, ...this.echo }));
   }
 
   hear(told) {
     if (told.type === "ack") {
-      this.roundTrip = performance.now() - told.t;
+      // The robot's clock goes back with ours of now: by it the robot knows how long messages are under way.
+      const heard = performance.now();
+      this.echo = { clock: told.clock, heard };
+      this.roundTrip = heard - told.t;
       return;
     }
     if (told.type !== "lost") return;

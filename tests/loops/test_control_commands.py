@@ -1,0 +1,85 @@
+"""What the control process answers to whom, and what it tells a view: without a process around it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from continuonbrain.loops.control_commands import ControlCommands
+from continuonbrain.loops.control_snapshot import ControlSnapshot, ControlState
+from continuonbrain.loops.loop_tick import Mode
+from continuonbrain.loops.policy_client import Refusal
+from continuonbrain.loops.remote import RemoteControl
+from tests.loops.fast_rig import rig
+
+
+class Told:
+    """Commands with a life around them that is at a phase."""
+
+    def __init__(self, phase: str) -> None:
+        self.loop = rig().loop
+        self.client = SimpleNamespace(connected=True, connects=1, problem="", refusal=None)
+        body: Any = SimpleNamespace(
+            tell=dict, instruct=lambda _text: None, release=lambda: "", asked=lambda: None
+        )
+        life: Any = SimpleNamespace(phase=phase, lesson=(3, 9), fault="", rounds=0)
+        client: Any = self.client
+        self.snapshot = ControlSnapshot(ControlState(), self.loop, client, body, life, records=False)
+        self.answers: list[tuple[bool, str]] = []
+        server: Any = SimpleNamespace(
+            wait=lambda _s: [SimpleNamespace(header=self.header, peer=SimpleNamespace(open=True))],
+            acknowledge=lambda _peer, *, ok, detail: self.answers.append((ok, detail)),
+        )
+        self.commands = ControlCommands(
+            server,
+            self.loop,
+            body,
+            RemoteControl(),
+            change_mode=self._change,
+            waits_for=lambda: self.snapshot.waits_for,
+            records=False,
+        )
+
+    def _change(self, mode: Mode) -> str:
+        self.loop.release()
+        self.loop.set_mode(mode)
+        return ""
+
+    def say(self, **header: object) -> tuple[bool, str]:
+        self.header = header
+        self.commands.take()
+        return self.answers[-1]
+
+
+@pytest.mark.parametrize(
+    ("phase", "words"), [("park", "until it has learned"), ("teach", "being taught now"), ("drive", "")]
+)
+def test_autopilot_says_what_the_robot_does_before_it_drives(phase: str, words: str) -> None:
+    told = Told(phase)
+    ok, detail = told.say(type="mode", mode="autopilot")
+    assert ok
+    assert words in detail
+    assert bool(detail) == bool(words)
+    for mode in ("park", "teleop", "assisted"):
+        assert told.say(type="mode", mode=mode) == (True, "")
+
+
+def test_a_view_is_told_why_the_policy_gives_no_path() -> None:
+    told = Told("drive")
+    assert told.snapshot.gauges()["policy"]["refusal"] == ""
+    told.client.refusal = Refusal("the instruction is 40 tokens long; this base reads 12", "say it shorter")
+    assert "say it shorter" in told.snapshot.gauges()["policy"]["refusal"]
+    told.client.problem = "policy process: Connection refused"
+    assert told.snapshot.gauges()["policy"]["problem"] == "policy process: Connection refused"
+
+
+def test_every_mode_ends_an_emergency_stop_and_an_instruction_does_not() -> None:
+    told = Told("drive")
+    for mode in ("park", "autopilot", "teleop", "assisted"):
+        assert told.say(type="stop") == (True, "")
+        assert "emergency stop is on" in told.say(type="instruct", instruction="drive")[1]
+        assert told.loop.pilot.guard.emergency_stopped
+        told.say(type="mode", mode=mode)
+        assert not told.loop.pilot.guard.emergency_stopped
