@@ -85,7 +85,8 @@ class EpisodeChanged(_Model):
 
 
 class RecordingOut(_Model):
-    """What is recorded from now on."""
+    """What is recorded from now on, or is not any more."""
 
     on: bool
+    what: str
     instruction: str | None

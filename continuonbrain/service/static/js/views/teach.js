@@ -15,7 +15,7 @@ export function open(main, robot) {
   const bar = el("progress", { "aria-label": "Episodes taught towards a training", value: "0", max: "1" });
   const side = el("div", { class: "stack" });
   const empty = el("p", { class: "soft" }, "Looking …");
-  const record = recording(robot, () => setTimeout(read, 700));
+  const record = recording(robot, () => setTimeout(read, 700), { drives: true });
   const blank = panel("Replay", el("p", { class: "soft" }, "Choose an episode to see what it teaches."));
   side.append(blank);
   main.append(el("h1", { class: "visually-hidden" }, "Teach"), el("div", { class: "columns" },
@@ -49,7 +49,7 @@ export function open(main, robot) {
     last = told.episodes.at(-1)?.id ?? last;
     more.hidden = told.episodes.length < PAGE;
     empty.hidden = list.childElementCount > 0;
-    if (!empty.hidden) setText(empty, "Nothing is recorded yet. Press Record, then drive: under Drive there is a Record button, too.");
+    if (!empty.hidden) setText(empty, "Nothing is recorded yet. Press Record, then drive by hand: under Drive there is a Record button, too.");
     const missing = Math.max(0, told.min_episodes - told.taught);
     bar.max = told.min_episodes || 1;
     bar.value = Math.min(told.taught, bar.max);
