@@ -75,9 +75,11 @@ def judge_candidate(
     engine: Engine,
     course: Course | None,
     exam: Paper | None = None,
+    short: str = "",
 ) -> dict[str, Any]:
     """Measure the candidate's bytes in the engine that serves, apply the rules, attach `verdict.json`; returns it.
-    exam: of a consolidation, which is judged by what it has forgotten instead of by a gain."""
+    exam: of a consolidation, which is judged by what it has forgotten instead of by a gain. short: what of its training
+    had no time, in words: a refusal names it, as that may be why."""
     config, base = mid.config, mid.layout.base_model_dir
     mid.say(
         phase="judge", candidate=staged.version_id, step=0, steps=0, loss=None, detail="judging the candidate"
@@ -114,6 +116,8 @@ def judge_candidate(
         )
     evidence = replace(evidence, sources=_with_what_computed(evidence.sources, config, base))
     verdict = judge(evidence, rules_of(config, base, needs_gain=exam is None)).to_json()
+    if short and not verdict["passed"]:
+        verdict["reason"] += f"; {short}"
     mid.store.attach(staged, VERDICT_FILE, (json.dumps(verdict, indent=2) + "\n").encode())
     return verdict
 

@@ -20,7 +20,7 @@ from continuonbrain import __version__
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.judging import judge_candidate, replayable
 from continuonbrain.loops.lessons import Lessons, read_lessons
-from continuonbrain.loops.reflex_stage import REFLEX_SHARE, teach_head
+from continuonbrain.loops.reflex_stage import teach_head
 from continuonbrain.loops.remembering import read_reservoir
 from continuonbrain.loops.slow_adapter import standing_slow
 from continuonbrain.loops.training_log import LIVE_LOG_FILE, LiveLog, log_losses
@@ -46,6 +46,7 @@ from continuonbrain.trainer.pool import Recall
 from continuonbrain.trainer.states import replay_samples
 from continuonbrain.trainer.steps import JobResult, Progress
 from continuonbrain.trainer.training_state import forget_state
+from continuonbrain.trainer.wall_time import adapter_s, fell_short
 
 if TYPE_CHECKING:
     from continuonbrain.loops.at_work import Sidecar
@@ -141,7 +142,7 @@ def teach(mid: Sidecar, lessons: Lessons, considered: list[Path], task: Task, st
         weight_decay=config.weight_decay,
         batch_size=config.batch_size,
         max_steps=config.max_steps,
-        max_wall_time_s=config.max_wall_time_s * (1 - (REFLEX_SHARE if teaches_reflex else 0)),
+        max_wall_time_s=adapter_s(config.max_wall_time_s, teaches_reflex=teaches_reflex),
         seed=config.training.seed,
         max_memory_mib=config.training.max_memory_mib,
         # Without motion sensors the servo's trim is in the labels, and a mirror would turn it around.
@@ -162,16 +163,19 @@ def teach(mid: Sidecar, lessons: Lessons, considered: list[Path], task: Task, st
         "reflex_steps": config.training.reflex_steps,
     }
 
-    def judged(staged: AdapterVersion) -> dict[str, Any]:
+    def judged(staged: AdapterVersion, training: dict[str, Any]) -> dict[str, Any]:
         serving = _serving(mid, engine)
-        verdict = judge_candidate(mid, staged, train, held, engine=serving, course=course, exam=lessons.exam)
+        short = fell_short(training, config.max_wall_time_s)
+        verdict = judge_candidate(
+            mid, staged, train, held, engine=serving, course=course, exam=lessons.exam, short=short
+        )
         # Not before: who is interrupted while judging need not train again.
         forget_state(layout.training_state_path)
         return verdict
 
     if (cut_short := _cut_short(mid, plan)) is not None:
         staged, training = cut_short
-        return Learned(staged.version_id, judged(staged), training, left_out)
+        return Learned(staged.version_id, judged(staged, training), training, left_out)
     losses: list[float] = []
     live_log = LiveLog(layout.log_dir / LIVE_LOG_FILE)
 
@@ -215,7 +219,11 @@ def teach(mid: Sidecar, lessons: Lessons, considered: list[Path], task: Task, st
             files[REFLEX_FILE] = head
     staged = mid.store.stage(files)
     training = _figures(result, time.monotonic() - started) | figures
-    training |= {"episodes": len(lessons.trained_on), "held_out": len(lessons.held_out)}
+    training |= {
+        "max_steps": settings.max_steps,
+        "episodes": len(lessons.trained_on),
+        "held_out": len(lessons.held_out),
+    }
     training |= {ANEW: task.paper[ANEW]} if ANEW in task.paper else {}
     training["wall_s"] = round(training["wall_s"] + training.get("reflex_s", 0.0), 2)
     card = plan | {
@@ -232,7 +240,7 @@ def teach(mid: Sidecar, lessons: Lessons, considered: list[Path], task: Task, st
     mid.look()
     log_losses(layout.log_dir, staged.version_id, result)
     mid.look()
-    return Learned(staged.version_id, judged(staged), training, left_out)
+    return Learned(staged.version_id, judged(staged, training), training, left_out)
 
 
 def judge_imported(mid: Sidecar, candidate: AdapterVersion, episodes: list[Path]) -> Learned:
