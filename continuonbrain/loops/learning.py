@@ -114,7 +114,10 @@ def begin(mid: Sidecar, episodes: int) -> None:
         step=0,
         steps=episodes,
         losses=[],
+        loss_steps=[],
         loss=None,
+        part=0,
+        parts=0,
         candidate="",
         verdict=None,
         detail="",
@@ -176,17 +179,24 @@ def teach(mid: Sidecar, lessons: Lessons, considered: list[Path], task: Task, st
     if (cut_short := _cut_short(mid, plan)) is not None:
         staged, training = cut_short
         return Learned(staged.version_id, judged(staged, training), training, left_out)
-    losses: list[float] = []
+    losses: list[tuple[int, float]] = []
     live_log = LiveLog(layout.log_dir / LIVE_LOG_FILE)
 
     def progress(p: Progress) -> None:
         if p.loss is not None:
-            losses.append(p.loss)
+            losses.append((p.step, p.loss))
             if p.step % config.log_every_steps == 0 or p.step == p.steps:
                 live_log.write(p)
-        thinned = losses[:: max(1, len(losses) // 60)]
+        shown = losses[:: max(1, len(losses) // 60)]
         mid.say(
-            force=False, phase=p.phase, step=p.step, steps=p.steps, loss=p.loss, losses=thinned, detail=""
+            force=False,
+            phase=p.phase,
+            step=p.step,
+            steps=p.steps,
+            loss=p.loss,
+            loss_steps=[step for step, _ in shown],
+            losses=[loss for _, loss in shown],
+            detail="",
         )
 
     replay = replay_for(layout.base_model_dir, settings.seed, mid.look)
@@ -247,7 +257,18 @@ def judge_imported(mid: Sidecar, candidate: AdapterVersion, episodes: list[Path]
     """Judge a candidate that came from elsewhere as one's own is judged, on this robot's episodes. Raises
     `BrainError`."""
     torch.set_num_threads(mid.config.training.threads)
-    mid.say(phase="read", step=0, steps=len(episodes), losses=[], loss=None, verdict=None, left_out=[])
+    empty: dict[str, Any] = {"losses": [], "loss_steps": [], "left_out": []}
+    mid.say(
+        phase="read",
+        step=0,
+        steps=len(episodes),
+        loss=None,
+        verdict=None,
+        candidate="",
+        part=0,
+        parts=0,
+        **empty,
+    )
     mid.check_current()
     lessons = read_lessons(mid, episodes)
     mid.say(left_out=lessons.left_out)

@@ -7,6 +7,8 @@ import { replay } from "./replay.js";
 import { duration, moment } from "../words.js";
 
 const PAGE = 48;
+/** What became of an episode in training. */
+const FATES = { unjudged: "trained on, not judged", refused: "trained on, refused", passed: "learned, not driving", drives: "learned" };
 
 export function open(main, robot) {
   const list = el("ul", { class: "episodes" });
@@ -74,7 +76,7 @@ function entry(episode, choose, pressed) {
   const worst = (episode.findings ?? []).some((f) => f.severity === "error") ? "bad" : episode.findings?.length ? "warn" : null;
   const tags = [
     episode.bad && el("span", { class: "chip" }, "left out"),
-    episode.learned && el("span", { class: "chip", "data-tone": "good" }, el("span", { class: "dot", "aria-hidden": "true" }), "learned"),
+    FATES[episode.fate] && el("span", { class: "chip", "data-tone": episode.learned ? "good" : null }, el("span", { class: "dot", "aria-hidden": "true" }), FATES[episode.fate]),
     worst && el("span", { class: "chip", "data-tone": worst }, el("span", { class: "dot", "aria-hidden": "true" }), `${episode.findings.length} finding${episode.findings.length > 1 ? "s" : ""}`),
   ];
   const button = el("button", { type: "button", class: "episode", "aria-pressed": String(pressed), "data-bad": episode.bad || null },
