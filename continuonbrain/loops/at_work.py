@@ -43,7 +43,8 @@ class GaveUp(Exception):
 @dataclass(slots=True)
 class Status:
     """`trainer/status.json`. kind: "fast", or "slow" in a docked round; phase: waiting, check, gates, read, cache,
-    train, judge, judged, promoted, refused, stopped, failed; left_out: episodes that this round does not learn from,
+    train, reflex, judge, judged, promoted, refused, stopped, failed; losses: at `loss_steps`; part: of judging, which
+    measurement runs, of how many `parts`; left_out: episodes that this round does not learn from,
     and why. Times are wall clock, as labels."""
 
     kind: str = "fast"
@@ -53,6 +54,9 @@ class Status:
     steps: int = 0
     loss: float | None = None
     losses: list[float] = field(default_factory=list)
+    loss_steps: list[int] = field(default_factory=list)
+    part: int = 0
+    parts: int = 0
     gates: dict[str, object] = field(default_factory=dict)
     candidate: str = ""
     verdict: dict[str, Any] | None = None

@@ -147,9 +147,7 @@ class ControlProcess:
         self._head_fault = ""
         self._stopping = False
         self._state = ControlState(held=parked)
-        self._snapshot = ControlSnapshot(
-            self._state, self._loop, self._client, self._body, self._life, records=options.record
-        )
+        self._snapshot = ControlSnapshot(self._state, self._loop, self._client, self._body, self._life)
         self._commands: ControlCommands | None = None
         self._view: ViewServer | None = None
         self._slack = Slack()
@@ -183,7 +181,6 @@ class ControlProcess:
                     self._remote,
                     change_mode=self._change_mode,
                     waits_for=lambda: self._snapshot.waits_for,
-                    records=options.record,
                 )
                 self._view = ViewServer(layout.run_dir / VIEW_SOCKET_NAME, self._snapshot.gauges, self._slack)
                 writer.start()
@@ -333,7 +330,7 @@ def main(arguments: list[str] | None = None, *, open_body: Callable[..., Body] =
     parser.add_argument("--seed", type=int, default=0, help="seed of noise and lessons")
     parser.add_argument("--instruction", default="drive")
     parser.add_argument("--seconds", type=float, help="stop after so long")
-    parser.add_argument("--no-record", action="store_true", help="do not write episodes of autopilot driving")
+    parser.add_argument("--no-record", action="store_true", help="do not write episodes of what is driven")
     parser.add_argument("--cycle", action="store_true", help="teach, park and learn, drive, and again")
     parser.add_argument("--park", action="store_true", help="stand until a person gives it a mode")
     given = parser.parse_args(arguments)

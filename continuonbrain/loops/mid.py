@@ -29,7 +29,7 @@ from continuonbrain.loops import notify
 from continuonbrain.loops.adapter_import import ORIGIN, origin_refusal
 from continuonbrain.loops.at_work import Sidecar, Status, paper_of
 from continuonbrain.loops.memory import keep_within_limits
-from continuonbrain.loops.owner import is_wanted, take_wanted, want_training
+from continuonbrain.loops.owner import is_wanted, take_wanted
 from continuonbrain.loops.probation import ProbationWatch, look_after
 from continuonbrain.loops.promotion import Promotion, announce_unfinished, promote_candidate
 from continuonbrain.loops.remembering import bring_up_to_date
@@ -126,12 +126,25 @@ class MidLoop(Sidecar):
         return candidate
 
     def round(self, *, hold: bool = False, again: bool = False) -> Outcome:
-        """One round. again: train even when no episode is new. Raises `BrainError`s with nothing changed.
+        """One round. again: train even when no episode is new, as a person's wish says, too. Raises `BrainError`s with
+        nothing changed.
+
+        The wish stands until what it asked for has ended: a training that is put down, killed or without power is taken
+        up again although nothing is new, and one that waits for a gate begins when it opens.
 
         Raises `LockHeldError` when another trainer works on this root.
         """
         with self.at_work(f"train on {self.layout.root}"):
-            return self._round(hold=hold, again=again)
+            wanted = is_wanted(self.layout)
+            try:
+                outcome = self._round(hold=hold, again=again or wanted)
+            except (BrainError, OSError):  # the same again would fail the same way
+                if wanted:
+                    take_wanted(self.layout)
+                raise
+            if wanted and outcome.phase != "gates":
+                take_wanted(self.layout)
+            return outcome
 
     def _round(self, *, hold: bool, again: bool) -> Outcome:
         announce_unfinished(self.brain)
@@ -222,10 +235,7 @@ def watch(mid: MidLoop, *, every_s: float = 2.0, should_stop: Callable[[], bool]
                 failed = (part := done.part("consolidate")) is not None and part.outcome == "failed"
                 slow_from_s = time.monotonic() + (slow_backoff if done.waiting or failed else every_s)
                 slow_backoff = min(_SLOW_AGAIN_LONGEST_S, 2 * slow_backoff) if failed else _SLOW_AGAIN_S
-            wanted = take_wanted(mid.layout)
-            outcome = mid.round(again=wanted)
-            if wanted and outcome.phase == "gates":  # it holds until they open
-                want_training(mid.layout)
+            outcome = mid.round(again=is_wanted(mid.layout))
             backoff = min(300.0, backoff * 2) if outcome.phase == "refused" else every_s
         except (BrainError, OSError):
             backoff = min(300.0, backoff * 2)

@@ -95,6 +95,19 @@ def promote_candidate(
         return announce(brain, "promotion", version.version_id, version.compute_sha256())
 
 
+def promotion_refused(brain: BrainRoot, version: AdapterVersion, *, again: bool = False) -> BrainError | None:
+    """Why `promote_candidate` would not let this version drive now; None when it would. Changes nothing."""
+    refusal = origin_refusal(brain, version)
+    if refusal is not None:
+        return PromotionRefused(version.version_id, refusal)
+    try:
+        base = checkpoint_sha256(brain.layout.base_model_dir)
+        AdapterStore(brain.layout).may_promote(version, version.verdict(), base_sha256=base, again=again)
+    except BrainError as error:
+        return error
+    return None
+
+
 def roll_back(brain: BrainRoot) -> Promotion:
     """Go back to the adapter that drove before, and tell the running brain; by hand, also on probation. Raises as
     `AdapterStore.rollback`."""

@@ -83,7 +83,8 @@ class FakeLearning:
         return {
             "kind": "fast", "phase": "train" if works else "judged" if self.candidate else "waiting",
             "detail": "", "step": step, "steps": STEPS if works else 0, "loss": losses[-1] if losses else None,
-            "losses": losses, "episodes": len(self.robot.episodes), "left_out": [], "paused": self.paused,
+            "losses": losses, "loss_steps": [i + 1 for i in range(step)], "part": 0, "parts": 0,
+            "wanted": False, "said": "", "episodes": len(self.robot.episodes), "left_out": [], "paused": self.paused,
             "budget": {"energy_wh": {"used": 3.1, "limit": 10}, "write_mib": {"used": 120, "limit": None}},
             "seconds_left": (1 - done) * self.seconds if works else None,
             "gates": [{"name": n, "open": o, "value": v, "reason": r} for n, o, v, r in gates],
@@ -108,7 +109,8 @@ class FakeLearning:
                 {
                     "id": e.id, "instruction": e.instruction, "role": e.role, "steps": e.steps,
                     "seconds": e.steps / 20, "started_unix_ms": e.started_unix_ms, "bad": e.bad,
-                    "learned": e.learned, "thumbnail": f"/v1/episodes/{e.id}/frames/0.jpg",
+                    "learned": e.learned, "fate": "passed" if e.learned else "",
+                    "thumbnail": f"/v1/episodes/{e.id}/frames/0.jpg",
                     "findings": [FINDING] if e.id == "episode-003" else [],
                 }
                 for e in robot.episodes
@@ -194,6 +196,10 @@ class FakeLearning:
             self.confirmed = True
             self.entry("confirm", self.current["id"] if self.current else None, None)
             return {}
+
+        @app.get("/v1/adapters/{name}/promotion")
+        async def promotion(name: str) -> dict[str, Any]:
+            return {"may": True, "again": True, "reason": "its bytes were taken back", "remedy": ""}
 
         @app.get("/v1/history")
         async def history() -> dict[str, Any]:

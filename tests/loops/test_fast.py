@@ -102,6 +102,7 @@ def test_a_person_drives_until_they_fall_silent() -> None:
     silent_since = 101.0
     r.loop.teleop = lambda: ((0.3, 0.4), max(0.0, r.time.now_s - silent_since))
     r.loop.set_mode("teleop")
+    r.loop.record("lessons", True)
     r.run(60)
     assert r.body.sent[15] == pytest.approx((0.3, 0.4))
     assert r.body.sent[-1][1] == 0.0

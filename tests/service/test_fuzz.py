@@ -50,6 +50,7 @@ ROUTES = (
     "POST /v1/adapters/rollback",
     "POST /v1/adapters/confirm",
     "POST /v1/adapters/{name}/promote",
+    "GET /v1/adapters/{name}/promotion",
     "GET /v1/adapters/{name}/rollouts",
     "GET /v1/system",
     "GET /v1/logs/{name}",

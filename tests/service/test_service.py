@@ -126,6 +126,7 @@ def test_status_manifest_and_adapters(service: Any, helpers: Any) -> None:
                 "adapters/rollback",
                 "adapters/confirm",
                 "adapters/{name}/promote",
+                "adapters/{name}/promotion",
                 "adapters/{name}/rollouts",
                 "system",
                 "logs/{name}",

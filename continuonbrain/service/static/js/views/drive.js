@@ -183,7 +183,7 @@ function drivePad(robot) {
       stick.setAttribute("aria-disabled", String(!held));
       const mode = robot.view.tick?.mode;
       setText(state, held && robot.wheel.reason ? `The robot let go: ${robot.wheel.reason}.` : held
-        ? mode === "teleop" ? "You hold the wheel." : mode === "assisted" ? "The autopilot drives; what you hold goes before it." : "You hold the wheel. Choose “By hand” or “Assisted” to use it."
+        ? mode === "teleop" ? "You hold the wheel." : mode === "assisted" ? `The autopilot drives; what you hold goes before it${robot.view.tick.recording?.drives ? ", and is recorded as a correction" : ""}.` : "You hold the wheel. Choose “By hand” or “Assisted” to use it."
         : other ? "Another person holds the wheel." : "Nobody holds the wheel.");
     },
     close() { robot.wheel.removeEventListener("letgo", still); },
