@@ -45,7 +45,7 @@ def test_recording_that_is_off_keeps_no_step_and_opens_no_episode() -> None:
 
     def told(tick: LoopTick) -> None:
         if tick.number in (20, 60):
-            r.loop.record(tick.number == 60)
+            r.loop.record("drives", tick.number == 60)
 
     report = r.run(100, told)
     assert [len(m.steps) for m in r.episodes] == [20, 39]  # the first tick has no path yet
