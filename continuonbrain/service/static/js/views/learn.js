@@ -232,9 +232,16 @@ function paintDriving(host, status, adapters, robot, again) {
     status.problem ? notice(status.problem, "Look at System, or roll back.", "bad") : "",
     el("p", {}, el("b", {}, status.current || "The base alone"), status.current ? (on ? ", on probation" : ", confirmed") : ""),
     on ? el("div", { class: "field" },
-      el("span", { class: "label", id: "probation-label" }, `Probation: ${short(p.minutes)} of ${short(p.of_minutes)} minutes, ${p.ticks} of ${p.of_ticks} ticks driven`),
-      el("progress", { "aria-labelledby": "probation-label", max: p.of_ticks || 1, value: Math.min(p.ticks, p.of_ticks || 1) }),
+      el("span", { class: "label", id: "probation-label" }, `Probation: ${countdown(p)}`),
+      el("progress", { "aria-labelledby": "probation-label", max: 1, value: Math.min(share(p.ticks, p.of_ticks), share(p.minutes, p.of_minutes)) }),
       el("span", { class: "soft" }, incidents ? `Incidents: ${incidents}` : "No incidents so far.")) : "",
     current ? el("div", { class: "row" }, back, on ? confirm : "") : el("p", { class: "soft" }, "Nothing was promoted yet."),
     current ? taughtBy(current.card) : "");
 }
+
+/** How much of a probation is over, in what it asks for: ticks that were driven, minutes, or both. */
+const countdown = (p) => [
+  p.of_ticks ? `${p.ticks} of ${p.of_ticks} ticks driven` : "",
+  p.of_minutes ? `${short(p.minutes)} of ${short(p.of_minutes)} minutes` : "",
+].filter(Boolean).join(", ");
+const share = (done, of) => (of ? Math.min(1, done / of) : 1);
