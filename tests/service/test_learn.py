@@ -198,7 +198,7 @@ def test_what_was_taken_back_may_drive_again_where_the_rules_allow_it(
     assert client.post("/v1/adapters/rollback").status_code == 200  # confirmed: by hand, no reproach
     assert promotion(first)["may"]
     events = [e.event for e in AdapterStore(brain.layout).history()]
-    assert events == ["promote", "revert", "promote", "confirm", "rollback"]
+    assert events == ["promote", "rollback", "promote", "confirm", "rollback"]
     assert client.get("/v1/adapters/none/promotion").status_code == 404
 
 
