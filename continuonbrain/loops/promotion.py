@@ -281,8 +281,7 @@ def _apart(manifest: Path) -> None:
 def changing(brain: BrainRoot, *, timeout_s: float) -> ProcessLock:
     """Held from before a change of the adapter until everybody has been told."""
     brain.layout.run_dir.mkdir(parents=True, exist_ok=True)
-    path = brain.layout.announced_path
-    return ProcessLock(path.with_name(f"{path.name}.lock"), purpose="change the adapter", timeout_s=timeout_s)
+    return ProcessLock(brain.layout.changing_lock_path, purpose="change the adapter", timeout_s=timeout_s)
 
 
 def _told(path: Path) -> str:
