@@ -23,6 +23,11 @@ class BrainRoot:
         """The same root with the base that config.json names and its adapters, whichever base drives."""
         return layout_for(self.layout.root, self.config)
 
+    def on(self, slot: str) -> BrainRoot:
+        """The same root with the base and the adapters of a slot, "" for those of config.json."""
+        layout = self.configured
+        return BrainRoot(layout.on_slot(slot) if slot else layout, self.config)
+
 
 def open_brain(root: Path, *, slot: str | None = None) -> BrainRoot:
     """Read `config.json` and lay out the paths that it names, with the base that drives and its adapters.
@@ -53,7 +58,7 @@ def open_brain(root: Path, *, slot: str | None = None) -> BrainRoot:
         slot = BaseSlots(layout).state().current
         if slot:
             _is_there(layout, slot)
-    return BrainRoot(layout=layout.on_slot(slot) if slot else layout, config=config)
+    return BrainRoot(layout, config).on(slot)
 
 
 def _is_there(layout: BrainLayout, slot: str) -> None:

@@ -31,6 +31,7 @@ from typing import Any, BinaryIO
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.base_watch import refuse_if_moved
 from continuonbrain.model.base_identity import checkpoint_sha256
 from continuonbrain.storage.adapters import (
     BEHAVIOURAL_FILES,
@@ -131,6 +132,7 @@ def import_adapter(
         brain.layout.trainer_lock_path, purpose=f"change the candidate of {brain.layout.root}"
     )
     with training, keys.lock("import an adapter"):
+        refuse_if_moved(brain.layout)
         store = AdapterStore(brain.layout)
         before = store.candidate_id()
         store.last_change()  # a damaged history would refuse the candidate after its counter was used up

@@ -11,6 +11,7 @@ def switch_refusal(
     verdict: Mapping[str, object] | None,
     *,
     base_sha256: str,
+    adapter_sha256: str,
     calibration_sha256: str,
     against_base: str,
     against_adapter: str,
@@ -20,7 +21,8 @@ def switch_refusal(
     Args:
         verdict: what stands beside it; it must have passed with all of its checks, carry its evidence, and name the
             rest.
-        base_sha256, calibration_sha256: of the new base and of the servo that it would drive with, from their bytes.
+        base_sha256, adapter_sha256, calibration_sha256: of the new base, of the adapter that drives on it, "" for none,
+            and of the servo that it would drive with, from their bytes.
         against_base, against_adapter: sha256 of what drives now; "" is a base without an adapter.
     """
     if verdict is None:
@@ -42,6 +44,7 @@ def switch_refusal(
         return "its verdict has no evidence: nobody can say what it was founded on"
     for name, wanted, what in (
         ("base_sha256", base_sha256, "was given to another base"),
+        ("adapter_sha256", adapter_sha256, "was given to it with another adapter"),
         ("calibration_sha256", calibration_sha256, "was given to it with another servo"),
         ("against_base_sha256", against_base, "is stale: it was judged against another base than drives now"),
         (
