@@ -12,7 +12,7 @@ import pytest
 from benchmarks.small_verdict import judged
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
-from continuonbrain.loops import base_probation, promotion
+from continuonbrain.loops import base_change, base_probation, promotion
 from continuonbrain.loops.base_change import (
     SwitchRefused,
     announce_base,
@@ -135,15 +135,12 @@ def test_damaged_bytes_a_revoked_key_a_probation_and_a_training_are_refused(
     robot: Robot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     robot.passes()
-    with ProcessLock(robot.brain.layout.trainer_lock_path, purpose="train"):
-        from continuonbrain.loops import base_change
-
-        with (
-            pytest.MonkeyPatch.context() as patched,
-            pytest.raises(SwitchRefused, match="something is learned"),
-        ):
-            patched.setattr(base_change, "_TRAINING_S", 0.0)
-            switch_base(robot.brain, robot.slot)
+    monkeypatch.setattr(base_change, "_TRAINING_S", 0.0)
+    with (
+        ProcessLock(robot.brain.layout.trainer_lock_path, purpose="train"),
+        pytest.raises(SwitchRefused, match="something is learned"),
+    ):
+        switch_base(robot.brain, robot.slot)
     weights = robot.entry.base / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
