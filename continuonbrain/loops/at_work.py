@@ -15,6 +15,7 @@ from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
 from continuonbrain.loops import notify
 from continuonbrain.loops.adapter_import import ORIGIN
+from continuonbrain.loops.base_watch import refuse_if_moved
 from continuonbrain.loops.owner import owner_gate
 from continuonbrain.loops.spending import Spending
 from continuonbrain.rlds.marking import is_bad
@@ -176,9 +177,10 @@ class Sidecar:
         """While something is learned: the trainer's lock is held, the day's budget charged, an error told. gates:
         instead of the config's.
 
-        Raises `LockHeldError` when another trainer works on this root.
+        Raises `LockHeldError` when another trainer works on this root, `BaseMoved` when another base drives.
         """
         with ProcessLock(self.layout.trainer_lock_path, purpose=purpose):
+            refuse_if_moved(self.layout)
             before = self.gates
             self.gates = gates or before
             try:

@@ -24,6 +24,7 @@ from pathlib import Path
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
 from continuonbrain.loops import notify
+from continuonbrain.loops.base_watch import MOVED, BaseWatch
 from continuonbrain.loops.body import Body
 from continuonbrain.loops.child_process import exit_code
 from continuonbrain.loops.control_commands import ControlCommands
@@ -146,6 +147,9 @@ class ControlProcess:
         self._pulse = notify.Pulse()
         self._head_fault = ""
         self._stopping = False
+        self._base = BaseWatch(brain.layout)
+        self.moved = False
+        """Another base drives now: this process has to be started anew."""
         self._state = ControlState(held=parked)
         self._snapshot = ControlSnapshot(self._state, self._loop, self._client, self._body, self._life)
         self._commands: ControlCommands | None = None
@@ -169,7 +173,7 @@ class ControlProcess:
                 self._snapshot.take,
                 self._body.machine,
                 events,
-                housekeeping=lambda: lift_other_threads(self._state.granted),
+                housekeeping=self._housekeeping,
                 slack=self._slack,
             )
             keeper = DrivingKeeper(layout, self._counter)
@@ -211,6 +215,13 @@ class ControlProcess:
         return report
 
     # The loop's surroundings.
+
+    def _housekeeping(self) -> None:
+        """On the status thread: the loop itself looks at no file."""
+        lift_other_threads(self._state.granted)
+        if self._base.moved() and not self.moved:
+            log.warning("another base drives now: the robot stops, and this process starts anew")
+            self.moved = self._stopping = True
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._stopping = True
@@ -345,7 +356,15 @@ def main(arguments: list[str] | None = None, *, open_body: Callable[..., Body] =
         given.cycle,
         given.park,
     )
-    return exit_code(lambda: ControlProcess(open_brain(given.root), options, open_body=open_body).run())
+    moved: list[bool] = []
+
+    def drive() -> None:
+        process = ControlProcess(open_brain(given.root), options, open_body=open_body)
+        process.run()
+        moved.append(process.moved)
+
+    code = exit_code(drive)
+    return MOVED if code == 0 and moved[0] else code
 
 
 if __name__ == "__main__":

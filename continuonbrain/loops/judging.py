@@ -103,7 +103,7 @@ def judge_candidate(
     if config.heads.safety.enabled:
         watch_with = open_watches(mid.layout.safety_dir, mid.layout.manifest_path, acts=False)
     replay = frozen_samples(engine.base_sha256, look=mid.look) if replayable(base) else None
-    current = _contender(mid.store.current())
+    current = _contender(mid.store.current(), mid.layout.base_calibration_path)
     try:
         candidate = _contender(staged)
     except BrainError as error:  # its calibration: nothing can be driven with it
@@ -134,7 +134,7 @@ def judge_candidate(
             watch_with=watch_with,
             on_part=judging,
         )
-    evidence = replace(evidence, sources=_with_what_computed(evidence.sources, config, base))
+    evidence = replace(evidence, sources=with_what_computed(evidence.sources, config, base))
     verdict = judge(evidence, rules_of(config, base, needs_gain=exam is None)).to_json()
     if short and not verdict["passed"]:
         verdict["reason"] += f"; {short}"
@@ -142,14 +142,15 @@ def judge_candidate(
     return verdict
 
 
-def _contender(version: AdapterVersion | None) -> Contender:
+def _contender(version: AdapterVersion | None, servo: Path | None = None) -> Contender:
+    """servo: what an imported base drives with while it has no adapter."""
     if version is None:
-        return Contender(None, "", Calibration())
+        return Contender(None, "", Calibration() if servo is None else Calibration.from_file(servo))
     calibration = Calibration.from_file(version.path / "calibration.json")
     return Contender(version.path, version.compute_sha256(), calibration)
 
 
-def _with_what_computed(sources: Sources, config: BrainConfig, base: Path) -> Sources:
+def with_what_computed(sources: Sources, config: BrainConfig, base: Path) -> Sources:
     """The sources with engine, bundle, settings and versions."""
     name, bundle = engine_name(base, config.policy), base / BUNDLES / config.policy.precision
     versions = {"continuonbrain": __version__, "python": platform.python_version()}

@@ -28,6 +28,7 @@ from continuonbrain.errors import BrainError, told_from, told_from_import
 from continuonbrain.loops import notify
 from continuonbrain.loops.adapter_import import ORIGIN, origin_refusal
 from continuonbrain.loops.at_work import Sidecar, Status, paper_of
+from continuonbrain.loops.base_watch import MOVED, BaseWatch
 from continuonbrain.loops.memory import keep_within_limits
 from continuonbrain.loops.owner import is_wanted, take_wanted
 from continuonbrain.loops.probation import ProbationWatch, look_after
@@ -222,12 +223,17 @@ def _held(waits: OnProbation) -> str:
 
 
 def watch(mid: MidLoop, *, every_s: float = 2.0, should_stop: Callable[[], bool] = lambda: False) -> None:
-    """Rounds until told to stop; after a failed or refused round the next try waits, up to five minutes, unless a
-    person wants it now. Before each the slow loop has its turn, where it is due: what was learned is made safe before
-    more is learned on top of it. One that fails is due again, and waits up to an hour."""
+    """Rounds until told to stop, or until another base drives; after a failed or refused round the next try waits, up
+    to five minutes, unless a person wants it now. Before each the slow loop has its turn, where it is due: what was
+    learned is made safe before more is learned on top of it. One that fails is due again, and waits up to an hour."""
     slow = SlowLoop(mid)
     backoff, slow_from_s, slow_backoff = every_s, -1e9, _SLOW_AGAIN_S
-    while not should_stop():
+    base = BaseWatch(mid.layout)
+
+    def over() -> bool:
+        return should_stop() or base.moved()
+
+    while not over():
         try:
             if time.monotonic() >= slow_from_s and slow.due():
                 # A dock that nobody feels must not cost a look at all gates every two seconds.
@@ -240,7 +246,7 @@ def watch(mid: MidLoop, *, every_s: float = 2.0, should_stop: Callable[[], bool]
         except (BrainError, OSError):
             backoff = min(300.0, backoff * 2)
         until, soon = time.monotonic() + backoff, time.monotonic() + min(backoff, _WANTED_AGAIN_S)
-        while time.monotonic() < (soon if is_wanted(mid.layout) else until) and not should_stop():
+        while time.monotonic() < (soon if is_wanted(mid.layout) else until) and not over():
             mid.pulse.beat()
             time.sleep(0.1)
 
@@ -304,6 +310,8 @@ def main() -> None:
                 ending.callback(probation.close)
                 probation.start()
             watch(mid)
+        if BaseWatch(mid.layout).moved():
+            raise SystemExit(MOVED)
     except BrainError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from error
