@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 LOOK = """() => {
   const image = document.querySelector('img.live'), tick = continuonbrain.view.tick;
   if (!image?.naturalWidth || !tick) return null;
-  const canvas = Object.assign(document.createElement('canvas'), {width: image.naturalWidth, height: image.naturalHeight});
+  const size = {width: image.naturalWidth, height: image.naturalHeight};
+  const canvas = Object.assign(document.createElement('canvas'), size);
   canvas.getContext('2d').drawImage(image, 0, 0);
   return [canvas.toDataURL('image/png'), tick.speed_mps ?? 0];
 }"""
