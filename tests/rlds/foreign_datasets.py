@@ -1,4 +1,4 @@
-"""Datasets as others write them, made by hand: pictures, features.json, folders of shards. And how values are compared."""
+"""Datasets as others write them, made by hand: pictures, features.json, folders of shards; how values are compared."""
 
 from __future__ import annotations
 
