@@ -32,6 +32,7 @@ ROUTES = (
     "POST /v1/chat",
     "GET /v1/session",
     "POST /v1/pair",
+    "POST /v1/pair/renew",
     "POST /v1/driver",
     "POST /v1/mode",
     "POST /v1/stop",

@@ -111,6 +111,7 @@ def test_status_manifest_and_adapters(service: Any, helpers: Any) -> None:
                 "adapters/{name}",
                 "session",
                 "pair",
+                "pair/renew",
                 "driver",
                 "mode",
                 "stop",
