@@ -105,13 +105,16 @@ def switch(
     again: Annotated[
         bool, typer.Option("--again", help="Although it was taken back once while on probation.")
     ] = False,
+    wait: Annotated[
+        float, typer.Option("--wait", min=0.0, help="Seconds to wait for a learning that is under way.")
+    ] = 0.0,
     root: RootOption = DEFAULT_ROOT,
     as_json: JsonOption = False,
 ) -> None:
     """Let a base drive that has passed its verdict. It is watched, and taken back if it drives worse."""
     from continuonbrain.loops.base_change import switch_base
 
-    _print(switch_base(open_brain(root), slot, again=again), as_json=as_json)
+    _print(switch_base(open_brain(root), slot, again=again, wait_s=wait), as_json=as_json)
 
 
 @app.command()
@@ -157,5 +160,8 @@ def _print(change: BaseChange, *, as_json: bool) -> None:
     if as_json:
         print_json({"slot": change.slot, "event": change.event, "running": change.running})
         return
-    then = "the running brain starts anew with it" if change.running else "the next brain that starts uses it"
-    Console(highlight=False).print(f"{change.detail}; {then}", markup=False, soft_wrap=True)
+    # It may have seen it before it was told, and be starting already.
+    then = (
+        "" if change.event == "confirm" else "; a brain that runs starts anew with it, else the next one does"
+    )
+    Console(highlight=False).print(change.detail + then, markup=False, soft_wrap=True)

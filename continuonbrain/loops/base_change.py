@@ -49,7 +49,7 @@ class BaseChange:
 
 
 def switch_base(
-    brain: BrainRoot, slot_id: str, *, again: bool = False, boot: str | None = None
+    brain: BrainRoot, slot_id: str, *, again: bool = False, boot: str | None = None, wait_s: float = 0.0
 ) -> BaseChange:
     """Let an imported base drive, on the verdict beside it, and tell the running brain. Its probation begins.
 
@@ -58,6 +58,7 @@ def switch_base(
         slot_id: which base.
         again: although it was taken back on probation once.
         boot: identity of this start of the machine; None asks the kernel.
+        wait_s: for a learning that is under way.
 
     Raises:
         SwitchRefused: no verdict of exactly these two, an adapter on probation, a learning under way, a key that is
@@ -65,7 +66,7 @@ def switch_base(
         BaseSlotError, AdapterError, LockHeldError, OSError: nothing was changed.
     """
     layout, slots = brain.layout, BaseSlots(brain.layout)
-    with _while_nobody_learns(brain), changing(brain, timeout_s=TELLING_S):
+    with _while_nobody_learns(brain, wait_s), changing(brain, timeout_s=TELLING_S):
         finish_the_last(brain)
         standing = AdapterStore(layout).standing()
         if standing.kind == "probation":
@@ -205,15 +206,18 @@ def _terms(brain: BrainRoot, slot_id: str, boot: str | None) -> Terms | None:
 
 
 @contextlib.contextmanager
-def _while_nobody_learns(brain: BrainRoot) -> Iterator[None]:
+def _while_nobody_learns(brain: BrainRoot, wait_s: float = 0.0) -> Iterator[None]:
     """The trainer's lock. Raises SwitchRefused while something is learned."""
     brain.layout.trainer_dir.mkdir(parents=True, exist_ok=True)
-    lock = ProcessLock(brain.layout.trainer_lock_path, purpose="change the base", timeout_s=_TRAINING_S)
+    lock = ProcessLock(
+        brain.layout.trainer_lock_path, purpose="change the base", timeout_s=max(wait_s, _TRAINING_S)
+    )
     try:
         lock.acquire()
     except LockHeldError as error:
         raise SwitchRefused(
-            "the base is not changed while something is learned on the one that drives", remedy=error.remedy
+            "the base is not changed while something is learned on the one that drives",
+            remedy=f"{error.remedy}; base switch --wait SECONDS waits",
         ) from error
     try:
         yield
