@@ -2,11 +2,12 @@
 
 import { ask, openSession, post, session } from "./api.js";
 import { el, setText, toast } from "./dom.js";
+import { situation } from "./situation.js";
 import { Wheel } from "./drive_socket.js";
 import { gamepadPressesStop, Hands } from "./inputs.js";
 import { pairing } from "./views/pair.js";
 import { ViewSocket } from "./view_socket.js";
-import { stateInWords } from "./words.js";
+import { sentence } from "./words.js";
 
 const VIEWS = ["drive", "teach", "learn", "talk", "system"];
 const main = document.getElementById("view");
@@ -14,10 +15,14 @@ const stopButton = document.getElementById("stop");
 const banner = document.getElementById("banner");
 
 const hands = new Hands();
-const robot = { view: new ViewSocket(), wheel: new Wheel(() => hands.read()), hands, stop, act, driver: () => (driver === "tab" ? "other" : driver) };
+const robot = {
+  view: new ViewSocket(), wheel: new Wheel(() => hands.read()), hands, stop, act, command, say,
+  driver: () => (driver === "tab" ? "other" : driver), known: [],
+};
 let told = "none"; // who drives, as the robot says it
 let driver = "none";
 let leave = null;
+const places = new Set(); // where the robot's sentence stands
 let turn = 0;
 
 /** Do something that may be refused: the problem is shown, with its remedy. True when it was done. */
@@ -31,14 +36,24 @@ async function act(work) {
   }
 }
 
+/** Post something to the robot; what it adds to its yes is shown. True when it was done. */
+function command(path, body = {}) {
+  return act(async () => {
+    const { detail } = (await post(path, body)) ?? {};
+    if (detail) toast(sentence(detail), "", "good");
+  });
+}
+
 /** Stop now. It never releases: a hand that hits the button twice means it. */
 async function stop() {
   robot.wheel.letGo();
-  await act(() => post("/v1/stop"));
+  await command("/v1/stop");
 }
 
+const viewName = () => (VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "drive");
+
 async function show() {
-  const name = VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "drive";
+  const name = viewName();
   const mine = ++turn;
   for (const link of document.querySelectorAll(".tabs a")) {
     if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
@@ -50,53 +65,53 @@ async function show() {
   leave?.();
   main.replaceChildren();
   leave = open(main, robot) ?? null;
+  paintBar();
 }
 
 function paintBar() {
-  const { tick, linked } = robot.view;
-  const [words, tone] = stateInWords(tick, linked);
-  setText(document.getElementById("robot-state-text"), words);
-  document.getElementById("robot-state").dataset.tone = tone;
+  const { tick } = robot.view;
   const engaged = Boolean(tick?.emergency_stop);
   stopButton.toggleAttribute("data-engaged", engaged);
   setText(stopButton, engaged ? "Stopped" : "Stop");
-  if (engaged !== stoppedNow) { stoppedNow = engaged; setDriver(told); }
-  if (tick?.driver) setDriver(tick.driver, tick.watchers);
-  else if (!tick) setDriver(told);
+  setDriver(tick?.driver ?? told, tick?.driver ? tick.watchers : session.watchers);
+  if (document.hidden) return; // its connections were let go on purpose
+  const now = situation({ linked: robot.view.linked, tick, driver, held: robot.wheel.held, lost: robot.wheel.lost, letGo: robot.wheel.reason, known: robot.known });
+  const taught = robot.view.linked && ["lesson", "correction"].includes(tick?.recording?.as) ? `, recording a ${tick.recording.as}` : "";
+  setText(document.getElementById("robot-state-text"), `${now.short}${taught}`);
+  document.getElementById("robot-state").dataset.tone = now.tone;
+  for (const place of places) place(now);
 }
 
-let recent = "";
-let stoppedNow = false;
-function setDriver(now, watchers = session.watchers) {
+function setDriver(now, watchers) {
   session.watchers = watchers;
   told = now;
   // The wheel is ours but not this page's: the same browser shows another one.
-  driver = robot.wheel.held ? "me" : now === "me" ? "tab" : now;
-  const words = !robot.view.linked && !document.hidden
-    ? ["bad", "No connection to the robot. It stops by itself when nobody steers; the page tries again."]
-    : stoppedNow
-      ? ["bad", "The emergency stop is on."]
-    : driver === "other"
-      ? ["warn", "Another person drives. You watch; Stop works for everybody."]
-      : driver === "tab"
-        ? ["warn", "You drive in another tab or window. Here you watch."]
-      : robot.wheel.lost
-        ? ["warn", `You gave the wheel back: ${robot.wheel.lost}.`]
-        : null;
-  const key = JSON.stringify([words, driver]);
-  if (key === recent) return;
-  recent = key;
-  banner.hidden = !words;
-  if (words) {
-    banner.dataset.tone = words[0];
-    banner.replaceChildren(words[1]);
-    if (stoppedNow && robot.view.linked) {
-      banner.append(el("button", { type: "button", class: "small", id: "release", onclick: () => act(() => post("/v1/release")) }, "Release the stop"));
-    } else if (robot.wheel.lost && driver === "none" && robot.view.linked) {
-      banner.append(el("button", { type: "button", class: "small", onclick: () => { robot.wheel.lost = ""; setDriver(told); } }, "Understood"));
-    }
-  }
+  const is = robot.wheel.held ? "me" : now === "me" ? "tab" : now;
+  if (is === driver) return;
+  driver = is;
   robot.view.dispatchEvent(new Event("driver"));
+}
+
+/** Keep the robot's sentence in `node`, with the button that goes with it; a function that ends that. */
+function say(node, shown = () => true) {
+  let recent = "";
+  const place = (now) => {
+    node.hidden = !shown(now);
+    const key = JSON.stringify(now);
+    if (key === recent) return;
+    recent = key;
+    node.dataset.tone = now.tone;
+    const button = now.action === "release" ? ["Release the stop", () => command("/v1/release")]
+      : now.action === "understood" ? ["Understood", () => { robot.wheel.lost = ""; paintBar(); }] : null;
+    const words = node.querySelector(".words") ?? el("span", { class: "words" });
+    if (!words.isConnected) node.append(words);
+    setText(words, now.words);
+    node.querySelector("button")?.remove();
+    if (button) node.append(el("button", { type: "button", class: "small", id: now.action === "release" ? "release" : null, onclick: button[1] }, button[0]));
+  };
+  places.add(place);
+  paintBar();
+  return () => places.delete(place);
 }
 
 function stopKeys(event) {
@@ -114,10 +129,12 @@ async function watchSession() {
   try {
     const now = await ask("/v1/session");
     session.csrf = now.csrf;
-    if (!robot.view.tick?.driver) setDriver(now.driver, now.watchers);
+    told = now.driver;
+    session.watchers = now.watchers;
+    paintBar();
   } catch (error) {
     if (error.status === 401) location.reload();
-    setDriver(told);
+    paintBar();
   }
 }
 
@@ -141,8 +158,8 @@ async function begin() {
   setText(document.getElementById("robot-name"), session.robot.name || session.robot.kind || "Robot");
   told = session.driver;
   robot.view.addEventListener("tick", paintBar);
-  robot.view.addEventListener("link", () => { paintBar(); setDriver(told); });
-  robot.wheel.addEventListener("change", () => { hands.listen(robot.wheel.held); setDriver(robot.wheel.held ? "me" : "none"); });
+  robot.view.addEventListener("link", paintBar);
+  robot.wheel.addEventListener("change", () => { hands.listen(robot.wheel.held); told = robot.wheel.held ? "me" : "none"; paintBar(); });
   robot.wheel.addEventListener("letgo", () => hands.letGo());
   stopButton.addEventListener("click", stop);
   addEventListener("keydown", stopKeys);
@@ -154,6 +171,9 @@ async function begin() {
   if (!document.hidden) robot.view.start();
   setInterval(watchSession, 3000);
   setInterval(() => { if (robot.wheel.held && gamepadPressesStop() && !robot.view.tick?.emergency_stop) stop(); }, 100);
+  // Drive has it beside the wheel; elsewhere only what a person should know is above the view.
+  say(banner, (now) => viewName() !== "drive" && (now.tone === "bad" || now.tone === "warn"));
+  ask("/v1/instructions").then((known) => { robot.known = known.suggestions; paintBar(); }).catch(() => {});
   globalThis.continuonbrain = { view: robot.view, wheel: robot.wheel };
   await show();
 }

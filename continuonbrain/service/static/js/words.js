@@ -1,48 +1,33 @@
 // Codes and numbers in words that a person can act on.
 
 const REASONS = {
-  steering_bound: ["steering was outside of its limits", "correction"],
-  throttle_bound: ["throttle was outside of its limits", "correction"],
-  steering_slew: ["the wheel may not turn that fast", "correction"],
-  steering_jerk: ["the wheel may not be jerked", "correction"],
-  throttle_slew: ["throttle may not change that fast", "correction"],
-  safety_head_warn: ["the safety head sees the edge of the road near: slower", "correction"],
-  not_finite: ["the command was not a number", "stop"],
-  wrong_keys: ["the command had the wrong fields", "stop"],
-  wrong_type: ["the command had the wrong type", "stop"],
-  no_path: ["no path has been decided yet", "stop"],
-  stale_path: ["the path is too old to follow", "stop"],
-  deadman: ["nobody holds the wheel: hold a key, the stick or a gamepad to drive", "stop"],
-  clock: ["the control loop was late", "stop"],
-  emergency_stop: ["the emergency stop is on: press Release to go on", "stop"],
-  instruction_stop: ["the instruction says stop", "stop"],
-  sensor_fault: ["a sensor does not answer: look at System", "stop"],
-  low_battery: ["the battery is low: charge it", "stop"],
-  safety_head_block: ["the safety head sees the car leaving the road", "stop"],
-  world_head_veto: ["the world head expects this path to go wrong", "stop"],
+  steering_bound: "steering was outside of its limits",
+  throttle_bound: "throttle was outside of its limits",
+  steering_slew: "the wheel may not turn that fast",
+  steering_jerk: "the wheel may not be jerked",
+  throttle_slew: "throttle may not change that fast",
+  safety_head_warn: "the safety head sees the edge of the road near: slower",
+  not_finite: "the command was not a number",
+  wrong_keys: "the command had the wrong fields",
+  wrong_type: "the command had the wrong type",
+  no_path: "no path has been decided yet",
+  stale_path: "the path is too old to follow",
+  deadman: "nobody holds a key, the stick or a gamepad",
+  clock: "the control loop was late",
+  emergency_stop: "the emergency stop is on",
+  instruction_stop: "the instruction says stop",
+  sensor_fault: "a sensor does not answer: look at System",
+  low_battery: "the battery is low: charge it",
+  safety_head_block: "the safety head sees the car leaving the road",
+  world_head_veto: "the world head expects this path to go wrong",
 };
 
 /** Guard reasons as one sentence; "" when there are none. */
 export function reasonsInWords(reasons) {
-  return reasons.map((code) => (REASONS[code] || [code.replaceAll("_", " ")])[0]).join("; ");
+  return reasons.map((code) => REASONS[code] || code.replaceAll("_", " ")).join("; ");
 }
-
-export const isStop = (code) => (REASONS[code] || ["", "stop"])[1] === "stop";
 
 export const MODES = { teleop: "By hand", autopilot: "Autopilot", assisted: "Assisted", park: "Park" };
-const MODE_STATE = { teleop: "driven by hand", autopilot: "autopilot", assisted: "autopilot, assisted", park: "parked", teach: "being taught", stopped: "ended" };
-
-/** The robot in two or three words and a tone, from a tick (null: nothing is heard). */
-export function stateInWords(tick, linked) {
-  if (!linked) return ["no connection", "bad"];
-  if (!tick) return ["not running", "warn"];
-  if (tick.fault) return ["fault", "bad"];
-  if (tick.emergency_stop) return ["emergency stop", "bad"];
-  const mode = MODE_STATE[tick.mode] || tick.mode;
-  const taught = ["lesson", "correction"].includes(tick.recording?.as) ? `, recording a ${tick.recording.as}` : "";
-  if (tick.stopped && tick.mode !== "park") return [`${mode}, standing${taught}`, "warn"];
-  return [`${mode}${taught}`, tick.mode === "park" ? "idle" : "good"];
-}
 
 /** What is recorded now and why, in one line; from a tick (null: nothing is heard). */
 export function recordedInWords(tick) {

@@ -1,18 +1,20 @@
 // Drive: what the robot sees, what is proposed, what the guard made of it, and the wheel.
 
-import { post, session } from "../api.js";
-import { el, facts, panel, setText, toast } from "../dom.js";
+import { session } from "../api.js";
+import { el, facts, panel, setText } from "../dom.js";
 import { bindStick } from "../inputs.js";
 import { recording } from "./record.js";
-import { brief, isStop, MODES, number, reasonsInWords, sentence, signed } from "../words.js";
+import { guardInWords, isNew } from "../situation.js";
+import { brief, MODES, number, signed } from "../words.js";
 
 const HELD_MS = 500;
 const OLD_MS = 400;
+const OFFERED = 8;
 
 export function open(main, robot) {
   const picture = livePicture(robot);
   const gauges = [gauge("Steering", -1, "left", "right"), gauge("Throttle", 1, "forward", "backward")];
-  const why = el("p", { class: "why", role: "status" });
+  const why = el("p", { class: "why" });
   const modes = modeSwitch(robot);
   const pad = drivePad(robot);
   const more = el("div");
@@ -35,12 +37,10 @@ export function open(main, robot) {
     const proposed = tick?.proposed ?? [null, null];
     const guarded = tick?.guarded ?? [null, null];
     gauges.forEach((g, i) => g.paint(proposed[i], guarded[i]));
-    const reasons = tick?.reasons ?? [];
-    const line = !tick ? "" : tick.fault ? `Fault: ${tick.fault}` : reasons.length
-      ? `${reasons.some(isStop) ? "Stopped" : "Corrected"}: ${reasonsInWords(reasons)}.` : "The guard follows the command as it is.";
+    const line = guardInWords(tick);
     const now = performance.now();
     // A correction of one tick is read by nobody: what is shown stays for half a second.
-    if (line !== told[0] && now - told[1] > HELD_MS) { told = [line, now]; setText(why, line); }
+    if (line !== told[0] && (!line || now - told[1] > HELD_MS)) { told = [line, now]; setText(why, line); }
     modes.paint(tick);
     pad.paint();
     words.paint(tick);
@@ -56,9 +56,10 @@ export function open(main, robot) {
       ["Adapter", brief(tick.adapter_sha256)],
       ["Missed ticks", tick.missed_ticks],
       ["Your way to the robot and back", robot.wheel.roundTrip === null ? null : `${number(robot.wheel.roundTrip, 0)} ms`],
+      ["Lesson", tick.mode === "teach" && tick.taught?.[1] ? `${tick.taught[0]} of ${tick.taught[1]} steps` : null],
       ["Recording", tick.recording?.on ? `${tick.recording.steps ?? 0} steps` : "off"],
       ["Watching", session.watchers > 1 ? `${session.watchers} connections` : null],
-    ]) : el("p", { class: "soft" }, "Nothing is heard of the control process. Start it: continuonbrain run"));
+    ]) : el("p", { class: "soft" }, "No figures."));
   };
   const timer = setInterval(slowly, 500);
   for (const name of ["tick", "link", "driver"]) robot.view.addEventListener(name, paint);
@@ -147,12 +148,11 @@ function gauge(name, sign, positive, negative) {
 }
 
 function modeSwitch(robot) {
-  const choose = (mode) => robot.act(async () => {
-    if (mode === "teleop" || mode === "assisted") await robot.wheel.take();
+  const choose = async (mode) => {
+    if ((mode === "teleop" || mode === "assisted") && !await robot.act(() => robot.wheel.take())) return;
     robot.wheel.assist = mode === "assisted";
-    const { detail } = (await post("/v1/mode", { mode })) ?? {};
-    if (detail) toast(sentence(detail), "", "good");
-  });
+    await robot.command("/v1/mode", { mode });
+  };
   const buttons = Object.entries(MODES).map(([mode, words]) => el("button", { type: "button", "data-mode": mode, "aria-pressed": "false", onclick: () => choose(mode) }, words));
   return {
     node: el("div", { class: "segmented", role: "group", "aria-label": "Mode" }, buttons),
@@ -167,13 +167,14 @@ function modeSwitch(robot) {
 
 function drivePad(robot) {
   const wheel = el("button", { type: "button", id: "wheel", onclick: () => robot.act(async () => (robot.wheel.held ? robot.wheel.give("") : robot.wheel.take())) });
-  const state = el("p", { class: "soft", role: "status" });
+  const state = el("div", { class: "situation", role: "status" });
+  const silent = robot.say(state);
   const stick = el("div", { class: "joystick", role: "img", "aria-label": "On-screen stick. With a keyboard use the arrow keys." }, el("div", { class: "knob" }));
   const still = bindStick(stick, robot.hands, () => robot.wheel.held);
   robot.wheel.addEventListener("letgo", still);
   const keys = el("p", { class: "soft keys" }, "Keys: ", el("kbd", {}, "← ↑ ↓ →"), " or ", el("kbd", {}, "W A S D"), " drive while held, ", el("kbd", {}, "Esc"), " or ", el("kbd", {}, "Space"), " stops. A gamepad's left stick steers, its triggers drive.");
   return {
-    node: el("div", { class: "drive-pad" }, el("div", { class: "row spread" }, state, wheel), stick, keys),
+    node: el("div", { class: "drive-pad" }, state, wheel, stick, keys),
     paint() {
       const held = robot.wheel.held;
       const other = robot.driver() === "other";
@@ -181,28 +182,30 @@ function drivePad(robot) {
       wheel.className = held ? "" : "primary";
       wheel.disabled = !robot.view.linked || other;
       stick.setAttribute("aria-disabled", String(!held));
-      const mode = robot.view.tick?.mode;
-      setText(state, held && robot.wheel.reason ? `The robot let go: ${robot.wheel.reason}.` : held
-        ? mode === "teleop" ? "You hold the wheel." : mode === "assisted" ? `The autopilot drives; what you hold goes before it${robot.view.tick.recording?.drives ? ", and is recorded as a correction" : ""}.` : "You hold the wheel. Choose “By hand” or “Assisted” to use it."
-        : other ? "Another person holds the wheel." : "Nobody holds the wheel.");
     },
-    close() { robot.wheel.removeEventListener("letgo", still); },
+    close() { silent(); robot.wheel.removeEventListener("letgo", still); },
   };
 }
 
 function instructions(robot) {
-  const box = el("input", { id: "instruction", list: "suggestions", maxlength: "400", autocomplete: "off", required: true, enterkeyhint: "send" });
-  const now = el("p", { class: "soft" });
-  const send = (event) => {
+  const box = el("input", { id: "instruction", list: "suggestions", maxlength: "200", autocomplete: "off", required: true, enterkeyhint: "send" });
+  const now = el("p", { class: "soft", role: "status" });
+  const known = el("div", { class: "row tight", role: "group", "aria-label": "Instructions that it knows" });
+  const tell = (instruction) => robot.command("/v1/instruct", { instruction });
+  const send = async (event) => {
     event.preventDefault();
-    robot.act(async () => {
-      await post("/v1/instruct", { instruction: box.value.trim() });
-      box.value = "";
-    });
+    if (await tell(box.value.trim())) box.value = "";
   };
   const label = el("label", { for: "instruction" }, "Tell it how to drive");
   return {
-    node: el("form", { onsubmit: send, class: "stack" }, el("div", { class: "field" }, label, el("div", { class: "joined" }, box, el("button", { type: "submit" }, "Tell"))), now),
-    paint(tick) { setText(now, tick?.instruction ? `It follows: “${tick.instruction}”` : ""); },
+    node: el("form", { onsubmit: send, class: "stack" }, el("div", { class: "field" }, label, el("div", { class: "joined" }, box, el("button", { type: "submit" }, "Tell"))), now, known),
+    paint(tick) {
+      const told = tick?.instruction ?? "";
+      setText(now, !told ? "" : isNew(told, robot.known)
+        ? `It is told “${told}”. Its base was not taught these words: it may stand, or do something else, until it has learned them. It knows:` : `It is told “${told}”.`);
+      if (!known.childElementCount && robot.known.length)
+        known.append(...robot.known.slice(0, OFFERED).map((words) => el("button", { type: "button", class: "small", onclick: () => tell(words) }, words)));
+      for (const button of known.children) button.disabled = !tick || robot.driver() === "other";
+    },
   };
 }

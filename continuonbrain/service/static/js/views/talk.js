@@ -3,6 +3,7 @@
 import { ask, problemOf, session } from "../api.js";
 import { el, notice, setText } from "../dom.js";
 
+const HINT = "Enter asks, Shift+Enter begins a line.";
 const said = [];
 
 export function open(main) {
@@ -11,6 +12,7 @@ export function open(main) {
   const box = el("textarea", { id: "say", rows: "2", maxlength: "4000", "aria-describedby": "say-help" });
   const send = el("button", { type: "submit", class: "primary" }, "Ask");
   const halt = el("button", { type: "button", hidden: true }, "End the answer");
+  const hint = el("span", { class: "soft hint", id: "say-help", role: "status" }, HINT);
   const explain = el("button", { type: "button" }, "Explain the last decision");
   const greeting = el("li", {}, "Ask what it sees, does or has learned. Nothing leaves this robot.");
   let asking = null;
@@ -30,7 +32,10 @@ export function open(main) {
 
   const talk = async () => {
     const text = box.value.trim();
-    if (!text || asking) return;
+    if (asking) return;
+    hint.dataset.tone = text ? "" : "warn";
+    setText(hint, text ? HINT : "Write a question first, or have the last decision explained.");
+    if (!text) { box.focus(); return; }
     box.value = "";
     said.push({ role: "user", content: text });
     add("You", text, true);
@@ -70,7 +75,7 @@ export function open(main) {
   const submit = (event) => { event.preventDefault(); talk(); };
   main.append(el("h1", { class: "visually-hidden" }, "Talk"), el("section", { class: "panel talk", "aria-label": "Talk" }, list, live,
     el("form", { class: "stack", onsubmit: submit }, el("div", { class: "field" }, el("label", { for: "say" }, "Say"), box),
-      el("div", { class: "row spread" }, el("span", { class: "soft", id: "say-help" }, "Enter asks, Shift+Enter begins a line."), el("div", { class: "row" }, explain, halt, send)))));
+      el("div", { class: "row spread" }, hint, el("div", { class: "row" }, explain, halt, send)))));
   return () => asking?.abort();
 }
 
