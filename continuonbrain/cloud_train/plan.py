@@ -13,9 +13,9 @@ from continuonbrain.storage.durable import write_json_durably
 
 @dataclass(frozen=True)
 class Plan:
-    """One run. out: its folder; base: absolute, of that sha256; samples_sha256: names what is learned from; cpu: no
-    accelerator even where there is one; sharded: the base's weights are spread over the workers; save_every, eval_every:
-    steps."""
+    """One run. out: its folder; base: absolute, of that sha256; samples_sha256: names what is learned from; robot_of:
+    the robot's number by the episode's; cpu: no accelerator even where there is one; sharded: the base's weights are
+    spread over the workers; save_every, eval_every: steps; cache_mib: of a worker, for the frozen part."""
 
     out: Path
     base: Path
