@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
+from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import nn
 
 from continuonbrain.cloud_train.objective import Batch, Objective
@@ -30,7 +30,6 @@ class Engine:
         self._accelerator = Accelerator(
             cpu=plan.cpu,
             mixed_precision=plan.recipe.mixed_precision,
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
             fsdp_plugin=_sharding() if plan.sharded else None,
         )
         self._optimiser: Any = None

@@ -46,7 +46,7 @@ def run_workers(plan: Plan, workers: int) -> dict[str, Any]:
     """
     plan.error_path.unlink(missing_ok=True)
     plan.result_path.unlink(missing_ok=True)
-    # In a group of their own: whoever ends this process ends all of them, and nobody trains on unseen.
+    # In a group of their own, which ends with this process unless that is killed outright.
     process = subprocess.Popen(
         command(plan, workers),
         stdout=sys.stderr,

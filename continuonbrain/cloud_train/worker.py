@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -112,6 +113,7 @@ def train(plan: Plan, engine: Engine) -> None:
     if board is not None:
         board.close()
         files = _adapter_files(plan, model)
+        shutil.rmtree(plan.adapter_dir, ignore_errors=True)  # of a run that was killed behind it
         write_directory_durably(plan.adapter_dir, files)
         figures: dict[str, Any] = {
             "ended": ended,
