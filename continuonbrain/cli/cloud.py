@@ -13,6 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from continuonbrain.brain_root import BrainRoot, open_brain
+from continuonbrain.cli import cloud_train
 from continuonbrain.cli.cloud_import import import_bundle, pack_base
 from continuonbrain.cli.episodes_common import disk_errors, print_json, progress_bar
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
@@ -30,6 +31,8 @@ app = typer.Typer(
 
 app.command("import")(import_bundle)
 app.command("pack-base")(pack_base)
+app.command("train")(cloud_train.train)
+app.command("fit")(cloud_train.fit)
 
 _NAME = "continuonbrain-memory"
 _NAMED = 5

@@ -37,12 +37,14 @@ _KEPT = {MANIFEST: LARGEST_MANIFEST, ENVELOPE: LARGEST_ENVELOPE}
 
 @dataclass(frozen=True)
 class CheckedBundle:
-    """A bundle that is what was signed: by which key, as which of its documents, and what is in it."""
+    """A bundle that is what was signed: by which key, as which of its documents, and what is in it. manifest_sha256:
+    names it."""
 
     key: PublicKey
     counter: int
     contents: Contents
     bytes: int
+    manifest_sha256: str
 
 
 def check_bundle(path: Path, key: PublicKey) -> CheckedBundle:
@@ -64,7 +66,13 @@ def check_bundle(path: Path, key: PublicKey) -> CheckedBundle:
             )
     members, kept = found.members, found.kept
     document, contents = checked(members, kept[MANIFEST], kept[ENVELOPE], key.public, what=str(path))
-    return CheckedBundle(key, document.counter, contents, sum(m.bytes for m in members))
+    return CheckedBundle(
+        key,
+        document.counter,
+        contents,
+        sum(m.bytes for m in members),
+        document.files[MANIFEST].sha256,
+    )
 
 
 class _Found:

@@ -16,6 +16,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,7 @@ from PIL import Image
 from continuonbrain.errors import BrainError
 from continuonbrain.policy.calibration import Calibration, MotionLog, fit_calibration
 from continuonbrain.policy.codec import CURVATURE_BINS, CURVATURE_KNOTS_M, QUERIES, SPEED_KNOTS_S
-from continuonbrain.rlds.reader import Episode, open_episode
-from continuonbrain.rlds.step import Step
+from continuonbrain.rlds.reader import open_episode
 from continuonbrain.robot.protocol import CONTROL_DT_S, FRAME_SHAPE
 from continuonbrain.safety.reasons import STOPS, Reason
 from continuonbrain.trainer.look import Look, unwatched
@@ -49,6 +49,48 @@ class NoLabelsError(BrainError):
     """The episodes hold nothing to learn from."""
 
 
+class Recording(Protocol):
+    """Where the frames of a drive come from, in whatever format it was recorded. path: names it."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def frame(self, index: int) -> NDArray[np.uint8]:
+        """The frame of a step, RGB uint8 `[H, W, 3]`. Raises `EpisodeError`."""
+        ...
+
+
+class Moment(Protocol):
+    """What a step says of driving; `rlds.step.Step` is one."""
+
+    @property
+    def command(self) -> tuple[float, float]: ...
+
+    @property
+    def speed_mps(self) -> float | None: ...
+
+    @property
+    def yaw_rate_rps(self) -> float | None: ...
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def reasons(self) -> tuple[str, ...]: ...
+
+    @property
+    def has_frame(self) -> bool: ...
+
+    @property
+    def instruction(self) -> str: ...
+
+    @property
+    def monotonic_ns(self) -> int: ...
+
+    @property
+    def frame_monotonic_ns(self) -> int | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Drive:
     """One episode as arrays over its steps, `[n]` unless said otherwise.
@@ -59,7 +101,7 @@ class Drive:
     by which the policy keeps what it computed of them.
     """
 
-    episode: Episode
+    episode: Recording
     steering: F64
     throttle: F64
     speed_mps: F64
@@ -138,7 +180,7 @@ def _commanded_speed(throttle: F64) -> F64:
     return out
 
 
-def _is_driven(step: Step) -> bool:
+def _is_driven(step: Moment) -> bool:
     """Whether a person drove it. Where the guard stands the robot still, whatever they ask for, nobody does: an
     emergency stop teaches no instruction."""
     return step.source.startswith(HUMAN) and not _NOBODY.intersection(step.reasons)
@@ -151,6 +193,11 @@ def read_drive(path: Path, look: Look = unwatched) -> Drive:
     for step in episode:
         look()
         steps.append(step)
+    return drive_of(episode, steps)
+
+
+def drive_of(episode: Recording, steps: Sequence[Moment]) -> Drive:
+    """The drive that these steps of a recording are, all of them in order."""
     command = np.array([s.command for s in steps], float).reshape(-1, 2)
     measured = bool(steps) and all(s.speed_mps is not None and s.yaw_rate_rps is not None for s in steps)
     if measured:
@@ -177,7 +224,7 @@ def read_drive(path: Path, look: Look = unwatched) -> Drive:
     )
 
 
-def _seen_ns(step: Step) -> int:
+def _seen_ns(step: Moment) -> int:
     return step.monotonic_ns if step.frame_monotonic_ns is None else step.frame_monotonic_ns
 
 
@@ -240,7 +287,7 @@ def _labels(drive: Drive, calibration: Calibration) -> tuple[F64, F64, F64]:
     return curvature, speed, weights
 
 
-def frame_at(episode: Episode, index: int) -> NDArray[np.uint8]:
+def frame_at(episode: Recording, index: int) -> NDArray[np.uint8]:
     """Frame of a step as uint8 `[120, 160, 3]`, resized when the camera had another size."""
     frame = episode.frame(index)
     if frame.shape != FRAME_SHAPE:

@@ -75,13 +75,23 @@ class MixSettings(Protocol):
     def replay_share(self) -> float: ...
 
 
+Weigh = Callable[[Sequence[str]], NDArray[np.float64]]
+"""The instructions of the lessons, once for each of a sample's images in the pool -> the chance of drawing each, `[n]`,
+1 together."""
+
+
 def mix(
-    samples: Samples, replay: Samples | None, settings: MixSettings, sampler: np.random.Generator
+    samples: Samples,
+    replay: Samples | None,
+    settings: MixSettings,
+    sampler: np.random.Generator,
+    weigh: Weigh = sampling_weights,
 ) -> tuple[Pool, NDArray[np.float64]]:
-    """Lessons, their mirror image and replay as one pool in random order, and the chance of drawing each."""
+    """Lessons, their mirror image and replay as one pool in random order, and the chance of drawing each. weigh: how
+    lessons are balanced among themselves, where they are."""
     parts = [samples, mirrored(samples)] if settings.mirror else [samples]
     taught = [i for p in parts for i in p.instructions]
-    chances = sampling_weights(taught) if settings.balance else np.full(len(taught), 1 / len(taught))
+    chances = weigh(taught) if settings.balance else np.full(len(taught), 1 / len(taught))
     if replay is not None and len(replay) and settings.replay_share > 0:
         share = settings.replay_share
         chances = np.concatenate([(1 - share) * chances, np.full(len(replay), share / len(replay))])

@@ -41,51 +41,57 @@ def set_config(root: Path, **cloud: Any) -> BrainRoot:
     return open_brain(root)
 
 
+def new_root(path: Path, **cloud: Any) -> BrainRoot:
+    """A root that has opted in, with a key and an adapter that drives."""
+    layout = init_brain_root(path, "sim-donkey")
+    layout.base_model_dir.rmdir()
+    layout.base_model_dir.symlink_to(tiny_base_folder())
+    PrivateKeys(layout).new(KEY)
+    store = AdapterStore(layout)
+    base = checkpoint_sha256(tiny_base_folder())
+    version = store.stage(
+        {
+            "adapter_model.safetensors": b"weights" * 100,
+            "adapter_config.json": json.dumps({"r": 8, "base": f"continuonbrain:{base}"}).encode(),
+            "card.json": json.dumps({"kind": "fast", "episodes": ["the name of an episode"]}).encode(),
+        }
+    )
+    layout.current.symlink_to(Path("versions") / version.version_id)
+    return set_config(layout.root, **{"opt_in": True, **cloud})
+
+
+def record_episode(
+    brain: BrainRoot,
+    name: str,
+    steps: int = 5,
+    *,
+    share: dict[str, Any] | None = YES,
+    size: tuple[int, int] = (24, 32),
+    change: Callable[[int, Step], Step] = lambda _tick, step: step,
+    **fields: Any,
+) -> Path:
+    """A closed episode's folder."""
+    metadata: EpisodeMetadata = replace(make_metadata_example(name), share=share, **fields)
+    writer = EpisodeWriter(brain.layout.episodes_dir, metadata=metadata)
+    for tick in range(steps):
+        writer.write(change(tick, make_step_example(tick, size=size)))
+    return writer.close(terminal=True)
+
+
 @pytest.fixture
 def make_root(tmp_path: Path) -> MakeRoot:
-    """make_root(name="brain", **cloud): a root that has opted in, with a key and an adapter that drives."""
+    """make_root(name="brain", **cloud): `new_root` below the test's folder."""
 
     def make(name: str = "brain", **cloud: Any) -> BrainRoot:
-        layout = init_brain_root(tmp_path / name, "sim-donkey")
-        layout.base_model_dir.rmdir()
-        layout.base_model_dir.symlink_to(tiny_base_folder())
-        PrivateKeys(layout).new(KEY)
-        store = AdapterStore(layout)
-        base = checkpoint_sha256(tiny_base_folder())
-        version = store.stage(
-            {
-                "adapter_model.safetensors": b"weights" * 100,
-                "adapter_config.json": json.dumps({"r": 8, "base": f"continuonbrain:{base}"}).encode(),
-                "card.json": json.dumps({"kind": "fast", "episodes": ["the name of an episode"]}).encode(),
-            }
-        )
-        layout.current.symlink_to(Path("versions") / version.version_id)
-        return set_config(layout.root, **{"opt_in": True, **cloud})
+        return new_root(tmp_path / name, **cloud)
 
     return make
 
 
 @pytest.fixture
 def record() -> Record:
-    """record(brain, name, steps=5, share=YES, size=(24, 32), **metadata): a closed episode's folder."""
-
-    def run(
-        brain: BrainRoot,
-        name: str,
-        steps: int = 5,
-        *,
-        share: dict[str, Any] | None = YES,
-        size: tuple[int, int] = (24, 32),
-        change: Callable[[int, Step], Step] = lambda _tick, step: step,
-        **fields: Any,
-    ) -> Path:
-        metadata: EpisodeMetadata = replace(make_metadata_example(name), share=share, **fields)
-        writer = EpisodeWriter(brain.layout.episodes_dir, metadata=metadata)
-        for tick in range(steps):
-            writer.write(change(tick, make_step_example(tick, size=size)))
-        return writer.close(terminal=True)
-
-    return run
+    """`record_episode`."""
+    return record_episode
 
 
 @pytest.fixture

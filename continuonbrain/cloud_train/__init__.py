@@ -1,0 +1,5 @@
+"""Training on a bigger machine, from bundles that robots wrote, with an engine of others (Accelerate under torchrun).
+
+Nothing of a robot imports this room: its workers talk to each other over sockets, and the rooms that make bundles know
+none. docs/CLOUD_EXPORT.md is its manual.
+"""

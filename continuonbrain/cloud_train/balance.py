@@ -1,0 +1,57 @@
+"""How often each robot and each instruction is drawn, and which episodes came twice. Pure.
+
+One robot alone is drawn as it draws itself (`trainer.dataset.sampling_weights`): of an instruction with n samples each
+has a chance in proportion to n^-1/2, so that what is taught a hundred times as often is drawn ten times as often. Among
+robots the same law holds: one with a hundred times the samples is drawn ten times as often.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from continuonbrain.trainer.dataset import sampling_weights
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An episode as it came. content: names what is in it, whoever sends it; pixels: of its pictures."""
+
+    robot: str
+    episode: str
+    content: str
+    pixels: int = 0
+
+
+def balanced(robots: Sequence[str], instructions: Sequence[str]) -> F64:
+    """The chance of drawing each sample, `[n]`, 1 together: a robot of n samples has n^1/2 parts of all, and within
+    them its own balance of instructions."""
+    names, which, counts = np.unique(np.array(robots), return_inverse=True, return_counts=True)
+    shares = counts**0.5 / (counts**0.5).sum()
+    out = np.zeros(len(robots))
+    for number in range(len(names)):
+        rows = np.flatnonzero(which == number)
+        out[rows] = shares[number] * sampling_weights([instructions[i] for i in rows.tolist()])
+    return out
+
+
+def distinct(episodes: Sequence[Seen]) -> list[int]:
+    """Positions of the episodes that are kept, rising: of those with one content, and of those of one robot and name
+    (exported twice, say at two sizes), one; that with the larger pictures. Whatever order they came in."""
+    order = sorted(
+        range(len(episodes)),
+        key=lambda i: (-episodes[i].pixels, episodes[i].content, episodes[i].robot, episodes[i].episode),
+    )
+    known: set[tuple[str, ...]] = set()
+    kept = []
+    for i in order:
+        names = {(episodes[i].content,), (episodes[i].robot, episodes[i].episode)}
+        if known.isdisjoint(names):
+            kept.append(i)
+        known |= names
+    return sorted(kept)

@@ -1,0 +1,130 @@
+"""Accelerate, as far as a run needs it: which worker this is, mean gradients, mixed precision, the device.
+
+DDP over gloo on CPUs is what tests run. On GPUs Accelerate takes nccl; FSDP, fp16 and TPUs (torch/XLA, started by
+`accelerate launch`) are its own ways, and have not been tried with this program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import FullyShardedDataParallelPlugin
+from torch import nn
+
+from continuonbrain.cloud_train.objective import Batch, Objective
+from continuonbrain.cloud_train.plan import Plan
+
+_FP16_TRIES = 24
+"""The scale of fp16 losses halves until the gradients fit."""
+
+
+class Engine:
+    """This process among its workers."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._accelerator = Accelerator(
+            cpu=plan.cpu,
+            mixed_precision=plan.recipe.mixed_precision,
+            fsdp_plugin=_sharding() if plan.sharded else None,
+        )
+        self._optimiser: Any = None
+
+    @property
+    def worker(self) -> int:
+        """Its number."""
+        return int(self._accelerator.process_index)
+
+    @property
+    def workers(self) -> int:
+        """How many there are."""
+        return int(self._accelerator.num_processes)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the one that writes."""
+        return bool(self._accelerator.is_main_process)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        found: torch.device = self._accelerator.device
+        return found
+
+    def told(self) -> dict[str, object]:
+        """For `training.json`."""
+        from importlib.metadata import version
+
+        return {
+            "name": f"accelerate {version('accelerate')}, torch {torch.__version__}",
+            "distributed": str(self._accelerator.distributed_type).rsplit(".", 1)[-1],
+            "device": self.device.type,
+            "workers": self.workers,
+            "mixed_precision": self._plan.recipe.mixed_precision,
+            "sharded": self._plan.sharded,
+        }
+
+    def prepare(self, objective: Objective, optimiser: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
+        """Module and optimiser as the engine drives them. The parameters stay the same objects."""
+        module, self._optimiser = self._accelerator.prepare(objective, optimiser)
+        return module, self._optimiser
+
+    def backward(self, module: nn.Module, passes: Sequence[Batch], shares: Sequence[float]) -> float:
+        """Gradients of one step in this worker's parameters: of the mean over the samples of all workers.
+
+        Args:
+            passes: this worker's batches of the step.
+            shares: the part of the step's samples that is in each.
+
+        Returns:
+            The mean loss over all workers' samples.
+        """
+        accelerator = self._accelerator
+        for _ in range(_FP16_TRIES):
+            local = torch.zeros((), device=self.device)
+            for number, (batch, share) in enumerate(zip(passes, shares, strict=True)):
+                last = number == len(passes) - 1
+                # Gradients of earlier passes stay here; with the last one the sums are averaged.
+                with contextlib.nullcontext() if last else accelerator.no_sync(module):
+                    loss = module({n: t.to(self.device) for n, t in batch.items()})
+                    # The engine takes the mean over workers: the sum over workers of their parts is what is wanted.
+                    accelerator.backward(loss * (share * self.workers))
+                local = local + loss.detach().float() * share
+            if accelerator.scaler is None or self._fits():
+                break
+        return float(accelerator.reduce(local, "sum"))
+
+    def _fits(self) -> bool:
+        """fp16: gradients as they are; False when they were too large for it, with a smaller scale set."""
+        accelerator = self._accelerator
+        accelerator.unscale_gradients(self._optimiser)
+        gradients = [p.grad for g in self._optimiser.param_groups for p in g["params"] if p.grad is not None]
+        if all(bool(torch.isfinite(g).all()) for g in gradients):
+            return True
+        assert accelerator.scaler is not None
+        accelerator.scaler.update()
+        self._optimiser.zero_grad()
+        return False
+
+    def sum(self, value: float) -> float:
+        """Over all workers."""
+        return float(
+            self._accelerator.reduce(torch.tensor(value, dtype=torch.float64, device=self.device), "sum")
+        )
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self._accelerator.wait_for_everyone()
+
+    def end(self) -> None:
+        """Let go of the others."""
+        self._accelerator.end_training()
+
+
+def _sharding() -> FullyShardedDataParallelPlugin:
+    """FSDP over the frozen weights."""
+    return FullyShardedDataParallelPlugin(fsdp_version=1, use_orig_params=True)

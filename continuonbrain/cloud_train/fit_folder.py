@@ -1,0 +1,74 @@
+"""`cloud fit`: the shell around `fit.py`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from continuonbrain.cloud_train.errors import FitRefused
+from continuonbrain.cloud_train.fit import CONFIG, WEIGHTS, Elsewhere, fit
+from continuonbrain.cloud_train.shape import config_of, shape_of
+from continuonbrain.storage.adapter_version import BEHAVIOURAL_FILES, CARD_FILE, REFLEX_FILE
+from continuonbrain.storage.durable import write_directory_durably
+from continuonbrain.storage.plain_json import load_plain
+
+_TRAINED = ("full", "adapter")
+_LARGEST_CARD = 16 << 20
+
+
+def fit_folder(
+    folder: Path, robot: Path, *, out: Path | None, base: Path | None, elsewhere: Elsewhere
+) -> dict[str, Any]:
+    """Fit an adapter for a robot; what was done to it. The other files of the adapter go with it, but not a reflex
+    head: that one was taught what the adapter was before.
+
+    Args:
+        folder: of `cloud train` (what was trained is taken, not what was fitted already), or an adapter's.
+        robot: a brain root or a `config.json`.
+        out: must not be there; None: nothing is written.
+        base: where `robot` is no root.
+
+    Raises:
+        FitRefused, LoraError, ConfigError: it does not fit, or something cannot be read.
+        OSError: `out` cannot be written.
+    """
+    source = next((folder / name for name in _TRAINED if (folder / name / CONFIG).is_file()), folder)
+    if not (source / CONFIG).is_file() or not (source / WEIGHTS).is_file():
+        raise FitRefused(
+            f"{folder} holds no adapter ({CONFIG}, {WEIGHTS})",
+            remedy="give the folder that `cloud train` wrote, or an adapter's",
+        )
+    if out is not None and out.exists():
+        raise FitRefused(f"{out} is there already", remedy="remove it, or choose another name")
+    config, of_root = config_of(robot)
+    where = base or of_root
+    if where is None:
+        raise FitRefused(
+            f"{robot} does not say which layers the base shares", remedy="give the base: --base FOLDER"
+        )
+    fitted = fit(source, shape_of(config, where), elsewhere=elsewhere)
+    told = fitted.told()
+    if out is not None:
+        files = dict(fitted.files)
+        kept = [
+            n for n in BEHAVIOURAL_FILES if n not in files and (n != REFLEX_FILE or told["how"] == "as it is")
+        ]
+        for name in kept:
+            if (source / name).is_file():
+                files[name] = (source / name).read_bytes()
+        files[CARD_FILE] = (json.dumps(_card(source, folder) | {"fit": told}, indent=2) + "\n").encode()
+        write_directory_durably(out, files)
+    return told
+
+
+def _card(source: Path, folder: Path) -> dict[str, Any]:
+    for path in (source / CARD_FILE, folder / "training.json"):
+        try:
+            value = load_plain(path.read_bytes()[:_LARGEST_CARD])
+        except (OSError, ValueError):
+            continue
+        if isinstance(value, dict):
+            return value
+    named = json.loads((source / CONFIG).read_bytes()).get("base_model_name_or_path", "")
+    return {"base_sha256": str(named).removeprefix("continuonbrain:")}

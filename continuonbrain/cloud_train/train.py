@@ -1,0 +1,282 @@
+"""`cloud train` from end to end: bundles checked, samples prepared, workers run, the robot's shape, figures.
+
+    OUT/adapter/        what a robot takes: PEFT's two files, reflex head, calibration, card
+    OUT/full/           what was trained, where that has another shape
+    OUT/metrics.json    losses and errors on what was held out
+    OUT/training.json   what was trained, on what, by what; written last: without it the run is not done
+    OUT/tensorboard/    the log
+    OUT/work/           what a run needs until it is done
+
+Each part is taken up again where it was left: by the same command, in the same folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from continuonbrain import __version__
+from continuonbrain.cloud_train.bundles import OpenBundle, open_bundle
+from continuonbrain.cloud_train.errors import FitRefused, TrainRefused
+from continuonbrain.cloud_train.fit import Elsewhere
+from continuonbrain.cloud_train.plan import Plan
+from continuonbrain.cloud_train.prepare import HELD, REPLAY, TRAIN, Prepared, prepare
+from continuonbrain.cloud_train.recipe import Recipe, common
+from continuonbrain.cloud_train.sample_store import read_samples, write_samples
+from continuonbrain.cloud_train.shape import config_of, shape_of
+from continuonbrain.config.brain import BrainConfig
+from continuonbrain.model.base_identity import base_sha256
+from continuonbrain.storage.adapter_version import CARD_FILE, adapter_sha256
+from continuonbrain.storage.content_hash import sha256_of_json
+from continuonbrain.storage.durable import write_directory_durably, write_json_durably
+from continuonbrain.storage.lock import ProcessLock
+from continuonbrain.storage.public_key import PublicKey
+
+TRAINING, METRICS = "training.json", "metrics.json"
+ADAPTER, FULL = "adapter", "full"
+FORMAT = "continuonbrain.cloud_training.1"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One `cloud train`.
+
+    Attributes:
+        config: whose recipe holds; None: the robots', where they train alike.
+        recipe: of those settings.
+        robot: whose calibration travels with the adapter; None: the only one's.
+        elsewhere: what becomes of modules that a robot does not adapt.
+    """
+
+    bundles: tuple[Path, ...]
+    keys: tuple[PublicKey, ...]
+    base: Path
+    out: Path
+    recipe: Callable[[BrainConfig, bool], Recipe]
+    config: Path | None = None
+    workers: int = 1
+    robot: str | None = None
+    elsewhere: Elsewhere = "refuse"
+    cpu: bool = False
+    sharded: bool = False
+    save_every: int = 50
+    eval_every: int = 50
+    cache_mib: int = 2048
+
+
+def train(asked: Asked, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Run it, or go on with it; what `training.json` says in the end.
+
+    Raises:
+        TrainRefused, BundleRefused, SignatureRefused: nothing was begun.
+        TrainInterrupted: a worker was killed; the same call goes on.
+        BrainError: base, settings or samples cannot be used.
+        OSError: the disk refused.
+    """
+    if not asked.bundles:
+        raise TrainRefused("no bundle was given", remedy="give what `cloud export` wrote")
+    sha256 = base_sha256(asked.base)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    with ProcessLock(asked.out / ".lock", purpose=f"train into {asked.out}"):
+        return _train(asked, sha256, say)
+
+
+def _train(asked: Asked, sha256: str, say: Callable[[str], None]) -> dict[str, Any]:
+    work = asked.out / "work"
+    bundles = [_told(path, say, asked, sha256, work) for path in asked.bundles]
+    bundles = sorted({b.manifest_sha256: b for b in bundles}.values(), key=lambda b: b.manifest_sha256)
+    config = common([b.settings for b in bundles]) if asked.config is None else config_of(asked.config)[0]
+    recipe = asked.recipe(config, True)
+    if recipe.batch_size < asked.workers:
+        raise TrainRefused(
+            f"{asked.workers} workers share passes of {recipe.batch_size} samples",
+            remedy="give fewer --workers, or a larger --batch",
+        )
+    names = [b.manifest_sha256 for b in bundles]
+    asked_for = sha256_of_json(
+        {
+            "bundles": names,
+            "base": sha256,
+            "recipe": recipe.to_json(),
+            "config": config.model_dump(mode="json"),
+            "robot": asked.robot,
+            "elsewhere": asked.elsewhere,
+        }
+    )
+    if (done := _done(asked, asked_for)) is not None:
+        return done
+    prepared = _prepared(asked, bundles, config, work, asked_for, say)
+    robot = _whose_calibration(asked, prepared)
+    recipe = asked.recipe(config, prepared.measured)
+    plan = Plan(
+        out=asked.out.absolute(),
+        base=asked.base.absolute(),
+        base_sha256=sha256,
+        samples_sha256=_samples_sha256(work),
+        recipe=recipe,
+        robots=tuple(prepared.robots),
+        robot_of=tuple(prepared.robot_of),
+        cpu=asked.cpu,
+        sharded=asked.sharded,
+        save_every=asked.save_every,
+        eval_every=asked.eval_every,
+        cache_mib=asked.cache_mib,
+    )
+    plan.write()
+    from continuonbrain.cloud_train.launch import run_workers
+
+    say(f"training on {prepared.train} samples with {asked.workers} workers")
+    figures = run_workers(plan, asked.workers)
+    return _finish(asked, plan, prepared, bundles, config, figures, robot, asked_for, say)
+
+
+def _told(path: Path, say: Callable[[str], None], asked: Asked, sha256: str, work: Path) -> OpenBundle:
+    say(f"checking {path.name}")
+    return open_bundle(path, asked.keys, base_sha256=sha256, work=work / "bundles")
+
+
+def _done(asked: Asked, asked_for: str) -> dict[str, Any] | None:
+    """What this very run has said already. Raises TrainRefused where another one has ended here."""
+    try:
+        found: dict[str, Any] = json.loads((asked.out / TRAINING).read_bytes())
+    except FileNotFoundError:
+        return None
+    if found.get("asked_for") == asked_for:
+        return found
+    raise TrainRefused(f"{asked.out} holds another training", remedy="give another folder with --out")
+
+
+def _prepared(
+    asked: Asked,
+    bundles: Sequence[OpenBundle],
+    config: BrainConfig,
+    work: Path,
+    asked_for: str,
+    say: Callable[[str], None],
+) -> Prepared:
+    """Samples on disk: those of before, where they are of the same."""
+    paper = work / "prepared.json"
+    try:
+        known = json.loads(paper.read_bytes())
+        if known["asked_for"] == asked_for:
+            return Prepared.from_json(known["prepared"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    paper.unlink(missing_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
+    prepared = prepare(bundles, asked.base, config, work, say=say)
+    from continuonbrain.loops.learning import replay_for
+
+    say("drawing what the base knows")
+    replay = replay_for(asked.base, asked.recipe(config, True).seed)
+    write_samples(work / REPLAY, [] if replay is None else [replay])
+    write_json_durably(paper, {"asked_for": asked_for, "prepared": prepared.to_json()})
+    return prepared
+
+
+def _whose_calibration(asked: Asked, prepared: Prepared) -> str | None:
+    if asked.robot is None:
+        return prepared.robots[0] if len(prepared.robots) == 1 else None
+    if asked.robot not in prepared.robots:
+        raise TrainRefused(
+            f"none of the bundles is of {asked.robot}", remedy=f"choose from {', '.join(prepared.robots)}"
+        )
+    return asked.robot
+
+
+def _samples_sha256(work: Path) -> str:
+    digest = hashlib.sha256()
+    for name in (TRAIN, HELD, REPLAY):
+        samples = read_samples(work / name)
+        digest.update(f"{name} {'' if samples is None else samples.sha256()}\n".encode())
+    return digest.hexdigest()
+
+
+def _finish(
+    asked: Asked,
+    plan: Plan,
+    prepared: Prepared,
+    bundles: Sequence[OpenBundle],
+    config: BrainConfig,
+    figures: dict[str, Any],
+    robot: str | None,
+    asked_for: str,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    from continuonbrain.cloud_train.finish import (
+        adapter_folder_files,
+        figures_on_held_out,
+        in_shape,
+        reflex_for,
+    )
+
+    if not figures["steps"]:
+        raise TrainRefused(
+            f"the job ended ({figures['ended']}) before its first step", remedy="look at the samples' labels"
+        )
+    shape = shape_of(config, asked.base)
+    training: dict[str, Any] = {
+        "format": FORMAT,
+        "by": f"continuonbrain {__version__}",
+        "asked_for": asked_for,
+        "base_sha256": plan.base_sha256,
+        "rank": plan.recipe.rank,
+        "layers": plan.recipe.layers,
+        "first_shared_layer": shape.first_layer,
+        "bundles": [b.told() for b in bundles],
+        "engine": figures["engine"],
+        "steps": figures["steps"],
+        "ended": figures["ended"],
+        "seed": plan.recipe.seed,
+        "recipe": plan.recipe.to_json(),
+        "samples": figures["samples"],
+        "samples_sha256": plan.samples_sha256,
+        "robots": prepared.robots,
+        "calibrations": {r: asdict(c) for r, c in prepared.calibrations.items()},
+        "calibration_of": robot,
+        "episodes": prepared.trained_on,
+        "held_out": prepared.held_out,
+        "duplicates": prepared.duplicates,
+        "left_out": prepared.left_out,
+        "tensorboard": figures["tensorboard"],
+    }
+    errors: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+    try:
+        fitted = in_shape(plan, shape, asked.elsewhere)
+    except FitRefused as error:
+        training["fit"] = {"how": "refused", "why": error.message, "remedy": error.remedy}
+        training["adapter"] = None
+    else:
+        training["fit"] = fitted.told()
+        reflex, extra = reflex_for(plan, fitted.files, say)
+        files = adapter_folder_files(fitted, reflex, prepared, robot)
+        training["adapter_sha256"] = adapter_sha256(files)
+        training["adapter"] = ADAPTER
+        say("looking at what was held out")
+        errors = figures_on_held_out(plan, prepared, files)
+        files[CARD_FILE] = (json.dumps(training, indent=2) + "\n").encode()
+        _replace(asked.out / ADAPTER, files)
+    if training["fit"]["how"] != "as it is":
+        _replace(asked.out / FULL, {p.name: p.read_bytes() for p in plan.adapter_dir.iterdir()})
+    metrics = {
+        name: figures[name]
+        for name in (
+            "ended", "steps", "resumed_at", "samples", "trainable_parameters", "cached", "cache_s", "train_s",
+            "peak_rss_mib", "held_out_losses", "losses",
+        )
+    }  # fmt: skip
+    write_json_durably(asked.out / METRICS, {**metrics, **extra, "held_out_errors": errors})
+    write_json_durably(asked.out / TRAINING, training)
+    shutil.rmtree(plan.work, ignore_errors=True)
+    return training
+
+
+def _replace(folder: Path, files: dict[str, bytes]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    write_directory_durably(folder, files)

@@ -1,0 +1,217 @@
+"""Training elsewhere: real processes under torchrun, gloo on CPUs, the tiny base."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from safetensors.numpy import load_file
+
+from continuonbrain.cloud.errors import BundleRefused
+from continuonbrain.cloud_train.board import has_board
+from continuonbrain.cloud_train.errors import TrainRefused
+from continuonbrain.model.base_identity import base_sha256
+from continuonbrain.storage.adapter_version import adapter_sha256_on_disk
+
+from .conftest import new_root, public_key
+from .driving import BASE, Given, asked, robot_of, trained
+
+LARGEST_DIFFERENCE = 1e-4
+"""Between adapters of one and of two workers, whose numbers are summed in another order. Measured: below 1e-6."""
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
+    return robot_of(tmp_path_factory.mktemp("robot"))
+
+
+@pytest.fixture(scope="module")
+def of_two(given: Given, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two workers that nobody disturbed."""
+    out = tmp_path_factory.mktemp("runs") / "two"
+    trained(given, out, workers=2)
+    return out
+
+
+def weights(out: Path, folder: str = "adapter") -> dict[str, np.ndarray]:
+    return load_file(out / folder / "adapter_model.safetensors")
+
+
+def difference(one: Path, other: Path) -> float:
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    return max(float(np.abs(a[k] - b[k]).max()) for k in a)
+
+
+def test_one_and_two_workers_end_with_the_same_adapter(given: Given, of_two: Path, tmp_path: Path) -> None:
+    trained(given, tmp_path / "one", workers=1)
+    assert max(float(np.abs(v).max()) for k, v in weights(of_two).items() if ".lora_B." in k) > 1e-3
+    assert difference(tmp_path / "one", of_two) < LARGEST_DIFFERENCE
+    one, two = (json.loads((out / "metrics.json").read_bytes()) for out in (tmp_path / "one", of_two))
+    assert one["losses"] == pytest.approx(two["losses"], abs=1e-5)
+    assert one["held_out_losses"] == [pytest.approx(pair, abs=1e-5) for pair in two["held_out_losses"]]
+
+
+def test_what_a_run_leaves_behind(given: Given, of_two: Path) -> None:
+    told = json.loads((of_two / "training.json").read_bytes())
+    assert told["base_sha256"] == base_sha256(BASE)
+    assert (told["rank"], told["layers"], told["steps"], told["ended"]) == (8, "top", 6, "steps")
+    assert [b["episodes"] for b in told["bundles"]] == [6]
+    assert told["engine"]["workers"] == 2
+    assert told["engine"]["distributed"] == "MULTI_CPU"
+    assert (len(told["episodes"]), len(told["held_out"])) == (5, 1)
+    assert told["fit"]["how"] == "as it is"
+    assert told["adapter_sha256"] == adapter_sha256_on_disk(of_two / "adapter")
+    names = {p.name for p in (of_two / "adapter").iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors", "calibration.json", "card.json"}
+    metrics = json.loads((of_two / "metrics.json").read_bytes())
+    assert [step for step, _ in metrics["held_out_losses"]] == [0, 3, 6]
+    (errors,) = metrics["held_out_errors"].values()
+    assert errors["base"]["steering"] > 0
+    assert errors["adapter"]["steering"] > 0
+    assert not (of_two / "work").exists()
+    again = trained(given, of_two, workers=2)  # done already
+    assert again == told
+    with pytest.raises(TrainRefused, match="another training"):
+        trained(given, of_two, workers=2, recipe={"steps": 7})
+
+
+@pytest.mark.skipif(not has_board(), reason="TensorBoard is not installed (extra `cloud`)")
+def test_the_log_is_tensorboards(of_two: Path) -> None:
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    (file,) = (of_two / "tensorboard").iterdir()
+    found = [
+        (value.tag, event.step)
+        for event in LegacyEventFileLoader(str(file)).Load()
+        for value in event.summary.value
+    ]
+    assert [step for tag, step in found if tag == "train/loss"] == [1, 2, 3, 4, 5, 6]
+    assert [step for tag, step in found if tag == "held_out/loss"] == [3, 6]
+
+
+def workers_below(process: psutil.Process) -> list[psutil.Process]:
+    found = []
+    for child in process.children(recursive=True):
+        try:
+            words = child.cmdline()
+        except psutil.Error:
+            continue
+        if "torch.distributed.run" not in words and any("cloud_train.worker" in w for w in words):
+            found.append(child)
+    return found
+
+
+STEPS_TO_DIE_IN = 40
+
+
+@pytest.fixture
+def command(given: Given, tmp_path: Path) -> Iterator[list[str]]:
+    key = tmp_path / "robot.pub"
+    key.write_bytes(public_key(given.brain).to_bytes())
+    yield [
+        sys.executable, "-m", "continuonbrain", "cloud", "train", str(given.bundle), "--base", str(BASE),
+        "--key", str(key), "--workers", "2", "--steps", str(STEPS_TO_DIE_IN), "--batch", "12", "--reflex-steps", "0",
+        "--save-every", "4", "--eval-every", "10", "--cpu", "--json",
+    ]  # fmt: skip
+
+
+def test_a_killed_worker_costs_no_bit_of_the_result(command: list[str], tmp_path: Path) -> None:
+    out, whole = tmp_path / "killed", tmp_path / "whole"
+    run = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 200
+        state = out / "work" / "job.state"
+        while not state.exists():
+            assert run.poll() is None, run.stderr.read() if run.stderr else ""
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        victims = workers_below(psutil.Process(run.pid))
+        assert len(victims) == 2
+        os.kill(victims[1].pid, signal.SIGKILL)
+        _, said = run.communicate(timeout=200)
+    finally:
+        run.kill()
+    assert run.returncode == 2, said
+    assert b"the same command again" in said
+    assert not (out / "training.json").exists()
+    assert not psutil.pid_exists(victims[0].pid) or psutil.Process(victims[0].pid).status() == "zombie"
+    for folder in (out, whole):
+        done = subprocess.run([*command, "--out", str(folder)], capture_output=True, timeout=280, check=False)
+        assert done.returncode == 0, done.stderr
+    assert 0 < json.loads((out / "metrics.json").read_bytes())["resumed_at"] < STEPS_TO_DIE_IN
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (out / "adapter" / name).read_bytes() == (whole / "adapter" / name).read_bytes()
+    losses = [json.loads((folder / "metrics.json").read_bytes())["losses"] for folder in (out, whole)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == STEPS_TO_DIE_IN
+
+
+def test_a_run_ends_alike_with_a_cache_and_without_and_in_one_pass_or_two(
+    given: Given, of_two: Path, tmp_path: Path
+) -> None:
+    trained(given, tmp_path / "parts", recipe={"batch": 6, "accumulate": 2}, cache_mib=0)
+    assert not json.loads((tmp_path / "parts" / "metrics.json").read_bytes())["cached"]
+    assert json.loads((of_two / "metrics.json").read_bytes())["cached"]
+    assert difference(tmp_path / "parts", of_two) < LARGEST_DIFFERENCE
+
+
+def test_a_bundle_of_nobody_known_or_altered_is_refused_before_anything_is_unpacked(
+    given: Given, tmp_path: Path
+) -> None:
+    stranger = new_root(tmp_path / "stranger")
+    with pytest.raises(TrainRefused, match="signed with key"):
+        trained(given, tmp_path / "out", keys=(public_key(stranger),))
+    data = bytearray(given.bundle.read_bytes())
+    data[200] ^= 1
+    altered = tmp_path / "altered.zip"
+    altered.write_bytes(data)
+    with pytest.raises(BundleRefused):
+        trained(given, tmp_path / "out", bundles=(altered,))
+    with pytest.raises(BundleRefused, match="no such bundle"):
+        trained(given, tmp_path / "out", bundles=(tmp_path / "nothing.zip",))
+    with pytest.raises(TrainRefused, match="share passes"):
+        trained(given, tmp_path / "out", workers=64)
+    found = [p for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name != ".lock"]
+    assert {p.relative_to(tmp_path / "out").parts[:2] for p in found} <= {("work", "bundles")}
+
+
+def test_the_samples_are_those_that_the_robot_makes_itself(given: Given, tmp_path: Path) -> None:
+    from continuonbrain.cloud_train.bundles import open_bundle
+    from continuonbrain.cloud_train.prepare import TRAIN, prepare
+    from continuonbrain.cloud_train.sample_store import read_samples
+    from continuonbrain.rlds.reader import list_episodes
+    from continuonbrain.trainer.dataset import build_samples, calibrate, hold_out, read_drive
+
+    bundle = open_bundle(
+        given.bundle, [public_key(given.brain)], base_sha256=base_sha256(BASE), work=tmp_path / "bundles"
+    )
+    prepared = prepare([bundle], BASE, given.brain.config, tmp_path)
+    found = read_samples(tmp_path / TRAIN)
+    assert found is not None
+    rules = given.brain.config.promotion
+    paths = list_episodes(given.brain.layout.episodes_dir)
+    train, held = hold_out(paths, tail=rules.eval_tail_episodes, least=rules.min_eval_episodes)
+    drives = [read_drive(p) for p in paths]
+    calibration = calibrate(drives)
+    own = build_samples([d for d in drives if d.episode.path in train], calibration)
+    (fitted,) = prepared.calibrations.values()
+    assert fitted.steering_gain == pytest.approx(calibration.steering_gain, rel=1e-5)
+    assert len(prepared.held_out) == len(held)
+    assert found.instructions == own.instructions
+    assert np.array_equal(found.frames, own.frames)
+    assert np.array_equal(found.weights, own.weights)
+    for name in ("curvature", "speed_ahead", "command", "previous"):
+        assert np.allclose(getattr(found, name), getattr(own, name), atol=1e-4), (
+            name
+        )  # floats left it in 32 bits
+    assert asked(given, tmp_path).recipe(given.brain.config, True).targets == given.brain.config.lora_layers
