@@ -48,7 +48,7 @@ def reflex_for(
     intents = Intents(engine, reflex=start)
     pool, chances = pool_of(plan)
 
-    def meant(instructions: Sequence[str]) -> Any:
+    def meant(instructions: Sequence[str], _look: Callable[[], None]) -> Any:
         return intents.of_all(instructions)
 
     settings = ReflexSettings(

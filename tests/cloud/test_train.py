@@ -118,7 +118,7 @@ STEPS_TO_DIE_IN = 40
 def command(given: Given, tmp_path: Path) -> Iterator[list[str]]:
     key = tmp_path / "robot.pub"
     key.write_bytes(public_key(given.brain).to_bytes())
-    yield [
+    return [
         sys.executable, "-m", "continuonbrain", "cloud", "train", str(given.bundle), "--base", str(BASE),
         "--key", str(key), "--workers", "2", "--steps", str(STEPS_TO_DIE_IN), "--batch", "12", "--reflex-steps", "0",
         "--save-every", "4", "--eval-every", "10", "--cpu", "--json",
