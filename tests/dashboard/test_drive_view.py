@@ -1,4 +1,4 @@
-"""Drive: one sentence that never contradicts itself, colours that can be read in every state, two touches on a phone."""
+"""Drive: one sentence that never contradicts itself, colours that are read in every state, two touches on a phone."""
 
 from __future__ import annotations
 
