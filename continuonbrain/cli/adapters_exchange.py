@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,6 +11,9 @@ from rich.console import Console
 from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.episodes_common import print_json
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
+
+if TYPE_CHECKING:
+    from continuonbrain.loops.adapter_import import Imported
 
 
 def import_bundle(
@@ -22,7 +25,11 @@ def import_bundle(
     from continuonbrain.loops.adapter_import import import_adapter
 
     brain = open_brain(root)
-    taken = import_adapter(brain, file)
+    print_imported(import_adapter(brain, file), brain.layout.root, as_json=as_json)
+
+
+def print_imported(taken: Imported, root: Path, *, as_json: bool) -> None:
+    """What was taken, and that it does not drive."""
     if as_json:
         print_json(
             {
@@ -43,7 +50,7 @@ def import_bundle(
         said += f"\nit took the place of the candidate {taken.instead_of}, which was not promoted; its folder is kept"
     said += (
         "\nit does not drive: it has no verdict of this brain. The sidecar of a running brain judges it as soon as the "
-        f"robot may learn; now: continuonbrain train --root {brain.layout.root}"
+        f"robot may learn; now: continuonbrain train --root {root}"
     )
     Console(highlight=False).print(said, markup=False, soft_wrap=True)
 

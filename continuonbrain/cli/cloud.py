@@ -13,6 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from continuonbrain.brain_root import BrainRoot, open_brain
+from continuonbrain.cli.cloud_import import import_bundle, pack_base
 from continuonbrain.cli.episodes_common import disk_errors, print_json, progress_bar
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.cloud.check import check_bundle
@@ -26,6 +27,9 @@ from continuonbrain.storage.public_key import parse_public_key
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Bundles for a bigger machine, where you have opted in."
 )
+
+app.command("import")(import_bundle)
+app.command("pack-base")(pack_base)
 
 _NAME = "continuonbrain-memory"
 _NAMED = 5

@@ -23,6 +23,7 @@ from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.finding import ERROR
+from continuonbrain.rlds.marking import driver_of, instruction_of, is_bad
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.rlds.summary import EpisodeSummary, summarise
 from continuonbrain.rlds.tub import import_tub as import_tub_folder
@@ -94,7 +95,7 @@ def import_tub(
 
 @app.command("list")
 def list_command(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
-    """List the episodes of a brain root."""
+    """List the episodes of a brain root: who drove, to what label, where, and whether a person marked it as bad."""
     rows = [_row(path) for path in list_episodes(open_brain(root).layout.episodes_dir)]
     if as_json:
         print_json({"episodes": rows})
@@ -103,12 +104,12 @@ def list_command(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -
     if not rows:
         console.print(f"no episodes yet: record some (continuonbrain run --root {root}) or import a tub")
         return
-    table = Table("episode", "steps", "seconds", "where", "state")
+    table = Table("episode", "steps", "seconds", "driver", "label", "where", "state")
     for row in rows:
         seconds = "" if row["duration_s"] is None else f"{row['duration_s']:.1f}"
-        table.add_row(
-            Text(row["id"]), str(row["steps"]), seconds, Text(row["environment_id"]), Text(row["state"])
-        )
+        state = f"{row['state']}, marked as bad" if row["bad"] else row["state"]
+        words = (Text(cell) for cell in (row["driver"], row["label"], row["environment_id"], state))
+        table.add_row(Text(row["id"]), str(row["steps"]), seconds, *words)
     console.print(table)
 
 
@@ -176,6 +177,9 @@ def _row(path: Path) -> dict[str, Any]:
             "path": str(path),
             "steps": 0,
             "duration_s": None,
+            "driver": "",
+            "label": "",
+            "bad": False,
             "environment_id": "",
             "state": error.problem,
         }
@@ -185,6 +189,9 @@ def _row(path: Path) -> dict[str, Any]:
         "path": str(path),
         "steps": len(episode),
         "duration_s": None if milliseconds is None else milliseconds / 1000,
+        "driver": driver_of(episode.metadata),
+        "label": instruction_of(episode.metadata),
+        "bad": is_bad(episode.metadata),
         "environment_id": episode.metadata.environment_id,
         "state": episode.torn or "whole",
     }

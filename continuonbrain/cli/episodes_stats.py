@@ -73,6 +73,11 @@ def _print(console: Console, found: MemoryStatistics) -> None:
             f"{found.terminal} of {found.episodes} ended because the task did",
             soft_wrap=True,
         )
+    for title, episodes in (("drivers", found.driver_episodes), ("labels", found.label_episodes)):
+        if len(episodes):
+            console.print(Text(f"{title}: {_counts(episodes)}"), soft_wrap=True)
+    if found.marked_bad:
+        console.print(f"marked as bad: {found.marked_bad}, nobody learns from them")
     for title, tally in (
         ("driven by", found.sources),
         ("instruction", found.instructions),
@@ -162,6 +167,12 @@ def _print_training(console: Console, found: MemoryStatistics) -> None:
     for why, count in found.left_out.ranked():
         if count:
             console.print(Text(f"  left out, {why}: {count}"))
+
+
+def _counts(tally: Tally) -> str:
+    ranked = tally.ranked()
+    shown = ", ".join(f"{name} ({count})" for name, count in ranked[:_SHOWN])
+    return shown + (f", and {len(ranked) - _SHOWN} more" if len(ranked) > _SHOWN else "")
 
 
 def _names(tally: Tally, steps: int) -> str:

@@ -13,11 +13,12 @@ from typing import Annotated, Any
 import typer
 
 import continuonbrain
+from continuonbrain.cli.dashboard import Dashboard
 from continuonbrain.cli.doctor_pi import is_pi
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.configs import PRESET_NAMES, preset_bytes
 from continuonbrain.install.plan import Installed, install_plan, pending, told_account, uninstall_plan
-from continuonbrain.install.settings import InstallError, InstallSettings
+from continuonbrain.install.settings import DASHBOARD_PORT, InstallError, InstallSettings
 from continuonbrain.install.shell import Commands, SystemCommands, carry_out
 from continuonbrain.install.steps import File, Machine, Step
 from continuonbrain.install.units import TARGET
@@ -50,6 +51,15 @@ def install(
             "--preset", help=f"Also make the brain of a root that has none: {', '.join(PRESET_NAMES)}."
         ),
     ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen",
+            help="Serve the dashboard on this address: 0.0.0.0 to the LAN, behind a pairing code; 127.0.0.1 to this "
+            "computer. Without it no process has a network.",
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option("--port", help="Of the dashboard.")] = DASHBOARD_PORT,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     into: IntoOption = Path("/"),
@@ -73,6 +83,8 @@ def install(
         told_account(machine) if user is None else user,
         this if python is None else (),
         preset,
+        listen,
+        port,
     )
     run_steps(install_plan(settings, machine), machine, SystemCommands(), dry_run=dry_run, as_json=as_json)
     if as_json or dry_run:
@@ -82,6 +94,19 @@ def install(
         robot = "pi5-donkey" if is_pi(machine.top) else "sim-donkey"
         typer.echo(f"next, or nothing starts: {as_user} init --root {layout.root} --preset {robot}")
     typer.echo(f"start: sudo systemctl start {TARGET}      look: systemctl status 'continuonbrain*'")
+    typer.echo(_dashboard(settings, layout))
+
+
+def _dashboard(settings: InstallSettings, layout: BrainLayout) -> str:
+    if settings.listen is None:
+        return "dashboard: none; to have one, install again with --listen 0.0.0.0 (or 127.0.0.1)"
+    port, alone = settings.port, settings.is_own_address
+    shown = Dashboard(layout, port, None if alone else settings.listen)
+    if alone:
+        return (
+            f"dashboard: {shown.address} on this computer; from another: ssh -L {port}:127.0.0.1:{port} to it"
+        )
+    return f"dashboard: {shown.address}, pairing code: sudo cat {layout.pairing_code_path}"
 
 
 def uninstall(

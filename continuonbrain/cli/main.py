@@ -77,6 +77,9 @@ COMMANDS: tuple[LazyCommand, ...] = (
         "Bundles for a bigger machine, where you have opted in. Nothing is sent.",
     ),
     LazyCommand(
+        "base", "continuonbrain.cli.base:app", "Bases that came back: judge, switch to, go back from them."
+    ),
+    LazyCommand(
         "model",
         "continuonbrain.cli.model:app",
         "Base models: show, export for the robot or an app, build the tiny one.",

@@ -21,6 +21,13 @@ def mode(
     instruction: Annotated[
         str | None, typer.Option("--instruction", help='What the autopilot is told, as "keep left".')
     ] = None,
+    record: Annotated[
+        bool | None,
+        typer.Option(
+            "--record/--no-record",
+            help="Record what a person drives by hand as lessons, until told otherwise.",
+        ),
+    ] = None,
 ) -> None:
     """Give the running robot a mode: autopilot, teleop (a person drives) or park; stop is an emergency stop."""
     if wanted not in _WAYS:
@@ -28,6 +35,8 @@ def mode(
     layout = open_brain(root).layout
     if instruction is not None:
         command_control(layout, {"type": "instruct", "instruction": instruction})
+    if record is not None:
+        command_control(layout, {"type": "record", "on": record, "what": "lessons"})
     command = {"type": "stop"} if wanted == "stop" else {"type": "mode", "mode": wanted}
     said = command_control(layout, command)
     ended = "the next mode ends the stop" if wanted == "stop" else ""

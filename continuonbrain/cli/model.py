@@ -246,6 +246,43 @@ def export_command(
     )
 
 
+@app.command("merge")
+def merge_command(
+    base: Annotated[Path, typer.Argument(help="A driving base's folder.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write the merged base into; it must not exist.")],
+    adapter: Annotated[Path, typer.Option("--adapter", help="The PEFT folder of an adapter of this base.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Merge an adapter into a base's weights: another base, compared with base and adapter by torch.
+
+    Then: `model export OUT` for its graphs, `cloud pack-base OUT` for a robot.
+    """
+    from continuonbrain.model.merge import merge_adapter
+
+    made = merge_adapter(base, adapter, out)
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {
+                    "path": str(made.path),
+                    "base_sha256": made.base_sha256,
+                    "grown_from": {"base_sha256": made.grown_from, "adapter_sha256": made.adapter_sha256},
+                    "modules": made.modules,
+                    "max_logit_diff": made.max_logit_diff,
+                    "moved": made.moved,
+                }
+            )
+        )
+        return
+    Console(highlight=False).print(
+        f"{made.path}: base {made.base_sha256[:16]}, {made.modules} modules merged\n"
+        f"beside base and adapter logits differ by at most {made.max_logit_diff:.2g}; the adapter moves them by "
+        f"{made.moved:.2g}\nits graphs: continuonbrain model export {made.path}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
 @app.command("export-app")
 def export_app_command(
     base: Annotated[Path, typer.Argument(help="A Hugging Face Gemma 3n folder.")],

@@ -25,9 +25,9 @@ from continuonbrain.cloud.manifest import (
     checked,
     parse_manifest,
 )
-from continuonbrain.cloud.zip64 import LONGEST_HEADER, Member, directory, local_header, read_local_header
 from continuonbrain.rlds.files import open_regular
 from continuonbrain.storage.public_key import PublicKey
+from continuonbrain.storage.zip64 import LONGEST_HEADER, Member, directory, local_header, read_local_header
 
 _PIECE = 1 << 20
 _MOST_MEMBERS = 100_000

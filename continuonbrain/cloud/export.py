@@ -47,12 +47,12 @@ from continuonbrain.cloud.secret import pseudonyms_of
 from continuonbrain.cloud.shards import ShardWriter, folder_of, member_of
 from continuonbrain.cloud.sinks import Sink, open_sink, remove_growing
 from continuonbrain.cloud.survey import files_of
-from continuonbrain.cloud.zip64 import Member
 from continuonbrain.model.base_identity import checkpoint_sha256
 from continuonbrain.rlds.metadata import EpisodeMetadata
 from continuonbrain.rlds.sharing import answer_of
 from continuonbrain.storage.lock import ProcessLock
 from continuonbrain.storage.trusted_keys import PrivateKeys
+from continuonbrain.storage.zip64 import Member
 
 Progress = Callable[[int, int], None]
 Delivered = Callable[["Exported"], None]

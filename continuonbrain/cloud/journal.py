@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from continuonbrain.cloud.zip64 import Member
 from continuonbrain.storage.durable import append_line_durably, read_whole_lines, remove_durably
+from continuonbrain.storage.zip64 import Member
 
 
 @dataclass(frozen=True)

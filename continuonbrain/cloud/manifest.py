@@ -15,7 +15,6 @@ from typing import Final
 from continuonbrain import __version__
 from continuonbrain.cloud.errors import BundleRefused
 from continuonbrain.cloud.privacy import PRIVACY
-from continuonbrain.cloud.zip64 import Member, is_member_name
 from continuonbrain.storage.canonical_json import NotSignableError, parse_signable, signable_bytes
 from continuonbrain.storage.signing import (
     Document,
@@ -24,6 +23,7 @@ from continuonbrain.storage.signing import (
     parse_envelope,
     verify,
 )
+from continuonbrain.storage.zip64 import Member, is_member_name
 
 FORMAT: Final = "continuonbrain.memory.1"
 KIND_MEMORY: Final = "memory"

@@ -21,7 +21,6 @@ from continuonbrain.cloud.images import Size, bare_image, half_image
 from continuonbrain.cloud.plan import Dataset, Frames, Shard
 from continuonbrain.cloud.privacy import Pseudonyms, clean_features, clean_field, clean_metadata
 from continuonbrain.cloud.sinks import Sink
-from continuonbrain.cloud.zip64 import Member
 from continuonbrain.rlds.doctor_steps import StepOrder
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.finding import Findings
@@ -30,6 +29,7 @@ from continuonbrain.rlds.reader import Episode, open_episode
 from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.tfds import episode_features, shard_name
 from continuonbrain.rlds.tfrecord import encode_example, frame_record
+from continuonbrain.storage.zip64 import Member
 
 PART_STEPS: Final = 4096
 PART_BYTES: Final = 8 << 20

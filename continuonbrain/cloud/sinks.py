@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from continuonbrain.cloud.zip64 import Member, directory, end_of, local_header
 from continuonbrain.storage.durable import sync_directory
+from continuonbrain.storage.zip64 import Member, directory, end_of, local_header
 
 
 class Sink(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,10 @@ from pathlib import Path
 from continuonbrain.errors import BrainError
 
 DEFAULT_USER = "continuon"
+
+DASHBOARD_PORT = 8080
+_FIRST_PORT = 1024
+"""Of those that need no capability."""
 
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 """What useradd(8) takes everywhere."""
@@ -47,6 +52,8 @@ class InstallSettings:
         python: the interpreter that starts them; its environment has `continuonbrain`.
         reads: further folders that this interpreter needs (where the package lies, where its own files are).
         preset: what a root without settings is made from; None leaves that to a person.
+        listen: address of this computer that the dashboard is served on; None: no process has a network.
+        port: of it.
 
     Raises:
         InstallError: a name or path that a unit cannot hold, or that the units' own walls would hide.
@@ -57,6 +64,8 @@ class InstallSettings:
     user: str = DEFAULT_USER
     reads: tuple[Path, ...] = ()
     preset: str | None = None
+    listen: str | None = None
+    port: int = DASHBOARD_PORT
 
     def __post_init__(self) -> None:
         if not _USER.fullmatch(self.user) or self.user in _SYSTEM_USERS:
@@ -80,6 +89,16 @@ class InstallSettings:
                 f"--root {self.root} is below {hidden}, which the services cannot see",
                 remedy="a folder below /opt or /srv",
             )
+        if self.listen is not None and not _is_address(self.listen):
+            raise InstallError(
+                f"--listen {self.listen!r} is no IP address",
+                remedy="0.0.0.0 for the whole LAN, behind a pairing code; 127.0.0.1 for this computer alone",
+            )
+        if not _FIRST_PORT <= self.port <= 65535:
+            raise InstallError(
+                f"--port {self.port} cannot be had by a service without privileges",
+                remedy=f"one from {_FIRST_PORT} to 65535; usual is {DASHBOARD_PORT}",
+            )
         for path in (self.python, *self.reads):
             if (hidden := _hides(path)) is not None:
                 raise InstallError(
@@ -87,6 +106,18 @@ class InstallSettings:
                     remedy="install into an environment below /opt: sudo python3 -m venv /opt/continuonos/venv && "
                     "sudo /opt/continuonos/venv/bin/pip install continuonbrain, then install with its continuonbrain",
                 )
+
+    @property
+    def is_own_address(self) -> bool:
+        """Whether the dashboard is for this computer alone."""
+        return self.listen is not None and ipaddress.ip_address(self.listen).is_loopback
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return "%" not in text and bool(ipaddress.ip_address(text))
+    except ValueError:
+        return False
 
 
 def _hides(path: Path) -> str | None:

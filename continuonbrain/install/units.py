@@ -1,6 +1,7 @@
 """The text of the systemd units. Pure.
 
-Every process has the walls that it can live behind (systemd.exec(5)): no network, no capability, the file system
+Every process has the walls that it can live behind (systemd.exec(5)): no network (but the service, where the owner asks
+for a dashboard: that listens on addresses of a private network alone), no capability, the file system
 read-only but for the brain root, no device. Control alone sees devices, and may ask for a real-time priority up to 60
 by its limits, without any capability (sched(7): RLIMIT_RTPRIO; getrlimit(2): RLIMIT_NICE).
 
@@ -38,9 +39,7 @@ ProtectSystem=strict
 ReadWritePaths={root}
 ProtectHome=yes
 PrivateTmp=yes
-PrivateNetwork=yes
-IPAddressDeny=any
-RestrictAddressFamilies=AF_UNIX
+{network}
 RestrictNamespaces=yes
 RestrictSUIDSGID=yes
 LockPersonality=yes
@@ -59,6 +58,19 @@ SystemCallFilter=~@privileged
 SystemCallErrorNumber=EPERM
 UMask=0027
 """
+
+
+_NO_NETWORK = """\
+PrivateNetwork=yes
+IPAddressDeny=any
+RestrictAddressFamilies=AF_UNIX"""
+_DASHBOARD = """\
+PrivateNetwork=no
+IPAddressDeny=any
+IPAddressAllow={who}
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6"""
+_LAN = "localhost link-local 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7"
+"""RFC 1918, RFC 4193; "link-local" is systemd's word for 169.254.0.0/16 and fe80::/64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +155,7 @@ RestrictRealtime=yes
     _Process(
         "service",
         "answers apps on a Unix socket of the brain root",
-        "continuonbrain serve --root {root} --json",
+        "continuonbrain serve --root {root} --json{listens}",
         LIMITS["service"],
         resources="""\
 CPUWeight=50
@@ -154,10 +166,7 @@ OOMScoreAdjust=300
 MemoryMax=60%
 RestrictRealtime=yes
 """,
-        own="# MemoryDenyWriteExecute= "
-        + _COMPILES
-        + "\n# Nor is --tcp: PrivateNetwork= leaves it no machine to be reached from.\n"
-        + "PrivateDevices=yes\nDevicePolicy=closed\n",
+        own="# MemoryDenyWriteExecute= " + _COMPILES + "\nPrivateDevices=yes\nDevicePolicy=closed\n",
     ),
 )
 
@@ -192,6 +201,11 @@ def _service(process: _Process, settings: InstallSettings) -> str:
         root=root,
         devices="\n".join(f"DeviceAllow={device} rw" for device in _DEVICES),
     )
+    open_to = None if settings.listen is None or process.name != "service" else settings.listen
+    arguments = process.arguments.format(root=root, listens="" if open_to is None else _listens(settings))
+    network = _NO_NETWORK
+    if open_to is not None:
+        network = _DASHBOARD.format(who="localhost" if settings.is_own_address else _LAN)
     return f"""{MADE_BY}
 [Unit]
 Description=ContinuonBrain {process.name}: {process.says}
@@ -208,7 +222,7 @@ Type=notify
 NotifyAccess=main
 # -X faulthandler: what a process that the watchdog ends was doing stands in the journal.
 # -I: no module is taken from the working folder, which the process may write, nor from a person's own settings.
-ExecStart={settings.python} -I -u -X faulthandler -m {process.arguments.format(root=root)}
+ExecStart={settings.python} -I -u -X faulthandler -m {arguments}
 User={settings.user}
 Group={settings.user}
 WorkingDirectory={root}
@@ -225,7 +239,12 @@ KillMode=mixed
 LimitCORE=0
 
 {process.resources}
-{_HARDENED.format(root=root)}{own}
+{_HARDENED.format(root=root, network=network)}{own}
 [Install]
 WantedBy={TARGET}
 """
+
+
+def _listens(settings: InstallSettings) -> str:
+    # On this computer alone, whoever can reach it has an account here: no pairing, as with `continuonbrain run`.
+    return f" --tcp {settings.port}" + ("" if settings.is_own_address else f" --listen {settings.listen}")

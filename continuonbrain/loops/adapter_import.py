@@ -23,7 +23,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from typing import Any, BinaryIO
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.base_watch import refuse_if_moved
 from continuonbrain.model.base_identity import checkpoint_sha256
 from continuonbrain.storage.adapters import (
     BEHAVIOURAL_FILES,
@@ -106,8 +107,17 @@ class Exported:
     counter: int
 
 
-def import_adapter(brain: BrainRoot, path: Path) -> Imported:
+def no_refusal(_files: Mapping[str, bytes]) -> str:
+    """Nothing more speaks against these files."""
+    return ""
+
+
+def import_adapter(
+    brain: BrainRoot, path: Path, *, fits: Callable[[Mapping[str, bytes]], str] = no_refusal
+) -> Imported:
     """Take the adapter in the bundle `path` as candidate. It drives only after a verdict of this brain.
+
+    fits: given the verified files, says what else speaks against them, "" for nothing.
 
     Raises:
         BrainError: it is refused, with nothing changed (`ImportRefused`, `BundleError`, `SignatureRefused`,
@@ -115,22 +125,20 @@ def import_adapter(brain: BrainRoot, path: Path) -> Imported:
         StagingFailed: after the counter was used up.
         OSError: the file cannot be read, or the disk refused.
     """
-    keys = TrustedKeys(brain.layout)
-    if not brain.layout.trusted_keys_dir.is_dir():
-        raise KeyRefused(
-            f"this brain trusts no key: there is no {brain.layout.trusted_keys_dir}",
-            remedy=f"continuonbrain keys trust FILE.pub --root {brain.layout.root}",
-        )
+    keys = keys_of(brain)
     serving = checkpoint_sha256(brain.layout.base_model_dir)
     brain.layout.trainer_dir.mkdir(parents=True, exist_ok=True)
     training = ProcessLock(
         brain.layout.trainer_lock_path, purpose=f"change the candidate of {brain.layout.root}"
     )
     with training, keys.lock("import an adapter"):
+        refuse_if_moved(brain.layout)
         store = AdapterStore(brain.layout)
         before = store.candidate_id()
         store.last_change()  # a damaged history would refuse the candidate after its counter was used up
         checked = _checked_bundle(path, keys, base_sha256=serving)
+        if why := fits(checked.files):
+            raise ImportRefused(f"{path} is refused: {why}", remedy="have it exported again, for this base")
         files = {n: d for n, d in checked.files.items() if n in BEHAVIOURAL_FILES}
         files[CARD_FILE] = _card(checked, sha256=adapter_sha256(files), base_sha256=serving)
         keys.accept(checked.key, checked.envelope.document.counter)
@@ -149,6 +157,16 @@ def import_adapter(brain: BrainRoot, path: Path) -> Imported:
         checked.not_verified,
         before or "",
     )
+
+
+def keys_of(brain: BrainRoot) -> TrustedKeys:
+    """The keys that this brain trusts. Raises KeyRefused when it trusts none."""
+    if not brain.layout.trusted_keys_dir.is_dir():
+        raise KeyRefused(
+            f"this brain trusts no key: there is no {brain.layout.trusted_keys_dir}",
+            remedy=f"continuonbrain keys trust FILE.pub --root {brain.layout.root}",
+        )
+    return TrustedKeys(brain.layout)
 
 
 @dataclass(frozen=True)
@@ -177,11 +195,11 @@ def _checked_bundle(path: Path, keys: TrustedKeys, *, base_sha256: str) -> _Chec
         found.append((envelope, key, tuple(s.alg for s in others), hashlib.sha256(data).hexdigest()))
         return document.files
 
-    with _regular_file(path) as (file, size):
+    with regular_file(path) as (file, size):
         files = read_bundle(file, size, check, what=str(path))
     for name in files:
         if name.endswith(".json"):
-            _json_object(files[name], f"{path}: {name}")
+            json_object(files[name], f"{path}: {name}")
     envelope, key, not_verified, sha256 = found[0]
     return _Checked(envelope, key, not_verified, files, sha256)
 
@@ -317,7 +335,7 @@ def _files_of(version: AdapterVersion) -> dict[str, bytes]:
         except FileNotFoundError:
             continue
         if name.endswith(".json"):
-            _json_object(files[name], str(version.path / name))
+            json_object(files[name], str(version.path / name))
     return files
 
 
@@ -332,7 +350,7 @@ def _base_of(version: AdapterVersion) -> str:
     )
 
 
-def _json_object(data: bytes, what: str) -> None:
+def json_object(data: bytes, what: str) -> None:
     remedy = "have it exported again from an adapter that is whole"
     try:
         value = load_plain(data)
@@ -343,7 +361,7 @@ def _json_object(data: bytes, what: str) -> None:
 
 
 @contextmanager
-def _regular_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+def regular_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """The file, opened for reading, and its size. A pipe or a device would keep the reader waiting. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     found = os.fstat(descriptor)

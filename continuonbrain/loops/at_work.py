@@ -15,6 +15,7 @@ from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
 from continuonbrain.loops import notify
 from continuonbrain.loops.adapter_import import ORIGIN
+from continuonbrain.loops.base_watch import refuse_if_moved
 from continuonbrain.loops.owner import owner_gate
 from continuonbrain.loops.spending import Spending
 from continuonbrain.rlds.marking import is_bad
@@ -43,7 +44,8 @@ class GaveUp(Exception):
 @dataclass(slots=True)
 class Status:
     """`trainer/status.json`. kind: "fast", or "slow" in a docked round; phase: waiting, check, gates, read, cache,
-    train, judge, judged, promoted, refused, stopped, failed; left_out: episodes that this round does not learn from,
+    train, reflex, judge, judged, promoted, refused, stopped, failed; losses: at `loss_steps`; part: of judging, which
+    measurement runs, of how many `parts`; left_out: episodes that this round does not learn from,
     and why. Times are wall clock, as labels."""
 
     kind: str = "fast"
@@ -53,6 +55,9 @@ class Status:
     steps: int = 0
     loss: float | None = None
     losses: list[float] = field(default_factory=list)
+    loss_steps: list[int] = field(default_factory=list)
+    part: int = 0
+    parts: int = 0
     gates: dict[str, object] = field(default_factory=dict)
     candidate: str = ""
     verdict: dict[str, Any] | None = None
@@ -172,9 +177,10 @@ class Sidecar:
         """While something is learned: the trainer's lock is held, the day's budget charged, an error told. gates:
         instead of the config's.
 
-        Raises `LockHeldError` when another trainer works on this root.
+        Raises `LockHeldError` when another trainer works on this root, `BaseMoved` when another base drives.
         """
         with ProcessLock(self.layout.trainer_lock_path, purpose=purpose):
+            refuse_if_moved(self.layout)
             before = self.gates
             self.gates = gates or before
             try:

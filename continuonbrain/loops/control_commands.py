@@ -4,13 +4,15 @@ Messages of `wire`, each answered with an "ack" (`ok`, `detail`):
 
     {"type": "instruct", "instruction": TEXT}
     {"type": "mode", "mode": "autopilot" | "teleop" | "assisted" | "park"}
-    {"type": "stop"}     {"type": "release"}     {"type": "record", "on": true | false}     {"type": "let_go"}
+    {"type": "stop"}     {"type": "release"}     {"type": "let_go"}
+    {"type": "record", "on": true | false, "what": "lessons" | "drives"}
     {"type": "teleop", "steering": S, "throttle": T, "active": true | false, "for_s": SECONDS}
 
 "stop" is an emergency stop; a mode ends it (in "park" it stands anyway), and so does "release", which parks. In mode
 "teleop" a person drives, by messages some twenty times a second or by the body's own remote control; without a new one
 the car stops (`guards.deadman_s`, or `for_s` where the sender gives one; at once when the connection ends). In mode
 "assisted" the policy drives while messages come that are not active, and a person while they are; without any it stops.
+"record" is about a person's lessons where it does not say what (`recording.py`).
 """
 
 from __future__ import annotations
@@ -20,18 +22,19 @@ from collections.abc import Callable, Mapping
 from continuonbrain.loops.body import Body
 from continuonbrain.loops.fast import FastLoop
 from continuonbrain.loops.loop_tick import MODES, Mode
+from continuonbrain.loops.recording import PARTS
 from continuonbrain.loops.remote import RemoteControl
 from continuonbrain.loops.wire_stream import Message, Peer, WireServer
 
 _LONGEST_INSTRUCTION = 200
-_KNOWN = f"instruct, mode ({', '.join(MODES)}), stop, release, record (on: true or false), teleop, let_go"
+_KNOWN = f"instruct, mode ({', '.join(MODES)}), stop, release, record (on, what), teleop, let_go"
 
 
 class ControlCommands:
     """Takes what has arrived and does it, between two ticks. For the loop's thread.
 
     change_mode: gives the reason why the mode stays as it is, "" when it changed. waits_for: what comes before the
-    robot drives by itself, "" for nothing. records: whether this process can record at all.
+    robot drives by itself, "" for nothing.
     """
 
     def __init__(
@@ -43,10 +46,9 @@ class ControlCommands:
         *,
         change_mode: Callable[[Mode], str],
         waits_for: Callable[[], str] = lambda: "",
-        records: bool,
     ) -> None:
         self._server, self._loop, self._body, self._remote = server, loop, body, remote
-        self._change_mode, self._waits_for, self._records = change_mode, waits_for, records
+        self._change_mode, self._waits_for = change_mode, waits_for
 
     def take(self) -> None:
         """Obey and answer everything that waits; never waits itself."""
@@ -72,7 +74,7 @@ class ControlCommands:
             case "release":
                 return _unless(self._body.release() or self._change_mode("park"))
             case "record" if isinstance(on := header.get("on"), bool):
-                return self._record(on)
+                return _unless(self._record(on, header.get("what", "lessons")))
         return False, f"unknown command {header!r}; known: {_KNOWN}"
 
     def _instruct(self, text: object) -> tuple[bool, str]:
@@ -91,12 +93,14 @@ class ControlCommands:
     def _steer(self, header: Mapping[str, object], peer: Peer) -> str:
         return self._remote.take(header, lambda: peer.open)
 
-    def _record(self, on: bool) -> tuple[bool, str]:
-        if not self._records:
-            return False, "this control process records nothing (--no-record)"
-        if on != self._loop.recording:
-            self._loop.record(on)
-        return True, ""
+    def _record(self, on: bool, what: object) -> str:
+        part = next((part for part in PARTS if part == what), None)
+        if part is None:
+            return f"what = {what!r} is none of {', '.join(PARTS)}"
+        if not self._loop.recording.able:
+            return "this control process records nothing (--no-record)"
+        self._loop.record(part, on)
+        return ""
 
 
 def _unless(refusal: str) -> tuple[bool, str]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
 from continuonbrain.loops import notify
+from continuonbrain.loops.base_watch import MOVED, BaseWatch
 from continuonbrain.loops.body import Body
 from continuonbrain.loops.child_process import exit_code
 from continuonbrain.loops.control_commands import ControlCommands
@@ -146,10 +147,11 @@ class ControlProcess:
         self._pulse = notify.Pulse()
         self._head_fault = ""
         self._stopping = False
+        self._base = BaseWatch(brain.layout)
+        self.moved = False
+        """Another base drives now: this process has to be started anew."""
         self._state = ControlState(held=parked)
-        self._snapshot = ControlSnapshot(
-            self._state, self._loop, self._client, self._body, self._life, records=options.record
-        )
+        self._snapshot = ControlSnapshot(self._state, self._loop, self._client, self._body, self._life)
         self._commands: ControlCommands | None = None
         self._view: ViewServer | None = None
         self._slack = Slack()
@@ -171,7 +173,7 @@ class ControlProcess:
                 self._snapshot.take,
                 self._body.machine,
                 events,
-                housekeeping=lambda: lift_other_threads(self._state.granted),
+                housekeeping=self._housekeeping,
                 slack=self._slack,
             )
             keeper = DrivingKeeper(layout, self._counter)
@@ -183,7 +185,6 @@ class ControlProcess:
                     self._remote,
                     change_mode=self._change_mode,
                     waits_for=lambda: self._snapshot.waits_for,
-                    records=options.record,
                 )
                 self._view = ViewServer(layout.run_dir / VIEW_SOCKET_NAME, self._snapshot.gauges, self._slack)
                 writer.start()
@@ -214,6 +215,13 @@ class ControlProcess:
         return report
 
     # The loop's surroundings.
+
+    def _housekeeping(self) -> None:
+        """On the status thread: the loop itself looks at no file."""
+        lift_other_threads(self._state.granted)
+        if self._base.moved() and not self.moved:
+            log.warning("another base drives now: the robot stops, and this process starts anew")
+            self.moved = self._stopping = True
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._stopping = True
@@ -333,7 +341,7 @@ def main(arguments: list[str] | None = None, *, open_body: Callable[..., Body] =
     parser.add_argument("--seed", type=int, default=0, help="seed of noise and lessons")
     parser.add_argument("--instruction", default="drive")
     parser.add_argument("--seconds", type=float, help="stop after so long")
-    parser.add_argument("--no-record", action="store_true", help="do not write episodes of autopilot driving")
+    parser.add_argument("--no-record", action="store_true", help="do not write episodes of what is driven")
     parser.add_argument("--cycle", action="store_true", help="teach, park and learn, drive, and again")
     parser.add_argument("--park", action="store_true", help="stand until a person gives it a mode")
     given = parser.parse_args(arguments)
@@ -348,7 +356,15 @@ def main(arguments: list[str] | None = None, *, open_body: Callable[..., Body] =
         given.cycle,
         given.park,
     )
-    return exit_code(lambda: ControlProcess(open_brain(given.root), options, open_body=open_body).run())
+    moved: list[bool] = []
+
+    def drive() -> None:
+        process = ControlProcess(open_brain(given.root), options, open_body=open_body)
+        process.run()
+        moved.append(process.moved)
+
+    code = exit_code(drive)
+    return MOVED if code == 0 and moved[0] else code
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class ControlState:
 
 
 class ControlSnapshot:
-    """Makes the status of one process. life: of a simulated robot that lives by itself; records: whether it can."""
+    """Makes the status of one process. life: of a simulated robot that lives by itself."""
 
     def __init__(
         self,
@@ -64,11 +64,9 @@ class ControlSnapshot:
         client: PolicyClient,
         body: Body,
         life: SimulatedLife | None,
-        *,
-        records: bool,
     ) -> None:
         self._state, self._loop, self._client, self._body = state, loop, client, body
-        self._life, self._records = life, records
+        self._life = life
         self._profiled: dict[str, Any] = {}
         self._profiled_s = -_PROFILE_EVERY_S
 
@@ -156,8 +154,15 @@ class ControlSnapshot:
         }
 
     def _recording(self) -> dict[str, Any]:
+        """on: what is driven now is recorded, as what `as` says; lessons, drives: the two switches."""
         episode, steps = self._loop.being_recorded()
-        return {"on": self._records and self._loop.recording, "episode": episode, "steps": steps}
+        switches, kind = self._loop.recording, str(self._loop.recorded_as())
+        if self.phase == "teach":  # the simulated teacher records by itself, many cars at once
+            kind, steps = "simulated lesson", 0 if self._life is None else self._life.lesson[0]
+        elif self.phase == "stopped":
+            kind = ""
+        told = {"on": kind != "", "as": kind, "episode": episode, "steps": steps}
+        return {**told, "able": switches.able, "lessons": switches.lessons, "drives": switches.drives}
 
     def _profile(self) -> dict[str, Any]:
         """How punctual the loop is; looked at anew every few seconds, as it takes milliseconds."""

@@ -37,6 +37,7 @@ from continuonbrain.loops.loop_report import Durations, FastReport, Profile
 from continuonbrain.loops.loop_tick import PARKED, LoopTick, Mode, PathSource, Teleop
 from continuonbrain.loops.policy_client import Answer
 from continuonbrain.loops.realtime import quiet_collector
+from continuonbrain.loops.recording import Kind, Part, Recording, kind_of
 from continuonbrain.loops.reflex_keeper import ReflexSource
 from continuonbrain.loops.remote import Hand
 from continuonbrain.loops.robot_link import RobotLink
@@ -93,8 +94,7 @@ class FastLoop:
         self.client = client
         self.hz = hz
         self.teleop = teleop
-        self.recording = True
-        """Whether driving is recorded, where a recorder is; see `record`."""
+        self.recording = Recording(able=recorder_factory is not None)
         self._hand = hand
         self._by: Mode = mode
         self.mode: Mode = mode
@@ -143,11 +143,16 @@ class FastLoop:
         if self._keeper is not None:
             self._keeper.cut()
 
-    def record(self, on: bool) -> None:
-        """Record from the next tick on, or no more; either way the episode ends."""
-        self.recording = on
-        if self._keeper is not None:
+    def record(self, part: Part, on: bool) -> None:
+        """Record a person's lessons, or all other drives, from the next tick on, or no more; a change ends the
+        episode."""
+        if self.recording.switch(part, on) and self._keeper is not None:
             self._keeper.cut()
+
+    def recorded_as(self) -> Kind:
+        """What is recorded of the driving now, "" for nothing. From any thread."""
+        kind = kind_of(self.mode, self._by)
+        return kind if self.recording.takes(kind) else ""
 
     def being_recorded(self) -> tuple[str, int]:
         """Folder name of the episode that is open and its steps; ("", 0) when none is. From any thread."""
@@ -278,7 +283,7 @@ class FastLoop:
         unfollowed = answers if self._by == "teleop" else []
         if observation is not None:
             speed, observed_s = observation.speed_mps, observation.monotonic_s
-            taught = self._by == "teleop" and self._keeper is not None and self.recording
+            taught = self._by == "teleop" and self.recorded_as() != ""
             if taught or self.mode != "teleop":
                 self.client.offer(observation.frame, self.instruction, speed, observed_s, keep=taught)
         profile.over("policy")
@@ -381,7 +386,7 @@ class FastLoop:
         return (0.0, 0.0), inf
 
     def _record(self, tick: LoopTick) -> None:
-        if self._keeper is None or not self.recording:
+        if self._keeper is None or not self.recorded_as():
             return
         self._driven |= tick.chunk is not None or tick.mode == "teleop"
         if not self._driven:

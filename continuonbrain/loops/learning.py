@@ -20,7 +20,7 @@ from continuonbrain import __version__
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.judging import judge_candidate, replayable
 from continuonbrain.loops.lessons import Lessons, read_lessons
-from continuonbrain.loops.reflex_stage import REFLEX_SHARE, teach_head
+from continuonbrain.loops.reflex_stage import teach_head
 from continuonbrain.loops.remembering import read_reservoir
 from continuonbrain.loops.slow_adapter import standing_slow
 from continuonbrain.loops.training_log import LIVE_LOG_FILE, LiveLog, log_losses
@@ -46,6 +46,7 @@ from continuonbrain.trainer.pool import Recall
 from continuonbrain.trainer.states import replay_samples
 from continuonbrain.trainer.steps import JobResult, Progress
 from continuonbrain.trainer.training_state import forget_state
+from continuonbrain.trainer.wall_time import adapter_s, fell_short
 
 if TYPE_CHECKING:
     from continuonbrain.loops.at_work import Sidecar
@@ -113,7 +114,10 @@ def begin(mid: Sidecar, episodes: int) -> None:
         step=0,
         steps=episodes,
         losses=[],
+        loss_steps=[],
         loss=None,
+        part=0,
+        parts=0,
         candidate="",
         verdict=None,
         detail="",
@@ -141,7 +145,7 @@ def teach(mid: Sidecar, lessons: Lessons, considered: list[Path], task: Task, st
         weight_decay=config.weight_decay,
         batch_size=config.batch_size,
         max_steps=config.max_steps,
-        max_wall_time_s=config.max_wall_time_s * (1 - (REFLEX_SHARE if teaches_reflex else 0)),
+        max_wall_time_s=adapter_s(config.max_wall_time_s, teaches_reflex=teaches_reflex),
         seed=config.training.seed,
         max_memory_mib=config.training.max_memory_mib,
         # Without motion sensors the servo's trim is in the labels, and a mirror would turn it around.
@@ -162,27 +166,37 @@ def teach(mid: Sidecar, lessons: Lessons, considered: list[Path], task: Task, st
         "reflex_steps": config.training.reflex_steps,
     }
 
-    def judged(staged: AdapterVersion) -> dict[str, Any]:
+    def judged(staged: AdapterVersion, training: dict[str, Any]) -> dict[str, Any]:
         serving = _serving(mid, engine)
-        verdict = judge_candidate(mid, staged, train, held, engine=serving, course=course, exam=lessons.exam)
+        short = fell_short(training, config.max_wall_time_s)
+        verdict = judge_candidate(
+            mid, staged, train, held, engine=serving, course=course, exam=lessons.exam, short=short
+        )
         # Not before: who is interrupted while judging need not train again.
         forget_state(layout.training_state_path)
         return verdict
 
     if (cut_short := _cut_short(mid, plan)) is not None:
         staged, training = cut_short
-        return Learned(staged.version_id, judged(staged), training, left_out)
-    losses: list[float] = []
+        return Learned(staged.version_id, judged(staged, training), training, left_out)
+    losses: list[tuple[int, float]] = []
     live_log = LiveLog(layout.log_dir / LIVE_LOG_FILE)
 
     def progress(p: Progress) -> None:
         if p.loss is not None:
-            losses.append(p.loss)
+            losses.append((p.step, p.loss))
             if p.step % config.log_every_steps == 0 or p.step == p.steps:
                 live_log.write(p)
-        thinned = losses[:: max(1, len(losses) // 60)]
+        shown = losses[:: max(1, len(losses) // 60)]
         mid.say(
-            force=False, phase=p.phase, step=p.step, steps=p.steps, loss=p.loss, losses=thinned, detail=""
+            force=False,
+            phase=p.phase,
+            step=p.step,
+            steps=p.steps,
+            loss=p.loss,
+            loss_steps=[step for step, _ in shown],
+            losses=[loss for _, loss in shown],
+            detail="",
         )
 
     replay = replay_for(layout.base_model_dir, settings.seed, mid.look)
@@ -215,7 +229,11 @@ def teach(mid: Sidecar, lessons: Lessons, considered: list[Path], task: Task, st
             files[REFLEX_FILE] = head
     staged = mid.store.stage(files)
     training = _figures(result, time.monotonic() - started) | figures
-    training |= {"episodes": len(lessons.trained_on), "held_out": len(lessons.held_out)}
+    training |= {
+        "max_steps": settings.max_steps,
+        "episodes": len(lessons.trained_on),
+        "held_out": len(lessons.held_out),
+    }
     training |= {ANEW: task.paper[ANEW]} if ANEW in task.paper else {}
     training["wall_s"] = round(training["wall_s"] + training.get("reflex_s", 0.0), 2)
     card = plan | {
@@ -232,14 +250,25 @@ def teach(mid: Sidecar, lessons: Lessons, considered: list[Path], task: Task, st
     mid.look()
     log_losses(layout.log_dir, staged.version_id, result)
     mid.look()
-    return Learned(staged.version_id, judged(staged), training, left_out)
+    return Learned(staged.version_id, judged(staged, training), training, left_out)
 
 
 def judge_imported(mid: Sidecar, candidate: AdapterVersion, episodes: list[Path]) -> Learned:
     """Judge a candidate that came from elsewhere as one's own is judged, on this robot's episodes. Raises
     `BrainError`."""
     torch.set_num_threads(mid.config.training.threads)
-    mid.say(phase="read", step=0, steps=len(episodes), losses=[], loss=None, verdict=None, left_out=[])
+    empty: dict[str, Any] = {"losses": [], "loss_steps": [], "left_out": []}
+    mid.say(
+        phase="read",
+        step=0,
+        steps=len(episodes),
+        loss=None,
+        verdict=None,
+        candidate="",
+        part=0,
+        parts=0,
+        **empty,
+    )
     mid.check_current()
     lessons = read_lessons(mid, episodes)
     mid.say(left_out=lessons.left_out)

@@ -70,12 +70,6 @@ def learned_episodes(store: AdapterStore) -> set[str]:
     return named
 
 
-def learned_from(store: AdapterStore) -> set[str]:
-    """Names of the episodes that some adapter was trained on."""
-    cards = (card_of(version).get(_NAMING[0]) for version in store.list())
-    return {str(name) for names in cards if isinstance(names, list) for name in names}
-
-
 def protected_versions(store: AdapterStore) -> set[str]:
     """Ids of what drives, drove before, or waits."""
     slots = (store.current(), store.previous(), store.candidate())

@@ -28,8 +28,9 @@ from continuonbrain.errors import BrainError, told_from, told_from_import
 from continuonbrain.loops import notify
 from continuonbrain.loops.adapter_import import ORIGIN, origin_refusal
 from continuonbrain.loops.at_work import Sidecar, Status, paper_of
+from continuonbrain.loops.base_watch import MOVED, BaseWatch
 from continuonbrain.loops.memory import keep_within_limits
-from continuonbrain.loops.owner import is_wanted, take_wanted, want_training
+from continuonbrain.loops.owner import is_wanted, take_wanted
 from continuonbrain.loops.probation import ProbationWatch, look_after
 from continuonbrain.loops.promotion import Promotion, announce_unfinished, promote_candidate
 from continuonbrain.loops.remembering import bring_up_to_date
@@ -126,12 +127,25 @@ class MidLoop(Sidecar):
         return candidate
 
     def round(self, *, hold: bool = False, again: bool = False) -> Outcome:
-        """One round. again: train even when no episode is new. Raises `BrainError`s with nothing changed.
+        """One round. again: train even when no episode is new, as a person's wish says, too. Raises `BrainError`s with
+        nothing changed.
+
+        The wish stands until what it asked for has ended: a training that is put down, killed or without power is taken
+        up again although nothing is new, and one that waits for a gate begins when it opens.
 
         Raises `LockHeldError` when another trainer works on this root.
         """
         with self.at_work(f"train on {self.layout.root}"):
-            return self._round(hold=hold, again=again)
+            wanted = is_wanted(self.layout)
+            try:
+                outcome = self._round(hold=hold, again=again or wanted)
+            except (BrainError, OSError):  # the same again would fail the same way
+                if wanted:
+                    take_wanted(self.layout)
+                raise
+            if wanted and outcome.phase != "gates":
+                take_wanted(self.layout)
+            return outcome
 
     def _round(self, *, hold: bool, again: bool) -> Outcome:
         announce_unfinished(self.brain)
@@ -209,12 +223,17 @@ def _held(waits: OnProbation) -> str:
 
 
 def watch(mid: MidLoop, *, every_s: float = 2.0, should_stop: Callable[[], bool] = lambda: False) -> None:
-    """Rounds until told to stop; after a failed or refused round the next try waits, up to five minutes, unless a
-    person wants it now. Before each the slow loop has its turn, where it is due: what was learned is made safe before
-    more is learned on top of it. One that fails is due again, and waits up to an hour."""
+    """Rounds until told to stop, or until another base drives; after a failed or refused round the next try waits, up
+    to five minutes, unless a person wants it now. Before each the slow loop has its turn, where it is due: what was
+    learned is made safe before more is learned on top of it. One that fails is due again, and waits up to an hour."""
     slow = SlowLoop(mid)
     backoff, slow_from_s, slow_backoff = every_s, -1e9, _SLOW_AGAIN_S
-    while not should_stop():
+    base = BaseWatch(mid.layout)
+
+    def over() -> bool:
+        return should_stop() or base.moved()
+
+    while not over():
         try:
             if time.monotonic() >= slow_from_s and slow.due():
                 # A dock that nobody feels must not cost a look at all gates every two seconds.
@@ -222,15 +241,12 @@ def watch(mid: MidLoop, *, every_s: float = 2.0, should_stop: Callable[[], bool]
                 failed = (part := done.part("consolidate")) is not None and part.outcome == "failed"
                 slow_from_s = time.monotonic() + (slow_backoff if done.waiting or failed else every_s)
                 slow_backoff = min(_SLOW_AGAIN_LONGEST_S, 2 * slow_backoff) if failed else _SLOW_AGAIN_S
-            wanted = take_wanted(mid.layout)
-            outcome = mid.round(again=wanted)
-            if wanted and outcome.phase == "gates":  # it holds until they open
-                want_training(mid.layout)
+            outcome = mid.round(again=is_wanted(mid.layout))
             backoff = min(300.0, backoff * 2) if outcome.phase == "refused" else every_s
         except (BrainError, OSError):
             backoff = min(300.0, backoff * 2)
         until, soon = time.monotonic() + backoff, time.monotonic() + min(backoff, _WANTED_AGAIN_S)
-        while time.monotonic() < (soon if is_wanted(mid.layout) else until) and not should_stop():
+        while time.monotonic() < (soon if is_wanted(mid.layout) else until) and not over():
             mid.pulse.beat()
             time.sleep(0.1)
 
@@ -294,6 +310,8 @@ def main() -> None:
                 ending.callback(probation.close)
                 probation.start()
             watch(mid)
+        if BaseWatch(mid.layout).moved():
+            raise SystemExit(MOVED)
     except BrainError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from error

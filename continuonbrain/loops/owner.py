@@ -1,7 +1,7 @@
 """What the owner says about learning: not now, or now. Two files, so that it holds for every process and over a start.
 
-`trainer/paused` closes the gate "owner" until it is gone; `run/train.wanted` is taken by the sidecar before its next
-round, which then learns also where no episode is new.
+`trainer/paused` closes the gate "owner" until it is gone; `run/train.wanted` has the next round learn also where no
+episode is new, and is taken when that round has ended (`mid.py`).
 """
 
 from __future__ import annotations

@@ -35,6 +35,8 @@ import numpy as np
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
 from continuonbrain.loops import notify
+from continuonbrain.loops.base_probation import open_to_serve, take_base_back
+from continuonbrain.loops.base_watch import MOVED, BaseWatch
 from continuonbrain.loops.child_process import exit_code
 from continuonbrain.loops.notices import NoticeBoard
 from continuonbrain.loops.probation import at_policy_start, take_back
@@ -46,6 +48,7 @@ from continuonbrain.policy.intent import Intents
 from continuonbrain.policy.open_engine import open_engine
 from continuonbrain.robot.protocol import FRAME_SHAPE
 from continuonbrain.storage.adapters import AdapterStore
+from continuonbrain.storage.base_slots import BaseSlotError, BaseSlots
 
 if TYPE_CHECKING:
     from continuonbrain.policy.acting_cache import Remember
@@ -105,6 +108,7 @@ class PolicyServer:
         self._wondering = ""
         self._due: list[_Due] = []
         self.decisions = 0
+        self._base = BaseWatch(store.layout)
 
     def use_current_adapter(self) -> bool:
         """Load what `current` names now; True when that changed anything.
@@ -115,9 +119,10 @@ class PolicyServer:
         version = self._store.current()
         sha256 = "" if version is None else version.whole_sha256(root=self._store.layout.root)
         # Read first: an adapter without a usable calibration must not be attached at all.
-        calibration = (
-            Calibration() if version is None else Calibration.from_file(version.path / CALIBRATION_FILE)
+        servo = (
+            self._store.layout.base_calibration_path if version is None else version.path / CALIBRATION_FILE
         )
+        calibration = Calibration() if servo is None else Calibration.from_file(servo)
         if sha256 == self._engine.adapter_sha256 and calibration == self._calibration:
             self._version = "" if version is None else version.version_id
             return False
@@ -126,10 +131,20 @@ class PolicyServer:
         self._version = "" if version is None else version.version_id
         return True
 
+    def _drives(self) -> str:
+        try:
+            return BaseSlots(self._store.layout).state().current
+        except BaseSlotError:
+            return ""
+
+    def moved(self) -> bool:
+        """Whether another base drives now: this process has to be started anew."""
+        return self._base.moved()
+
     def serve(self, should_stop: Callable[[], bool]) -> None:
-        """Answer until `should_stop` (asked at least ten times a second)."""
+        """Answer until `should_stop` (asked at least ten times a second), or until another base drives."""
         pulse = notify.Pulse()
-        while not should_stop():
+        while not should_stop() and not self.moved():
             pulse.beat()
             for message in self._server.wait(self._patience_s()):
                 self._handle(message)
@@ -220,6 +235,11 @@ class PolicyServer:
     def _take_notice(self, message: Message) -> None:
         event = message.header.get("event")
         kind = event.get("kind") if isinstance(event, dict) else None
+        if kind == "base":
+            self._base = BaseWatch(self._store.layout)  # looks now
+            self._server.acknowledge(message.peer, ok=True, detail="started anew")
+            self._board.publish({"kind": "base", "slot": self._drives()})
+            return
         if kind not in _NOTICES:
             self._server.acknowledge(message.peer, ok=False, detail=f"notice of kind {kind!r} is unknown")
             return
@@ -275,14 +295,34 @@ def _engine_of(brain: BrainRoot) -> Engine:
     return open_engine(brain.layout.base_model_dir, brain.config.policy)
 
 
+def _load(brain: BrainRoot, load_engine: Callable[[BrainRoot], Engine]) -> tuple[BrainRoot, Engine]:
+    """The engine of the base that drives; of the one before where a base on probation cannot be loaded, or is not the
+    one that was imported. Raises BrainError."""
+    try:
+        engine = load_engine(brain)
+        if not engine.base_sha256.startswith(brain.layout.base_slot):
+            raise BaseSlotError(
+                f"{brain.layout.base_model_dir} is damaged: its bytes hash to {engine.base_sha256[:16]}",
+                remedy=f"continuonbrain base rollback --root {brain.layout.root}",
+            )
+        return brain, engine
+    except BrainError as error:
+        if take_base_back(brain, "unusable", error.message) is None:
+            raise
+        log.error("%s", error)
+    brain = open_brain(brain.layout.root)
+    return brain, load_engine(brain)
+
+
 def run_policy(
     root: Path,
     *,
     decision_time_s: float | None = None,
     load_engine: Callable[[BrainRoot], Engine] = _engine_of,
-) -> None:
-    """Open the root, load base and adapter, serve until SIGTERM or SIGINT. Raises BrainError."""
-    brain = open_brain(root)
+) -> bool:
+    """Open the root, load base and adapter, serve until SIGTERM or SIGINT. True: until another base drives, so that
+    this process has to be started anew. Raises BrainError."""
+    brain = open_brain(root, slot="")
     serving = stopping = False
 
     def stop(_number: int, _frame: object) -> None:
@@ -295,11 +335,12 @@ def run_policy(
         signal.signal(number, stop)
     # Sockets first: a second policy process on this root is refused in a blink, not after loading torch.
     with WireServer(brain.layout.policy_socket) as server, NoticeBoard(brain.layout.notice_socket) as board:
-        store = AdapterStore(brain.layout)
-        store.recover()
+        brain = open_to_serve(brain)
+        AdapterStore(brain.layout).recover()
         at_policy_start(brain)
         imposed = brain.config.robot.decision_time_s if decision_time_s is None else decision_time_s
-        engine = load_engine(brain)
+        brain, engine = _load(brain, load_engine)
+        store = AdapterStore(brain.layout)
         policy = PolicyServer(
             engine, store, server, board, decision_time_s=imposed, remember=_memory(brain, engine)
         )
@@ -323,6 +364,7 @@ def run_policy(
             policy.serve(lambda: stopping)
         finally:
             notify.stopping()
+        return not stopping and policy.moved()
 
 
 def _memory(brain: BrainRoot, engine: Engine) -> Remember | None:
@@ -352,7 +394,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--decision-time", type=float, default=None, help="imposed decision time in seconds")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    return exit_code(lambda: run_policy(options.root, decision_time_s=options.decision_time))
+    moved: list[bool] = []
+    code = exit_code(lambda: moved.append(run_policy(options.root, decision_time_s=options.decision_time)))
+    return MOVED if code == 0 and moved[0] else code
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Probation as the running brain sees it: an adapter that was promoted is watched, then confirmed or taken back.
 
+Who watches adapters watches bases, too (`base_probation.py`).
+
 Who looks: the supervisor once a second (under systemd, which has none, the sidecar), the sidecar at every round, the
 policy process when it starts. All go through
 the lock of every other change, and the store changes only what is still on probation, so two who look do one thing.
@@ -18,8 +20,10 @@ from collections.abc import Callable
 from typing import Any
 
 from continuonbrain.brain_root import BrainRoot
-from continuonbrain.config import PromotionConfig
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.base_change import BaseChange
+from continuonbrain.loops.base_probation import look_after_base
+from continuonbrain.loops.probation_rules import rules_from_config
 from continuonbrain.loops.promotion import TELLING_S, Promotion, changing, finish_the_last, tell_of
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.boot import boot_id
@@ -27,25 +31,12 @@ from continuonbrain.storage.driving_record import DrivingRecord, read_record
 from continuonbrain.storage.durable import write_json_durably
 from continuonbrain.storage.history import HistoryEntry
 from continuonbrain.storage.lock import LockHeldError
-from continuonbrain.storage.probation_look import Look, Rules, look
+from continuonbrain.storage.probation_look import Look, look
 from continuonbrain.storage.probation_rule import Standing
 
 log = logging.getLogger(__name__)
 
 _EVERY_S = 1.0
-
-
-def rules_from_config(promotion: PromotionConfig) -> Rules:
-    """The limits as the `promotion` group of config.json sets them."""
-    limits = {
-        "correction": promotion.max_corrections_per_min,
-        "warning": promotion.max_warnings_per_min,
-        "block": promotion.max_blocks_per_min,
-        "stop": promotion.max_stops_per_min,
-        "takeover": promotion.max_takeovers_per_min,
-        "off_road": promotion.max_off_road_per_min,
-    }
-    return Rules(limits_per_min=limits, max_restarts=promotion.probation_restarts)
 
 
 def progress(brain: BrainRoot) -> dict[str, Any]:
@@ -228,7 +219,7 @@ class ProbationWatch:
         self,
         brain: BrainRoot,
         *,
-        on_change: Callable[[Promotion], None] = lambda _told: None,
+        on_change: Callable[[Promotion | BaseChange], None] = lambda _told: None,
         every_s: float = _EVERY_S,
     ) -> None:
         self._brain, self._on_change, self._every_s = brain, on_change, every_s
@@ -242,6 +233,10 @@ class ProbationWatch:
         self._look()
         self._thread.start()
 
+    def follow(self, brain: BrainRoot) -> None:
+        """Look at this root from now on: the same, with another base."""
+        self._brain = brain
+
     def close(self) -> None:
         """End. A change under way is finished, or by the next start."""
         self._done.set()
@@ -254,7 +249,8 @@ class ProbationWatch:
 
     def _look(self) -> None:
         try:
-            told = look_after(self._brain)
+            told: Promotion | BaseChange | None = look_after_base(self._brain)
+            told = told or look_after(self._brain)
         except Exception as error:  # a full disk, a damaged history, whatever: said once, tried again
             if str(error) != self._fault:
                 log.error("probation: %s", error)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import Literal, get_args
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.adapter_import import origin_refusal
+from continuonbrain.loops.base_watch import refuse_if_moved
 from continuonbrain.loops.notices import NoticeAnswer, ask_notice
 from continuonbrain.loops.wire import WireError
 from continuonbrain.model.base_identity import checkpoint_sha256
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
+from continuonbrain.storage.base_slots import BaseSlots
 from continuonbrain.storage.boot import boot_id
 from continuonbrain.storage.driving_record import read_record
 from continuonbrain.storage.durable import write_bytes_durably
@@ -26,7 +29,7 @@ from continuonbrain.storage.history import HistoryEntry
 from continuonbrain.storage.lock import LockHeldError, ProcessLock
 from continuonbrain.storage.manifest import manifest_from_settings, write_manifest
 from continuonbrain.storage.probation_rule import Terms
-from continuonbrain.storage.promotion_rule import PromotionRefused
+from continuonbrain.storage.promotion_rule import OnProbation, PromotionRefused
 from continuonbrain.storage.signal_listeners import signal_listeners
 
 log = logging.getLogger(__name__)
@@ -84,6 +87,13 @@ def promote_candidate(
             raise PromotionRefused(
                 candidate.version_id, refusal, remedy="continuonbrain keys list says whom this brain trusts"
             )
+        if BaseSlots(brain.layout).state().terms is not None:
+            raise OnProbation(
+                candidate.version_id,
+                "the base is on probation",
+                remedy="let the robot drive until it is confirmed or taken back; by hand: continuonbrain base confirm, "
+                "or base rollback",
+            )
         _apart(brain.layout.manifest_path)
         version = store.promote(
             candidate.version_id,
@@ -93,6 +103,19 @@ def promote_candidate(
             again=again,
         )
         return announce(brain, "promotion", version.version_id, version.compute_sha256())
+
+
+def promotion_refused(brain: BrainRoot, version: AdapterVersion, *, again: bool = False) -> BrainError | None:
+    """Why `promote_candidate` would not let this version drive now; None when it would. Changes nothing."""
+    refusal = origin_refusal(brain, version)
+    if refusal is not None:
+        return PromotionRefused(version.version_id, refusal)
+    try:
+        base = checkpoint_sha256(brain.layout.base_model_dir)
+        AdapterStore(brain.layout).may_promote(version, version.verdict(), base_sha256=base, again=again)
+    except BrainError as error:
+        return error
+    return None
 
 
 def roll_back(brain: BrainRoot) -> Promotion:
@@ -278,11 +301,15 @@ def _apart(manifest: Path) -> None:
             time.sleep(_APART_S - since)
 
 
-def changing(brain: BrainRoot, *, timeout_s: float) -> ProcessLock:
-    """Held from before a change of the adapter until everybody has been told."""
+@contextlib.contextmanager
+def changing(brain: BrainRoot, *, timeout_s: float) -> Iterator[None]:
+    """Held from before a change of the adapter until everybody has been told. Raises BaseMoved when the adapters are
+    those of a base that does not drive."""
     brain.layout.run_dir.mkdir(parents=True, exist_ok=True)
-    path = brain.layout.announced_path
-    return ProcessLock(path.with_name(f"{path.name}.lock"), purpose="change the adapter", timeout_s=timeout_s)
+    path = brain.layout.changing_lock_path
+    with ProcessLock(path, purpose="change the adapter", timeout_s=timeout_s):
+        refuse_if_moved(brain.layout)
+        yield
 
 
 def _told(path: Path) -> str:

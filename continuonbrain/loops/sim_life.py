@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from continuonbrain.errors import BrainError, told_from
-from continuonbrain.loops.teach import TRACK_TAG, lessons, record_expert
+from continuonbrain.loops.teach import lessons, record_expert
+from continuonbrain.rlds.marking import TRACK_TAG
 from continuonbrain.rlds.reader import list_episodes, read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.robot.sim.shifts import World

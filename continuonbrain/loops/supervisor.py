@@ -9,7 +9,8 @@ Rules:
 - Whenever the control process is gone, what leaves its robot stopped is run (`ChildPlan.afterwards`).
 - Exit code 2 says that a person must put something right. At the first start, or three times in a row, the
   supervisor gives up and says what it was; without one that is not needed (the service) the others go on.
-- An adapter on probation is looked after once a second (`loops/probation.py`).
+- A process that ends because another base drives is started again at once.
+- An adapter, or a base, on probation is looked after once a second (`loops/probation.py`).
 - The end: control first (it stops the robot and closes its recording), then the others; five seconds at most, then they
   are killed, and the summary says so.
 """
@@ -26,8 +27,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from continuonbrain.brain_root import BrainRoot
+from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.base_change import BaseChange
+from continuonbrain.loops.base_watch import MOVED, BaseWatch
 from continuonbrain.loops.child_plan import ChildPlan
 from continuonbrain.loops.child_process import ChildProcess, end_together
 from continuonbrain.loops.control_status import CONTROL_REPORT_NAME
@@ -107,6 +110,7 @@ class Supervisor:
         self._phases: dict[str, str] = {}
         self._summary: RunSummary | None = None
         self._probation = ProbationWatch(brain, on_change=self._take_change)
+        self._base = BaseWatch(brain.layout)
 
     def __enter__(self) -> Supervisor:
         self._probation.start()
@@ -131,6 +135,7 @@ class Supervisor:
     def poll(self) -> None:
         """Restart what has died, take in notices. Raises `ChildGaveUpError`."""
         now = self._clock()
+        self._follow_base()
         for watched in self._watched:
             self._look_after(watched, now)
         self._take_notices(now)
@@ -197,6 +202,21 @@ class Supervisor:
         )
         return self._summary
 
+    def _follow_base(self) -> None:
+        """The processes see by themselves that another base drives, end and are started anew; this one has only paths
+        to change."""
+        if not self._base.moved():
+            return
+        try:
+            self._brain = open_brain(self._layout.root)
+        except BrainError as error:  # those that are started tell of it
+            self._event(str(error))
+        else:
+            self._layout = self._brain.layout
+            self._probation.follow(self._brain)
+            self._event(f"base {self._layout.base_slot or 'of config.json'} drives from now on")
+        self._base = BaseWatch(self._layout)
+
     def _spawn(self, plan: ChildPlan, heartbeat: Heartbeat) -> ChildProcess:
         heartbeat.begin()
         return ChildProcess(
@@ -262,6 +282,9 @@ class Supervisor:
                 f"the {watched.plan.name} process cannot run: {watched.last_words.removeprefix('error: ')}",
                 remedy=f"the whole story is in {watched.child.log_path}",
             )
+        if code == MOVED:  # in good order
+            watched.due_s = now
+            return
         watched.due_s = now + watched.pause_s
         how = f"signal {-code}" if code < 0 else f"exit {code}"
         self._event(f"{watched.plan.name} died ({how}); starting it again in {watched.pause_s:g} s")
@@ -291,7 +314,7 @@ class Supervisor:
         else:
             self._event(f"notice: {json.dumps(event)}")
 
-    def _take_change(self, told: Promotion) -> None:
+    def _take_change(self, told: Promotion | BaseChange) -> None:
         self._event(told.detail)
 
     def _note_phases(self) -> None:

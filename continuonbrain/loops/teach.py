@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from continuonbrain import __version__
+from continuonbrain.rlds.marking import TEACHER_TAG, TRACK_TAG
 from continuonbrain.rlds.metadata import EpisodeMetadata, Software
 from continuonbrain.rlds.recorder import EpisodeRecorder
 from continuonbrain.rlds.step import Step
@@ -28,8 +29,6 @@ from continuonbrain.safety.guards import Guard, Limits
 
 DISTURBANCE = 0.25
 TELEOP_SOURCE = "human_teleop_xr"
-TRACK_TAG = "track:"
-"""Begins the tag that names a simulated episode's track by its seed."""
 Hand = Callable[[int, NDArray[np.float64]], NDArray[np.float64]]
 """Tick, the steering that each driver means `[cars]` -> the steering that their hands give."""
 
@@ -97,7 +96,7 @@ def record_expert(
     try:
         # Inside the try: those that could be opened must be closed.
         for i, instruction in enumerate(instructions):
-            tags = ("teach", f"{TRACK_TAG}{seed + i}")
+            tags = (TEACHER_TAG, f"{TRACK_TAG}{seed + i}")
             recorders.append(
                 EpisodeRecorder(
                     episodes_dir,

@@ -13,21 +13,10 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from continuonbrain.errors import BrainError
-from continuonbrain.storage.adapter_version import REFLEX_FILE, REQUIRED_FILES
+from continuonbrain.storage.adapter_version import REQUIRED_FILES
+from continuonbrain.storage.base_files import BEHAVIOUR_FILES, OPTIONAL_FILES
 from continuonbrain.storage.content_hash import sha256_of_files
 from continuonbrain.storage.durable import replace_file
-
-BEHAVIOUR_FILES = (
-    "config.json",
-    "connector.json",
-    "connector.safetensors",
-    "model.safetensors",
-    "tokenizer.json",
-)
-
-OPTIONAL_FILES = (REFLEX_FILE,)
-"""Count where they are: they decide too."""
-
 
 IDENTITY_FILE = ".continuonbrain-identity.json"
 _QUICKLY_READ = 64 << 20

@@ -26,12 +26,25 @@ from continuonbrain.storage.durable import write_bytes_durably
 
 BAD: Final = "marked:bad"
 INSTRUCTION_TAG: Final = "instruction:"
+TEACHER_TAG: Final = "teach"
+"""Of lessons that the simulator's expert drove, with one that begins with `TRACK_TAG`."""
+TRACK_TAG: Final = "track:"
+"""Begins the tag that names a simulated episode's track by its seed."""
 _LONGEST = 200
 
 
 def is_bad(metadata: EpisodeMetadata) -> bool:
     """Whether a person said that nobody should learn from it."""
     return BAD in metadata.tags
+
+
+def driver_of(metadata: EpisodeMetadata) -> str:
+    """Who drove: "person", "policy", "simulated teacher"; "" where its metadata do not say."""
+    role = metadata.control_role
+    if role.startswith("human"):
+        simulated = TEACHER_TAG in metadata.tags and any(t.startswith(TRACK_TAG) for t in metadata.tags)
+        return "simulated teacher" if simulated else "person"
+    return "policy" if role == "autonomous" else ""
 
 
 def instruction_of(metadata: EpisodeMetadata) -> str:

@@ -4,7 +4,7 @@
 read (their CRC too), never a frame: what a frame's bytes are worth, the doctor says.
 
 What training would leave out follows the rule of `trainer/dataset.py`: it learns from every step of a finished and
-whole episode that has a frame and whose source starts with "human".
+whole episode that has a frame and whose source starts with "human", unless a person has marked the episode as bad.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.marking import driver_of, instruction_of, is_bad
 from continuonbrain.rlds.measures import Histogram, Quantiles, Tally
 from continuonbrain.rlds.metadata import RecordingState
 from continuonbrain.rlds.reader import Episode, is_being_recorded, open_episode
@@ -72,6 +73,9 @@ class MemoryStatistics:
         self.adapters = Tally()
         self.environments = Tally()
         self.environment_episodes = Tally()
+        self.driver_episodes = Tally()
+        self.label_episodes = Tally()
+        self.marked_bad = 0
         self.length_s = Quantiles()
         self.steering = Histogram(-1.0, 1.0, BINS)
         self.throttle = Histogram(-1.0, 1.0, BINS)
@@ -93,10 +97,15 @@ class MemoryStatistics:
         self._before: Step | None = None
         self._first_ns = 0
         self._taught = 0
+        self._bad = False
         self._others = Tally()
 
-    def begin(self, environment_id: str) -> None:
-        """An episode starts; its steps follow."""
+    def begin(self, environment_id: str, *, driver: str = "", label: str = "", bad: bool = False) -> None:
+        """An episode starts; its steps follow. driver, label, bad: as `marking` reads them."""
+        self.driver_episodes.add(driver or "(unknown)")
+        self.label_episodes.add(label or "(none)")
+        self.marked_bad += bad
+        self._bad = bad
         self.episodes += 1
         self._environment = environment_id or "(none)"
         self.environment_episodes.add(self._environment)
@@ -159,6 +168,8 @@ class MemoryStatistics:
             if len(self.not_whole) < _LISTED:
                 self.not_whole.append({"path": facts.path, "state": facts.state, "problem": facts.problem})
             self.left_out.add(f"episode {facts.state}", self._taught)
+        elif self._bad:
+            self.left_out.add("episode marked as bad", self._taught)
         else:
             self.learned_from += self._taught
         for why, count in self._others.ranked():
@@ -191,6 +202,9 @@ class MemoryStatistics:
             "steps_by_adapter": self.adapters.to_json(),
             "steps_by_environment": self.environments.to_json(),
             "episodes_by_environment": self.environment_episodes.to_json(),
+            "episodes_by_driver": self.driver_episodes.to_json(),
+            "episodes_by_label": self.label_episodes.to_json(),
+            "episodes_marked_bad": self.marked_bad,
             "steering": self.steering.to_json(),
             "throttle": self.throttle.to_json(),
             "speed_mps": self.speed.to_json(),
@@ -248,7 +262,13 @@ def _count(statistics: MemoryStatistics, path: Path) -> None:
             episode = open_episode(path, strict=False)
         except EpisodeError as worse:
             problem = worse.message
-    statistics.begin("(unreadable)" if episode is None else episode.metadata.environment_id)
+    if episode is None:
+        statistics.begin("(unreadable)")
+    else:
+        found = episode.metadata
+        statistics.begin(
+            found.environment_id, driver=driver_of(found), label=instruction_of(found), bad=is_bad(found)
+        )
     if episode is not None:
         try:
             for step in episode:

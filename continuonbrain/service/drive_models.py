@@ -54,9 +54,11 @@ class InstructionsOut(_Model):
 
 
 class RecordingIn(_Model):
-    """on: record what is driven from now on; instruction: what it is told meanwhile, absent to keep it."""
+    """on: record from now on; what: "lessons", which a person drives by hand, or "drives", all else that is driven;
+    instruction: what the robot is told meanwhile, absent to keep it."""
 
     on: bool
+    what: Literal["lessons", "drives"] = "lessons"
     instruction: Instruction | None = None
 
 

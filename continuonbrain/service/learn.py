@@ -15,7 +15,12 @@ from continuonbrain.errors import BrainError
 from continuonbrain.loops.child_plan import SIDECAR_MODULE
 from continuonbrain.loops.owner import go_on, is_wanted, owner_gate, pause, take_wanted, want_training
 from continuonbrain.loops.probation import confirm_by_hand
-from continuonbrain.loops.promotion import Promotion, promote_candidate, roll_back
+from continuonbrain.loops.promotion import (
+    Promotion,
+    promote_candidate,
+    promotion_refused,
+    roll_back,
+)
 from continuonbrain.loops.rollout_film import before_of
 from continuonbrain.loops.training_log import LIVE_LOG_FILE
 from continuonbrain.robot.host import Host
@@ -24,12 +29,13 @@ from continuonbrain.service.learn_models import (
     GateOut,
     HistoryEntryOut,
     HistoryOut,
+    PromoteIn,
+    PromotionOut,
     RolloutsOut,
     TrainingIn,
     TrainingOut,
 )
 from continuonbrain.service.learning_told import (
-    AT_WORK,
     is_alive,
     numbers,
     seconds_left,
@@ -39,33 +45,44 @@ from continuonbrain.service.learning_told import (
 )
 from continuonbrain.service.problems import ServiceError, errors
 from continuonbrain.service.program import Program
+from continuonbrain.service.start_rule import LEARNS, Situation, answer, waits_for
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 from continuonbrain.storage.durable import replace_file
 from continuonbrain.storage.history import HistoryEntry
 from continuonbrain.storage.lock import is_held
 from continuonbrain.storage.plain_json import plain
+from continuonbrain.storage.promotion_rule import PromotionRefused
 from continuonbrain.trainer.gates import GateSet
 
 FILM_MODULE = "continuonbrain.loops.rollout_film"
 _FILM_S = 180.0
 
 
-def add_learn_routes(app: FastAPI, brain: BrainRoot, gates: GateSet, host: Host) -> None:
-    """`/v1/training`, `/v1/history`, `/v1/adapters/.../promote` and so on, `/v1/adapters/.../rollouts`."""
+def add_learn_routes(
+    app: FastAPI, brain: BrainRoot, gates: GateSet, host: Host, taught: Callable[[], int]
+) -> None:
+    """`/v1/training`, `/v1/history`, `/v1/adapters/.../promote` and so on, `/v1/adapters/.../rollouts`. taught: how
+    many lessons there are."""
     layout, store = brain.layout, AdapterStore(brain.layout)
     films = Program("the simulator", timeout_s=_FILM_S)
 
-    def told() -> TrainingOut:
+    def told(said: str = "") -> TrainingOut:
         status = status_of(layout.status_path)
         running = is_alive(status.pid)
         phase, detail = status.phase, status.detail
-        if not running and phase in AT_WORK:  # it was killed
+        learns = running and phase in LEARNS
+        if not running and phase in LEARNS | {"gates"}:  # it was killed
             phase, detail = "stopped", "its process has ended; what it had done is kept"
         log = layout.log_dir / LIVE_LOG_FILE
         trains = running and phase == "train"
         budget, budget_state = spent_today(brain)
         owner = owner_gate(layout)
         states = [*gates.poll(host).states, budget_state, owner]
+        wanted = is_wanted(layout) and not learns
+        if wanted and running and not said:
+            said = waits_for(states)
+        # A list of another length is of another release, or of nobody.
+        steps = status.loss_steps if len(status.loss_steps) == len(status.losses) else []
         return TrainingOut(
             kind=status.kind,
             phase=phase,
@@ -74,18 +91,44 @@ def add_learn_routes(app: FastAPI, brain: BrainRoot, gates: GateSet, host: Host)
             steps=status.steps,
             loss=status.loss,
             losses=numbers(status.losses),
+            loss_steps=[int(step) for step in numbers(steps)],
+            part=status.part,
+            parts=status.parts,
             candidate=status.candidate,
             episodes=status.episodes,
             left_out=texts(status.left_out),
             running=running,
             paused=not owner.open,
-            wanted=is_wanted(layout),
+            wanted=wanted,
+            said=said,
             seconds_left=seconds_left(log, step=status.step, steps=status.steps) if trains else None,
             budget=budget,
             gates=[
                 GateOut(name=s.name, open=s.open, value=_number(s.value), reason=s.reason) for s in states
             ],
         )
+
+    def start() -> TrainingOut:
+        status = status_of(layout.status_path)
+        _, budget_state = spent_today(brain)
+        owner = owner_gate(layout)
+        # The lock alone says nothing: a sidecar that only looks for something new holds it for moments.
+        at_work = status.phase if is_held(layout.trainer_lock_path) else ""
+        found = answer(
+            Situation(
+                running=is_alive(status.pid, (SIDECAR_MODULE,)),
+                phase=at_work,
+                paused=not owner.open,
+                lessons=taught(),
+                min_episodes=brain.config.min_episodes,
+                gates=[*gates.poll(host).states, budget_state],
+            ),
+            run_it=f"start one: continuonbrain run (a simulated robot), or continuonbrain train --root {layout.root}",
+        )
+        if not found.yes:
+            raise ServiceError(409, found.words, remedy=found.remedy)
+        want_training(layout)
+        return told(found.words)
 
     @app.get("/v1/training")
     async def training() -> TrainingOut:
@@ -97,13 +140,14 @@ def add_learn_routes(app: FastAPI, brain: BrainRoot, gates: GateSet, host: Host)
         """Learn now, not until resumed, or as usual again."""
 
         def act() -> TrainingOut:
-            if asked.action == "pause":
-                take_wanted(layout)
-                pause(layout)
-            elif asked.action == "resume":
+            if asked.action == "start":
+                return start()
+            if asked.action == "resume":
                 go_on(layout)
             else:
-                _start(brain)
+                if status_of(layout.status_path).phase not in LEARNS:  # one that runs goes on later
+                    take_wanted(layout)
+                pause(layout)
             return told()
 
         return await asyncio.to_thread(act)
@@ -132,9 +176,26 @@ def add_learn_routes(app: FastAPI, brain: BrainRoot, gates: GateSet, host: Host)
         return await _changed(lambda: confirm_by_hand(brain))
 
     @app.post("/v1/adapters/{name}/promote", responses=errors(403, 404, 409, 422))
-    async def promote(name: str) -> ChangedOut:
+    async def promote(name: str, asked: PromoteIn | None = None) -> ChangedOut:
         """Let an adapter drive, on the verdict beside it."""
-        return await _changed(lambda: promote_candidate(brain, version_id=_found(store, name).version_id))
+        again = asked is not None and asked.again
+        return await _changed(
+            lambda: promote_candidate(brain, version_id=_found(store, name).version_id, again=again)
+        )
+
+    @app.get("/v1/adapters/{name}/promotion", responses=errors(404, 422))
+    async def promotion(name: str) -> PromotionOut:
+        """Whether it could be promoted now, and why not: also one that drove once and was taken back."""
+
+        def look() -> PromotionOut:
+            version = _found(store, name)
+            no = promotion_refused(brain, version)
+            if no is None:
+                return PromotionOut(may=True, again=False, reason="", remedy="")
+            again = promotion_refused(brain, version, again=True) is None
+            return PromotionOut(may=again, again=again, reason=_why(no), remedy=no.remedy or "")
+
+        return await asyncio.to_thread(look)
 
     @app.get("/v1/adapters/{name}/rollouts", responses=errors(404, 409, 422, 429, 504))
     async def rollouts(name: str) -> RolloutsOut:
@@ -159,18 +220,8 @@ def add_learn_routes(app: FastAPI, brain: BrainRoot, gates: GateSet, host: Host)
         return found
 
 
-def _start(brain: BrainRoot) -> None:
-    layout = brain.layout
-    if not owner_gate(layout).open:
-        raise ServiceError(409, "learning is paused", remedy="let it go on first")
-    if not is_alive(status_of(layout.status_path).pid, (SIDECAR_MODULE,)):
-        remedy = (
-            f"start one: continuonbrain run (a simulated robot), or continuonbrain train --root {layout.root}"
-        )
-        raise ServiceError(409, "no trainer runs that could learn now", remedy=remedy)
-    if is_held(layout.trainer_lock_path):
-        raise ServiceError(409, "it learns already", remedy="wait until this training is over")
-    want_training(layout)
+def _why(no: BrainError) -> str:
+    return no.reason if isinstance(no, PromotionRefused) else no.message
 
 
 async def _changed(change: Callable[[], Promotion]) -> ChangedOut:

@@ -37,8 +37,9 @@ class BudgetOut(_Model):
 
 class TrainingOut(_Model):
     """The trainer as it last told, and what it may do. running: a trainer process is alive; paused: by a person;
-    wanted: a person asked for a training that has not begun; seconds_left: of the steps, by how the last went, null
-    when nothing trains."""
+    wanted: a person asked for a training that has not begun; said: the answer to who asked just now, or what a wish
+    waits for; loss_steps: the steps of `losses`; part, parts: of judging, the measurement that runs, of how many;
+    seconds_left: of the steps, by how the last went, null when nothing trains."""
 
     kind: str
     phase: str
@@ -47,12 +48,16 @@ class TrainingOut(_Model):
     steps: int
     loss: float | None
     losses: list[float]
+    loss_steps: list[int]
+    part: int
+    parts: int
     candidate: str
     episodes: int
     left_out: list[str]
     running: bool
     paused: bool
     wanted: bool
+    said: str
     seconds_left: float | None
     budget: BudgetOut
     gates: list[GateOut]
@@ -62,6 +67,22 @@ class TrainingIn(_Model):
     """start: learn now, also when nothing is new; pause: learn no more until resume."""
 
     action: Literal["start", "pause", "resume"]
+
+
+class PromoteIn(_Model):
+    """again: although it was taken back while on probation: a person's decision."""
+
+    again: bool = False
+
+
+class PromotionOut(_Model):
+    """Whether an adapter could be promoted as things stand. reason, remedy: why not, "" when it could; again: it could
+    only because a person says so although it was taken back."""
+
+    may: bool
+    again: bool
+    reason: str
+    remedy: str
 
 
 class ChangedOut(_Model):

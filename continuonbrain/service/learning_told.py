@@ -19,7 +19,6 @@ from continuonbrain.storage.plain_json import load_plain
 from continuonbrain.trainer.budget import Budget, Spent, budget_gate, charged
 from continuonbrain.trainer.gate_rules import GateState
 
-AT_WORK = frozenset({"check", "gates", "read", "cache", "train", "reflex", "judge"})
 _LINES = 20
 _TAIL_BYTES = 16_384
 _MIB = 2**20

@@ -35,7 +35,8 @@ class EventOut(_Model):
     data, by kind: promotion, confirm, revert, rollback {version_id, sha256} ("" for the base alone) of what drives
     then, with reason for confirm and revert;
     training {phase, detail, candidate}; gate {open, closed: {name: reason}};
-    safety {mode, stopped, emergency_stop, reasons, fault}.
+    safety {mode, stopped, emergency_stop, reasons, fault};
+    base {slot, event, change, reason}: which base drives then, "" for the one of config.json.
     """
 
     sequence: int

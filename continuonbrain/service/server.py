@@ -19,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
 from continuonbrain.loops import notify
+from continuonbrain.loops.base_watch import MOVED, BaseWatch
 from continuonbrain.loops.wire import listen_unix
 from continuonbrain.service.access import Pairing
 from continuonbrain.service.app import create_app
@@ -43,8 +44,9 @@ def serve(
     on_ready: Callable[[list[str]], None] = lambda _: None,
     on_code: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. listen: an address of this machine, instead of loopback. on_ready gets the
-    addresses, on_code every pairing code; it is also in `run/pairing_code`, which only this user reads.
+    """Serve until SIGTERM or SIGINT, or until another base drives (exit code `base_watch.MOVED`). listen: an address of
+    this machine, instead of loopback. on_ready gets the addresses, on_code every pairing code; it is also in
+    `run/pairing_code`, which only this user reads.
 
     Raises:
         WireError: another service holds the socket, or it cannot be made.
@@ -94,7 +96,10 @@ def serve(
         _more_descriptors()
         server = _Server(config)
         server.on_ready, server.on_end = lambda: on_ready(addresses), app.state.feed.close
+        server.base = BaseWatch(brain.layout)
         server.run(sockets=sockets)
+        if server.base.moved():
+            raise SystemExit(MOVED)
     finally:
         code_path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -109,6 +114,7 @@ def _end(_number: int, _frame: object) -> None:
 
 
 class _Server(uvicorn.Server):
+    base: BaseWatch
     on_ready: Callable[[], None]
     on_end: Callable[[], None]
 
@@ -125,6 +131,7 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         self._pulse.beat()  # ten times a second while the event loop turns
         self._shed()
+        self.should_exit = self.should_exit or self.base.moved()
         return await super().on_tick(counter)
 
     def _shed(self) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from continuonbrain.errors import BrainError
-from continuonbrain.loops.memory import learned_from
+from continuonbrain.loops.taught_by import Fate, fates
 from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.finding import Finding
 from continuonbrain.rlds.marking import instruction_of, is_bad
@@ -66,10 +66,10 @@ class Shelf:
         names = [k.path.name for k in known]
         at = names.index(before) + 1 if before in names else 0 if not before else len(names)
         try:
-            learned = learned_from(AdapterStore(self._layout))
+            became = fates(AdapterStore(self._layout))
         except (BrainError, OSError):  # a damaged store is told where adapters are
-            learned = set()
-        return [self._out(k, k.path.name in learned) for k in known[at : at + limit]]
+            became = {}
+        return [self._out(k, became.get(k.path.name, "")) for k in known[at : at + limit]]
 
     def path_of(self, name: str) -> Path:
         """Of a finished episode. `ServiceError` 404 for any other."""
@@ -156,7 +156,7 @@ class Shelf:
             self._metadata[path.name] = stamp, known
         return known
 
-    def _out(self, known: _Known, learned: bool) -> EpisodeOut:
+    def _out(self, known: _Known, fate: Fate) -> EpisodeOut:
         metadata, name = known.metadata, known.path.name
         state = RecordingState.of(metadata)
         steps = state.steps if state is not None and state.steps >= 0 else self._count(name)
@@ -168,7 +168,8 @@ class Shelf:
             seconds=(metadata.duration_ms or 0) / 1000,
             started_unix_ms=known.started_ms,
             bad=is_bad(metadata),
-            learned=learned,
+            learned=fate in ("passed", "drives"),
+            fate=fate,
             findings=self._found(known),
             thumbnail=f"/v1/episodes/{name}/frames/0.jpg",
         )

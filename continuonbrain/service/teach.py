@@ -38,16 +38,17 @@ def add_teach_routes(app: FastAPI, brain: BrainRoot, wheel: Wheel, shelf: Shelf)
 
     @app.post("/v1/recording", responses=errors(403, 409, 422))
     async def recording(asked: RecordingIn, request: Request) -> RecordingOut:
-        """Record what is driven, or no more; with an instruction the robot is told that first."""
+        """Record a person's lessons, or all other drives, or no more; with an instruction the robot is told that
+        first."""
         require_wheel(wheel, request)
 
         def tell() -> None:
             if asked.instruction is not None:
                 tell_robot(layout, {"type": "instruct", "instruction": asked.instruction})
-            tell_robot(layout, {"type": "record", "on": asked.on})
+            tell_robot(layout, {"type": "record", "on": asked.on, "what": asked.what})
 
         await asyncio.to_thread(tell)
-        return RecordingOut(on=asked.on, instruction=asked.instruction)
+        return RecordingOut(on=asked.on, what=asked.what, instruction=asked.instruction)
 
     @app.get("/v1/episodes", responses=errors(422))
     async def episodes(

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from continuonbrain.loops.taught_by import Fate
 from continuonbrain.service.drive_models import Instruction
 
 EpisodeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
@@ -26,8 +27,9 @@ class FindingOut(_Model):
 
 
 class EpisodeOut(_Model):
-    """One finished episode. role: as in its metadata, a person's begins with "human"; learned: an adapter was trained
-    on it; findings: null while the doctor has not looked yet."""
+    """One finished episode. role: as in its metadata, a person's begins with "human"; learned: an adapter that passed
+    its verdict was taught by it; fate: what became of it in training (`loops/taught_by.py`); findings: null while the
+    doctor has not looked yet."""
 
     id: str
     instruction: str
@@ -37,6 +39,7 @@ class EpisodeOut(_Model):
     started_unix_ms: int
     bad: bool
     learned: bool
+    fate: Fate
     findings: list[FindingOut] | None
     thumbnail: str
 
@@ -85,7 +88,8 @@ class EpisodeChanged(_Model):
 
 
 class RecordingOut(_Model):
-    """What is recorded from now on."""
+    """What is recorded from now on, or is not any more."""
 
     on: bool
+    what: str
     instruction: str | None

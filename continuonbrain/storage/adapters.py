@@ -157,35 +157,9 @@ class AdapterStore(AdapterReader):
         with self._lock("promote an adapter"):
             version = self.get(version_id)
             sha256 = version.compute_sha256()
-            reason = promotion_refusal(
-                verdict, candidate_sha256=sha256, staged_sha8=version.sha8, base_sha256=base_sha256
-            )
-            if reason is None and verdict is not None:
-                try:
-                    strict(verdict)
-                except ValueError as error:
-                    reason = f"its verdict is damaged: {error}"
-            if reason is not None or verdict is None:
-                older = verdict is not None and verdict.get("passed") is True and is_of_older_version(verdict)
-                raise (StaleVerdict if older else PromotionRefused)(
-                    version_id, reason or "it has no verdict", remedy="train and judge it again on this base"
-                )
+            verdict = self._sound(version, sha256, verdict, base_sha256)
             self._journal.recover()
-            state = self.standing()
-            change = decide(state, Promote(version_id, sha256, terms, again))
-            if isinstance(change, Refused):
-                kind = OnProbation if change.code == "on_probation" else PromotionRefused
-                raise kind(version_id, change.reason, remedy=change.remedy)
-            # After the probation of another: while it lasts nobody knows what the candidate has to be better than.
-            reason = rival_refusal(
-                verdict, candidate_sha256=sha256, current_sha256=self._drives_sha256(state)
-            )
-            if reason is not None:
-                raise StaleVerdict(
-                    version_id,
-                    reason,
-                    remedy=f"have the candidate judged again: continuonbrain train --root {self._layout.root}",
-                )
+            change = self._promotion(verdict, Promote(version_id, sha256, terms, again))
             durable.write_json_durably(version.path / VERDICT_FILE, dict(verdict))
             if change is not None:
                 about = {
@@ -206,6 +180,19 @@ class AdapterStore(AdapterReader):
             if self._links.own_id(self._layout.candidate) == version_id:
                 durable.remove_durably(self._layout.candidate)
         return version
+
+    def may_promote(
+        self,
+        version: AdapterVersion,
+        verdict: Mapping[str, object] | None,
+        *,
+        base_sha256: str,
+        again: bool = False,
+    ) -> None:
+        """Raises what `promote` would, as things stand now; changes nothing."""
+        sha256 = version.compute_sha256()
+        verdict = self._sound(version, sha256, verdict, base_sha256)
+        self._promotion(verdict, Promote(version.version_id, sha256, None, again))
 
     def set_verdict_aside(self, version: AdapterVersion) -> None:
         """Have a version judged again: its verdict becomes `STALE_VERDICT_FILE`, for people. Raises LockHeldError,
@@ -339,6 +326,46 @@ class AdapterStore(AdapterReader):
         """
         with self._lock("recover the adapter store"):
             return self._journal.recover()
+
+    def _sound(
+        self, version: AdapterVersion, sha256: str, verdict: Mapping[str, object] | None, base_sha256: str
+    ) -> Mapping[str, object]:
+        """A verdict by which these bytes may drive. Raises `PromotionRefused`."""
+        reason = promotion_refusal(
+            verdict, candidate_sha256=sha256, staged_sha8=version.sha8, base_sha256=base_sha256
+        )
+        if reason is None and verdict is not None:
+            try:
+                strict(verdict)
+            except ValueError as error:
+                reason = f"its verdict is damaged: {error}"
+        if reason is not None or verdict is None:
+            older = verdict is not None and verdict.get("passed") is True and is_of_older_version(verdict)
+            raise (StaleVerdict if older else PromotionRefused)(
+                version.version_id,
+                reason or "it has no verdict",
+                remedy="train and judge it again on this base",
+            )
+        return verdict
+
+    def _promotion(self, verdict: Mapping[str, object], event: Promote) -> Change | None:
+        """What a promotion on a sound verdict changes now. Raises `PromotionRefused`."""
+        state = self.standing()
+        change = decide(state, event)
+        if isinstance(change, Refused):
+            kind = OnProbation if change.code == "on_probation" else PromotionRefused
+            raise kind(event.version_id, change.reason, remedy=change.remedy)
+        # After the probation of another: while it lasts nobody knows what the candidate has to be better than.
+        reason = rival_refusal(
+            verdict, candidate_sha256=event.sha256, current_sha256=self._drives_sha256(state)
+        )
+        if reason is not None:
+            raise StaleVerdict(
+                event.version_id,
+                reason,
+                remedy=f"have the candidate judged again: continuonbrain train --root {self._layout.root}",
+            )
+        return change
 
     def _drives_sha256(self, state: Standing) -> str:
         if state.version_id is None:

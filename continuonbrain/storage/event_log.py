@@ -27,7 +27,9 @@ from continuonbrain.storage.plain_json import load_plain, plain
 
 log = logging.getLogger(__name__)
 
-EventKind = Literal["promotion", "confirm", "revert", "rollback", "gate", "training", "slow", "safety"]
+EventKind = Literal[
+    "promotion", "confirm", "revert", "rollback", "gate", "training", "slow", "safety", "base"
+]
 KINDS: tuple[EventKind, ...] = get_args(EventKind)
 MAX_EVENT_BYTES = 16 * 1024
 _SEGMENT_BYTES = 1 << 20

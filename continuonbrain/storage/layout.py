@@ -10,6 +10,10 @@ model/adapters/{current,candidate,previous} -> versions/...
 model/adapters/history.jsonl            append-only, hash-chained
 model/adapters/history.head             number and hash of its last entry
 model/adapters/driving/                 what happened while each adapter drove
+model/base_slot.json                    which base drives: the one that config.json names, or one of these
+model/bases/<16 digits>/base/           a base that was imported
+model/bases/<16 digits>/adapters/       what was learned on it, laid out as model/adapters
+model/bases/<16 digits>/slot.json       which base it is and where it came from; verdict.json, calibration.json
 rlds/episodes/
 trainer/logs/  trainer/status.json  trainer/cache/
 keys/trusted/ revoked/ accepted/        whose signed adapters are taken, and the last counter taken from each
@@ -23,7 +27,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -57,6 +61,7 @@ class BrainLayout:
         root: the brain root; made absolute.
         rlds_dir, adapters_dir, log_dir, base_model_dir: as the config names them; relative ones are taken
             from the root. `continuonbrain.brain_root.open_brain` fills them in from config.json.
+        base_slot: the slot whose base and adapters these are, "" for those that the config names.
     """
 
     root: Path
@@ -64,6 +69,7 @@ class BrainLayout:
     adapters_dir: Path = Path("model/adapters")
     log_dir: Path = Path("trainer/logs")
     base_model_dir: Path = Path("model/base_model")
+    base_slot: str = ""
 
     def __post_init__(self) -> None:
         root = self.root.expanduser().absolute()
@@ -92,6 +98,35 @@ class BrainLayout:
     def world_dir(self) -> Path:
         """Is not there until `continuonbrain model build-world` makes it."""
         return self.root / "model" / "world" / "current"
+
+    @property
+    def base_slot_path(self) -> Path:
+        """Which base drives; absent while none was ever switched."""
+        return self.root / "model" / "base_slot.json"
+
+    @property
+    def bases_dir(self) -> Path:
+        """Bases that were imported."""
+        return self.root / "model" / "bases"
+
+    @property
+    def bases_lock_path(self) -> Path:
+        return self.root / "model" / ".bases.lock"
+
+    def slot_dir(self, slot: str) -> Path:
+        """The folder of an imported base."""
+        return self.bases_dir / slot
+
+    def on_slot(self, slot: str) -> BrainLayout:
+        """The same root with the base and the adapters of a slot."""
+        folder = self.slot_dir(slot)
+        return replace(self, base_slot=slot, base_model_dir=folder / "base", adapters_dir=folder / "adapters")
+
+    @property
+    def base_calibration_path(self) -> Path | None:
+        """The robot's servo, for an imported base that drives without an adapter. None: of the config's base, which
+        begins with a nominal one."""
+        return self.slot_dir(self.base_slot) / "calibration.json" if self.base_slot else None
 
     @property
     def versions_dir(self) -> Path:
@@ -240,13 +275,32 @@ class BrainLayout:
 
     @property
     def announced_path(self) -> Path:
-        """Names the last change of the adapter that everybody was told of."""
-        return self.run_dir / "announced"
+        """Names the last change of the adapter that everybody was told of; each base's adapters have a history."""
+        return self.run_dir / f"announced{self._of_slot}"
+
+    @property
+    def changing_lock_path(self) -> Path:
+        """Held from before a change of what drives until everybody has been told, whichever base it is of."""
+        return self.run_dir / "announced.lock"
+
+    @property
+    def base_announced_path(self) -> Path:
+        """Names the last change of the base that everybody was told of."""
+        return self.run_dir / "base_announced"
+
+    @property
+    def base_probation_path(self) -> Path:
+        """How often the policy process was started while the base was on probation."""
+        return self.run_dir / "base_probation.json"
 
     @property
     def driving_now_dir(self) -> Path:
-        """The same, a second old and not synced."""
-        return self.run_dir / "driving"
+        """The same as `driving_dir`, a second old and not synced."""
+        return self.run_dir / f"driving{self._of_slot}"
+
+    @property
+    def _of_slot(self) -> str:
+        return f"-{self.base_slot}" if self.base_slot else ""
 
     @property
     def probation_path(self) -> Path:

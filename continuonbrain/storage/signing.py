@@ -8,8 +8,9 @@ counter that grows with every document of that key. Its envelope (`bundle.json` 
      "signatures": [{"alg": "ed25519", "key_id": ..., "value": HEX}]}
 
 in canonical form (`canonical_json.signable_bytes`) and nothing else: other bytes are refused, also where they mean the
-same. Signed are `PREFIX` and the canonical bytes of `document`. The prefix separates domains: no signature made for
-anything else can be taken for one of these.
+same. A document of kind "base" has one field more, `grown_from`: {"adapter_sha256": ..., "base_sha256": ...}, and its
+files have the names of `base_files.LARGEST`; all others have plain file names. Signed are `PREFIX` and the canonical
+bytes of `document`. The prefix separates domains: no signature made for anything else can be taken for one of these.
 
 `algorithms` has room for a second signature (post-quantum, e.g. "ml-dsa-65"). It is inside what is signed, so that one
 cannot be taken off again unseen. A second signature is kept and reported as not verified, and counts for nothing;
@@ -27,10 +28,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from continuonbrain.errors import BrainError
+from continuonbrain.storage.base_files import LARGEST
 from continuonbrain.storage.canonical_json import LARGEST_INTEGER, parse_signable, signable_bytes
 
 SCHEMA = 1
 KIND_ADAPTER = "adapter"
+KIND_BASE = "base"
 ED25519 = "ed25519"
 PREFIX = b"continuonbrain signed document 1\0"
 
@@ -57,17 +60,26 @@ class SignedFile:
     bytes: int
 
 
+@dataclass(frozen=True)
+class GrownFrom:
+    """What a base was made of: another base and the adapter that was merged into it, 64 hex digits each."""
+
+    base_sha256: str
+    adapter_sha256: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Document:
     """What is signed.
 
     Attributes:
-        kind: what the files are ("adapter").
+        kind: what the files are ("adapter", "base").
         key_id: of the Ed25519 key that signs.
         counter: 1 to 2^53 - 1; a reader takes a counter of a key only above the last one it took.
-        base_sha256: the base model that the files belong to.
-        files: by plain file name, in any order.
+        base_sha256: the base model that the files belong to; of a base the one that they are.
+        files: by name, in any order.
         algorithms: of all signatures, Ed25519 first.
+        grown_from: of a base, and of nothing else.
     """
 
     kind: str
@@ -76,9 +88,10 @@ class Document:
     base_sha256: str
     files: Mapping[str, SignedFile]
     algorithms: tuple[str, ...] = (ED25519,)
+    grown_from: GrownFrom | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        told: dict[str, Any] = {
             "schema": SCHEMA,
             "kind": self.kind,
             "key_id": self.key_id,
@@ -87,6 +100,12 @@ class Document:
             "files": {n: {"sha256": f.sha256, "bytes": f.bytes} for n, f in self.files.items()},
             "algorithms": list(self.algorithms),
         }
+        if self.grown_from is not None:
+            told["grown_from"] = {
+                "base_sha256": self.grown_from.base_sha256,
+                "adapter_sha256": self.grown_from.adapter_sha256,
+            }
+        return told
 
     def signed_bytes(self) -> bytes:
         """What a signature is made over."""
@@ -209,7 +228,8 @@ def verify(envelope: Envelope, public: bytes) -> tuple[Signature, ...]:
 
 def _document(raw: object) -> Document:
     names = {"schema", "kind", "key_id", "counter", "base_sha256", "files", "algorithms"}
-    known = _fields(raw, names, "document")
+    is_base = isinstance(raw, dict) and raw.get("kind") == KIND_BASE
+    known = _fields(raw, names | {"grown_from"} if is_base else names, "document")
     if known["schema"] != SCHEMA or isinstance(known["schema"], bool):
         raise SignatureRefused(
             f"bundle.json: document.schema={known['schema']!r}; this program reads {SCHEMA}",
@@ -235,8 +255,23 @@ def _document(raw: object) -> Document:
         key_id=_text(known["key_id"], "document.key_id", _HEX64),
         counter=counter,
         base_sha256=_text(known["base_sha256"], "document.base_sha256", _HEX64),
-        files={_text(n, "a name in document.files", _FILE_NAME): _file(f, n) for n, f in files.items()},
+        files={_name(n, is_base): _file(f, n) for n, f in files.items()},
         algorithms=tuple(algorithms),
+        grown_from=_grown_from(known["grown_from"]) if is_base else None,
+    )
+
+
+def _name(name: object, is_base: bool) -> str:
+    """A file's name: of a base one of a list, else a plain one. No name leads anywhere else."""
+    if is_base and name not in LARGEST:
+        raise _wrong("a name in document.files", name, "a file of a base")
+    return str(name) if is_base else _text(name, "a name in document.files", _FILE_NAME)
+
+
+def _grown_from(raw: object) -> GrownFrom:
+    known = _fields(raw, {"base_sha256", "adapter_sha256"}, "document.grown_from")
+    return GrownFrom(
+        *(_text(known[n], f"document.grown_from.{n}", _HEX64) for n in ("base_sha256", "adapter_sha256"))
     )
 
 

@@ -159,9 +159,9 @@ def gather_evidence(
         None if course is None else CourseDriver(engine, course, limits, decision_time_s, on_part, watch_with)
     )
     probe = held if held is not None else train
-    base = _Measured("base", Contender(None, "", current.calibration))
-    own = _Measured("candidate", candidate)
-    now = base if current.folder is None else _Measured("current", current)
+    base = Measured("base", Contender(None, "", current.calibration))
+    own = Measured("candidate", candidate)
+    now = base if current.folder is None else Measured("current", current)
     for run in [base, own] if now is base else [base, now, own]:
         engine.use_adapter(run.of.folder, sha256=run.of.sha256)
         run.answered = answers(engine, probe, f"{run.label}: recorded steps", on_part)
@@ -214,11 +214,12 @@ def gather_evidence(
         evidence = replace(evidence, exam=examined(exam, own.examined, now.examined, asked))
     if held is None:
         return evidence
-    watch = None if watch_with is None else (watch_with, _grids(watch_with().head, held, on_part))
-    return _with_recordings(evidence, base, now, own, train, held, limits, on_part, watch)
+    watch = None if watch_with is None else (watch_with, grids_of(watch_with().head, held, on_part))
+    return with_recordings(evidence, base, now, own, train, held, limits, on_part, watch)
 
 
-def _grids(head: SafetyHead, held: Samples, on_part: OnPart) -> F32:
+def grids_of(head: SafetyHead, held: Samples, on_part: OnPart) -> F32:
+    """What a safety head sees on the held-out steps."""
     out = []
     for i in range(0, len(held), _BATCH):
         on_part("recorded steps: the safety head", i, len(held))
@@ -227,7 +228,7 @@ def _grids(head: SafetyHead, held: Samples, on_part: OnPart) -> F32:
 
 
 @dataclass(slots=True, eq=False)  # by identity: it is asked which run this is
-class _Measured:
+class Measured:
     """What was measured of one contender."""
 
     label: str
@@ -248,11 +249,11 @@ class _Measured:
         return self.answered
 
 
-def _with_recordings(
+def with_recordings(
     evidence: Evidence,
-    base: _Measured,
-    now: _Measured,
-    own: _Measured,
+    base: Measured,
+    now: Measured,
+    own: Measured,
     train: Samples,
     held: Samples,
     limits: Limits,

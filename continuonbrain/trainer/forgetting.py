@@ -21,16 +21,7 @@ _REPLAY_SPEED_SLACK = 0.05  # of full speed
 def remembers(court: Court) -> None:
     """What the base knew, and of a consolidation what every lesson taught."""
     e, rules = court.e, court.rules
-    if e.closed_candidate is not None:
-        own, base = e.unshifted_candidate, e.unshifted_base
-        court.no_loss(
-            "forgetting",
-            own.completions if own else (),
-            base.completions if base else (),
-            rules.max_forgetting,
-            "share of a lap that it drives further than the base on the roads that the base knew",
-            limit=rules.max_harm,
-        )
+    knows_the_roads(court)
     if e.replay is not None:
         states = e.replay.states
         for name, mine, bases, slack, words in (
@@ -54,6 +45,21 @@ def remembers(court: Court) -> None:
             )
     if not rules.needs_gain:
         _exam(court)
+
+
+def knows_the_roads(court: Court) -> None:
+    """The roads that the base knew, where there is a course."""
+    e, rules = court.e, court.rules
+    if e.closed_candidate is not None:
+        own, base = e.unshifted_candidate, e.unshifted_base
+        court.no_loss(
+            "forgetting",
+            own.completions if own else (),
+            base.completions if base else (),
+            rules.max_forgetting,
+            "share of a lap that it drives further than the base on the roads that the base knew",
+            limit=rules.max_harm,
+        )
 
 
 def _exam(court: Court) -> None:

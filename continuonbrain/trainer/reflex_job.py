@@ -22,18 +22,23 @@ from torch.nn import functional as F
 from continuonbrain.model.reflex_net import ReflexNet, load_weights, reflex_bytes
 from continuonbrain.policy.codec import CURVATURE_KNOTS_M
 from continuonbrain.policy.reflex import HIDDEN, INTENT, Reflex, ReflexError
+from continuonbrain.trainer.look import Look
 from continuonbrain.trainer.pool import Pool
 from continuonbrain.trainer.steps import Progress, Save, StepLoop
 from continuonbrain.trainer.training_state import TrainingState
+from continuonbrain.trainer.wall_time import steps_s
 
 _KNOT_WEIGHTS = (1.5, 1.5, 1.5, 1.25, 1.0, 0.75, 0.5, 0.35)
 """The head is asked again before what is far away is reached."""
 _BEND = 0.1  # 1/m: below it errors count squared, above it by their size (a driver's answers to pushes are outliers)
 
 
+Intend = Callable[[Sequence[str], Look], NDArray[np.float32]]
+
+
 @dataclass(frozen=True, slots=True)
 class ReflexSettings:
-    """Caps and hyperparameters of the stage. max_wall_time_s bounds it as a whole."""
+    """Caps and hyperparameters of the stage. max_wall_time_s bounds it (`wall_time.steps_s`)."""
 
     max_steps: int = 150
     batch_size: int = 32
@@ -69,23 +74,30 @@ def teach_reflex(
     start: bytes,
     pool: Pool,
     chances: NDArray[np.float64],
-    intents: Callable[[Sequence[str]], NDArray[np.float32]],
+    intents: Intend,
     settings: ReflexSettings,
     *,
     on_progress: Callable[[Progress], None] = lambda _: None,
     wait_until_allowed: Callable[[Save], float] = lambda _save: 0.0,
 ) -> TaughtReflex:
-    """Train a head from the file `start`. intents: of n instructions, `[n, 10]`.
+    """Train a head from the file `start`. intents: of n instructions, `[n, 10]`; it looks at the gates as it is given.
+
+    How long it takes to learn what is meant leaves at least half of the time for steps; a pause costs none of it.
 
     Raises:
         ReflexError: start is no reflex head.
     """
-    began = time.monotonic()
+    began, paused = time.monotonic(), 0.0
+
+    def look() -> None:
+        nonlocal paused
+        paused += wait_until_allowed(lambda: None)
+
     probes = torch.from_numpy(Reflex(start).probes)
     torch.manual_seed(settings.seed)
     net = new_net()
     load_weights(net, load(start))
-    meant = torch.from_numpy(intents(pool.instructions))
+    meant = torch.from_numpy(intents(pool.instructions, look))
     wanted = torch.from_numpy(pool.curvature)
     weights = torch.from_numpy(pool.weights[:, : wanted.shape[1]])
     parameters = dict(net.named_parameters())
@@ -100,7 +112,7 @@ def teach_reflex(
         good=[p.detach().clone() for p in parameters.values()],
         samples=len(pool),
         streams_sha256="",
-        budget_s=settings.max_wall_time_s - (time.monotonic() - began),
+        budget_s=steps_s(settings.max_wall_time_s, time.monotonic() - began - paused),
     )
 
     def backward_of_batch(_pause: Callable[[], None]) -> float:

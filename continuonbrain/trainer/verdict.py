@@ -66,7 +66,7 @@ class Verdict:
     def to_json(self) -> dict[str, Any]:
         """`verdict.json`: what the adapter store needs to promote, and all numbers."""
         e, rules = self.evidence, asdict(self.rules)
-        told = _plain(asdict(e))
+        told = plain_numbers(asdict(e))
         sources = told.pop("sources")
         versions, engine = sources.pop("versions"), sources.pop("engine")
         hashes = {name.removesuffix("_sha256"): value for name, value in sources.items()}
@@ -93,18 +93,19 @@ class Verdict:
                 "resamples": RESAMPLES,
                 "seed": "evaluation_sha256, name of the check",
             },
-            "checks": [_plain(asdict(c)) for c in self.checks],
+            "checks": [plain_numbers(asdict(c)) for c in self.checks],
             "evidence": told,
             "rules": rules,
         }
 
 
-def _plain(value: Any) -> Any:
+def plain_numbers(value: Any) -> Any:
+    """The same as JSON has it."""
     # JSON has no NaN; a number that is none is written as null.
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain_numbers(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain_numbers(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -117,17 +118,18 @@ def judge(evidence: Evidence, rules: Rules) -> Verdict:
         )
     else:
         _soundness(court)
-        _recordings(court)
+        recordings_checks(court)
         if rules.needs_gain:
             _gain(court)
-        _driving(court)
+        driving_checks(court)
         remembers(court)
-        _reflex(court)
+        reflex_checks(court)
     failed = [c for c in court.checks if not c.passed]
-    return Verdict(not failed, _in_words(failed[0]) if failed else "", tuple(court.checks), evidence, rules)
+    return Verdict(not failed, in_words(failed[0]) if failed else "", tuple(court.checks), evidence, rules)
 
 
-def _in_words(check: Check) -> str:
+def in_words(check: Check) -> str:
+    """A check as one line."""
     value = "not measured" if check.value is None else f"{check.value:.4g}"
     if check.low is None or check.high is None:
         return f"{check.name}: {value} against {check.threshold:.4g} ({check.meaning})"
@@ -143,6 +145,12 @@ def _soundness(court: Court) -> None:
     checks.append(
         at_least("differs_from_base", e.difference, _MIN_DIFFERENCE, "answers differ from the base")
     )
+    measured_check(court)
+
+
+def measured_check(court: Court) -> None:
+    """Every figure is a number, and follows from its parts."""
+    e, checks = court.e, court.checks
     broken, wrong = not_finite(asdict(e)), contradictions(e)
     meaning = f"not finite: {', '.join(broken)}" if broken else "every figure is a finite number"
     if wrong:
@@ -150,7 +158,8 @@ def _soundness(court: Court) -> None:
     checks.append(at_most("measured", float(len(broken) + len(wrong)), 0.0, meaning))
 
 
-def _recordings(court: Court) -> None:
+def recordings_checks(court: Court) -> None:
+    """On held-out steps: as close to the driver, and as quiet, as what drives now."""
     e, rules, checks = court.e, court.rules, court.checks
     if rules.allow_promotion_without_eval and e.held_out_steps == 0:
         return
@@ -267,7 +276,8 @@ def _gain(court: Court) -> None:
     court.checks.append(compared("gain", best, least, bool(shown), f"{meaning}: {measure}", 0.0, unit))
 
 
-def _driving(court: Court) -> None:
+def driving_checks(court: Court) -> None:
+    """On the course: as far, as obedient and as quiet as what drives now."""
     e, rules = court.e, court.rules
     own, now = e.closed_candidate, e.closed_current
     if own is None:
@@ -304,7 +314,7 @@ def _driving(court: Court) -> None:
             court.no_rise(name, mine, rival, _GUARD_SLACK, meaning, compare=by_track, limit=rules.max_harm)
 
 
-def _reflex(court: Court) -> None:
+def reflex_checks(court: Court) -> None:
     """Whether the car is in good hands between slow decisions."""
     e, rules = court.e, court.rules
     if rules.needs_reflex:

@@ -52,6 +52,8 @@ def test_a_mode_is_told_to_the_process_that_drives(car: BrainLayout, control: Wi
     assert [s["type"] for s in seen] == ["instruct", "mode"]
     assert (seen[0]["instruction"], seen[1]["mode"]) == ("keep left", "autopilot")
     assert "told: autopilot" in told
+    seen, _ = obeyed(control, "teleop", *root, "--record")
+    assert [(s["type"], s.get("on")) for s in seen] == [("record", True), ("mode", None)]
     seen, told = obeyed(control, "stop", *root)
     assert [s["type"] for s in seen] == ["stop"]
     assert "the next mode ends the stop" in told

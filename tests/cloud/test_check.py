@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.cloud.check import check_bundle
 from continuonbrain.cloud.manifest import parse_manifest
-from continuonbrain.cloud.zip64 import Member, directory, is_member_name, local_header, read_local_header
 from continuonbrain.errors import BrainError
 from continuonbrain.storage.public_key import PublicKey, parse_public_key
 from continuonbrain.storage.signing import new_private_key, public_key_of
 from continuonbrain.storage.trusted_keys import PrivateKeys
+from continuonbrain.storage.zip64 import Member, directory, is_member_name, local_header, read_local_header
 
 from .conftest import KEY, export, files_in
 

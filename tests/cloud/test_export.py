@@ -19,13 +19,13 @@ from continuonbrain.cloud.check import check_bundle
 from continuonbrain.cloud.errors import ExportRefused, NothingToExport
 from continuonbrain.cloud.export import export_bundle
 from continuonbrain.cloud.sinks import ZipSink
-from continuonbrain.cloud.zip64 import Member
 from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.example_view import index_records
 from continuonbrain.rlds.memory import open_memory
 from continuonbrain.rlds.reader import open_episode
 from continuonbrain.rlds.sharing import set_answer
 from continuonbrain.rlds.tfrecord import read_record
+from continuonbrain.storage.zip64 import Member
 
 from .conftest import KEY, MakeRoot, Record, export, plan_of, public_key, set_config, tree, unpacked
 

@@ -40,6 +40,9 @@ class FakeLearning:
         self.confirmed = False
         self.made = 0
         self.entries: list[dict[str, Any]] = []
+        self.past: list[dict[str, Any]] = []
+        self.bent: dict[str, Any] = {}
+        self.fate = ""
 
     def taught(self) -> int:
         return sum(e.role == "human_teleop" and not e.bad for e in self.robot.episodes)
@@ -83,10 +86,12 @@ class FakeLearning:
         return {
             "kind": "fast", "phase": "train" if works else "judged" if self.candidate else "waiting",
             "detail": "", "step": step, "steps": STEPS if works else 0, "loss": losses[-1] if losses else None,
-            "losses": losses, "episodes": len(self.robot.episodes), "left_out": [], "paused": self.paused,
+            "losses": losses, "loss_steps": [i + 1 for i in range(step)], "part": 0, "parts": 0,
+            "wanted": False, "said": "", "episodes": len(self.robot.episodes), "left_out": [], "paused": self.paused,
             "budget": {"energy_wh": {"used": 3.1, "limit": 10}, "write_mib": {"used": 120, "limit": None}},
             "seconds_left": (1 - done) * self.seconds if works else None,
             "gates": [{"name": n, "open": o, "value": v, "reason": r} for n, o, v, r in gates],
+            **self.bent,
         }  # fmt: skip
 
     def routes(self, app: FastAPI, problem: Callable[..., Any]) -> None:
@@ -108,7 +113,8 @@ class FakeLearning:
                 {
                     "id": e.id, "instruction": e.instruction, "role": e.role, "steps": e.steps,
                     "seconds": e.steps / 20, "started_unix_ms": e.started_unix_ms, "bad": e.bad,
-                    "learned": e.learned, "thumbnail": f"/v1/episodes/{e.id}/frames/0.jpg",
+                    "learned": e.learned, "fate": self.fate or ("passed" if e.learned else ""),
+                    "thumbnail": f"/v1/episodes/{e.id}/frames/0.jpg",
                     "findings": [FINDING] if e.id == "episode-003" else [],
                 }
                 for e in robot.episodes
@@ -170,14 +176,18 @@ class FakeLearning:
         @app.get("/v1/adapters")
         async def adapters() -> dict[str, Any]:
             slots = [(self.candidate, "candidate"), (self.current, "current")]
-            return {"adapters": [{**a, "slots": [slot]} for a, slot in slots if a]}
+            past = [{**a, "slots": []} for a in self.past]
+            return {"adapters": [*past, *({**a, "slots": [slot]} for a, slot in slots if a)]}
 
         @app.post("/v1/adapters/{name}/promote")
         async def promote(name: str) -> Any:
-            if not self.candidate or self.candidate["id"] != name:
+            found = next((a for a in [*self.past, self.candidate] if a and a["id"] == name), None)
+            if found is None:
                 return problem(404, "there is no such candidate", "train first")
             self.entry("promote", name, self.current["id"] if self.current else None)
-            self.current, self.candidate = self.candidate, None
+            self.past = [a for a in self.past if a is not found]
+            self.candidate = None if found is self.candidate else self.candidate
+            self.current = found
             self.promoted_s, self.confirmed = time.monotonic(), False
             return {"id": name}
 
@@ -186,6 +196,7 @@ class FakeLearning:
             if self.current is None:
                 return problem(409, "the base alone drives", "there is nothing to roll back")
             self.entry("rollback", None, self.current["id"])
+            self.past.append(self.current)
             self.current = None
             return {"id": ""}
 
@@ -194,6 +205,10 @@ class FakeLearning:
             self.confirmed = True
             self.entry("confirm", self.current["id"] if self.current else None, None)
             return {}
+
+        @app.get("/v1/adapters/{name}/promotion")
+        async def promotion(name: str) -> dict[str, Any]:
+            return {"may": True, "again": True, "reason": "its bytes were taken back", "remedy": ""}
 
         @app.get("/v1/history")
         async def history() -> dict[str, Any]:

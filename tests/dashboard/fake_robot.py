@@ -115,6 +115,9 @@ class FakeRobot:
         role = "autonomous" if self.mode == "autopilot" else "human_teleop"
         return Recorded(f"episode-{self._count:03d}", instruction, role, int(time.time() * 1000))
 
+    def _kind(self, by_hand: bool) -> str:
+        return "drive" if not by_hand else "correction" if self.mode == "assisted" else "lesson"
+
     def _run(self) -> None:
         due = time.monotonic()
         while not self._done.is_set():
@@ -162,9 +165,11 @@ class FakeRobot:
             "safety_head": round(risk, 4), "fault": "", "adapter_sha256": "", "decision_ms": 31.0,
             "latency_ms": 84.0, "off_road": bool(fleet.off_road[0]),
             "recording": {
-                "on": self.recording is not None,
+                "on": self.recording is not None and self.mode != "park",
+                "as": "" if self.recording is None or self.mode == "park" else self._kind(by_hand),
                 "episode": self.recording.id if self.recording else "",
                 "steps": self.recording.steps if self.recording else 0,
+                "able": True, "lessons": self.recording is not None, "drives": True,
             },
         }  # fmt: skip
         if self.recording is not None and proposed is not None and self.mode != "park":

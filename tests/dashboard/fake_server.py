@@ -90,6 +90,9 @@ def create_app(robot: FakeRobot, code: str = "") -> FastAPI:
             for socket in list(sockets):
                 with contextlib.suppress(Exception):  # it may be gone by now, in whichever way
                     await socket.close(1011)
+        learning.fate = what.get("fate", learning.fate)
+        if "training" in what:
+            learning.bent = what["training"]
         if "train" in what:
             learning.seconds = what["train"]
         since = robot.stopped_since_s

@@ -205,6 +205,61 @@ def test_record_train_promote_and_roll_back(fake: Server, open_page: Opener) -> 
     page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
     page.locator(".timeline").get_by_text("Rolled back").wait_for()
     page.get_by_text("Nothing was promoted yet.").wait_for()
+    page.get_by_role("button", name="Promote again").click()
+    dialog = page.get_by_role("dialog")
+    assert "It was taken back: its bytes were taken back." in dialog.inner_text()
+    dialog.get_by_role("button", name="Promote").click()
+    page.get_by_text("on probation").wait_for()
+    page.get_by_role("button", name="Promote again").wait_for(state="detached")
+
+
+def test_a_start_is_answered_and_shown_until_it_begins(fake: Server, open_page: Opener) -> None:
+    said = "asked for: it begins when the gates open: teleop (a person drives)"
+    page = open_page(f"{fake.url}/#learn")
+    page.get_by_role("button", name="Start training").wait_for()
+    fake.bend(training={"phase": "gates", "wanted": True, "said": said})
+    asked = page.get_by_role("button", name="Asked for")
+    asked.wait_for()
+    assert asked.is_disabled()
+    page.get_by_text("Asked for: it begins when the gates open: teleop (a person drives).").wait_for()
+    # A round that waited for a gate is no training: it may be asked for.
+    fake.bend(training={"phase": "gates", "wanted": False})
+    page.get_by_role("button", name="Start training").wait_for()
+    assert page.get_by_role("button", name="Start training").is_enabled()
+    fake.bend(training={"phase": "reflex", "step": 3, "steps": 150})
+    learns = page.get_by_role("button", name="It learns")
+    learns.wait_for()
+    assert learns.is_disabled()
+    page.get_by_text("Teaching the reflex head.").wait_for()
+
+
+def test_judging_says_which_measurement_and_losses_stand_at_their_steps(
+    fake: Server, open_page: Opener
+) -> None:
+    told = {"losses": [2.0, 1.5, 1.2], "loss_steps": [1, 8, 15], "detail": "candidate: laps"}
+    fake.bend(training={**told, "phase": "judge", "part": 7, "parts": 14, "step": 30, "steps": 60})
+    page = open_page(f"{fake.url}/#learn")
+    page.get_by_text("7 of 14").wait_for()
+    bar = page.get_by_label("Progress of the training")
+    assert bar.evaluate("b => [b.value, b.max]") == [6.5, 14]
+    page.locator(".plot[data-last-step='15']").wait_for()
+
+
+def test_an_episode_is_not_learned_before_a_verdict(fake: Server, open_page: Opener) -> None:
+    page = open_page(f"{fake.url}/#teach")
+    page.locator(".episode").first.wait_for()
+    fates = {
+        "unjudged": "trained on, not judged",
+        "refused": "trained on, refused",
+        "passed": "learned, not driving",
+        "drives": "learned",
+    }
+    for fate, words in fates.items():
+        fake.bend(fate=fate)
+        page.reload()
+        chip = page.locator(".episode .chip").first
+        chip.wait_for()
+        assert chip.inner_text() == words
 
 
 def test_relabel_mark_bad_and_delete(fake: Server, open_page: Opener) -> None:

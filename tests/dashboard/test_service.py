@@ -138,12 +138,13 @@ def test_what_a_person_shows_is_recorded_as_theirs(rig: Rig, open_page: Opener) 
     before = set(list_episodes(rig.layout.episodes_dir, finished_only=True))
     page.get_by_role("button", name="By hand").click()
     until(page, "continuonbrain.wheel.held && continuonbrain.view.tick?.mode === 'teleop'")
-    if page.get_by_role("button", name="Stop recording").count():  # the drive records by itself
-        page.get_by_role("button", name="Stop recording").click()
-        page.get_by_role("button", name="Record", exact=True).wait_for()
+    page.get_by_text("nothing that you drive now teaches").wait_for()
+    page.keyboard.down("ArrowUp")
+    until(page, "continuonbrain.view.tick.speed_mps > 0.1")
+    page.keyboard.up("ArrowUp")
     page.get_by_label("What you show it").fill("keep right")
     page.get_by_role("button", name="Record", exact=True).click()
-    page.get_by_role("button", name="Stop recording").wait_for()
+    page.get_by_text("Recording your lesson “keep right”").wait_for()
     page.locator("body").click(position={"x": 5, "y": 400})
     page.keyboard.down("ArrowUp")
     page.wait_for_timeout(1500)
@@ -160,6 +161,28 @@ def test_what_a_person_shows_is_recorded_as_theirs(rig: Rig, open_page: Opener) 
         time.sleep(0.2)
     assert theirs[0].step(10).source == "human_teleop_xr"
     assert any(step.command[1] > 0.2 for step in theirs[0].steps())
+    # Who tried the wheel before taught nothing.
+    by_hand = [e for e in shown if e.metadata.control_role.startswith("human")]
+    assert {step.instruction for e in by_hand for step in e.steps()} == {"keep right"}
+
+
+def test_the_page_says_that_an_override_is_recorded_before_one_begins(rig: Rig, open_page: Opener) -> None:
+    page = open_page(f"{rig.url}/#drive")
+    page.get_by_role("button", name="Assisted").click()
+    until(page, "continuonbrain.wheel.held && continuonbrain.view.tick?.mode === 'assisted'")
+    page.get_by_text("Take the wheel, and that is recorded as a correction, which teaches.").wait_for()
+    until(page, "continuonbrain.view.tick.by === 'policy'")
+    page.keyboard.down("ArrowUp")
+    page.get_by_text("Recording your correction to").wait_for()
+    page.keyboard.up("ArrowUp")
+    page.goto(f"{rig.url}/#teach")
+    switch = page.get_by_label("Record the autopilot's drives and my corrections, too")
+    switch.wait_for()
+    until(page, "document.getElementById('drives').checked")
+    switch.click()
+    until(page, "continuonbrain.view.tick.recording.drives === false")
+    switch.click()
+    until(page, "continuonbrain.view.tick.recording.drives === true")
 
 
 @pytest.fixture(scope="module")

@@ -255,6 +255,12 @@ def test_a_link_as_root_is_named(machine: Machine) -> None:
         {"python": Path("/home/pi/venv/bin/python")},
         {"python": Path("/opt/x\nUser=root")},
         {"reads": (Path("/root/checkout"),)},
+        {"listen": "my-robot.local"},
+        {"listen": "0.0.0.0\nUser=root"},
+        {"listen": "fe80::1%eth0"},
+        {"listen": ""},
+        {"listen": "0.0.0.0", "port": 80},
+        {"port": 65536},
     ],
 )
 def test_what_no_unit_could_hold_is_refused(wrong: dict[str, Any]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from continuonbrain.loops.heartbeats import LIMITS
 from continuonbrain.storage.layout import BrainLayout
 
 SETTINGS = InstallSettings(Path("/opt/continuonos/brain"), Path("/usr/bin/env"))
+ON_THE_LAN = replace(SETTINGS, listen="0.0.0.0")
+ON_ITSELF = replace(SETTINGS, listen="127.0.0.1", port=9090)
 EVERY_SERVICE = {
     "Type": "notify",
     "User": "continuon",
@@ -52,8 +56,8 @@ def parsed(text: str) -> dict[str, dict[str, list[str]]]:
     return sections
 
 
-def service(name: str) -> dict[str, list[str]]:
-    return parsed(unit_files(SETTINGS)[f"continuonbrain-{name}.service"])["Service"]
+def service(name: str, settings: InstallSettings = SETTINGS) -> dict[str, list[str]]:
+    return parsed(unit_files(settings)[f"continuonbrain-{name}.service"])["Service"]
 
 
 @pytest.mark.parametrize("unit", SERVICES)
@@ -124,17 +128,46 @@ def test_control_comes_first_wherever_something_is_short() -> None:
     assert nices == sorted(nices)
 
 
-def written(folder: Path) -> list[str]:
-    for name, text in unit_files(SETTINGS).items():
+def test_a_dashboard_opens_the_service_alone_and_to_private_networks_alone() -> None:
+    keys = service("service", ON_THE_LAN)
+    assert keys["ExecStart"][0].endswith(
+        "serve --root /opt/continuonos/brain --json --tcp 8080 --listen 0.0.0.0"
+    )
+    assert keys["PrivateNetwork"] == ["no"]
+    assert keys["RestrictAddressFamilies"] == ["AF_UNIX AF_INET AF_INET6"]
+    assert keys["IPAddressDeny"] == ["any"]
+    allowed = keys["IPAddressAllow"][0].split()
+    nets = [ipaddress.ip_network(net) for net in allowed if net not in ("localhost", "link-local")]
+    assert len(nets) == len(allowed) - 2
+    assert all(net.is_private for net in nets)
+    for other in ("control", "policy", "sidecar"):
+        assert service(other, ON_THE_LAN) == service(other)
+
+
+def test_a_dashboard_for_the_computer_itself_asks_for_no_code_and_hears_nobody_else() -> None:
+    keys = service("service", ON_ITSELF)
+    assert keys["ExecStart"][0].endswith("--json --tcp 9090")
+    assert keys["IPAddressAllow"] == ["localhost"]
+
+
+def written(folder: Path, settings: InstallSettings) -> list[str]:
+    files = unit_files(settings)
+    for name, text in files.items():
         (folder / name).write_text(text)
-    return [str(folder / name) for name in unit_files(SETTINGS)]
+    return [str(folder / name) for name in files]
 
 
+EVERY_KIND = pytest.mark.parametrize(
+    "settings", [SETTINGS, ON_THE_LAN, ON_ITSELF], ids=["closed", "lan", "itself"]
+)
+
+
+@EVERY_KIND
 @needs_analyze
-def test_systemd_understands_every_line(tmp_path: Path) -> None:
+def test_systemd_understands_every_line(tmp_path: Path, settings: InstallSettings) -> None:
     # It ends with 0 on a key that it does not know: its words are what counts.
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", *written(tmp_path)],
+        ["systemd-analyze", "verify", "--man=no", *written(tmp_path, settings)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -144,9 +177,10 @@ def test_systemd_understands_every_line(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@EVERY_KIND
 @needs_analyze
-def test_exposure_is_at_most_3(tmp_path: Path) -> None:
-    for path in written(tmp_path)[1:]:
+def test_exposure_is_at_most_3(tmp_path: Path, settings: InstallSettings) -> None:
+    for path in written(tmp_path, settings)[1:]:
         done = subprocess.run(
             ["systemd-analyze", "security", "--offline=true", "--threshold=30", "--no-pager", path],
             capture_output=True,

@@ -26,7 +26,7 @@ class Told:
         )
         life: Any = SimpleNamespace(phase=phase, lesson=(3, 9), fault="", rounds=0)
         client: Any = self.client
-        self.snapshot = ControlSnapshot(ControlState(), self.loop, client, body, life, records=False)
+        self.snapshot = ControlSnapshot(ControlState(), self.loop, client, body, life)
         self.answers: list[tuple[bool, str]] = []
         server: Any = SimpleNamespace(
             wait=lambda _s: [SimpleNamespace(header=self.header, peer=SimpleNamespace(open=True))],
@@ -39,7 +39,6 @@ class Told:
             RemoteControl(),
             change_mode=self._change,
             waits_for=lambda: self.snapshot.waits_for,
-            records=False,
         )
 
     def _change(self, mode: Mode) -> str:

@@ -138,6 +138,7 @@ def test_a_person_drives_over_the_socket_and_the_car_stops_when_nothing_comes_an
     with stub_session(layout) as session:
         wait_for(session, lambda s: (s["speed_mps"] or 0) > 0.2)
         command_control(layout, {"type": "teleop", "steering": 0.5, "throttle": 0.3})  # means nothing yet
+        command_control(layout, {"type": "record", "on": True})
         command_control(layout, {"type": "mode", "mode": "teleop"})
         wait_for(session, lambda s: s["mode"] == "teleop" and "deadman" in s["reasons"])
         for odd in (

@@ -45,7 +45,7 @@ def test_recording_that_is_off_keeps_no_step_and_opens_no_episode() -> None:
 
     def told(tick: LoopTick) -> None:
         if tick.number in (20, 60):
-            r.loop.record(tick.number == 60)
+            r.loop.record("drives", tick.number == 60)
 
     report = r.run(100, told)
     assert [len(m.steps) for m in r.episodes] == [20, 39]  # the first tick has no path yet
@@ -102,6 +102,7 @@ def test_a_person_drives_until_they_fall_silent() -> None:
     silent_since = 101.0
     r.loop.teleop = lambda: ((0.3, 0.4), max(0.0, r.time.now_s - silent_since))
     r.loop.set_mode("teleop")
+    r.loop.record("lessons", True)
     r.run(60)
     assert r.body.sent[15] == pytest.approx((0.3, 0.4))
     assert r.body.sent[-1][1] == 0.0

@@ -100,6 +100,7 @@ def test_nan_from_a_remote_control_is_a_stop_and_is_recorded_as_no_proposal() ->
     r = rig()
     r.loop.teleop = lambda: ((math.nan, 0.4), 0.0)
     r.loop.set_mode("teleop")
+    r.loop.record("lessons", True)
     r.run(5)
     assert all(sent[1] == 0.0 for sent in r.body.sent)
     steps = [s for m in r.episodes for s in m.steps]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 pytest.importorskip("torch")
 
 from continuonbrain.brain_root import BrainRoot
+from continuonbrain.errors import BrainError
 from continuonbrain.loops import judging, reflex_stage
 from continuonbrain.loops.promotion import promote_candidate
 from continuonbrain.model.base_identity import tiny_base_folder
@@ -84,6 +86,38 @@ def test_a_head_that_came_to_nothing_is_missed_by_the_verdict(
     outcome = loop(root).round(hold=True)
     assert outcome.phase == "refused"
     assert outcome.verdict["reason"].startswith("reflex:")
+
+
+@pytest.mark.usefixtures("evidence")
+def test_a_head_that_had_no_time_is_told_before_minutes_of_judging(
+    headed: Brain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        reflex_stage, "teach_reflex", lambda *_a, **_k: TaughtReflex(b"", [], 0.1, "wall time")
+    )
+    root = headed(**{"training.reflex_steps": 4})
+    mid = loop(root)
+    with pytest.raises(BrainError, match="wall time") as told:
+        mid.round(hold=True)
+    assert "max_wall_time_s" in (told.value.remedy or "")
+    assert AdapterStore(root.layout).candidate() is None
+    assert root.layout.training_state_path.exists()  # the adapter's steps are not lost
+    assert mid.status.phase == "failed"
+
+
+def test_a_refusal_names_the_time_that_was_too_short(
+    headed: Brain, monkeypatch: pytest.MonkeyPatch, evidence: Evidences
+) -> None:
+    real = reflex_stage.teach_reflex
+
+    def hasty(*args: Any, **more: Any) -> TaughtReflex:
+        return replace(real(*args, **more), ended="wall time")
+
+    monkeypatch.setattr(reflex_stage, "teach_reflex", hasty)
+    root = headed(**{"training.reflex_steps": 4, "promotion.avg_action_delta_threshold": 0.01})
+    outcome = loop(root).round(hold=True)
+    assert outcome.phase == "refused"
+    assert "the reflex head made 4 of 4 steps within max_wall_time_s" in outcome.verdict["reason"]
 
 
 @pytest.mark.parametrize(("engine", "name"), [("torch", "TorchEngine"), ("auto", "LiteRTEngine")])

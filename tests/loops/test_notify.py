@@ -143,12 +143,13 @@ def _heard_until(listener: Listener, word: str, times: int, timeout_s: float = 6
     return heard
 
 
-def test_the_policy_server_beats_while_it_serves(listener: Listener) -> None:
+def test_the_policy_server_beats_while_it_serves(listener: Listener, tmp_path: Path) -> None:
     rounds = iter([False, False, True])
     server = SimpleNamespace(wait=lambda _patience_s: [])
     board = SimpleNamespace(service=lambda: None)
-    anything: Any = SimpleNamespace()
-    PolicyServer(anything, anything, cast(Any, server), cast(Any, board)).serve(lambda: next(rounds))
+    engine: Any = SimpleNamespace()
+    store: Any = SimpleNamespace(layout=BrainLayout(tmp_path))
+    PolicyServer(engine, store, cast(Any, server), cast(Any, board)).serve(lambda: next(rounds))
     assert listener.heard() == ["READY=1", "WATCHDOG=1"]
 
 

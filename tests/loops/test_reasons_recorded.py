@@ -93,6 +93,7 @@ def test_each_intervention_lands_in_the_metadata_of_its_step(tmp_path: Path) -> 
         mode="teleop",
         teleop=Person(),
     )
+    loop.record("lessons", True)
     loop.run(lambda: loop.ticks >= TICKS, lambda tick: seen.append(tuple(map(str, tick.guarded.reasons))))
     report = loop.close()
     assert report.recorded_steps == TICKS

@@ -27,6 +27,7 @@ def teleoperated(command: tuple[float, float], *, answers: bool = True) -> Rig:
     r.loop.pilot.tracker.correction = Response(most_gain=(1.0, 1.0), most_offset_rad=0.0)
     r.loop.teleop = lambda: (command, 0.0)
     r.loop.set_mode("teleop")
+    r.loop.record("lessons", True)
     if not answers:
         r.paths.dies_at_s = 0.0
     return r

@@ -10,7 +10,7 @@ import pytest
 from continuonbrain.config import GuardsConfig
 from continuonbrain.loops import sim_life
 from continuonbrain.loops.sim_life import Interrupted, SimulatedLife, drives_on
-from continuonbrain.loops.teach import TRACK_TAG
+from continuonbrain.rlds.marking import TRACK_TAG
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.robot.sim.shifts import SHIFTS
 from continuonbrain.safety.guards import Limits

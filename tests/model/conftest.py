@@ -1,18 +1,22 @@
-"""A driving model in double precision, adapters on disk, and how outputs are compared."""
+"""A driving model in double precision, adapters on disk, the shipped graphs, and how outputs are compared."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
     from continuonbrain.model.driving import DrivingModel
+    from continuonbrain.model.serving.runtime import Graphs
     from continuonbrain.policy.prompt import PromptLayout
 
 BASE_SHA256 = "ba5e" * 16
@@ -136,3 +140,32 @@ def write_adapter(tmp_path: Path, untrained_model: Callable[..., DrivingModel]) 
         return folder
 
     return write
+
+
+@pytest.fixture(scope="module")
+def graphs() -> Graphs:
+    """The fp32 graphs of the shipped base."""
+    from continuonbrain.model.serving.runtime import Graphs
+    from tests.model.shipped_graphs import BASE, FP32
+
+    return Graphs(FP32, BASE)
+
+
+@pytest.fixture(scope="module")
+def asked() -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Four prompts and frames for the shipped base."""
+    from continuonbrain.policy.prompt import PromptLayout
+    from tests.model.shipped_graphs import BASE
+
+    layout = PromptLayout.from_folder(BASE)
+    ids = layout.ids(["drive", "keep left slowly", "drive", "stop now"], [0.9, None, 1.4, 0.0])
+    return ids, np.random.default_rng(5).integers(0, 256, (4, 120, 160, 3), np.uint8)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A copy of the shipped base's fp32 bundle, to be damaged."""
+    from tests.model.shipped_graphs import FP32
+
+    folder: Path = shutil.copytree(FP32, tmp_path / "bundle")
+    return folder

@@ -14,11 +14,11 @@ torch = pytest.importorskip("torch")
 
 from continuonbrain.model.base import load_base  # noqa: E402
 from continuonbrain.model.base_identity import (  # noqa: E402
-    BEHAVIOUR_FILES,
     BaseModelError,
     base_sha256,
     tiny_base_folder,
 )
+from continuonbrain.storage.base_files import BEHAVIOUR_FILES  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor

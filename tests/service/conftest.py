@@ -22,10 +22,13 @@ from transformers import Gemma3nForCausalLM  # noqa: E402
 from benchmarks.small_verdict import judged  # noqa: E402
 from continuonbrain.brain_root import BrainRoot, open_brain  # noqa: E402
 from continuonbrain.loops.promotion import Promotion, announce, promote_candidate  # noqa: E402
+from continuonbrain.loops.teach import record_expert  # noqa: E402
 from continuonbrain.model.base import load_base  # noqa: E402
 from continuonbrain.model.base_identity import base_sha256, checkpoint_sha256, tiny_base_folder  # noqa: E402
 from continuonbrain.model.lora import adapter_files, add_lora, attach_lora, lora_config, peft_files  # noqa: E402
 from continuonbrain.policy.calibration import Calibration  # noqa: E402
+from continuonbrain.robot.sim.shifts import world  # noqa: E402
+from continuonbrain.safety.guards import Limits  # noqa: E402
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion  # noqa: E402
 from continuonbrain.storage.layout import BrainLayout, init_brain_root  # noqa: E402
 
@@ -65,6 +68,19 @@ class Helpers:
             started = time.monotonic()
             process.wait(10)
             assert time.monotonic() - started < 5
+
+    @staticmethod
+    def lessons(brain: BrainRoot, n: int) -> list[Path]:
+        """So many short lessons of the simulated teacher."""
+        limits = Limits.from_config(brain.config.guards)
+        return record_expert(
+            brain.layout.episodes_dir,
+            world("none"),
+            instructions=["drive"] * n,
+            steps=5,
+            seed=7,
+            limits=limits,
+        )
 
     @staticmethod
     def stage(brain: BrainRoot, *, seed: int, rank: int = 4) -> AdapterVersion:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
 from continuonbrain.brain_root import BrainRoot, open_brain
+from continuonbrain.errors import BrainError
 from continuonbrain.loops.at_work import Status
 from continuonbrain.loops.mid import MidLoop
 from continuonbrain.loops.owner import is_wanted, take_wanted
@@ -41,6 +44,12 @@ def client(brain: BrainRoot) -> Iterator[TestClient]:
     with TestClient(create_app(brain), base_url="http://127.0.0.1") as client:
         client.headers["x-csrf"] = client.get("/v1/session").json()["csrf"]
         yield client
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
 
 
 def gate(told: dict[str, Any], name: str) -> dict[str, Any]:
@@ -66,7 +75,9 @@ def test_a_pause_holds_over_a_start_and_closes_the_trainers_gate(
     assert client.post("/v1/training", json={"action": "burn"}).status_code == 422
 
 
-def test_a_start_is_a_wish_to_a_sidecar_that_lives(brain: BrainRoot, client: TestClient) -> None:
+def test_a_start_is_a_wish_to_a_sidecar_that_lives(
+    brain: BrainRoot, client: TestClient, helpers: Any, stack: ExitStack
+) -> None:
     refused = client.post("/v1/training", json={"action": "start"})
     assert refused.status_code == 409
     assert "no trainer runs" in refused.json()["detail"]
@@ -75,11 +86,28 @@ def test_a_start_is_a_wish_to_a_sidecar_that_lives(brain: BrainRoot, client: Tes
     try:
         status = {**{k: getattr(Status(), k) for k in Status.__dataclass_fields__}, "pid": sidecar.pid}
         brain.layout.status_path.write_text(json.dumps(status))
+        too_few = client.post("/v1/training", json={"action": "start"})
+        assert too_few.status_code == 409
+        assert "0 of 16 lessons: 16 more are needed" in too_few.json()["detail"]
+        settings = json.loads(brain.layout.config_path.read_text()) | {"min_episodes": 2}
+        brain.layout.config_path.write_text(json.dumps(settings))
+        brain = open_brain(brain.layout.root)
+        helpers.lessons(brain, 2)
+        client = stack.enter_context(TestClient(create_app(brain), base_url="http://127.0.0.1"))
+        client.headers["x-csrf"] = client.get("/v1/session").json()["csrf"]
         with ProcessLock(brain.layout.trainer_lock_path, purpose="test"):
-            assert client.post("/v1/training", json={"action": "start"}).status_code == 409
+            # A sidecar that only looks whether anything is new holds the lock, too: it takes the wish all the same.
+            assert client.post("/v1/training", json={"action": "start"}).status_code == 200
+            brain.layout.status_path.write_text(json.dumps(status | {"phase": "reflex"}))
+            assert not client.get("/v1/training").json()["wanted"]  # it is being fulfilled
+            refused = client.post("/v1/training", json={"action": "start"})
+            assert (refused.status_code, refused.json()["detail"]) == (409, "it learns already")
+            brain.layout.status_path.write_text(json.dumps(status))
         told = client.post("/v1/training", json={"action": "start"}).json()
         assert told["running"]
         assert told["wanted"]
+        assert "begins when the gates open" in told["said"]  # no control process tells how the robot is
+        assert client.get("/v1/training").json()["said"] == told["said"]
         assert is_wanted(brain.layout)
         assert take_wanted(brain.layout)
         assert not take_wanted(brain.layout)
@@ -143,6 +171,37 @@ def test_promote_confirm_and_roll_back_and_the_history_of_it(
     assert client.get("/v1/history").json()["problem"]
 
 
+def test_what_was_taken_back_may_drive_again_where_the_rules_allow_it(
+    brain: BrainRoot, client: TestClient, helpers: Any
+) -> None:
+    first, second = helpers.stage(brain, seed=1), helpers.stage(brain, seed=2)
+
+    def promotion(of: Any) -> dict[str, Any]:
+        told: dict[str, Any] = client.get(f"/v1/adapters/{of.version_id}/promotion").json()
+        return told
+
+    assert promotion(first) == {"may": True, "again": False, "reason": "", "remedy": ""}
+    assert client.post(f"/v1/adapters/{first.version_id}/promote", json={}).status_code == 200
+    held = promotion(second)
+    assert not held["may"]
+    assert "is on probation" in held["reason"]
+    assert client.post("/v1/adapters/rollback").status_code == 200  # on probation: its bytes are taken back
+    told = promotion(first)
+    assert (told["may"], told["again"]) == (True, True)
+    assert "taken back while on probation" in told["reason"]
+    assert client.post(f"/v1/adapters/{first.version_id}/promote", json={}).status_code == 409
+    assert client.post(f"/v1/adapters/{first.version_id}/promote", json={"again": True}).status_code == 200
+    assert client.post("/v1/adapters/confirm").status_code == 200
+    told = promotion(second)  # judged against the base, and another adapter drives
+    assert (told["may"], told["again"]) == (False, False)
+    assert "it was judged against the base alone" in told["reason"]
+    assert client.post("/v1/adapters/rollback").status_code == 200  # confirmed: by hand, no reproach
+    assert promotion(first)["may"]
+    events = [e.event for e in AdapterStore(brain.layout).history()]
+    assert events == ["promote", "rollback", "promote", "confirm", "rollback"]
+    assert client.get("/v1/adapters/none/promotion").status_code == 404
+
+
 def test_nobody_changes_what_drives_from_another_page(
     brain: BrainRoot, client: TestClient, helpers: Any
 ) -> None:
@@ -166,6 +225,33 @@ def test_a_lap_before_and_after_is_driven_once(brain: BrainRoot, client: TestCli
     assert client.get(f"/v1/adapters/{version.version_id}/rollouts").json() == told
     assert time.monotonic() - began < 1.0
     assert client.get("/v1/adapters/none/rollouts").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("ends", "stands"),
+    [(SystemExit(0), True), (KeyboardInterrupt(), True), (BrainError("no"), False), (None, False)],
+)
+def test_a_wish_outlives_a_training_that_was_put_down_and_none_that_ended(
+    brain: BrainRoot, monkeypatch: pytest.MonkeyPatch, ends: BaseException | None, stands: bool
+) -> None:
+    from continuonbrain.loops.mid import Outcome
+    from continuonbrain.loops.owner import want_training
+
+    asked: list[bool] = []
+
+    def round_of(_mid: MidLoop, *, hold: bool, again: bool) -> Outcome:
+        asked.append(again)
+        assert is_wanted(brain.layout)  # killed here it stands, too
+        if ends is not None:
+            raise ends
+        return Outcome("refused", "no gain")
+
+    monkeypatch.setattr(MidLoop, "_round", round_of)
+    want_training(brain.layout)
+    with contextlib.suppress(SystemExit, KeyboardInterrupt, BrainError):
+        MidLoop(brain).round()
+    assert asked == [True]
+    assert is_wanted(brain.layout) == stands
 
 
 def test_what_the_owner_wants_is_done_though_nothing_is_new(brain: BrainRoot) -> None:

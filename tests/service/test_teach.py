@@ -65,7 +65,7 @@ def test_the_list_is_newest_first_and_in_pages(client: TestClient) -> None:
     assert (told["taught"], told["min_episodes"]) == (4, 16)
     first = told["episodes"][1]
     assert (first["instruction"], first["role"], first["steps"]) == ("keep left", "human_teleop", 6)
-    assert (first["bad"], first["learned"]) == (False, False)
+    assert (first["bad"], first["learned"], first["fate"]) == (False, False, "")
     rest = client.get("/v1/episodes?limit=3&before=e2").json()["episodes"]
     assert [e["id"] for e in rest] == ["e1", "e0"]
     assert rest[1]["instruction"] == "keep left"  # no tag says it: the first step does

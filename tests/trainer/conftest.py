@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,6 +14,11 @@ from continuonbrain.policy.calibration import Calibration
 from continuonbrain.rlds.reader import list_episodes
 from continuonbrain.robot.protocol import FRAME_SHAPE
 from continuonbrain.trainer.dataset import Drive, Samples, build_samples, read_drive
+
+if TYPE_CHECKING:
+    from continuonbrain.model.driving import DrivingModel
+    from continuonbrain.policy.prompt import PromptLayout
+    from tests.trainer.quick_job import Train
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +60,13 @@ def make_drive() -> Callable[..., Drive]:
         )
 
     return make
+
+
+@pytest.fixture
+def train(
+    untrained_model: Callable[..., DrivingModel], prompt_layout: PromptLayout, recorded: Samples
+) -> Train:
+    """train(**settings) on 48 recorded samples and a fresh random base."""
+    from tests.trainer.quick_job import training_on
+
+    return training_on(untrained_model, prompt_layout, recorded)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from continuonbrain.trainer.evidence import Evidence, Exam
 from continuonbrain.trainer.exam import BEST, NOW, Errors, best_after, best_of, rises, with_best
 from continuonbrain.trainer.verdict import judge
-from tests.trainer.test_verdict import CONSOLIDATED, LESSONS
+from tests.trainer.good_evidence import CONSOLIDATED, LESSONS
 
 TOLERANCE = 0.05
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 
 from continuonbrain.model.base_identity import tiny_base_folder
 from continuonbrain.policy.reflex import INTENT, REFLEX_FILE, Reflex, ReflexError
+from continuonbrain.trainer import reflex_job
 from continuonbrain.trainer.dataset import Samples
+from continuonbrain.trainer.look import Look, unwatched
 from continuonbrain.trainer.pool import Pool
 from continuonbrain.trainer.reflex_job import ReflexSettings, TaughtReflex, teach_reflex
 from continuonbrain.trainer.steps import Progress
@@ -18,7 +21,7 @@ from continuonbrain.trainer.steps import Progress
 START = (tiny_base_folder() / REFLEX_FILE).read_bytes()
 
 
-def meant(instructions: Sequence[str]) -> Any:
+def meant(instructions: Sequence[str], _look: Look = unwatched) -> Any:
     return np.zeros((len(instructions), INTENT), np.float32)
 
 
@@ -60,6 +63,34 @@ def test_the_clock_ends_it_and_no_time_at_all_leaves_no_head(recorded: Samples) 
     )
     nothing = taught(recorded, ReflexSettings(max_wall_time_s=0.0))
     assert (nothing.data, nothing.losses) == (b"", [])
+
+
+@pytest.mark.parametrize("gate_closed", [False, True])
+def test_a_slow_machine_leaves_time_for_steps_after_it_knows_what_is_meant(
+    recorded: Samples, monkeypatch: pytest.MonkeyPatch, gate_closed: bool
+) -> None:
+    """Learning what is meant takes longer than all of the stage, or a gate closes meanwhile."""
+    late_s = 0.0
+
+    def intents(instructions: Sequence[str], look: Look) -> Any:
+        nonlocal late_s
+        if not gate_closed:
+            late_s += 100.0
+        look()
+        return meant(instructions)
+
+    def wait(_save: Any) -> float:
+        nonlocal late_s
+        late_s += 100.0 if gate_closed and not late_s else 0.0
+        return 100.0 if gate_closed else 0.0
+
+    real = reflex_job.time.monotonic
+    monkeypatch.setattr(reflex_job, "time", SimpleNamespace(monotonic=lambda: real() + late_s))
+    pool, chances = Pool([recorded], np.arange(len(recorded))), np.full(len(recorded), 1 / len(recorded))
+    settings = ReflexSettings(max_steps=2, batch_size=8, max_wall_time_s=60)
+    result = teach_reflex(START, pool, chances, intents, settings, wait_until_allowed=wait)
+    assert (result.ended, len(result.losses)) == ("steps", 2)
+    assert result.data
 
 
 def test_labels_that_nobody_knows_teach_nothing(recorded: Samples) -> None:
@@ -107,7 +138,7 @@ def test_what_is_meant_decides_where_the_picture_does_not(recorded: Samples) -> 
         for name, bend in (("left", 0.8), ("right", -0.8))
     ]
 
-    def side(instructions: Sequence[str]) -> Any:
+    def side(instructions: Sequence[str], _look: Look = unwatched) -> Any:
         signs = np.array([1.0 if i == "left" else -1.0 for i in instructions], np.float32)
         return np.repeat(signs[:, None], INTENT, 1)
 

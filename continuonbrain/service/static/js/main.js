@@ -76,7 +76,8 @@ function paintBar() {
   setDriver(tick?.driver ?? told, tick?.driver ? tick.watchers : session.watchers);
   if (document.hidden) return; // its connections were let go on purpose
   const now = situation({ linked: robot.view.linked, tick, driver, held: robot.wheel.held, lost: robot.wheel.lost, letGo: robot.wheel.reason, known: robot.known });
-  setText(document.getElementById("robot-state-text"), now.short);
+  const taught = robot.view.linked && ["lesson", "correction"].includes(tick?.recording?.as) ? `, recording a ${tick.recording.as}` : "";
+  setText(document.getElementById("robot-state-text"), `${now.short}${taught}`);
   document.getElementById("robot-state").dataset.tone = now.tone;
   for (const place of places) place(now);
 }

@@ -65,7 +65,7 @@ function ofMode(tick, { driver, held, letGo, known, watch }) {
       if (stands && !held && !watch) return tell("assisted, standing", "warn", "Assisted driving needs a person at the wheel: it stands. Take the wheel.");
       if (stands) return tell("assisted, standing", held ? "warn" : "idle", held && letGo ? `The robot let go of the wheel: ${letGo}.` : standing(tick, why, known), watch);
       if (tick.by === "person") return tell("assisted, by hand", "good", held ? "You drive; the autopilot goes on when you let go." : watch || "A person drives it with its own remote control.");
-      return tell("autopilot, assisted", "good", `The autopilot drives${held ? "; what you hold goes before it" : ""}.`, watch);
+      return tell("autopilot, assisted", "good", `The autopilot drives${held ? `; what you hold goes before it${tick.recording?.drives ? ", and is recorded as a correction" : ""}` : ""}.`, watch);
     default: {
       if (stands && tick.reasons?.includes("instruction_stop")) return tell("autopilot, standing", "idle", "It stands, as it was told.", unused);
       if (stands) return tell("autopilot, standing", "warn", standing(tick, why, known), unused);

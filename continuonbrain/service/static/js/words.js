@@ -29,6 +29,24 @@ export function reasonsInWords(reasons) {
 
 export const MODES = { teleop: "By hand", autopilot: "Autopilot", assisted: "Assisted", park: "Park" };
 
+/** What is recorded now and why, in one line; from a tick (null: nothing is heard). */
+export function recordedInWords(tick) {
+  const told = tick?.recording;
+  if (!told) return "No connection to the robot: nothing can be recorded.";
+  if (!told.able) return "Nothing is recorded: this robot was started with --no-record.";
+  const what = `“${tick.instruction}”`;
+  const next = told.lessons ? ` Your lesson ${what} is recorded when you drive by hand.` : "";
+  switch (told.as) {
+    case "lesson": return `Recording your lesson ${what}: you switched it on, and it teaches.`;
+    case "correction": return `Recording your correction to ${what}: it teaches.`;
+    case "simulated lesson": return "The simulated teacher drives, and its lessons are recorded.";
+    case "drive": return `Recording what the autopilot drives: it is kept, and teaches nothing.${tick.mode === "assisted" ? " Take the wheel, and that is recorded as a correction, which teaches." : next}`;
+  }
+  if (tick.mode === "teleop") return "Not recording: nothing that you drive now teaches. Press Record for a lesson.";
+  if (tick.mode === "autopilot" || tick.mode === "assisted") return `Not recording: the autopilot's drives and corrections are switched off under Teach.${next}`;
+  return told.lessons ? `Recording is on:${next}` : "Not recording. Press Record, then drive by hand: that is a lesson.";
+}
+
 export const sentence = (words) => `${words[0].toUpperCase()}${words.slice(1)}.`;
 
 export const number = (value, digits = 2) => (typeof value === "number" && Number.isFinite(value) ? value.toFixed(digits) : "–");

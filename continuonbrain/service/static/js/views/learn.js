@@ -9,21 +9,24 @@ import { rollouts, verdictTable } from "./verdict.js";
 
 const PHASES = {
   waiting: "waiting", check: "checking what drives now", gates: "waiting for the gates", read: "reading episodes", cache: "preparing frames",
-  train: "training", judge: "judging the candidate", judged: "judged", promoted: "promoted", refused: "refused", stopped: "stopped", failed: "failed",
+  train: "training", reflex: "teaching the reflex head", judge: "judging the candidate", judged: "judged", promoted: "promoted", refused: "refused", stopped: "stopped", failed: "failed",
 };
-const AT_WORK = new Set(["check", "gates", "read", "cache", "train", "judge"]);
+const EARLIER = 3;
+/** "gates" is none: a round that waited for a gate has ended. */
+const AT_WORK = new Set(["check", "read", "cache", "train", "reflex", "judge"]);
 
 export function open(main, robot) {
   const gates = el("ul", { class: "gates" });
   const may = el("p", { role: "status" });
-  const training = trainingPanel(robot);
+  const training = trainingPanel(robot, () => look());
   const candidate = el("div", { class: "stack" });
   const driving = el("div", { class: "stack" });
+  const earlier = el("div", { class: "stack" });
   const past = el("div");
   const judged = el("div", { class: "stack" });
   main.append(el("h1", { class: "visually-hidden" }, "Learn"), el("div", { class: "columns" },
     el("div", { class: "stack" }, training.node, panel("Gates", may, gates), panel("Candidate", candidate)),
-    el("div", { class: "stack" }, panel("What drives", driving, judged), panel("History", past))));
+    el("div", { class: "stack" }, panel("What drives", driving, earlier, judged), panel("History", past))));
 
   let known = "";
   async function look() {
@@ -47,11 +50,12 @@ export function open(main, robot) {
     }
     const { adapters } = first.value;
     const entries = third.value?.entries ?? [];
-    const key = JSON.stringify([adapters.map((a) => [a.id, a.slots, a.passed, a.damaged]), entries.length, third.status]);
+    const key = JSON.stringify([second.value.current, second.value.probation?.state, adapters.map((a) => [a.id, a.slots, a.passed, a.damaged]), entries.length, third.status]);
     paintDriving(driving, second.value, adapters, robot, lookSlowly);
     if (key === known) return;
     known = key;
     paintCandidate(candidate, adapters, robot, lookSlowly);
+    paintEarlier(earlier, adapters, entries, robot, lookSlowly);
     paintJudged(judged, adapters.find((a) => a.slots.includes("current")));
     past.replaceChildren(third.status === "rejected" ? notice(third.reason.message, third.reason.remedy, "bad") : history(entries, adapters));
   }
@@ -75,52 +79,70 @@ function paintGates(list, may, gates) {
 
 const reading = (value) => (value === null || value === undefined ? "" : typeof value === "number" ? short(value) : typeof value === "boolean" ? (value ? "yes" : "no") : String(value));
 
-function trainingPanel(robot) {
+/** looked(): what the trainer says is to be read at once. */
+function trainingPanel(robot, looked) {
   const state = el("p", { role: "status" });
   const detail = el("p", { class: "soft" });
-  const bar = el("progress", { "aria-label": "Steps of the training", max: "1", value: "0" });
+  const said = el("p", { class: "notice", role: "status", hidden: true });
+  const bar = el("progress", { "aria-label": "Progress of the training", max: "1", value: "0" });
   const start = el("button", { type: "button", class: "primary" }, "Start training");
   const pause = el("button", { type: "button" }, "Pause");
   const place = el("div", { class: "plot" });
   const numbers = el("div");
-  const node = panel("Training", el("div", { class: "row spread" }, state, el("div", { class: "row tight" }, start, pause)), detail, bar, place, numbers);
+  const node = panel("Training", el("div", { class: "row spread" }, state, el("div", { class: "row tight" }, start, pause)), said, detail, bar, place, numbers);
   let paused = false;
   let chart = null;
   let drawing = false;
-  const act = (action) => robot.act(() => post("/v1/training", { action }));
+  let asked = false;
+  const act = async (action) => {
+    asked = action === "start";
+    start.disabled = pause.disabled = true;
+    let told = null;
+    await robot.act(async () => { told = await post("/v1/training", { action }); });
+    asked = pause.disabled = false;
+    if (told) paint(told);
+    looked();
+  };
   start.addEventListener("click", () => act("start"));
   pause.addEventListener("click", () => act(paused ? "resume" : "pause"));
-  return {
-    node,
-    paint(told) {
-      const works = AT_WORK.has(told.phase);
-      paused = told.paused ?? (told.gates ?? []).some((gate) => gate.name === "owner" && !gate.open);
-      setText(state, paused ? "Paused by a person." : sentence(PHASES[told.phase] ?? told.phase ?? "not running"));
-      setText(detail, [told.detail, told.left_out?.length ? `Left out: ${told.left_out.length} episodes.` : ""].filter(Boolean).join(" "));
-      detail.hidden = !detail.textContent;
-      start.disabled = works || paused;
-      setText(pause, paused ? "Go on" : "Pause");
-      bar.max = told.steps || 1;
-      bar.value = told.step || 0;
-      bar.hidden = !told.steps;
-      numbers.replaceChildren(facts([
-        ["Step", told.steps ? `${told.step} of ${told.steps}` : null],
-        ["Loss", told.loss === null || told.loss === undefined ? null : short(told.loss)],
-        ["Time left", works && typeof told.seconds_left === "number" ? duration(told.seconds_left) : null],
-        ["Episodes", told.episodes || null],
-        ...budget(told.budget),
-      ]));
-      drawLoss(told.losses ?? []);
-    },
-    close() { chart?.close(); },
-  };
-  async function drawLoss(losses) {
+  function paint(told) {
+    const works = AT_WORK.has(told.phase);
+    paused = told.paused ?? (told.gates ?? []).some((gate) => gate.name === "owner" && !gate.open);
+    setText(state, paused ? "Paused by a person." : sentence(PHASES[told.phase] ?? told.phase ?? "not running"));
+    setText(detail, [told.detail, told.left_out?.length ? `Left out: ${told.left_out.length} episodes.` : ""].filter(Boolean).join(" "));
+    detail.hidden = !detail.textContent;
+    // A wish stands until it has been fulfilled: the button says so, and what it waits for stands beside it.
+    const waits = told.wanted && !works && !paused;
+    setText(start, works ? "It learns" : waits ? "Asked for" : "Start training");
+    start.disabled = asked || works || paused || waits;
+    setText(said, waits && told.said ? sentence(told.said) : "");
+    said.hidden = !said.textContent;
+    setText(pause, paused ? "Go on" : "Pause");
+    const judges = told.phase === "judge" && told.parts > 0;
+    const share = told.steps ? Math.min(1, told.step / told.steps) : 0;
+    bar.max = judges ? told.parts : told.steps || 1;
+    bar.value = judges ? Math.max(0, told.part - 1) + share : told.step || 0;
+    bar.hidden = !works || !(judges || told.steps);
+    numbers.replaceChildren(facts([
+      ["Measurement", judges ? `${told.part} of ${told.parts}` : null],
+      ["Step", works && told.steps ? `${told.step} of ${told.steps}` : null],
+      ["Loss", told.loss === null || told.loss === undefined ? null : short(told.loss)],
+      ["Time left", works && typeof told.seconds_left === "number" ? duration(told.seconds_left) : null],
+      ["Episodes", told.episodes || null],
+      ...budget(told.budget),
+    ]));
+    drawLoss(told.losses ?? [], told.loss_steps ?? []);
+  }
+  return { node, paint, close() { chart?.close(); } };
+  async function drawLoss(losses, steps) {
     place.hidden = losses.length < 2;
     if (place.hidden || drawing) return;
-    const x = losses.map((_, i) => i + 1);
+    // Not every step is told: each loss stands at its own.
+    const x = steps.length === losses.length ? steps : losses.map((_, i) => i + 1);
+    place.dataset.lastStep = x.at(-1);
     if (chart) { chart.set(x, [losses]); return; }
     drawing = true;
-    chart = await plot(place, { title: "Loss over the training's steps", x, height: 170, legend: false, lines: [{ label: "loss", token: "--guarded", values: losses }] });
+    chart = await plot(place, { title: "Loss over the training's steps", x, xLabel: "step", height: 170, legend: false, lines: [{ label: "loss", token: "--guarded", values: losses }] });
     drawing = false;
   }
 }
@@ -158,6 +180,25 @@ function paintCandidate(host, adapters, robot, again) {
     rollouts(candidate.id));
 }
 
+/** What drove, or passed, and does not drive: promoted again where the rules allow it, else why not. */
+async function paintEarlier(host, adapters, entries, robot, again) {
+  const drove = new Set(entries.filter((e) => e.event === "promote").map((e) => e.to));
+  const shown = adapters.filter((a) => drove.has(a.id) && !a.slots.includes("current") && !a.slots.includes("candidate")).slice(-EARLIER).reverse();
+  const asked = await Promise.allSettled(shown.map((a) => ask(`/v1/adapters/${encodeURIComponent(a.id)}/promotion`)));
+  host.replaceChildren(...(shown.length ? [el("h3", {}, "Drove before")] : []), ...shown.map((adapter, i) => {
+    const told = asked[i].status === "fulfilled" ? asked[i].value : { may: false, reason: asked[i].reason.message, remedy: "" };
+    const promote = el("button", { type: "button", disabled: !told.may, onclick: async () => {
+      const warning = told.again ? `It was taken back: ${told.reason}. ` : "";
+      const yes = await confirmed("Let this adapter drive again?", `${warning}It is on probation at first: what drives worse is taken back by itself.`, "Promote", { danger: told.again });
+      if (yes && await robot.act(() => post(`/v1/adapters/${encodeURIComponent(adapter.id)}/promote`, { again: told.again }))) again();
+    } }, "Promote again");
+    return el("div", { class: "stack" },
+      el("div", { class: "row spread" }, el("b", {}, adapter.id), promote),
+      told.reason ? el("p", { class: "soft" }, `${told.may ? "" : "It cannot be promoted now: "}${told.reason}.`) : "",
+      !told.may && told.remedy ? el("p", { class: "soft" }, told.remedy) : "");
+  }));
+}
+
 /** How what drives was judged, and how it drives beside what drove before. */
 function paintJudged(host, current) {
   host.replaceChildren(...(current ? [
@@ -191,9 +232,16 @@ function paintDriving(host, status, adapters, robot, again) {
     status.problem ? notice(status.problem, "Look at System, or roll back.", "bad") : "",
     el("p", {}, el("b", {}, status.current || "The base alone"), status.current ? (on ? ", on probation" : ", confirmed") : ""),
     on ? el("div", { class: "field" },
-      el("span", { class: "label", id: "probation-label" }, `Probation: ${short(p.minutes)} of ${short(p.of_minutes)} minutes, ${p.ticks} of ${p.of_ticks} ticks driven`),
-      el("progress", { "aria-labelledby": "probation-label", max: p.of_ticks || 1, value: Math.min(p.ticks, p.of_ticks || 1) }),
+      el("span", { class: "label", id: "probation-label" }, `Probation: ${countdown(p)}`),
+      el("progress", { "aria-labelledby": "probation-label", max: 1, value: Math.min(share(p.ticks, p.of_ticks), share(p.minutes, p.of_minutes)) }),
       el("span", { class: "soft" }, incidents ? `Incidents: ${incidents}` : "No incidents so far.")) : "",
     current ? el("div", { class: "row" }, back, on ? confirm : "") : el("p", { class: "soft" }, "Nothing was promoted yet."),
     current ? taughtBy(current.card) : "");
 }
+
+/** How much of a probation is over, in what it asks for: ticks that were driven, minutes, or both. */
+const countdown = (p) => [
+  p.of_ticks ? `${p.ticks} of ${p.of_ticks} ticks driven` : "",
+  p.of_minutes ? `${short(p.minutes)} of ${short(p.of_minutes)} minutes` : "",
+].filter(Boolean).join(", ");
+const share = (done, of) => (of ? Math.min(1, done / of) : 1);

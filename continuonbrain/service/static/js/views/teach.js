@@ -7,6 +7,8 @@ import { replay } from "./replay.js";
 import { duration, moment } from "../words.js";
 
 const PAGE = 48;
+/** What became of an episode in training. */
+const FATES = { unjudged: "trained on, not judged", refused: "trained on, refused", passed: "learned, not driving", drives: "learned" };
 
 export function open(main, robot) {
   const list = el("ul", { class: "episodes" });
@@ -15,7 +17,7 @@ export function open(main, robot) {
   const bar = el("progress", { "aria-label": "Episodes taught towards a training", value: "0", max: "1" });
   const side = el("div", { class: "stack" });
   const empty = el("p", { class: "soft" }, "Looking …");
-  const record = recording(robot, () => setTimeout(read, 700));
+  const record = recording(robot, () => setTimeout(read, 700), { drives: true });
   const blank = panel("Replay", el("p", { class: "soft" }, "Choose an episode to see what it teaches."));
   side.append(blank);
   main.append(el("h1", { class: "visually-hidden" }, "Teach"), el("div", { class: "columns" },
@@ -49,7 +51,7 @@ export function open(main, robot) {
     last = told.episodes.at(-1)?.id ?? last;
     more.hidden = told.episodes.length < PAGE;
     empty.hidden = list.childElementCount > 0;
-    if (!empty.hidden) setText(empty, "Nothing is recorded yet. Press Record, then drive: under Drive there is a Record button, too.");
+    if (!empty.hidden) setText(empty, "Nothing is recorded yet. Press Record, then drive by hand: under Drive there is a Record button, too.");
     const missing = Math.max(0, told.min_episodes - told.taught);
     bar.max = told.min_episodes || 1;
     bar.value = Math.min(told.taught, bar.max);
@@ -74,7 +76,7 @@ function entry(episode, choose, pressed) {
   const worst = (episode.findings ?? []).some((f) => f.severity === "error") ? "bad" : episode.findings?.length ? "warn" : null;
   const tags = [
     episode.bad && el("span", { class: "chip" }, "left out"),
-    episode.learned && el("span", { class: "chip", "data-tone": "good" }, el("span", { class: "dot", "aria-hidden": "true" }), "learned"),
+    FATES[episode.fate] && el("span", { class: "chip", "data-tone": episode.learned ? "good" : null }, el("span", { class: "dot", "aria-hidden": "true" }), FATES[episode.fate]),
     worst && el("span", { class: "chip", "data-tone": worst }, el("span", { class: "dot", "aria-hidden": "true" }), `${episode.findings.length} finding${episode.findings.length > 1 ? "s" : ""}`),
   ];
   const button = el("button", { type: "button", class: "episode", "aria-pressed": String(pressed), "data-bad": episode.bad || null },

@@ -1,0 +1,31 @@
+"""What comes back from a bigger machine: an adapter becomes a candidate, a base a slot. Neither drives by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from continuonbrain.brain_root import BrainRoot
+from continuonbrain.loops.adapter_import import Imported, import_adapter, regular_file
+from continuonbrain.loops.base_import import ImportedBase, import_base
+from continuonbrain.model.base_identity import is_driving_base
+from continuonbrain.model.weight_shapes import adapter_refusal
+from continuonbrain.storage.large_bundle import is_large
+
+_HEAD = 16
+
+
+def import_bundle(brain: BrainRoot, path: Path) -> Imported | ImportedBase:
+    """Take a bundle of either kind. How it is spelled says which reader checks it, and the reader then checks all of
+    it, the kind as well. Raises as `import_adapter` and `import_base`."""
+    with regular_file(path) as (file, _):
+        head = file.read(_HEAD)
+    if is_large(head):
+        return import_base(brain, path)
+
+    base = brain.layout.base_model_dir
+
+    def fits(files: Mapping[str, bytes]) -> str:
+        return adapter_refusal(files, base) if is_driving_base(base) else ""
+
+    return import_adapter(brain, path, fits=fits)

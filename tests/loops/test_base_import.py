@@ -1,0 +1,125 @@
+"""Bases between two machines: what is taken is exactly what was signed, a slot and no more, once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from continuonbrain.loops import base_import
+from continuonbrain.loops.adapter_import import ExportRefused, ImportRefused
+from continuonbrain.loops.base_import import ImportedBase, pack_base
+from continuonbrain.loops.cloud_import import import_bundle
+from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
+from continuonbrain.storage.base_slots import BaseSlots
+from continuonbrain.storage.signing import GrownFrom
+from continuonbrain.storage.trusted_keys import TrustedKeys
+from tests.loops.base_bundles import ADAPTER, BasePair, grown, listing
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> BasePair:
+    return BasePair(tmp_path)
+
+
+def test_a_base_comes_whole_into_a_slot_and_does_not_drive(pair: BasePair) -> None:
+    taken = import_bundle(pair.here, pair.packed())
+    assert isinstance(taken, ImportedBase)
+    (slot,) = BaseSlots(pair.here.layout).list()
+    assert slot.slot == taken.slot == pair.sha256[:16]
+    there = {p.name: p.read_bytes() for p in slot.base.iterdir()}
+    assert there == pair.contents()
+    assert base_sha256(slot.base) == slot.base_sha256 == pair.sha256
+    assert slot.about["grown_from"] == {
+        "base_sha256": base_sha256(tiny_base_folder()),
+        "adapter_sha256": ADAPTER,
+    }
+    assert slot.about["imported"]["key_name"] == "shop"
+    assert BaseSlots(pair.here.layout).state().current == ""
+    (status,) = TrustedKeys(pair.here.layout).list()
+    assert status.last == 1
+
+
+def test_graphs_come_along_in_their_folders(pair: BasePair) -> None:
+    """The tiny base's own graphs: of another base, so they are refused; of its own they would be taken."""
+    import shutil
+
+    shutil.copytree(tiny_base_folder() / "serving", pair.base / "serving")
+    with pytest.raises(ExportRefused, match="holds graphs of base"):
+        pair.packed()
+    for precision in ("fp32", "int8"):
+        path = pair.base / "serving" / precision / "bundle.json"
+        path.write_text(json.dumps(json.loads(path.read_bytes()) | {"base_sha256": pair.sha256}))
+    taken = import_bundle(pair.here, pair.packed())
+    assert isinstance(taken, ImportedBase)
+    slot = BaseSlots(pair.here.layout).get(taken.slot)
+    for path in sorted((pair.base / "serving").rglob("*.*")):
+        assert (slot.base / path.relative_to(pair.base)).read_bytes() == path.read_bytes()
+
+
+def test_a_slot_may_grow_from_a_slot(pair: BasePair, tmp_path: Path) -> None:
+    import_bundle(pair.here, pair.packed())
+    first = pair.sha256
+    pair.base = grown(tmp_path / "second", by=1.002)
+    taken = import_bundle(pair.here, pair.packed(grown_from=GrownFrom(first, ADAPTER)))
+    assert isinstance(taken, ImportedBase)
+    assert taken.grown_from.base_sha256 == first
+    assert len(BaseSlots(pair.here.layout).list()) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"grown_from": GrownFrom("c" * 64, ADAPTER)}, "grew from another base"),
+    ],
+)
+def test_a_base_that_grew_elsewhere_is_refused(pair: BasePair, options: dict[str, Any], match: str) -> None:
+    bundle = pair.packed(**options)
+    before = listing(pair.folder)
+    with pytest.raises(ImportRefused, match=match):
+        import_bundle(pair.here, bundle)
+    assert listing(pair.folder) == before
+
+
+def test_the_same_base_again_is_refused(pair: BasePair) -> None:
+    import_bundle(pair.here, pair.packed())
+    bundle = pair.packed()
+    before = listing(pair.folder)
+    with pytest.raises(ImportRefused, match="there already"):
+        import_bundle(pair.here, bundle)
+    assert listing(pair.folder) == before
+
+
+def test_a_full_disk_is_told_before_anything_is_written(
+    pair: BasePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = pair.packed()
+    monkeypatch.setattr(base_import, "_KEPT_FREE", 1 << 60)
+    before = listing(pair.folder)
+    with pytest.raises(ImportRefused, match="MiB are free"):
+        import_bundle(pair.here, bundle)
+    assert listing(pair.folder) == before
+
+
+def test_a_base_of_other_shapes_is_refused(pair: BasePair) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    path = pair.base / "model.safetensors"
+    weights = load_file(path)
+    name = sorted(weights)[3]
+    weights[name] = weights[name].reshape(-1)
+    save_file(weights, path)
+    bundle = pair.packed()
+    before = listing(pair.folder)
+    with pytest.raises(ImportRefused, match="in the base it grew from"):
+        import_bundle(pair.here, bundle)
+    assert listing(pair.folder) == before
+
+
+def test_what_cannot_say_where_it_grew_is_not_packed(pair: BasePair) -> None:
+    (pair.base / "card.json").unlink()
+    with pytest.raises(ExportRefused, match="grew from"):
+        pack_base(pair.there, pair.base, pair.folder / "out", key_name="shop")
+    assert not (pair.folder / "out").exists()
