@@ -156,7 +156,8 @@ class FakeRobot:
         self.trail = [*self.trail[-900:], (float(fleet.x[0]), float(fleet.y[0]))]
         reasons = [str(r) for r in guarded.reasons]
         self.shot = {
-            "type": "tick", "mode": self.mode, "phase": self.mode, "tick": self.tick, "missed_ticks": 0,
+            "type": "tick", "mode": self.mode, "phase": "drive", "held": self.mode == "park",
+            "by": "person" if by_hand else "policy", "tick": self.tick, "missed_ticks": 0,
             "speed_mps": round(float(seen.speed_mps or 0.0), 3), "instruction": self.instruction,
             "proposed": None if proposed is None else [round(v, 4) for v in proposed],
             "guarded": [round(guarded.steering, 4), round(guarded.throttle, 4)],

@@ -184,24 +184,25 @@ def create_app(robot: FakeRobot, code: str = "") -> FastAPI:
     async def mode(said: dict[str, str]) -> dict[str, str]:
         with robot.lock:
             robot.mode = said["mode"]
-        return said
+            robot.guard.release()
+        return {"detail": ""}
 
     @app.post("/v1/stop")
-    async def stop() -> dict[str, bool]:
+    async def stop() -> dict[str, str]:
         robot.guard.emergency_stop()
-        return {"emergency_stop": True}
+        return {"detail": ""}
 
     @app.post("/v1/release")
-    async def release() -> dict[str, bool]:
+    async def release() -> dict[str, str]:
         robot.guard.release()
-        return {"emergency_stop": False}
+        return {"detail": ""}
 
     @app.post("/v1/instruct")
     async def instruct(said: dict[str, str]) -> dict[str, str]:
         with robot.lock:
             robot.instruction = said["instruction"]
             robot.car.instruct(said["instruction"])
-        return said
+        return {"detail": ""}
 
     @app.get("/v1/instructions")
     async def instructions() -> dict[str, list[str]]:

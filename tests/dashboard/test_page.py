@@ -63,7 +63,7 @@ def test_a_person_drives_with_keys_and_the_car_stops_when_they_let_go(
     page.keyboard.up("ArrowUp")
     page.keyboard.up("KeyA")
     until(page, "continuonbrain.view.tick.reasons.includes('deadman')")
-    assert "nobody holds the wheel" in page.get_by_role("status").filter(has_text="Stopped").inner_text()
+    page.get_by_text("You hold the wheel: press a key, the stick or a gamepad").wait_for()
 
 
 @pytest.mark.parametrize("key", ["Escape", "Space"])
@@ -118,7 +118,7 @@ def test_the_same_person_in_two_tabs(fake: Server, open_page: Opener) -> None:
     take_the_wheel(first)
     second = first.context.new_page()
     second.goto(f"{fake.url}/#drive")
-    second.get_by_text("You drive in another tab or window").wait_for()
+    second.get_by_text("You hold the wheel in another tab or window").wait_for()
     assert second.get_by_role("button", name="Take the wheel").is_disabled()
     assert first.evaluate("continuonbrain.wheel.held")
 
@@ -164,7 +164,7 @@ def test_a_page_that_ends_stops_the_car(fake: Server, open_page: Opener) -> None
 def test_two_drivers(fake: Server, open_page: Opener) -> None:
     first, second = open_page(f"{fake.url}/#drive"), open_page(f"{fake.url}/#drive")
     take_the_wheel(first)
-    second.get_by_text("Another person drives. You watch").wait_for()
+    second.get_by_text("Another person holds the wheel: you watch").wait_for()
     assert second.get_by_role("button", name="Take the wheel").is_disabled()
     # Who asks all the same (a page that does not know yet) is refused in words.
     assert "another person drives" in second.evaluate("continuonbrain.wheel.take().catch((e) => e.message)")
@@ -319,7 +319,7 @@ def test_a_robot_that_was_away_is_found_again(open_page: Opener) -> None:
         until(page, "continuonbrain.view.linked")
     finally:
         end(server)
-    page.get_by_text("It stops by itself").wait_for()
+    page.get_by_text("Where a person drives, it stops by itself").wait_for()
     again = start_fake("--episodes", "0", port=port)
     try:
         until(page, "continuonbrain.view.linked")

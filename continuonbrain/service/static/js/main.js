@@ -97,6 +97,11 @@ function say(node, shown = () => true) {
   let recent = "";
   const place = (now) => {
     node.hidden = !shown(now);
+    if (node.hidden) {
+      node.replaceChildren();
+      recent = "";
+      return;
+    }
     const key = JSON.stringify(now);
     if (key === recent) return;
     recent = key;

@@ -3,6 +3,7 @@
 import { reasonsInWords } from "./words.js";
 
 const STANDING_MPS = 0.05;
+const DRIVES = new Set(["teleop", "autopilot", "assisted"]);
 const WATCH = {
   other: "Another person holds the wheel: you watch, and Stop works for everybody.",
   tab: "You hold the wheel in another tab or window; here you watch.",
@@ -93,7 +94,7 @@ function tell(short, tone, words, more = "", action = "") {
 
 /** What the guard made of the command, beside the gauges; "" where it stands: the sentence says why. */
 export function guardInWords(tick) {
-  if (!tick || tick.stopped || tick.mode === "park" || tick.mode === "teach") return "";
+  if (!tick || tick.stopped || !DRIVES.has(tick.mode)) return "";
   const reasons = tick.reasons ?? [];
   return reasons.length ? `Corrected: ${reasonsInWords(reasons)}.` : "The guard follows the command as it is.";
 }

@@ -17,6 +17,8 @@ export function open(main, robot) {
   const why = el("p", { class: "why" });
   const modes = modeSwitch(robot);
   const pad = drivePad(robot);
+  const driving = panel("Who drives", modes.node, pad.node);
+  driving.firstElementChild.append(pad.wheel);
   const more = el("div");
   const words = instructions(robot);
   const record = recording(robot, () => {});
@@ -26,7 +28,7 @@ export function open(main, robot) {
       panel("Command", gauges.map((g) => g.node),
         el("div", { class: "legend" }, el("span", { class: "proposed" }, "proposed"), el("span", { class: "guarded" }, "after the guard")), why)),
     el("div", { class: "stack" },
-      panel("Who drives", modes.node, pad.node),
+      driving,
       panel("Instruction", words.node),
       panel("Record a lesson", record.node),
       panel("Now", more))));
@@ -174,12 +176,13 @@ function drivePad(robot) {
   robot.wheel.addEventListener("letgo", still);
   const keys = el("p", { class: "soft keys" }, "Keys: ", el("kbd", {}, "← ↑ ↓ →"), " or ", el("kbd", {}, "W A S D"), " drive while held, ", el("kbd", {}, "Esc"), " or ", el("kbd", {}, "Space"), " stops. A gamepad's left stick steers, its triggers drive.");
   return {
-    node: el("div", { class: "drive-pad" }, state, wheel, stick, keys),
+    wheel,
+    node: el("div", { class: "drive-pad" }, state, stick, keys),
     paint() {
       const held = robot.wheel.held;
       const other = robot.driver() === "other";
       setText(wheel, held ? "Give the wheel back" : "Take the wheel");
-      wheel.className = held ? "" : "primary";
+      wheel.className = held ? "small" : "small primary";
       wheel.disabled = !robot.view.linked || other;
       stick.setAttribute("aria-disabled", String(!held));
     },
