@@ -33,6 +33,7 @@ app.command("import")(import_bundle)
 app.command("pack-base")(pack_base)
 app.command("train")(cloud_train.train)
 app.command("fit")(cloud_train.fit)
+app.command("pack")(cloud_train.pack)
 
 _NAME = "continuonbrain-memory"
 _NAMED = 5

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from continuonbrain.cli.episodes_common import disk_errors, print_json
-from continuonbrain.cli.root_option import JsonOption
+from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 
 if TYPE_CHECKING:
     from continuonbrain.cloud_train.recipe import Recipe
@@ -172,6 +172,32 @@ def fit(
     _print_fit(told)
     if out is not None:
         Console(highlight=False).print(f"written: {out}", markup=False, soft_wrap=True)
+
+
+def pack(
+    folder: Annotated[Path, typer.Argument(help="What `cloud train` or `cloud fit --out` wrote.")],
+    out: Annotated[Path, typer.Argument(help="File to write; it must not exist.")],
+    key: Annotated[str, typer.Option("--key", help="The key to sign with: continuonbrain keys new NAME.")],
+    root: RootOption = DEFAULT_ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign an adapter with a key of this machine: one file, for `continuonbrain cloud import` on the robot."""
+    from continuonbrain.brain_root import open_brain
+    from continuonbrain.cloud_train.pack import pack as run
+
+    with disk_errors(out):
+        done = run(folder, out, open_brain(root), key_name=key)
+    if as_json:
+        print_json(
+            {"path": str(done.path), "bytes": done.bytes, "key_id": done.key_id, "counter": done.counter}
+        )
+        return
+    Console(highlight=False).print(
+        f"{done.path}: {done.bytes:,} bytes, key {done.key_id[:16]}, counter {done.counter}\n"
+        f"on the robot: continuonbrain cloud import {done.path.name} --root ITS_ROOT",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _print_trained(out: Path, done: dict[str, Any]) -> None:

@@ -307,7 +307,32 @@ def export_adapter(
         version.sha8
     ):
         raise ExportRefused(f"adapter {version.version_id} changed while it was read", remedy="try again")
-    base_sha256 = _base_of(version)
+    what = f"adapter {version.version_id}"
+    data = write_bundle(
+        brain, files, out, base_sha256=_base_of(version), key_name=key_name, counter=counter, what=what
+    )
+    return Exported(version.version_id, out, data.bytes, data.key_id, data.counter)
+
+
+def write_bundle(
+    brain: BrainRoot,
+    files: Mapping[str, bytes],
+    out: Path,
+    *,
+    base_sha256: str,
+    key_name: str,
+    counter: int | None = None,
+    what: str,
+) -> Exported:
+    """Write an adapter's files as a bundle signed with a key of this root; `export_adapter` says how.
+
+    Args:
+        base_sha256: of the base that it was trained on.
+        what: names the adapter in errors.
+
+    Raises:
+        ExportRefused, KeyFileError, FileNotSafeError, CounterLostError, OSError.
+    """
     own = PrivateKeys(brain.layout)
     private, key_id = own.load(key_name), own.key_id(key_name)
     with TrustedKeys(brain.layout).lock("export an adapter"):
@@ -319,11 +344,11 @@ def export_adapter(
             files={n: SignedFile(hashlib.sha256(d).hexdigest(), len(d)) for n, d in files.items()},
         )
         if (refusal := bundle_refusal(document, base_sha256=base_sha256)) is not None:
-            raise ExportRefused(f"adapter {version.version_id}: {refusal[0]}", remedy="train it again")
+            raise ExportRefused(f"{what}: {refusal[0]}", remedy="train it again")
         data = bundle_bytes(sign(document, private), files)
         own.issue(key_id, document.counter)
         write_bytes_durably(out, data)
-    return Exported(version.version_id, out, len(data), key_id, document.counter)
+    return Exported(what, out, len(data), key_id, document.counter)
 
 
 def _files_of(version: AdapterVersion) -> dict[str, bytes]:
