@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from continuonbrain.storage.adapters import AdapterVersion
     from continuonbrain.trainer.gates import GateReport
 
+_WITHOUT_A_ROBOT = ("disk", "budget", "owner")
+"""Gates that say something also where no robot runs."""
 _MIN_DISK_MIB = 512
 _PYTHON_FROM, _PYTHON_BELOW = (3, 11), (3, 14)
 _WORKING = ("read", "cache", "train", "reflex", "judge")
@@ -134,8 +136,12 @@ def check_brain(root: Path) -> tuple[Check, GateReport | None]:
     """The config is valid; and, when it is, what the gates say now."""
     # Imported here: a broken settings library must not keep the other checks from being shown.
     from continuonbrain.brain_root import open_brain
+    from continuonbrain.loops.owner import owner_gate
+    from continuonbrain.loops.spending import Spending
     from continuonbrain.robot.host import HOST_FILE_NAME, host_for
+    from continuonbrain.trainer.budget import Budget
     from continuonbrain.trainer.build_gates import gates_from_config
+    from continuonbrain.trainer.gates import GateReport
 
     try:
         brain = open_brain(root)
@@ -147,7 +153,13 @@ def check_brain(root: Path) -> tuple[Check, GateReport | None]:
         host_file=brain.layout.run_dir / HOST_FILE_NAME,
         disk_path=brain.layout.root,
     )
-    return Check("config", True, f"{brain.layout.config_path} is valid"), gates.poll(host)
+    report = gates.poll(host)
+    training = brain.config.training
+    limits = Budget(training.daily_energy_wh, training.daily_write_mib, training.watts)
+    spending = Spending(brain.layout.spent_path, limits)
+    told = spending.look(working=False), owner_gate(brain.layout)
+    report = GateReport(report.open and all(t.open for t in told), (*report.states, *told))
+    return Check("config", True, f"{brain.layout.config_path} is valid"), report
 
 
 def check_base(root: Path) -> Check:
@@ -385,10 +397,10 @@ def _print(root: Path, checks: list[Check], report: GateReport | None) -> None:
     if report is None:
         console.print("gates: not shown, the config has to be mended first")
         return
-    silent = all(state.value is None for state in report.states if state.name != "disk")
+    silent = all(state.value is None for state in report.states if state.name not in _WITHOUT_A_ROBOT)
     gates = Table("gate", "", "value", "reason", title="may the robot train now?", title_justify="left")
     for state in report.states:
-        if silent and state.value is None:
+        if silent and state.value is None and state.name not in _WITHOUT_A_ROBOT:
             continue  # one sentence for all of them
         mark = ("open", "green") if state.open else ("closed", "yellow")
         value = "" if state.value is None else shown(state.value)

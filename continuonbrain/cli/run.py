@@ -98,6 +98,8 @@ def run(
     if shift is not None:
         world(shift)  # an unknown name is refused before anything is made or started
     brain = _in_world(_brain(root, preset), shift)
+    if told := nothing_new(brain):
+        typer.echo(told, err=True)
     plans = standard_plans(
         brain.layout,
         kind=brain.config.robot.kind,
@@ -172,6 +174,16 @@ def _brain(root: Any, preset: str) -> BrainRoot:
     if not is_driving_base(base) and any(base.glob("*.safetensors")):
         base_sha256(base)  # it only talks: told before three processes find it out
     return brain
+
+
+def nothing_new(brain: BrainRoot) -> str:
+    """What to expect of a simulated world that is the one that the shipped base was made on; "" of any other."""
+    if brain.config.robot.kind != "sim-donkey" or brain.config.robot.shift != "none":
+        return ""
+    return (
+        "robot.shift is 'none', the world that the shipped base was made on: there is hardly anything to gain, and a "
+        "candidate without a gain is refused; for a world where there is: --shift tape, pitch or dark"
+    )
 
 
 def _in_world(brain: BrainRoot, shift: str | None) -> BrainRoot:

@@ -14,6 +14,8 @@ import pytest
 
 from continuonbrain.cli.main import COMMANDS
 from continuonbrain.cli.root_option import on_this_root, root_given
+from continuonbrain.loops.owner import pause
+from continuonbrain.storage.layout import BrainLayout
 
 CORE_MODULES = [
     "continuonbrain",
@@ -118,6 +120,26 @@ def test_a_root_without_a_preset_says_that_its_robot_is_simulated_and_how_to_get
     assert car.returncode == 0, car.stderr
     assert json.loads((tmp_path / "car" / "config.json").read_bytes())["robot"]["kind"] == "donkey"
     assert "simulated" not in continuonbrain("init", "--root", root, "--preset", "sim-donkey").stdout
+
+
+def test_doctor_tells_the_gates_of_owner_and_budget_also_where_no_robot_runs(tmp_path: Path) -> None:
+    root = tmp_path / "brain"
+    assert continuonbrain("init", "--root", str(root)).returncode == 0
+
+    def gates() -> dict[str, dict[str, object]]:
+        found: dict[str, dict[str, object]] = json.loads(
+            continuonbrain("doctor", "--root", str(root), "--json").stdout
+        )["gates"]["gates"]
+        return found
+
+    assert gates()["owner"]["open"] is gates()["budget"]["open"] is True
+    pause(BrainLayout(root))
+    (BrainLayout(root).spent_path).write_text("half a fi")
+    told = gates()
+    assert told["owner"]["open"] is told["budget"]["open"] is False
+    shown = " ".join(continuonbrain("doctor", "--root", str(root)).stdout.split())
+    assert "paused by a" in shown
+    assert "budget" in shown
 
 
 def test_a_remedy_names_the_root_that_the_command_was_given(tmp_path: Path) -> None:

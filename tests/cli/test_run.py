@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.dashboard import Dashboard
 from continuonbrain.cli.main import app
-from continuonbrain.cli.run import _in_world, line, summary_line, view
+from continuonbrain.cli.run import _in_world, line, nothing_new, summary_line, view
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.child_plan import ChildPlan, service_plan, standard_plans
 from continuonbrain.loops.child_process import ChildLogError
@@ -243,8 +243,10 @@ def test_a_shift_stays_with_the_robot_so_that_it_is_judged_on_the_road_it_drives
     brain = open_brain(layout.root)
     assert brain.config.robot.shift == "none"
     assert _in_world(brain, None) is brain
+    assert "--shift tape" in nothing_new(brain)
     moved = _in_world(brain, "tape")
     assert moved.config.robot.shift == "tape"
+    assert nothing_new(moved) == ""
     assert open_brain(layout.root).config == moved.config
     assert moved.config.with_overrides({"robot.shift": "none"}) == brain.config
 

@@ -234,6 +234,18 @@ def test_what_the_robot_adds_to_its_yes_is_shown(fake: Server, open_page: Opener
     shown.wait_for()
 
 
+def test_a_view_that_could_not_be_loaded_is_loaded_when_the_robot_is_back(
+    fake: Server, open_page: Opener
+) -> None:
+    page = open_page(f"{fake.url}/#talk")
+    page.get_by_label("Say").wait_for()
+    page.route("**/js/views/drive.js", lambda r: r.abort())
+    page.get_by_role("link", name="Drive").click()
+    page.wait_for_timeout(300)
+    page.unroute("**/js/views/drive.js")
+    page.get_by_role("button", name="By hand").wait_for()
+
+
 def test_ask_without_words_says_so(fake: Server, open_page: Opener) -> None:
     page = open_page(f"{fake.url}/#talk")
     page.get_by_role("button", name="Ask", exact=True).click()

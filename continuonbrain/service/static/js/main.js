@@ -60,12 +60,27 @@ async function show() {
     else link.removeAttribute("aria-current");
   }
   document.title = `${name[0].toUpperCase()}${name.slice(1)} – ${session.robot.name || "continuonbrain"}`;
-  const { open } = await import(`./views/${name}.js`);
+  let open;
+  try {
+    ({ open } = await import(`./views/${name}.js`));
+  } catch {
+    if (mine === turn) await again();
+    return;
+  }
   if (mine !== turn) return;
   leave?.();
   main.replaceChildren();
   leave = open(main, robot) ?? null;
   paintBar();
+}
+
+/** The robot went away before the view was there: a browser may remember that its file failed, so all is loaded anew. */
+async function again() {
+  for (;;) {
+    await new Promise((resolve) => { setTimeout(resolve, 1000); });
+    if (await ask("/v1/session").then(() => true, () => false)) break;
+  }
+  location.reload();
 }
 
 function paintBar() {
@@ -177,7 +192,7 @@ async function begin() {
   setInterval(watchSession, 3000);
   setInterval(() => { if (robot.wheel.held && gamepadPressesStop() && !robot.view.tick?.emergency_stop) stop(); }, 100);
   // Drive has it beside the wheel; elsewhere only what a person should know is above the view.
-  say(banner, (now) => viewName() !== "drive" && (now.tone === "bad" || now.tone === "warn"));
+  say(banner, (now) => (viewName() !== "drive" || places.size < 2) && (now.tone === "bad" || now.tone === "warn"));
   ask("/v1/instructions").then((known) => { robot.known = known.suggestions; paintBar(); }).catch(() => {});
   globalThis.continuonbrain = { view: robot.view, wheel: robot.wheel };
   await show();
