@@ -42,22 +42,32 @@ class Driver:
         page.evaluate(PAD)
 
     def drive(self, instruction: str, seconds: float) -> int:
-        """Drive so long; how often the hands moved. Afterwards they are off."""
+        """Drive so long; how often the hands moved. Afterwards they still hold the stick as it was."""
+        return self._steer(instruction, seconds, halts=False)
+
+    def halt(self, instruction: str) -> None:
+        """Steer on without throttle until the car stands, then let go: one that rolls pulls to its side."""
+        self._steer(instruction, 5.0, halts=True)
+        self._page.evaluate("pad.axes = [0, 0, 0, 0]")
+
+    def _steer(self, instruction: str, seconds: float, *, halts: bool) -> int:
         until, moves = time.monotonic() + seconds, 0
         while time.monotonic() < until:
             seen: list[Any] | None = self._page.evaluate(LOOK)
             if seen is None:
                 continue
             png = base64.b64decode(seen[0].partition(",")[2])
+            if halts and seen[1] < 0.05:
+                break
             frame = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), np.uint8)
             decided = self._engine.decide(frame[None], [instruction], [seen[1]])
             steering = self._hands.steering(pursued(decided.curvature[0], seen[1]))
             wanted = float(decided.speed[0, 0])
             throttle = max(0.0, min(1.0, THROTTLE_PER_MPS * wanted + 0.3 * (wanted - seen[1])))
+            throttle = 0.0 if halts else throttle
             # A stick's left is negative; away from the driver, too.
             self._page.evaluate(f"pad.axes = [{-steering:.4f}, 0, 0, {-throttle:.4f}]")
             moves += 1
-        self._page.evaluate("pad.axes = [0, 0, 0, 0]")
         return moves
 
 
