@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from safetensors.numpy import save
 
 from continuonbrain.cloud_train.errors import FitRefused
@@ -15,6 +16,7 @@ from continuonbrain.cloud_train.projection import ModuleError, Projected, projec
 from continuonbrain.cloud_train.shape import RobotShape
 
 Elsewhere = Literal["refuse", "drop"]
+_MERGE = "continuonbrain model merge BASE GROWN --adapter ADAPTER"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -70,14 +72,14 @@ def fit(folder: Path, shape: RobotShape, *, elsewhere: Elsewhere = "refuse") -> 
     if not modules:
         raise FitRefused(
             f"{folder}: none of its {len(lora.pairs)} modules is one that the robot adapts",
-            remedy="merge it into a base of its own: continuonbrain cloud merge",
+            remedy=f"merge it into a base of its own: {_MERGE}",
         )
     if foreign and elsewhere == "refuse":
         raise FitRefused(
             f"{folder}: {len(foreign)} of its {len(lora.pairs)} modules are none that the robot adapts "
             f"(layers from {shape.first_layer} on: {', '.join(sorted(shape.targets))}), for example {foreign[0]}",
-            remedy="merge it into an edge bundle of its own (continuonbrain cloud merge), or drop them and look at "
-            "the error: --elsewhere drop",
+            remedy=f"merge it into a base of its own, for the exporter ({_MERGE}), or drop them and look at the error: "
+            "--elsewhere drop",
         )
     pairs = {name: (a.numpy(), b.numpy()) for name, (a, b) in lora.pairs.items()}
     found: Projected = projected(pairs, modules, min(shape.rank, lora.rank))
@@ -89,8 +91,9 @@ def fit(folder: Path, shape: RobotShape, *, elsewhere: Elsewhere = "refuse") -> 
     scale = alpha / found.rank
     tensors = {}
     for name, (a, b) in found.pairs.items():
-        tensors[f"base_model.model.{name}.lora_A.weight"] = a
-        tensors[f"base_model.model.{name}.lora_B.weight"] = (b / scale).astype(b.dtype)
+        # safetensors writes the memory as it lies, whatever order numpy has it in.
+        tensors[f"base_model.model.{name}.lora_A.weight"] = np.ascontiguousarray(a)
+        tensors[f"base_model.model.{name}.lora_B.weight"] = np.ascontiguousarray((b / scale).astype(b.dtype))
     settings = json.loads((folder / CONFIG).read_bytes())
     settings |= {
         "r": found.rank,

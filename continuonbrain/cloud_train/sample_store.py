@@ -38,7 +38,11 @@ def write_samples(folder: Path, parts: Iterable[Samples]) -> int:
     words = sorted(set(said))
     number = {word: i for i, word in enumerate(words)}
     speeds = np.array([np.nan if v is None else v for p in light for v in p.speeds])
-    arrays = {name: np.concatenate([getattr(p, name) for p in light]) for name in _PLAIN} if light else {}
+    arrays = {}
+    if light:
+        # safetensors writes the memory as it lies, whatever order numpy has it in.
+        columns = {name: np.concatenate([getattr(p, name) for p in light]) for name in _PLAIN}
+        arrays = {name: np.ascontiguousarray(column) for name, column in columns.items()}
     which = np.array([number[i] for i in said], np.int64)
     save_file({"speeds": speeds, "which": which, **arrays}, folder / _ARRAYS)
     write_json_durably(folder / _PAPER, {"samples": len(said), "instructions": words})

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from continuonbrain.errors import BrainError
 from continuonbrain.model.base import load_base
 from continuonbrain.model.base_identity import base_sha256
+from continuonbrain.model.decoder import first_shared_layer
 from continuonbrain.model.driving import IMAGE_TOKENS, DrivingModel
 from continuonbrain.model.lora import load_adapter
 from continuonbrain.model.plain_lora import PlainLora, read_plain
@@ -56,7 +58,8 @@ def merge_adapter(base: Path, adapter: Path, out: Path) -> Merged:
 
     Args:
         base: a base that drives.
-        adapter: a PEFT folder that was trained on it; its reflex head, if it has one, becomes the new base's.
+        adapter: a PEFT folder that was trained on it, on any of its layers; its reflex head, if it has one, becomes the
+            new base's.
 
     Raises:
         MergeError: `out` exists, or the two differ.
@@ -74,7 +77,7 @@ def merge_adapter(base: Path, adapter: Path, out: Path) -> Merged:
         if head is not None:
             shutil.copyfile(head, making / REFLEX_FILE)
         (making / CARD_FILE).write_text(json.dumps(_card(base, sha256, adapter_sha256), indent=2) + "\n")
-        differs, moved = _compare(making, base, adapter, sha256)
+        differs, moved = _compare(making, base, adapter, lora, sha256)
         if not differs <= _TOLERANCE:
             raise MergeError(
                 f"the adapter does not merge: logits differ by {differs:.2g}; nothing was kept",
@@ -107,15 +110,31 @@ def _card(base: Path, sha256: str, adapter_sha256: str) -> dict[str, object]:
     return {**kept, "grown_from": {"base_sha256": sha256, "adapter_sha256": adapter_sha256}}
 
 
-def _compare(merged: Path, base: Path, adapter: Path, sha256: str) -> tuple[float, float]:
+def _compare(merged: Path, base: Path, adapter: Path, lora: PlainLora, sha256: str) -> tuple[float, float]:
     """(merged beside base and adapter, base alone beside base and adapter), the largest difference of a logit."""
     model: DrivingModel = load_base(base)
     prompts = _prompts(model)
     alone = _answers(model, prompts)
-    load_adapter(model, adapter, base_sha256=sha256, name="merged")
+    _attach(model, adapter, lora, sha256)
     wanted = _answers(model, prompts)
     found = _answers(load_base(merged), prompts)
     return float((found - wanted).abs().max()), float((alone - wanted).abs().max())
+
+
+def _attach(model: DrivingModel, adapter: Path, lora: PlainLora, sha256: str) -> None:
+    """The adapter beside the weights: as a robot takes it; or, where it lies below the cut, too, as PEFT does."""
+    first = first_shared_layer(model.decoder.config)
+    if all(int(m.partition("layers.")[2].partition(".")[0] or first) >= first for m in lora.pairs):
+        load_adapter(model, adapter, base_sha256=sha256, name="merged")
+        return
+    if lora.base != f"continuonbrain:{sha256}":
+        raise MergeError(
+            f"the adapter was trained on {lora.base[:27]}, this is base {sha256[:12]}",
+            remedy="give the base that it was trained on",
+        )
+    model.language_model = PeftModel.from_pretrained(model.causal_lm, str(adapter), local_files_only=True)
+    model.requires_grad_(False)
+    model.eval()
 
 
 def _prompts(model: DrivingModel) -> tuple[Tensor, Tensor]:
