@@ -15,7 +15,7 @@ from continuonbrain.loops.promotion import TELLING_S, changing, finish_the_last
 from continuonbrain.loops.wire import WireError
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.storage.adapters import AdapterStore
-from continuonbrain.storage.base_slot_rule import BaseEvent, BaseState, Confirm, Rollback, Switch
+from continuonbrain.storage.base_slot_rule import BaseEvent, BaseState, Switch
 from continuonbrain.storage.base_slots import CALIBRATION_FILE, BaseSlot, BaseSlotError, BaseSlots
 from continuonbrain.storage.base_verdict_rule import switch_refusal
 from continuonbrain.storage.boot import boot_id
@@ -24,7 +24,7 @@ from continuonbrain.storage.durable import write_bytes_durably
 from continuonbrain.storage.event_log import EventLog
 from continuonbrain.storage.lock import LockHeldError, ProcessLock
 from continuonbrain.storage.manifest import manifest_from_settings, write_manifest
-from continuonbrain.storage.probation_rule import Terms
+from continuonbrain.storage.probation_rule import Confirm, Rollback, Terms
 from continuonbrain.storage.signal_listeners import signal_listeners
 from continuonbrain.storage.trusted_keys import TrustedKeys
 

@@ -9,7 +9,6 @@ load. Who looks: whoever looks after adapters (`probation.py`).
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from typing import Any
 
@@ -19,14 +18,15 @@ from continuonbrain.loops.base_change import BaseChange, announce_base
 from continuonbrain.loops.base_watch import BaseMoved
 from continuonbrain.loops.probation_rules import rules_from_config
 from continuonbrain.loops.promotion import TELLING_S, changing
+from continuonbrain.loops.start_count import StartCount
 from continuonbrain.storage.adapters import AdapterStore
-from continuonbrain.storage.base_slot_rule import BaseEvent, BaseState, Boot, Confirm, Revert
+from continuonbrain.storage.base_slot_rule import BaseEvent, BaseState
 from continuonbrain.storage.base_slots import BaseSlots
 from continuonbrain.storage.boot import boot_id
 from continuonbrain.storage.driving_record import DrivingRecord, read_record
-from continuonbrain.storage.durable import write_json_durably
 from continuonbrain.storage.lock import LockHeldError
 from continuonbrain.storage.probation_look import Look, look
+from continuonbrain.storage.probation_rule import Boot, Confirm, Revert
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def judge_base_probation(brain: BrainRoot, state: BaseState) -> Look:
     assert state.terms is not None
     new, before = _records(brain, state)
     rules = rules_from_config(brain.config.promotion)
-    return look(new, before, state.terms, restarts=_starts(brain, state), rules=rules)
+    return look(new, before, state.terms, restarts=_starts(brain, state).restarts, rules=rules)
 
 
 def base_progress(brain: BrainRoot) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def base_progress(brain: BrainRoot) -> dict[str, Any]:
         told["ticks"], told["of_ticks"] = new.ticks, state.terms.ticks
         told["minutes"], told["of_minutes"] = round(new.seconds / 60.0, 3), state.terms.minutes
         told["incidents"] = {name: count for name, count in new.incidents.items() if count}
-        told["starts"] = _starts(brain, state)
+        told["restarts"] = _starts(brain, state).restarts
     return told
 
 
@@ -165,18 +165,9 @@ def _record(brain: BrainRoot) -> DrivingRecord:
 def _note_start(brain: BrainRoot) -> None:
     state = BaseSlots(brain.layout).state()
     if state.terms is not None:
-        told = {"change": state.change, "starts": _starts(brain, state) + 1}
-        try:
-            brain.layout.run_dir.mkdir(parents=True, exist_ok=True)
-            write_json_durably(brain.layout.base_probation_path, told)
-        except OSError as error:
-            log.error("%s cannot be written: %s", brain.layout.base_probation_path, error)
+        _starts(brain, state).note()
 
 
-def _starts(brain: BrainRoot, state: BaseState) -> int:
-    """Starts of the policy process since the switch, the one that the switch itself asks for included."""
-    try:
-        told = json.loads(brain.layout.base_probation_path.read_bytes())
-        return max(0, int(told["starts"])) if told["change"] == state.change else 0
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
-        return 0
+def _starts(brain: BrainRoot, state: BaseState) -> StartCount:
+    # Unlike an adapter's promotion the switch itself has the policy process start anew.
+    return StartCount(brain.layout.base_probation_path, state.change, expected=1)

@@ -13,7 +13,6 @@ too.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Callable
@@ -25,10 +24,10 @@ from continuonbrain.loops.base_change import BaseChange
 from continuonbrain.loops.base_probation import look_after_base
 from continuonbrain.loops.probation_rules import rules_from_config
 from continuonbrain.loops.promotion import TELLING_S, Promotion, changing, finish_the_last, tell_of
+from continuonbrain.loops.start_count import StartCount
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.boot import boot_id
 from continuonbrain.storage.driving_record import DrivingRecord, read_record
-from continuonbrain.storage.durable import write_json_durably
 from continuonbrain.storage.history import HistoryEntry
 from continuonbrain.storage.lock import LockHeldError
 from continuonbrain.storage.probation_look import Look, look
@@ -48,7 +47,7 @@ def progress(brain: BrainRoot) -> dict[str, Any]:
         told["ticks"], told["of_ticks"] = new.ticks, state.terms.ticks
         told["minutes"], told["of_minutes"] = round(new.seconds / 60.0, 3), state.terms.minutes
         told["incidents"] = {name: count for name, count in new.incidents.items() if count}
-        told["restarts"] = _starts(brain, state)
+        told["restarts"] = _starts(brain, state).restarts
     return told
 
 
@@ -86,7 +85,7 @@ def judge(brain: BrainRoot, state: Standing) -> Look:
     assert state.terms is not None
     new, before = _records(brain, state)
     rules = rules_from_config(brain.config.promotion)
-    return look(new, before, state.terms, restarts=_starts(brain, state), rules=rules)
+    return look(new, before, state.terms, restarts=_starts(brain, state).restarts, rules=rules)
 
 
 def at_policy_start(brain: BrainRoot, *, boot: str | None = None) -> None:
@@ -113,11 +112,7 @@ def note_start(brain: BrainRoot) -> None:
     """Count a start of the policy process against the adapter on probation."""
     state = AdapterStore(brain.layout).standing()
     if state.kind == "probation":
-        told = {"change": state.change, "starts": _starts(brain, state) + 1}
-        try:
-            write_json_durably(brain.layout.probation_path, told)
-        except OSError as error:
-            log.error("%s cannot be written: %s", brain.layout.probation_path, error)
+        _starts(brain, state).note()
 
 
 def take_back(brain: BrainRoot, reason: str, words: str, *, policy: bool = True) -> Promotion | None:
@@ -201,12 +196,8 @@ def _records(brain: BrainRoot, state: Standing) -> tuple[DrivingRecord, DrivingR
     return new, before
 
 
-def _starts(brain: BrainRoot, state: Standing) -> int:
-    try:
-        told = json.loads(brain.layout.probation_path.read_bytes())
-        return max(0, int(told["starts"])) if told["change"] == state.change else 0
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError):
-        return 0
+def _starts(brain: BrainRoot, state: Standing) -> StartCount:
+    return StartCount(brain.layout.probation_path, state.change)
 
 
 class ProbationWatch:

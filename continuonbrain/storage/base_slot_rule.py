@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from continuonbrain.storage.probation_rule import Terms
+from continuonbrain.storage.probation_rule import Boot, Confirm, Revert, Rollback, Terms
 
 SCHEMA = 1
 SLOT = re.compile(r"[0-9a-f]{16}")
@@ -70,7 +70,7 @@ class BaseState:
             current=_slot(value["current"], "current"),
             previous=_slot_or_none(value["previous"], "previous"),
             change=change,
-            terms=_terms(value["probation"]),
+            terms=Terms.from_json(value["probation"]),
             before=_slot_or_none(value["before"], "before"),
             taken_back=tuple(_slot(slot, "taken_back") for slot in taken),
             events=tuple(dict(event) for event in events),
@@ -84,28 +84,6 @@ class Switch:
     to: str
     terms: Terms | None = None
     again: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Confirm:
-    """It drove well, or a person says so."""
-
-
-@dataclass(frozen=True, slots=True)
-class Revert:
-    """The probation takes it back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rollback:
-    """A person goes back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Boot:
-    """A process started in this start of the machine; "" is one that nobody knows."""
-
-    boot_id: str
 
 
 BaseEvent = Switch | Confirm | Revert | Rollback | Boot
@@ -201,15 +179,3 @@ def _slot(value: object, name: str) -> str:
 
 def _slot_or_none(value: object, name: str) -> str | None:
     return None if value is None else _slot(value, name)
-
-
-def _terms(value: object) -> Terms | None:
-    """What cannot be read of terms is taken for the strictest: taken back at the next look."""
-    if value is None:
-        return None
-    try:
-        assert isinstance(value, Mapping)
-        already = value.get("already", {})
-        return Terms(int(value["ticks"]), float(value["minutes"]), str(value["boot_id"]), dict(already))
-    except (AssertionError, KeyError, TypeError, ValueError):
-        return Terms(2**62, 0.0, "")

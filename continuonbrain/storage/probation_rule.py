@@ -13,6 +13,7 @@ The state is not stored: `standing` reads it from the history, which is written 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -40,6 +41,18 @@ class Terms:
         """As it stands in the history."""
         told = {"ticks": self.ticks, "minutes": self.minutes, "boot_id": self.boot_id}
         return {**told, **({"already": dict(self.already)} if self.already else {})}
+
+    @classmethod
+    def from_json(cls, value: object) -> Terms | None:
+        """Read what `to_json` gave; None for none. What cannot be read is taken for the strictest: never confirmed by
+        itself, and reverted at the next start."""
+        if value is None:
+            return None
+        if isinstance(value, Mapping):
+            with suppress(KeyError, TypeError, ValueError):
+                already = dict(value.get("already", {}))
+                return cls(int(value["ticks"]), float(value["minutes"]), str(value["boot_id"]), already)
+        return cls(2**62, 0.0, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +101,7 @@ class Rollback:
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """A process started in this start of the machine."""
+    """A process started in this start of the machine; "" is one that nobody knows."""
 
     boot_id: str
 
@@ -193,16 +206,8 @@ def after(state: Standing, entry: HistoryEntry) -> Standing:
 
 
 def terms_of(entry: HistoryEntry) -> Terms | None:
-    """The terms of the probation that an entry began, None when it began none. What cannot be read of them is taken
-    for the strictest: never confirmed by itself, and reverted at the next start."""
-    raw = entry.about.get(PROBATION)
-    if raw is None:
-        return None
-    try:
-        already = raw.get("already", {})
-        return Terms(int(raw["ticks"]), float(raw["minutes"]), str(raw["boot_id"]), dict(already))
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return Terms(2**62, 0.0, "")
+    """The terms of the probation that an entry began, None when it began none."""
+    return Terms.from_json(entry.about.get(PROBATION))
 
 
 def _settled(state: Standing, entry: HistoryEntry) -> Standing:

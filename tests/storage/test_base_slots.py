@@ -20,18 +20,14 @@ from continuonbrain.storage.base_slot_rule import (
     MOST_EVENTS,
     BaseEvent,
     BaseState,
-    Boot,
-    Confirm,
     Refused,
-    Revert,
-    Rollback,
     Switch,
     decide,
 )
 from continuonbrain.storage.base_slots import BaseSlotError, BaseSlots
 from continuonbrain.storage.base_verdict_rule import BASE_VERDICT_VERSION, switch_refusal
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
-from continuonbrain.storage.probation_rule import Terms
+from continuonbrain.storage.probation_rule import Boot, Confirm, Revert, Rollback, Terms
 
 A, B = "a" * 16, "b" * 16
 TERMS = Terms(400, 0.0, "boot-1")
