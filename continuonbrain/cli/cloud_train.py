@@ -89,7 +89,7 @@ def train(
     elsewhere: _Elsewhere = ElsewhereChoice.REFUSE,
     cpu: Annotated[bool, typer.Option("--cpu", help="Even where there is a GPU.")] = False,
     sharded: Annotated[
-        bool, typer.Option("--sharded", help="FSDP: spread the weights over the workers. Untested.")
+        bool, typer.Option("--sharded", help="FSDP: spread the frozen weights over the workers.")
     ] = False,
     save_every: Annotated[int, typer.Option("--save-every", min=1, help="Steps.")] = 50,
     eval_every: Annotated[int, typer.Option("--eval-every", min=1, help="Steps.")] = 50,

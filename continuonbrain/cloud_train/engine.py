@@ -1,7 +1,9 @@
 """Accelerate, as far as a run needs it: which worker this is, mean gradients, mixed precision, the device.
 
-DDP over gloo on CPUs is what tests run. On GPUs Accelerate takes nccl; FSDP, fp16 and TPUs (torch/XLA, started by
-`accelerate launch`) are its own ways, and have not been tried with this program.
+DDP over gloo on CPUs is what a run is by default. `sharded` is FSDP (torch's `fully_shard`) of what is frozen, block by
+block; the adapter is whole on every worker, so that its state on disk is the same either way. Both are tried on CPUs.
+GPUs (nccl), fp16 and TPUs (torch/XLA, started by `accelerate launch`) are Accelerate's own ways and have not been tried
+with this program.
 """
 
 from __future__ import annotations
@@ -12,11 +14,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from continuonbrain.cloud_train.objective import Batch, Objective
 from continuonbrain.cloud_train.plan import Plan
+from continuonbrain.model.decoder import decoder_of
 
 _FP16_TRIES = 24
 """The scale of fp16 losses halves until the gradients fit."""
@@ -30,7 +34,6 @@ class Engine:
         self._accelerator = Accelerator(
             cpu=plan.cpu,
             mixed_precision=plan.recipe.mixed_precision,
-            fsdp_plugin=_sharding() if plan.sharded else None,
         )
         self._optimiser: Any = None
 
@@ -70,8 +73,19 @@ class Engine:
 
     def prepare(self, objective: Objective, optimiser: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
         """Module and optimiser as the engine drives them. The parameters stay the same objects."""
-        module, self._optimiser = self._accelerator.prepare(objective, optimiser)
-        return module, self._optimiser
+        if not self._plan.sharded:
+            module, self._optimiser = self._accelerator.prepare(objective, optimiser)
+            return module, self._optimiser
+        self._shard(objective)
+        self._optimiser = self._accelerator.prepare(optimiser)
+        return objective, self._optimiser
+
+    def _shard(self, objective: Objective) -> None:
+        objective.to(self.device)
+        trained = {p for p in objective.parameters() if p.requires_grad}
+        mesh = init_device_mesh(self.device.type, (self.workers,))
+        for block in decoder_of(objective.model.causal_lm).text.layers:
+            fully_shard(block, mesh=mesh, ignored_params=trained)
 
     def backward(self, module: nn.Module, passes: Sequence[Batch], shares: Sequence[float]) -> float:
         """Gradients of one step in this worker's parameters: of the mean over the samples of all workers.
@@ -89,21 +103,36 @@ class Engine:
             for number, (batch, share) in enumerate(zip(passes, shares, strict=True)):
                 last = number == len(passes) - 1
                 # Gradients of earlier passes stay here; with the last one the sums are averaged.
-                with contextlib.nullcontext() if last else accelerator.no_sync(module):
+                with self._alone(module, last=last), accelerator.autocast():
                     loss = module({n: t.to(self.device) for n, t in batch.items()})
                     # The engine takes the mean over workers: the sum over workers of their parts is what is wanted.
                     accelerator.backward(loss * (share * self.workers))
                 local = local + loss.detach().float() * share
+            if self._plan.sharded:
+                self._average()
             if accelerator.scaler is None or self._fits():
                 break
         return float(accelerator.reduce(local, "sum"))
+
+    def _alone(self, module: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[Any]:
+        if last or self._plan.sharded:
+            return contextlib.nullcontext()
+        found: contextlib.AbstractContextManager[Any] = self._accelerator.no_sync(module)
+        return found
+
+    def _gradients(self) -> list[torch.Tensor]:
+        return [p.grad for g in self._optimiser.param_groups for p in g["params"] if p.grad is not None]
+
+    def _average(self) -> None:
+        """What DDP does by itself."""
+        for gradient in self._gradients():
+            gradient.copy_(self._accelerator.reduce(gradient, "mean"))
 
     def _fits(self) -> bool:
         """fp16: gradients as they are; False when they were too large for it, with a smaller scale set."""
         accelerator = self._accelerator
         accelerator.unscale_gradients(self._optimiser)
-        gradients = [p.grad for g in self._optimiser.param_groups for p in g["params"] if p.grad is not None]
-        if all(bool(torch.isfinite(g).all()) for g in gradients):
+        if all(bool(torch.isfinite(g).all()) for g in self._gradients()):
             return True
         assert accelerator.scaler is not None
         accelerator.scaler.update()
@@ -123,8 +152,3 @@ class Engine:
     def end(self) -> None:
         """Let go of the others."""
         self._accelerator.end_training()
-
-
-def _sharding() -> FullyShardedDataParallelPlugin:
-    """FSDP over the frozen weights."""
-    return FullyShardedDataParallelPlugin(fsdp_version=1, use_orig_params=True)

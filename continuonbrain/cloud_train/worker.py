@@ -154,7 +154,7 @@ def _batches(
     """Rows -> a batch: from a cache of what is frozen where there is room for all that this worker will need of the
     whole run. Of the whole run, and not of what is left: a run that is taken up again must compute the same."""
     recipe = plan.recipe
-    if recipe.layers == "top" and steps:
+    if recipe.layers == "top" and steps and not plan.sharded:
         size = recipe.batch_size * recipe.accumulate
         rows = rows_of_worker(
             recipe.seed,
@@ -186,15 +186,17 @@ class _HeldOut:
     def loss(self) -> float:
         """Mean over the samples."""
         assert self._pool is not None
-        own = np.arange(self.count)[self._engine.worker :: self._engine.workers]
-        total = 0.0
-        for part in in_parts(len(own), _EVALUATED_AT_ONCE):
-            rows = own[part]
+        workers, total = self._engine.workers, 0.0
+        # As many passes for each worker: sharded weights are gathered by all of them together.
+        for part in in_parts(-(-self.count // workers), _EVALUATED_AT_ONCE):
+            numbers = part * workers + self._engine.worker
+            own = numbers[numbers < self.count]
+            rows = own if len(own) else np.zeros(1, np.int64)
             batch = {
                 n: t.to(self._engine.device) for n, t in batch_of(self._layout, self._pool, rows).items()
             }
-            with torch.inference_mode():
-                total += float(self._objective(batch)) * len(rows)
+            with torch.no_grad():
+                total += float(self._objective(batch)) * len(own)
         return self._engine.sum(total) / self.count
 
 

@@ -30,6 +30,9 @@ from continuonbrain.storage.trusted_keys import PrivateKeys, TrustedKeys
 from .conftest import new_root, public_key
 from .driving import BASE, Given, asked, robot_of, trained
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+"""Minutes where other work has the cores."""
+
 LARGEST_DIFFERENCE = 1e-4
 """Between adapters of one and of two workers, whose numbers are summed in another order. Measured: below 1e-6."""
 
@@ -168,6 +171,17 @@ def test_a_run_ends_alike_with_a_cache_and_without_and_in_one_pass_or_two(
     assert not json.loads((tmp_path / "parts" / "metrics.json").read_bytes())["cached"]
     assert json.loads((of_two / "metrics.json").read_bytes())["cached"]
     assert difference(tmp_path / "parts", of_two) < LARGEST_DIFFERENCE
+
+
+def test_sharded_weights_give_the_same_adapter(given: Given, of_two: Path, tmp_path: Path) -> None:
+    told = trained(given, tmp_path / "sharded", workers=2, sharded=True)
+    assert told["engine"]["sharded"]
+    assert difference(tmp_path / "sharded", of_two) < LARGEST_DIFFERENCE
+    held = [
+        json.loads((o / "metrics.json").read_bytes())["held_out_losses"]
+        for o in (tmp_path / "sharded", of_two)
+    ]
+    assert held[0] == [pytest.approx(pair, abs=1e-5) for pair in held[1]]
 
 
 def test_a_bundle_of_nobody_known_or_altered_is_refused_before_anything_is_unpacked(
