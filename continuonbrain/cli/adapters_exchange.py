@@ -33,6 +33,7 @@ def print_imported(taken: Imported, root: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(
             {
+                "kind": "adapter",
                 "candidate": taken.version.version_id,
                 "sha256": taken.sha256,
                 "key": taken.key.name,

@@ -106,7 +106,8 @@ def _dashboard(settings: InstallSettings, layout: BrainLayout) -> str:
         return (
             f"dashboard: {shown.address} on this computer; from another: ssh -L {port}:127.0.0.1:{port} to it"
         )
-    return f"dashboard: {shown.address}, pairing code: sudo cat {layout.pairing_code_path}"
+    code = f"sudo -u {settings.user} {settings.python} -m continuonbrain pair --root {layout.root}"
+    return f"dashboard: {shown.address}, pairing code: {code}"
 
 
 def uninstall(

@@ -50,6 +50,11 @@ COMMANDS: tuple[LazyCommand, ...] = (
         "Who drives the running robot: autopilot, teleop, park; or stop it.",
     ),
     LazyCommand(
+        "pair",
+        "continuonbrain.cli.pair:pair",
+        "The code that lets a browser of the LAN in; --new for another.",
+    ),
+    LazyCommand(
         "train", "continuonbrain.cli.train:train", "Train a candidate adapter from the episodes now."
     ),
     LazyCommand(

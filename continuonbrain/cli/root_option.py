@@ -28,7 +28,7 @@ RootOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
 
 _TAKES_ROOT = re.compile(
-    r"continuonbrain (?:init|run|train|doctor|chat|serve|calibrate|"
+    r"continuonbrain (?:init|run|pair|train|doctor|chat|serve|calibrate|"
     r"cloud (?:export|import|pack|pack-base)|base (?:list|verdict|switch|confirm|rollback)|"
     r"episodes share|adapters (?:list|show|rollback|confirm|promote|import|export)|"
     r"keys (?:list|new|trust|revoke))\b"

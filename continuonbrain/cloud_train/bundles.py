@@ -54,18 +54,18 @@ class OpenBundle:
         }
 
 
-def open_bundle(path: Path, keys: Sequence[PublicKey], *, base_sha256: str, work: Path) -> OpenBundle:
+def open_bundle(path: Path, keys: Sequence[PublicKey], *, base_sha256: str, unfinished: Path) -> OpenBundle:
     """Check a bundle and lay its members out as files.
 
     Args:
         keys: of whom bundles are taken.
         base_sha256: of the base that is trained on: another robot's adapter could not be used there.
-        work: a folder to unpack a zip in.
+        unfinished: a folder to unpack a zip in.
 
     Raises:
         BundleRefused, SignatureRefused, NotSignableError: it is not exactly what an owner of these keys signed.
         TrainRefused: nobody's of these keys, or of another base.
-        OSError: it cannot be read, or `work` not written.
+        OSError: it cannot be read, or `unfinished` not written.
     """
     checked = check_bundle(path, _key_of(path, keys))
     contents = checked.contents
@@ -76,7 +76,7 @@ def open_bundle(path: Path, keys: Sequence[PublicKey], *, base_sha256: str, work
         )
     folder = path
     if not path.is_dir():
-        folder = work / checked.manifest_sha256[:16]
+        folder = unfinished / checked.manifest_sha256[:16]
         _unpack(path, contents.members, folder)
     settings = _settings(folder / _SETTINGS, path)
     return OpenBundle(path, folder, checked.key, checked.manifest_sha256, contents, settings)

@@ -67,7 +67,7 @@ def reflex_for(
 def figures_on_held_out(plan: Plan, prepared: Prepared, files: dict[str, bytes]) -> dict[str, Any]:
     """Mean absolute errors against the drivers on what nobody trained on, by robot: of the base alone, and with the
     adapter. Steering is a share of full lock, speed in m/s."""
-    samples = read_samples(plan.work / HELD)
+    samples = read_samples(plan.unfinished / HELD)
     if samples is None:
         return {}
     engine = TorchEngine(plan.base)

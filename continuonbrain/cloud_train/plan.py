@@ -31,34 +31,34 @@ class Plan:
     cache_mib: int = 2048
 
     @property
-    def work(self) -> Path:
+    def unfinished(self) -> Path:
         """Of what is not needed when the run is done."""
-        return self.out / "work"
+        return self.out / "unfinished"
 
     @property
     def path(self) -> Path:
         """This plan's file."""
-        return self.work / "plan.json"
+        return self.unfinished / "plan.json"
 
     @property
     def state_path(self) -> Path:
         """Where the steps stand."""
-        return self.work / "job.state"
+        return self.unfinished / "job.state"
 
     @property
     def adapter_dir(self) -> Path:
         """What the workers made."""
-        return self.work / "adapter"
+        return self.unfinished / "adapter"
 
     @property
     def result_path(self) -> Path:
         """Their figures; written last."""
-        return self.work / "result.json"
+        return self.unfinished / "result.json"
 
     @property
     def error_path(self) -> Path:
         """Why they ended, where they can say it."""
-        return self.work / "error.json"
+        return self.unfinished / "error.json"
 
     @property
     def board_dir(self) -> Path:

@@ -17,14 +17,16 @@ from continuonbrain.trainer.pool import Pool, mix
 
 def pool_of(plan: Plan) -> tuple[Pool, NDArray[np.float64]]:
     """As the robot mixes its lessons (`trainer.pool.mix`), balanced by robot, too. Raises TrainRefused, OSError."""
-    samples = read_samples(plan.work / TRAIN)
+    samples = read_samples(plan.unfinished / TRAIN)
     if samples is None:
-        raise TrainRefused(f"{plan.work / TRAIN} holds no samples", remedy="give the same command again")
+        raise TrainRefused(
+            f"{plan.unfinished / TRAIN} holds no samples", remedy="give the same command again"
+        )
     robots = [plan.robots[plan.robot_of[e]] for e in samples.episode.tolist()]
 
     def weigh(instructions: Sequence[str]) -> NDArray[np.float64]:
         images = len(instructions) // len(robots)
         return balanced(robots * images, instructions)
 
-    replay = read_samples(plan.work / REPLAY)
+    replay = read_samples(plan.unfinished / REPLAY)
     return mix(samples, replay, plan.recipe, np.random.default_rng(plan.recipe.seed), weigh)

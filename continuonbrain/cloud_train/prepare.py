@@ -68,15 +68,15 @@ def prepare(
     bundles: Sequence[OpenBundle],
     base: Path,
     config: BrainConfig,
-    work: Path,
+    unfinished: Path,
     *,
     say: Callable[[str], None] = lambda _: None,
 ) -> Prepared:
-    """Write the samples of all bundles below `work`; the same whatever order the bundles come in.
+    """Write the samples of all bundles below `unfinished`; the same whatever order the bundles come in.
 
     Raises:
         TrainRefused: nothing in them can be learned from.
-        OSError: `work` cannot be written.
+        OSError: `unfinished` cannot be written.
     """
     out = Prepared()
     drives = _drives(bundles, PromptLayout.from_folder(base), out, say)
@@ -102,7 +102,7 @@ def prepare(
         held.append([d for d in own if d.episode.path in kept])
     out.measured = all(d.measured for d in drives)
     say("decoding pictures")
-    out.train = write_samples(work / TRAIN, _samples(train, out, out.trained_on))
+    out.train = write_samples(unfinished / TRAIN, _samples(train, out, out.trained_on))
     if not out.train:
         raise TrainRefused(
             f"nothing can be learned from {len(train)} episodes: {(out.left_out or ['they are too short'])[-1]}",
@@ -110,7 +110,7 @@ def prepare(
         )
     most = rules.max_eval_steps
     out.held = write_samples(
-        work / HELD, (part for own in held for part in _held_samples(own, out, most_steps=most))
+        unfinished / HELD, (part for own in held for part in _held_samples(own, out, most_steps=most))
     )
     return out
 

@@ -5,7 +5,7 @@
     OUT/metrics.json    losses and errors on what was held out
     OUT/training.json   what was trained, on what, by what; written last: without it the run is not done
     OUT/tensorboard/    the log
-    OUT/work/           what a run needs until it is done
+    OUT/unfinished/           what a run needs until it is done
 
 Each part is taken up again where it was left: by the same command, in the same folder.
 """
@@ -87,8 +87,8 @@ def train(asked: Asked, say: Callable[[str], None] = lambda _: None) -> dict[str
 
 
 def _train(asked: Asked, sha256: str, say: Callable[[str], None]) -> dict[str, Any]:
-    work = asked.out / "work"
-    bundles = [_told(path, say, asked, sha256, work) for path in asked.bundles]
+    unfinished = asked.out / "unfinished"
+    bundles = [_told(path, say, asked, sha256, unfinished) for path in asked.bundles]
     bundles = sorted({b.manifest_sha256: b for b in bundles}.values(), key=lambda b: b.manifest_sha256)
     config = common([b.settings for b in bundles]) if asked.config is None else config_of(asked.config)[0]
     recipe = asked.recipe(config, True)
@@ -110,14 +110,14 @@ def _train(asked: Asked, sha256: str, say: Callable[[str], None]) -> dict[str, A
     )
     if (done := _done(asked, asked_for)) is not None:
         return done
-    prepared = _prepared(asked, bundles, config, work, asked_for, say)
+    prepared = _prepared(asked, bundles, config, unfinished, asked_for, say)
     robot = _whose_calibration(asked, prepared)
     recipe = asked.recipe(config, prepared.measured)
     plan = Plan(
         out=asked.out.absolute(),
         base=asked.base.absolute(),
         base_sha256=sha256,
-        samples_sha256=_samples_sha256(work),
+        samples_sha256=_samples_sha256(unfinished),
         recipe=recipe,
         robots=tuple(prepared.robots),
         robot_of=tuple(prepared.robot_of),
@@ -135,9 +135,9 @@ def _train(asked: Asked, sha256: str, say: Callable[[str], None]) -> dict[str, A
     return _finish(asked, plan, prepared, bundles, config, figures, robot, asked_for, say)
 
 
-def _told(path: Path, say: Callable[[str], None], asked: Asked, sha256: str, work: Path) -> OpenBundle:
+def _told(path: Path, say: Callable[[str], None], asked: Asked, sha256: str, unfinished: Path) -> OpenBundle:
     say(f"checking {path.name}")
-    return open_bundle(path, asked.keys, base_sha256=sha256, work=work / "bundles")
+    return open_bundle(path, asked.keys, base_sha256=sha256, unfinished=unfinished / "bundles")
 
 
 def _done(asked: Asked, asked_for: str) -> dict[str, Any] | None:
@@ -155,12 +155,12 @@ def _prepared(
     asked: Asked,
     bundles: Sequence[OpenBundle],
     config: BrainConfig,
-    work: Path,
+    unfinished: Path,
     asked_for: str,
     say: Callable[[str], None],
 ) -> Prepared:
     """Samples on disk: those of before, where they are of the same."""
-    paper = work / "prepared.json"
+    paper = unfinished / "prepared.json"
     try:
         known = json.loads(paper.read_bytes())
         if known["asked_for"] == asked_for:
@@ -168,13 +168,13 @@ def _prepared(
     except (OSError, ValueError, KeyError, TypeError):
         pass
     paper.unlink(missing_ok=True)
-    work.mkdir(parents=True, exist_ok=True)
-    prepared = prepare(bundles, asked.base, config, work, say=say)
+    unfinished.mkdir(parents=True, exist_ok=True)
+    prepared = prepare(bundles, asked.base, config, unfinished, say=say)
     from continuonbrain.loops.learning import replay_for
 
     say("drawing what the base knows")
     replay = replay_for(asked.base, asked.recipe(config, True).seed)
-    write_samples(work / REPLAY, [] if replay is None else [replay])
+    write_samples(unfinished / REPLAY, [] if replay is None else [replay])
     write_json_durably(paper, {"asked_for": asked_for, "prepared": prepared.to_json()})
     return prepared
 
@@ -189,10 +189,10 @@ def _whose_calibration(asked: Asked, prepared: Prepared) -> str | None:
     return asked.robot
 
 
-def _samples_sha256(work: Path) -> str:
+def _samples_sha256(unfinished: Path) -> str:
     digest = hashlib.sha256()
     for name in (TRAIN, HELD, REPLAY):
-        samples = read_samples(work / name)
+        samples = read_samples(unfinished / name)
         digest.update(f"{name} {'' if samples is None else samples.sha256()}\n".encode())
     return digest.hexdigest()
 
@@ -273,7 +273,7 @@ def _finish(
     }  # fmt: skip
     write_json_durably(asked.out / METRICS, {**metrics, **extra, "held_out_errors": errors})
     write_json_durably(asked.out / TRAINING, training)
-    shutil.rmtree(plan.work, ignore_errors=True)
+    shutil.rmtree(plan.unfinished, ignore_errors=True)
     return training
 
 

@@ -1,4 +1,4 @@
-"""One worker of a run: `torchrun ... -m continuonbrain.cloud_train.worker OUT/work/plan.json`.
+"""One worker of a run: `torchrun ... -m continuonbrain.cloud_train.worker OUT/unfinished/plan.json`.
 
 The steps are the robot's own (`trainer.steps.StepLoop`: one cycle of the learning rate, clipping, the watch over the
 loss), and so is their state on disk; Accelerate averages gradients over the workers and knows the machine. Every worker
@@ -178,7 +178,7 @@ class _HeldOut:
     """The loss over what nobody trained on, by all workers together."""
 
     def __init__(self, plan: Plan, engine: Engine, objective: Objective, layout: PromptLayout) -> None:
-        samples = read_samples(plan.work / HELD)
+        samples = read_samples(plan.unfinished / HELD)
         self.count = 0 if samples is None else len(samples)
         self._pool = None if samples is None else plain_pool(samples)
         self._engine, self._objective, self._layout = engine, objective, layout
@@ -218,7 +218,7 @@ def main(argv: list[str]) -> int:
     try:
         with contextlib.ExitStack() as alone:
             if engine.is_first:
-                alone.enter_context(ProcessLock(plan.work / "job.lock", purpose=f"train in {plan.out}"))
+                alone.enter_context(ProcessLock(plan.unfinished / "job.lock", purpose=f"train in {plan.out}"))
             train(plan, engine)
     except BrainError as error:
         if engine.is_first:

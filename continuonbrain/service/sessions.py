@@ -18,11 +18,11 @@ from continuonbrain.service.wheel import Wheel
 
 _COOKIE_S = 7 * 24 * 3600
 _WHERE = (
-    "read it where `continuonbrain run` or `serve` was started: on that console, or in the file run/pairing_code of "
-    "the brain's folder"
+    "at the robot `continuonbrain pair` prints it; it also stands on the console where the service was started, and in "
+    "run/pairing_code of the brain's folder"
 )
 """Without the folder's own path: it would tell a stranger the owner's name."""
-_SOONER = "wait; or, at the robot, have it make another code: POST /v1/pair/renew over its Unix socket"
+_SOONER = "wait; or, at the robot: continuonbrain pair --new"
 
 
 def add_session_routes(

@@ -86,7 +86,7 @@ def test_what_a_run_leaves_behind(given: Given, of_two: Path) -> None:
     (errors,) = metrics["held_out_errors"].values()
     assert errors["base"]["steering"] > 0
     assert errors["adapter"]["steering"] > 0
-    assert not (of_two / "work").exists()
+    assert not (of_two / "unfinished").exists()
     again = trained(given, of_two, workers=2)  # done already
     assert again == told
     with pytest.raises(TrainRefused, match="another training"):
@@ -138,7 +138,7 @@ def test_a_killed_worker_costs_no_bit_of_the_result(command: list[str], tmp_path
     run = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 200
-        state = out / "work" / "job.state"
+        state = out / "unfinished" / "job.state"
         while not state.exists():
             assert run.poll() is None, run.stderr.read() if run.stderr else ""
             assert time.monotonic() < deadline
@@ -201,7 +201,7 @@ def test_a_bundle_of_nobody_known_or_altered_is_refused_before_anything_is_unpac
     with pytest.raises(TrainRefused, match="share passes"):
         trained(given, tmp_path / "out", workers=64)
     found = [p for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name != ".lock"]
-    assert {p.relative_to(tmp_path / "out").parts[:2] for p in found} <= {("work", "bundles")}
+    assert {p.relative_to(tmp_path / "out").parts[:2] for p in found} <= {("unfinished", "bundles")}
 
 
 def test_the_samples_are_those_that_the_robot_makes_itself(given: Given, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("fastapi")
 pytest.importorskip("websockets")
@@ -19,6 +20,8 @@ pytest.importorskip("websockets")
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from continuonbrain.cli.main import app
+from continuonbrain.errors import BrainError
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
 
 GUESSES = 10
@@ -138,9 +141,11 @@ def test_who_guesses_waits_and_who_stands_at_the_robot_ends_that(lan: Lan) -> No
     )
     assert forged.status_code == 429
     assert httpx.post(f"{lan.address}/v1/pair/renew", json={}).status_code == 401  # a stranger
-    transport = httpx.HTTPTransport(uds=str(lan.layout.service_socket))
-    with httpx.Client(transport=transport, base_url="http://brain") as console:
-        assert console.post("/v1/pair/renew", json={}).status_code == 204
+    shown = CliRunner().invoke(app, ["pair", "--root", str(lan.layout.root)])
+    assert (shown.exit_code, shown.output.strip()) == (0, code)
+    other = CliRunner().invoke(app, ["pair", "--new", "--json", "--root", str(lan.layout.root)])
+    assert other.exit_code == 0, other.output
+    assert json.loads(other.output) == {"code": lan.code}
     assert lan.code != code
     let_in = pair(lan, lan.code)
     assert let_in.status_code == 204
@@ -181,3 +186,12 @@ def test_an_address_that_is_none_of_ours(tmp_path: Path) -> None:
     assert told.returncode == 2
     assert "203.0.113.7" in told.stderr
     assert "--listen" in told.stderr
+
+
+def test_where_no_code_is_asked_for_pair_says_how_to_have_one(tmp_path: Path) -> None:
+    layout = init_brain_root(tmp_path / "b", "sim-donkey")
+    told = CliRunner().invoke(app, ["pair", "--root", str(layout.root)])
+    assert told.exit_code == 2 or isinstance(told.exception, BrainError)
+    assert "no code is asked for" in (told.output + str(told.exception))
+    nobody = CliRunner().invoke(app, ["pair", "--new", "--root", str(layout.root)])
+    assert "no service answers" in (nobody.output + str(nobody.exception))
