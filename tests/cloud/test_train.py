@@ -212,7 +212,10 @@ def test_the_samples_are_those_that_the_robot_makes_itself(given: Given, tmp_pat
     from continuonbrain.trainer.dataset import build_samples, calibrate, hold_out, read_drive
 
     bundle = open_bundle(
-        given.bundle, [public_key(given.brain)], base_sha256=base_sha256(BASE), work=tmp_path / "bundles"
+        given.bundle,
+        [public_key(given.brain)],
+        base_sha256=base_sha256(BASE),
+        unfinished=tmp_path / "bundles",
     )
     prepared = prepare([bundle], BASE, given.brain.config, tmp_path)
     found = read_samples(tmp_path / TRAIN)

@@ -92,19 +92,21 @@ def test_a_person_drives_and_the_car_stops_with_them(rig: Rig, open_page: Opener
     with wire.connect_unix(rig.layout.run_dir / "view.sock", 2) as sock:
         wire.send(sock, {"type": "view", "fps": 20})
         wire.receive(sock, 5)
-        began = time.monotonic()
         if how == "hidden":
             page.evaluate(HIDE)
         else:
             page.close()
+        gone = (
+            time.monotonic()
+        )  # at the latest: how long a browser takes to close on a busy machine is its own
         while True:
             header, _ = wire.receive(sock, 5)
-            tick, took = header["tick"], time.monotonic() - began
+            tick, took = header["tick"], time.monotonic() - gone
             assert isinstance(tick, dict)
             if tick["stopped"]:
                 break
             assert took < 5, "the car drives on"
-    # What a browser's own start of a hidden page or a busy machine adds is in `benchmarks.dashboard`.
+    # From the moment at which a person closes it: `benchmarks.dashboard`.
     assert took < DEAD_MAN_S
 
 

@@ -20,7 +20,8 @@ pytest.importorskip("websockets")
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.loops.owner import owner_gate
-from tests.service.test_drive import Person, ends, now_ms, rig, says, until
+from tests.service.browser_person import Person, ends, now_ms, says, until
+from tests.service.test_drive import rig
 from tests.service.test_listen import Lan, lan
 
 __all__ = ["lan", "rig"]
