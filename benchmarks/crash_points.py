@@ -1,4 +1,4 @@
-"""Is an adapter ever half promoted? Real processes, killed at every file-system call of every change of the store.
+"""Is an adapter, or a base, ever half changed? Real processes, killed at every file-system call of every change.
 
     python -m benchmarks.crash_points [--json] [--operation NAME] [--control]
 
@@ -22,7 +22,6 @@ alone: what a power cut does to calls that were not synced is not shown here. Ta
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import logging
 import os
@@ -52,7 +51,7 @@ from continuonbrain.storage.history import next_entry
 from continuonbrain.storage.layout import init_brain_root
 from continuonbrain.storage.probation_rule import Terms
 
-_BOOT, _NEXT_BOOT = "boot-1", "boot-2"
+BOOT, NEXT_BOOT = "boot-1", "boot-2"
 _TICKS = 400
 _SHOWN = 5
 
@@ -61,14 +60,15 @@ _SHOWN = 5
 class Operation:
     """prepare: brings a fresh root to where it begins. act: does it; done to the end already, it changes nothing. new:
     which of the names that `prepare` gave drives at the end, "" the base. boot: of the start after the kill.
-    always_old: that start must take back whatever was begun."""
+    always_old: that start must take back whatever was begun. judge: looks at what a kill left, None as for adapters."""
 
     name: str
     prepare: Callable[[BrainRoot], dict[str, str]]
     act: Callable[[BrainRoot], None]
-    new: str
-    boot: str = _BOOT
+    new: str = ""
+    boot: str = BOOT
     always_old: bool = False
+    judge: Callable[[Operation, BrainRoot], list[str]] | None = None
 
 
 @dataclass(slots=True)
@@ -102,7 +102,7 @@ def staged(brain: BrainRoot, tag: str) -> str:
 def driving(brain: BrainRoot, tag: str, *, probation: bool = False) -> str:
     """An adapter that drives; confirmed, or on probation."""
     store, version_id = AdapterStore(brain.layout), staged(brain, tag)
-    terms = Terms(_TICKS, 0.0, _BOOT) if probation else None
+    terms = Terms(_TICKS, 0.0, BOOT) if probation else None
     base = checkpoint_sha256(brain.layout.base_model_dir)
     store.promote(version_id, store.get(version_id).verdict(), base_sha256=base, terms=terms)
     return version_id
@@ -151,7 +151,7 @@ def _interrupted(brain: BrainRoot) -> dict[str, str]:
         sha256=version.compute_sha256(),
         time_unix_s=0.0,
         verdict=version.verdict(),
-        about={"probation": Terms(_TICKS, 0.0, _BOOT).to_json()},
+        about={"probation": Terms(_TICKS, 0.0, BOOT).to_json()},
     )
     with brain.layout.history_path.open("a") as file:
         file.write(entry.to_json_line() + "\n")
@@ -163,11 +163,11 @@ def _interrupted(brain: BrainRoot) -> dict[str, str]:
 
 def _promote(brain: BrainRoot) -> None:
     if AdapterStore(brain.layout).candidate() is not None:
-        promote_candidate(brain, boot=_BOOT)
+        promote_candidate(brain, boot=BOOT)
 
 
 def _look(brain: BrainRoot) -> None:
-    look_after(brain, boot=_BOOT)
+    look_after(brain, boot=BOOT)
 
 
 def _roll_back(brain: BrainRoot) -> None:
@@ -213,17 +213,17 @@ def _wrong_order(brain: BrainRoot) -> None:
 OPERATIONS = (
     Operation("promote", _candidate_over("older", "old"), _promote, "new"),
     Operation("promote_over_the_base", _candidate_over(), _promote, "new"),
-    Operation("promote_then_reboot", _candidate_over("old"), _promote, "new", _NEXT_BOOT, always_old=True),
+    Operation("promote_then_reboot", _candidate_over("old"), _promote, "new", NEXT_BOOT, always_old=True),
     Operation("confirm", _on_probation("old", off_road=0), _look, "new"),
     Operation("revert", _on_probation("older", "old", off_road=20), _look, "old"),
     Operation("revert_to_the_base", _on_probation(off_road=20), _look, ""),
     Operation("rollback", _confirmed("old", "bad"), _roll_back, "old"),
     Operation("rollback_to_the_base", _confirmed("bad"), _roll_back, ""),
     Operation("rollback_on_probation", _on_probation("older", "old", off_road=0), _roll_back, "old"),
-    Operation("recover", _interrupted, lambda brain: recover(brain, _BOOT), "new"),
+    Operation("recover", _interrupted, lambda brain: recover(brain, BOOT), "new"),
     Operation("stage", _confirmed("old"), _stage, "old"),
 )
-"""Another one is a function on a brain root; `import` stands in a module of its own."""
+"""Another one is a function on a brain root; `import` and those of bases stand in modules of their own."""
 
 CONTROL = Operation("wrong_order", _candidate_over("older", "old"), _wrong_order, "new")
 
@@ -288,28 +288,37 @@ def crash(operation: Operation, folder: Path, *, quiet: bool = True) -> Found:
 def _judge(
     operation: Operation, brain: BrainRoot, ended: Ended, old: str | None, new: str | None, told_from: int
 ) -> list[str]:
-    root = brain.layout.root
     if not ended.killed:
         return [f"it was not killed, it ended with {ended.code}"]
     try:
-        problems = faults(root, {old, new})
-        if not _in_a_process(lambda: recover(brain, operation.boot)):
-            return [*problems, "the next start fails"]
-        settled = {old} if operation.always_old else {old, new}
-        problems += faults(root, settled) + unsettled(root, told_from)
-        before = contents(root)
-        if not _in_a_process(lambda: recover(brain, operation.boot)) or contents(root) != before:
-            problems.append("a second start changes something")
-        if operation.always_old:
-            return problems
-        if not _in_a_process(lambda: operation.act(brain)):
-            return [*problems, "it cannot be done to its end"]
-        return problems + faults(root, {new}) + unsettled(root, told_from)
+        if operation.judge is not None:
+            return operation.judge(operation, brain)
+        return _judge_adapters(operation, brain, old, new, told_from)
     except (OSError, ValueError, KeyError) as error:
         return [f"cannot be read: {type(error).__name__}: {error}"]
 
 
-def _in_a_process(act: Callable[[], None]) -> bool:
+def _judge_adapters(
+    operation: Operation, brain: BrainRoot, old: str | None, new: str | None, told_from: int
+) -> list[str]:
+    root = brain.layout.root
+    problems = faults(root, {old, new})
+    if not run_apart(lambda: recover(brain, operation.boot)):
+        return [*problems, "the next start fails"]
+    settled = {old} if operation.always_old else {old, new}
+    problems += faults(root, settled) + unsettled(root, told_from)
+    before = contents(root)
+    if not run_apart(lambda: recover(brain, operation.boot)) or contents(root) != before:
+        problems.append("a second start changes something")
+    if operation.always_old:
+        return problems
+    if not run_apart(lambda: operation.act(brain)):
+        return [*problems, "it cannot be done to its end"]
+    return problems + faults(root, {new}) + unsettled(root, told_from)
+
+
+def run_apart(act: Callable[[], None]) -> bool:
+    """Do it in a process of its own. Whether it ended well."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -350,11 +359,10 @@ def measure(operations: tuple[Operation, ...], *, quiet: bool) -> dict[str, Any]
 
 def operations() -> tuple[Operation, ...]:
     """All that this release has."""
-    if importlib.util.find_spec("continuonbrain.loops.adapter_import") is None:
-        return OPERATIONS
+    from benchmarks import crash_base
     from benchmarks.crash_import import IMPORT
 
-    return (*OPERATIONS, IMPORT)
+    return (*OPERATIONS, IMPORT, *crash_base.OPERATIONS)
 
 
 def main() -> int:

@@ -33,7 +33,7 @@ def calibrate(
     if off:
         _switch_off(root, console)
         return
-    brain = open_brain(root)
+    brain = open_brain(root, slot="")  # which base drives is nothing to a servo
     config, layout = brain.config, brain.layout
     _need_donkey(config, layout.config_path)
     with (
@@ -55,7 +55,7 @@ def _switch_off(root: Path, console: Console) -> None:
     """No pulses, whatever state the settings are in: off is always safe."""
     layout, pwm = BrainLayout(root), PwmConfig()
     try:
-        config = open_brain(root).config
+        config = open_brain(root, slot="").config  # a base that is not there is no reason to miss the chip
     except BrainError as error:
         console.print(
             f"{error}\n"

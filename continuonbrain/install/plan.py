@@ -6,13 +6,17 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from continuonbrain.install import udev, units
-from continuonbrain.install.settings import DEFAULT_USER, InstallError, InstallSettings
+from continuonbrain.install.settings import (
+    CACHE_FOLDER,
+    DEFAULT_USER,
+    RECORD_FOLDER,
+    InstallError,
+    InstallSettings,
+)
 from continuonbrain.install.steps import (
     RECORD,
-    RECORD_FOLDER,
     RULES_FOLDER,
     UNIT_FOLDER,
     Account,
@@ -34,7 +38,6 @@ from continuonbrain.install.steps import (
 ROOT_MODE = 0o750
 """The service's own; who is in its group may read, and use the sockets."""
 
-_CACHE = Path("/var/cache") / units.CACHE
 _ENABLED = (
     *(Enabled(name, units.TARGET) for name in units.SERVICES),
     Enabled(units.TARGET, "multi-user.target"),
@@ -120,7 +123,7 @@ def uninstall_plan(machine: Machine, *, purge: bool = False) -> tuple[Step, ...]
         steps += [Loaded("rules", "none"), Loaded("units", "none")]
         steps += [Gone(Current(name, "").note) for name in units.SERVICES]
     if purge:
-        steps.append(FolderGone(_CACHE))
+        steps.append(FolderGone(CACHE_FOLDER))
         if before is not None and before.made_account:
             steps.append(AccountGone(before.user))
     if purge or before is None or not before.made_account:

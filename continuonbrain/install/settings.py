@@ -21,21 +21,14 @@ _PLAIN_PATH = re.compile(r"/[A-Za-z0-9._+@,/-]*")
 """Nothing that systemd's quoting, its % specifiers or a shell would read as something else."""
 _SYSTEM_USERS = ("root", "daemon", "nobody", "systemd-network", "messagebus")
 _HIDDEN = ("/home", "/root", "/run", "/tmp", "/var/tmp", "/dev", "/proc", "/sys")
-_NO_ROOTS = (
-    "/",
-    "/opt",
-    "/usr",
-    "/etc",
-    "/var",
-    "/srv",
-    "/mnt",
-    "/media",
-    "/boot",
-    "/bin",
-    "/lib",
-    "/sbin",
-    "/home",
-)
+_SHARED = ("/", "/opt", "/srv", "/mnt", "/media", "/var", "/var/lib", "/var/cache", "/var/log", "/var/spool")
+"""Folders of the system that may hold a root, and are none."""
+_SYSTEM = ("/usr", "/etc", "/boot", "/bin", "/lib", "/lib32", "/lib64", "/sbin", "/snap", "/lost+found")
+"""Nothing in them is given to another account."""
+RECORD_FOLDER = Path("/var/lib/continuonbrain")
+"""What an installation was made with: its own, and never a root's place, for what it removes it removes whole."""
+CACHE_FOLDER = Path("/var/cache/continuonbrain")
+"""What the services keep and can make again: removed by `uninstall --purge`."""
 
 
 class InstallError(BrainError):
@@ -79,9 +72,14 @@ class InstallSettings:
                     f"{name} {str(path)!r} cannot stand in a systemd unit",
                     remedy="an absolute path of letters, digits and . _ + @ , - / without ..",
                 )
-        if str(self.root) in _NO_ROOTS:
+        if str(self.root) in _SHARED or _is_in(self.root, *_SYSTEM):
             raise InstallError(
                 f"--root {self.root} is a folder of the system",
+                remedy="a folder of its own below /opt or /srv",
+            )
+        if _is_in(self.root, RECORD_FOLDER, CACHE_FOLDER):
+            raise InstallError(
+                f"--root {self.root} is where an installation keeps its own, which uninstall removes",
                 remedy="a folder of its own below /opt or /srv",
             )
         if (hidden := _hides(self.root)) is not None:
@@ -111,6 +109,10 @@ class InstallSettings:
     def is_own_address(self) -> bool:
         """Whether the dashboard is for this computer alone."""
         return self.listen is not None and ipaddress.ip_address(self.listen).is_loopback
+
+
+def _is_in(path: Path, *folders: str | Path) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
 
 
 def _is_address(text: str) -> bool:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from continuonbrain.install.settings import InstallError
+from continuonbrain.install.settings import RECORD_FOLDER, InstallError
 
 UNIT_FOLDER = Path("/etc/systemd/system")
 RULES_FOLDER = Path("/etc/udev/rules.d")
-RECORD_FOLDER = Path("/var/lib/continuonbrain")
 RECORD = RECORD_FOLDER / "install.json"
 
 

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from continuonbrain.install.settings import InstallSettings
+from continuonbrain.install.settings import CACHE_FOLDER, InstallSettings
 from continuonbrain.loops.heartbeats import LIMITS, Limits
 
 TARGET = "continuonbrain.target"
-CACHE = "continuonbrain"
 MADE_BY = "# Made by `continuonbrain install`; `continuonbrain uninstall` takes it away. Own settings: systemctl edit."
 
 _DEVICES = (
@@ -226,9 +225,9 @@ ExecStart={settings.python} -I -u -X faulthandler -m {arguments}
 User={settings.user}
 Group={settings.user}
 WorkingDirectory={root}
-CacheDirectory={CACHE}
+CacheDirectory={CACHE_FOLDER.name}
 CacheDirectoryMode=0750
-Environment=HOME=/var/cache/{CACHE} XDG_CACHE_HOME=/var/cache/{CACHE} HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+Environment=HOME={CACHE_FOLDER} XDG_CACHE_HOME={CACHE_FOLDER} HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 SyslogIdentifier=continuonbrain-{process.name}
 Restart=on-failure
 RestartSec=2

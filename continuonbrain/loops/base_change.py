@@ -66,6 +66,8 @@ def switch_base(
         BaseSlotError, AdapterError, LockHeldError, OSError: nothing was changed.
     """
     layout, slots = brain.layout, BaseSlots(brain.layout)
+    if slots.state().current == slot_id:  # its verdict is of the base that drove before
+        return announce_base(open_brain(layout.root))
     with _while_nobody_learns(brain, wait_s), changing(brain, timeout_s=TELLING_S):
         finish_the_last(brain)
         standing = AdapterStore(layout).standing()

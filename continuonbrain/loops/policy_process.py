@@ -347,6 +347,9 @@ def run_policy(
         try:
             policy.use_current_adapter()
         except BrainError as error:
+            # What belongs to a base on probation goes with it: the one before drives, in a process of its own.
+            if take_base_back(brain, "unusable", error.message) is not None:
+                return True
             if take_back(brain, "unusable", error.message, policy=False) is None:
                 raise
             log.error("%s", error)

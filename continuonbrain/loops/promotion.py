@@ -87,13 +87,7 @@ def promote_candidate(
             raise PromotionRefused(
                 candidate.version_id, refusal, remedy="continuonbrain keys list says whom this brain trusts"
             )
-        if BaseSlots(brain.layout).state().terms is not None:
-            raise OnProbation(
-                candidate.version_id,
-                "the base is on probation",
-                remedy="let the robot drive until it is confirmed or taken back; by hand: continuonbrain base confirm, "
-                "or base rollback",
-            )
+        _base_is_settled(brain, candidate.version_id)
         _apart(brain.layout.manifest_path)
         version = store.promote(
             candidate.version_id,
@@ -120,12 +114,24 @@ def promotion_refused(brain: BrainRoot, version: AdapterVersion, *, again: bool 
 
 def roll_back(brain: BrainRoot) -> Promotion:
     """Go back to the adapter that drove before, and tell the running brain; by hand, also on probation. Raises as
-    `AdapterStore.rollback`."""
+    `AdapterStore.rollback`, and `OnProbation` while the base is: what drives on it is what is watched."""
     with changing(brain, timeout_s=TELLING_S):
         finish_the_last(brain)
+        current = AdapterStore(brain.layout).current()
+        _base_is_settled(brain, "" if current is None else current.version_id)
         _apart(brain.layout.manifest_path)
         now = AdapterStore(brain.layout).rollback(about={"by": "person"})
         return announce(brain, "rollback", now.version_id if now else "", now.compute_sha256() if now else "")
+
+
+def _base_is_settled(brain: BrainRoot, version_id: str) -> None:
+    if BaseSlots(brain.layout).state().terms is not None:
+        raise OnProbation(
+            version_id,
+            "the base is on probation",
+            remedy="let the robot drive until it is confirmed or taken back; by hand: continuonbrain base confirm, "
+            "or base rollback, which brings back the base before with its adapter",
+        )
 
 
 def _terms(brain: BrainRoot, version: AdapterVersion, boot: str | None) -> Terms | None:

@@ -261,6 +261,12 @@ def test_a_link_as_root_is_named(machine: Machine) -> None:
         {"listen": ""},
         {"listen": "0.0.0.0", "port": 80},
         {"port": 65536},
+        {"root": Path("/usr/lib/brain")},
+        {"root": Path("/etc/brain")},
+        {"root": Path("/var/lib")},
+        {"root": Path("/var/lib/continuonbrain")},
+        {"root": Path("/var/lib/continuonbrain/brain")},
+        {"root": Path("/var/cache/continuonbrain/brain")},
     ],
 )
 def test_what_no_unit_could_hold_is_refused(wrong: dict[str, Any]) -> None:

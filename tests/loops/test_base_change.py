@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from continuonbrain.loops.base_change import (
 from continuonbrain.loops.base_import import import_base
 from continuonbrain.loops.base_probation import base_progress, look_after_base, open_to_serve, take_base_back
 from continuonbrain.loops.base_watch import BaseMoved, BaseWatch
-from continuonbrain.loops.policy_process import _load
-from continuonbrain.loops.promotion import promote_candidate
+from continuonbrain.loops.policy_process import _load, run_policy
+from continuonbrain.loops.promotion import promote_candidate, roll_back
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.storage.adapters import AdapterStore, OnProbation
@@ -273,6 +274,29 @@ def test_a_base_that_cannot_be_loaded_or_is_another_is_taken_back_at_once(robot:
     assert take_base_back(robot.brain, "unusable", "") is None
 
 
+def test_a_servo_that_cannot_be_read_takes_the_base_on_probation_back_at_the_start(robot: Robot) -> None:
+    robot.switched()
+    (robot.entry.path / "calibration.json").write_bytes(b"{ torn")
+
+    class Engine:
+        adapter_sha256 = ""
+
+        def __init__(self, brain: BrainRoot) -> None:
+            self.base_sha256 = base_sha256(brain.layout.base_model_dir)
+
+    def load(brain: BrainRoot) -> Any:
+        return Engine(brain)
+
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        assert run_policy(robot.root, load_engine=load)  # started anew it serves the base before
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+    assert robot.brain.layout.base_slot == ""
+    assert BaseSlots(robot.brain.layout).state().events[-1]["reason"] == "unusable"
+
+
 def test_confirmed_it_is_not_taken_back_but_nothing_drives(robot: Robot) -> None:
     robot.switched()
     confirm_base(robot.brain)
@@ -300,6 +324,18 @@ def test_while_the_base_is_on_probation_no_adapter_is_promoted(robot: Robot) -> 
     store.attach(version, "verdict.json", json.dumps(verdict).encode())
     with pytest.raises(OnProbation, match="the base is on probation"):
         promote_candidate(robot.brain, boot=BOOT)
+    with pytest.raises(
+        OnProbation, match="the base is on probation"
+    ) as told:  # what is watched stays what it is
+        roll_back(robot.brain)
+    assert "base rollback" in told.value.remedy
     confirm_base(robot.brain)
     promote_candidate(robot.brain, boot=BOOT)
     assert AdapterStore(layout).current_id() == version.version_id
+
+
+def test_what_drives_already_is_not_judged_by_its_old_verdict(robot: Robot) -> None:
+    robot.switched()
+    change = switch_base(robot.brain, robot.slot, boot=BOOT)
+    assert (change.slot, change.event) == (robot.slot, "switch")
+    assert BaseSlots(robot.brain.layout).state().change == 1

@@ -163,6 +163,24 @@ def test_off_needs_no_settings_that_can_be_read(
     assert "all pulses are off" in done.output
 
 
+@pytest.mark.parametrize("state", [b"{ torn", b'{"current": "0000000000000000"}'])
+def test_off_reaches_the_car_s_own_chip_whatever_became_of_its_bases(
+    tmp_path: Path, model: Pca9685Model, state: bytes
+) -> None:
+    layout = init_brain_root(tmp_path / "car", "pi5-donkey")
+    config = json.loads(layout.config_path.read_bytes())
+    config.setdefault("donkey", {}).setdefault("pwm", {})["frequency_hz"] = (
+        61.0  # what shows that it was read
+    )
+    layout.config_path.write_text(json.dumps(config))
+    layout.base_slot_path.write_bytes(state)
+    _drives(model)
+    done = CliRunner().invoke(app, ["calibrate", "--root", str(layout.root), "--off"])
+    assert done.exit_code == 0, done.output
+    assert model.pulse_us(0) is None
+    assert "goes on with" not in done.output
+
+
 def test_off_of_a_readable_root_uses_its_own_chip_and_says_who_still_drives(
     tmp_path: Path, model: Pca9685Model
 ) -> None:
