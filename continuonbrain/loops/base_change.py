@@ -139,7 +139,10 @@ def announce_base(brain: BrainRoot, *, policy: bool = True) -> BaseChange:
         write_manifest(layout, manifest_from_settings(layout, brain.config.model_dump(mode="json")))
         signal_listeners(layout.listeners_dir)
         data = {"slot": state.current, "event": event.get("event", ""), "change": state.change}
-        told = EventLog(layout.events_dir).note("base", {**data, "reason": str(event.get("reason", ""))})
+        events = EventLog(layout.events_dir)
+        told = _is_noted(events, state.change) or events.note(
+            "base", {**data, "reason": str(event.get("reason", ""))}
+        )
     except OSError as error:
         log.error("%s cannot be written: %s", layout.manifest_path, error)
     answer = NoticeAnswer(False, False, False, "")
@@ -234,6 +237,14 @@ def _told(brain: BrainRoot) -> str:
         return "0"
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def _is_noted(events: EventLog, change: int) -> bool:
+    try:
+        kept = events.after(0)
+    except OSError:
+        return False
+    return any(e.kind == "base" and e.data.get("change") == change for e in kept)
 
 
 def _last_event(state: BaseState) -> dict[str, Any]:
