@@ -206,7 +206,7 @@ def _terms(brain: BrainRoot, slot_id: str, boot: str | None) -> Terms | None:
         promotion.probation_ticks,
         promotion.probation_minutes,
         boot_id() if boot is None else boot,
-        driven.to_json() if driven.ticks else {},
+        driven.to_json() if driven else {},
     )
 
 

@@ -96,6 +96,7 @@ class DrivingCounter:
         self._answered_by = 0
         self._off_road = 0
         self._drove = ""
+        self._has_driven = self._blocked_there = False
 
     def tick(
         self,
@@ -115,6 +116,7 @@ class DrivingCounter:
         if mode == "teleop" and before == "autopilot" and self._drove in self._counts:
             self._of(self._drove).blame("takeover", now_s)
         if mode != "autopilot" or chunk is None:
+            self._has_driven = self._blocked_there = False
             return
         if chunk.observed_s != self._observed_s:
             self._answered_by = served_by
@@ -133,9 +135,18 @@ class DrivingCounter:
         if left:
             counts.blame("off_road", now_s)
         if "nobody" in blamed:
+            self._has_driven = False
             return
         if not blamed & {"block", "stop"}:  # who stands still shows nothing of how they drive
             counts.ticks += 1
+            self._has_driven = True
+        elif "stop" not in blamed and not self._has_driven:
+            # Where somebody left the robot may be what is wrong: it is blamed once, however long it stands there.
+            if not self._blocked_there:
+                counts.blame("block", now_s)
+            self._blocked_there = True
+            return
+        self._blocked_there = False
         if before == "autopilot":
             counts.seconds += min(max(0.0, since_s), _LONGEST_TICK_S)
         for name in blamed:

@@ -145,7 +145,7 @@ def _terms(brain: BrainRoot, version: AdapterVersion, boot: str | None) -> Terms
         promotion.probation_ticks,
         promotion.probation_minutes,
         boot_id() if boot is None else boot,
-        driven.to_json() if driven.ticks else {},
+        driven.to_json() if driven else {},
     )
 
 

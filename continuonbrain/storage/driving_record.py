@@ -76,6 +76,10 @@ class DrivingRecord:
             _amount(value.get("decision_ms2", 0.0), "decision_ms2"),
         )
 
+    def __bool__(self) -> bool:
+        """Whether anything was counted. Who was blocked before the first tick has no ticks, and incidents."""
+        return self.ticks > 0 or any(self.incidents.values())
+
     def since(self, before: DrivingRecord) -> DrivingRecord:
         """What was added to `before`; never below nothing. A record that is shorter than `before` was begun anew."""
         if self.ticks < before.ticks:
@@ -110,7 +114,7 @@ def read_record(folder: Path, sha256: str | None, *, now: Path | None = None) ->
     """
     kept = _read(_path(folder, sha256))
     younger = DrivingRecord() if now is None else _read(_path(now, sha256))
-    return younger if younger.ticks > kept.ticks else kept
+    return younger if _counted(younger) > _counted(kept) else kept
 
 
 def write_record(folder: Path, sha256: str | None, record: DrivingRecord, *, durably: bool = True) -> None:
@@ -121,6 +125,10 @@ def write_record(folder: Path, sha256: str | None, record: DrivingRecord, *, dur
         write_json_durably(_path(folder, sha256), told)
     else:
         replace_file(_path(folder, sha256), json.dumps(told).encode())
+
+
+def _counted(record: DrivingRecord) -> tuple[int, int]:
+    return record.ticks, sum(record.incidents.values())
 
 
 def _read(path: Path) -> DrivingRecord:

@@ -75,6 +75,26 @@ def test_a_robot_that_is_held_still_has_incidents_and_drives_no_ticks(reason: Re
     assert record.seconds == pytest.approx(22.0, abs=0.2)
 
 
+def test_where_somebody_left_it_is_blamed_once_until_it_has_driven() -> None:
+    counter = DrivingCounter()
+    now = drive(counter, 1.0, mode="teleop")
+    now = drive(counter, 20.0, start_s=now, reasons=(Reason.SAFETY_HEAD_BLOCK,))
+    record = counter.records()[NEW]
+    assert (record.ticks, dict(record.incidents), record.seconds) == (0, {"block": 1}, 0.0)
+    now = drive(counter, 1.0, start_s=now, mode="teleop")
+    now = drive(counter, 5.0, start_s=now, reasons=(Reason.SAFETY_HEAD_BLOCK,))  # the next try is another one
+    assert counter.records()[NEW].incidents["block"] == 2
+    now = drive(counter, 1.0, start_s=now)
+    drive(counter, 5.0, start_s=now, reasons=(Reason.SAFETY_HEAD_BLOCK,))  # there it brought itself
+    assert counter.records()[NEW].incidents["block"] == 7
+
+
+def test_a_path_of_no_use_is_its_own_fault_wherever_it_stands() -> None:
+    counter = DrivingCounter()
+    drive(counter, 10.0, reasons=(Reason.NOT_FINITE,))
+    assert counter.records()[NEW].incidents == {"stop": 10}
+
+
 def test_parked_and_by_hand_counts_nothing_and_taking_over_does() -> None:
     counter = DrivingCounter()
     now = drive(counter, 1.0)

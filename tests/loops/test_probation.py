@@ -20,7 +20,7 @@ from continuonbrain.loops.probation import (
 )
 from continuonbrain.loops.promotion import announce_unfinished, promote_candidate, roll_back
 from continuonbrain.storage.adapters import AdapterStore, OnProbation
-from continuonbrain.storage.driving_record import INCIDENTS
+from continuonbrain.storage.driving_record import INCIDENTS, DrivingRecord, write_record
 from continuonbrain.storage.event_log import EventLog
 from continuonbrain.storage.lock import LockHeldError
 from tests.loops.probation_brain import BOOT, kinds, new_brain
@@ -68,6 +68,21 @@ def test_one_that_drove_well_is_confirmed_and_told_by_an_event_alone(brain: Brai
     entry = AdapterStore(brain.layout).last_change()
     assert entry is not None
     assert entry.about["new"]["ticks"] == 800
+
+
+def test_what_was_counted_before_a_second_try_does_not_count_in_it(brain: BrainRoot) -> None:
+    """Also of one that was blocked before its first tick, so that it has incidents and no ticks."""
+    driving(brain, "old")
+    version_id = staged(brain, "a")
+    promote_candidate(brain, boot=BOOT)
+    sha256 = AdapterStore(brain.layout).get(version_id).compute_sha256()
+    write_record(brain.layout.driving_dir, sha256, DrivingRecord(0, 11.4, {"block": 40}))
+    taken = look_after(brain, boot=BOOT)
+    assert taken is not None
+    assert "taken back (block)" in taken.detail
+    promote_candidate(brain, version_id=version_id, again=True, boot=BOOT)
+    assert look_after(brain, boot=BOOT) is None
+    assert progress(brain)["state"] == "probation"
 
 
 def test_one_that_drove_worse_is_taken_back_and_everybody_is_told(brain: BrainRoot) -> None:
