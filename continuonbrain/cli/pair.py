@@ -26,12 +26,16 @@ def pair(
             "--new", help="Make another code first, and hear every address again that guessed wrong."
         ),
     ] = False,
+    forget: Annotated[
+        bool,
+        typer.Option("--forget", help="As --new; and whoever was let in before has to pair anew."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show the pairing code of the running service. Each opens once; the next is there at once."""
     layout = open_brain(root).layout
-    if new:
-        _renew(layout)
+    if new or forget:
+        _renew(layout, forget=forget)
     try:
         code = layout.pairing_code_path.read_text().strip()
     except FileNotFoundError:
@@ -46,10 +50,11 @@ def pair(
     typer.echo(code)
 
 
-def _renew(layout: BrainLayout) -> None:
+def _renew(layout: BrainLayout, *, forget: bool) -> None:
     connection = _UnixConnection(str(layout.service_socket))
     try:
-        connection.request("POST", "/v1/pair/renew", b"{}", {"content-type": "application/json"})
+        asked = json.dumps({"forget": forget}).encode()
+        connection.request("POST", "/v1/pair/renew", asked, {"content-type": "application/json"})
         answer = connection.getresponse()
         told = answer.read()
     except OSError as error:

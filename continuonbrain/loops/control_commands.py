@@ -12,11 +12,13 @@ Messages of `wire`, each answered with an "ack" (`ok`, `detail`):
 "teleop" a person drives, by messages some twenty times a second or by the body's own remote control; without a new one
 the car stops (`guards.deadman_s`, or `for_s` where the sender gives one; at once when the connection ends). In mode
 "assisted" the policy drives while messages come that are not active, and a person while they are; without any it stops.
-"record" is about a person's lessons where it does not say what (`recording.py`).
+"record" is about a person's lessons where it does not say what (`recording.py`). A message may say "until_s", monotonic
+seconds of this machine: whoever sent it has given up by then, and it is not obeyed any more; but a stop always is.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 
 from continuonbrain.loops.body import Body
@@ -27,6 +29,8 @@ from continuonbrain.loops.remote import RemoteControl
 from continuonbrain.loops.wire_stream import Message, Peer, WireServer
 
 _LONGEST_INSTRUCTION = 200
+_WHENEVER = ("stop", "let_go")
+"""Safe, however late."""
 _KNOWN = f"instruct, mode ({', '.join(MODES)}), stop, release, record (on, what), teleop, let_go"
 
 
@@ -58,6 +62,8 @@ class ControlCommands:
 
     def _obey(self, message: Message) -> tuple[bool, str]:
         header, peer = message.header, message.peer
+        if header.get("type") not in _WHENEVER and _is_over(header.get("until_s")):
+            return False, "it came too late: whoever sent it was told that nothing answers"
         match header.get("type"):
             case "instruct":
                 return self._instruct(header.get("instruction"))
@@ -101,6 +107,11 @@ class ControlCommands:
             return "this control process records nothing (--no-record)"
         self._loop.record(part, on)
         return ""
+
+
+def _is_over(until_s: object) -> bool:
+    # A comparison that NaN fails, too.
+    return until_s is not None and not (isinstance(until_s, int | float) and time.monotonic() <= until_s)
 
 
 def _unless(refusal: str) -> tuple[bool, str]:

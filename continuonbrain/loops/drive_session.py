@@ -50,9 +50,11 @@ def command_control(layout: BrainLayout, command: Mapping[str, object], *, timeo
         DriveError: no control process answers, or it says no.
     """
     path = layout.run_dir / CONTROL_SOCKET_NAME
+    # What is told as refused must not happen after all when a process that hung goes on.
+    until_s = time.monotonic() + timeout_s
     try:
         with contextlib.closing(connect_unix(path, timeout_s)) as sock:
-            send(sock, command, timeout_s=timeout_s)
+            send(sock, {**command, "until_s": until_s}, timeout_s=timeout_s)
             answer, _ = receive(sock, timeout_s)
     except WireError as error:
         raise DriveError(

@@ -1,7 +1,7 @@
 """Who may use the service over the network: pairing by a code, then sessions. No I/O.
 
-Everything here lives in memory: a service that starts anew knows nobody. Tokens are kept as their SHA-256, so that
-nothing that is printed or dumped opens anything.
+Tokens are kept as their SHA-256, so that nothing that is printed, dumped or written down opens anything. Sessions
+outlive the service (`session_file.py`): who watches a robot that drives can stop it also when the service began anew.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import ipaddress
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,14 +25,24 @@ _SPENT_CODES = 16
 _MAX_SESSIONS, _MOST_SESSIONS = 64, 1024
 _IDLE_S = 7 * 24 * 3600.0
 _IN_USE_S = 30.0
+_NOTED_S = 3600.0
+"""How old the time in the file may be at which a session was last seen."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Session:
     """Somebody who was let in. name: tells sessions apart, opens nothing; csrf: what their page repeats."""
 
     name: str
     csrf: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSession:
+    """What is kept of a session. key: SHA-256 of its token; seen_s: when it was last used, by the wall clock."""
+
+    key: str
+    name: str
     seen_s: float
 
 
@@ -113,38 +123,64 @@ class Pairing:
 
 
 class Sessions:
-    """Who was let in; a week without a request ends one, and so do 64 newer ones where it is not in use."""
+    """Who was let in; a week without a request ends one, and so do 64 newer ones where it is not in use.
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._by_hash: dict[str, Session] = {}
+    kept: sessions of before. on_change: gets all that are to be kept, whenever they are others.
+    """
+
+    def __init__(
+        self,
+        kept: Iterable[KeptSession] = (),
+        *,
+        on_change: Callable[[list[KeptSession]], None] = lambda _: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock, self._on_change = clock, on_change
+        self._by_key = {session.key: session for session in kept}
+        self._noted = dict(self._by_key)
 
     def begin(self) -> tuple[str, Session]:
         """(token for the cookie, session)."""
         token = secrets.token_urlsafe(32)
-        now = self._clock()
-        session = Session(secrets.token_hex(4), secrets.token_urlsafe(24), now)
-        self._by_hash[_hashed(token)] = session
-        unused = [h for h, s in self._by_hash.items() if now - s.seen_s > _IN_USE_S]
-        for oldest in sorted(unused, key=lambda h: self._by_hash[h].seen_s)[
-            : max(0, len(self._by_hash) - _MAX_SESSIONS)
-        ]:
-            del self._by_hash[oldest]
-        if len(self._by_hash) > _MOST_SESSIONS:
-            del self._by_hash[_hashed(token)]  # this one, not one that somebody uses
+        now, mine = self._clock(), _hashed(token)
+        self._by_key[mine] = KeptSession(mine, secrets.token_hex(4), now)
+        unused = [s for s in self._by_key.values() if not 0 <= now - s.seen_s <= _IN_USE_S]
+        for oldest in sorted(unused, key=lambda s: s.seen_s)[: max(0, len(self._by_key) - _MAX_SESSIONS)]:
+            del self._by_key[oldest.key]
+        session = Session(self._by_key[mine].name, _csrf(token))
+        if len(self._by_key) > _MOST_SESSIONS:
+            del self._by_key[mine]  # this one, not one that somebody uses
+        self._note()
         return token, session
 
     def of(self, token: str) -> Session | None:
         """The session of a cookie's token."""
         key, now = _hashed(token), self._clock()
-        session = self._by_hash.get(key)
-        if session is None:
+        kept = self._by_key.get(key)
+        if kept is None:
             return None
-        if now - session.seen_s > _IDLE_S:
-            del self._by_hash[key]
+        if now - kept.seen_s > _IDLE_S:
+            del self._by_key[key]
+            self._note()
             return None
-        session.seen_s = now
-        return session
+        self._by_key[key] = KeptSession(key, kept.name, now)
+        if not 0 <= now - self._noted[key].seen_s <= _NOTED_S:
+            self._note()
+        return Session(kept.name, _csrf(token))
+
+    def forget(self) -> None:
+        """Everybody has to pair anew."""
+        self._by_key.clear()
+        self._note()
+
+    def _note(self) -> None:
+        self._noted = dict(self._by_key)
+        self._on_change(list(self._noted.values()))
+
+
+def _csrf(token: str) -> str:
+    """Follows from the token, so that it need not be kept; the token does not follow from it."""
+    return hashlib.sha256(b"csrf " + token.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _hashed(token: str) -> str:

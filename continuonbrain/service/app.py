@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -25,7 +26,7 @@ from continuonbrain.model.base_identity import checkpoint_sha256
 from continuonbrain.robot.host import HOST_FILE_NAME, host_for
 from continuonbrain.service import problems
 from continuonbrain.service.access import Pairing, Sessions
-from continuonbrain.service.door import Door
+from continuonbrain.service.door import Door, cookie_of
 from continuonbrain.service.drive import add_drive_routes
 from continuonbrain.service.feed import Feed
 from continuonbrain.service.learn import add_learn_routes
@@ -44,6 +45,7 @@ from continuonbrain.service.models import (
 )
 from continuonbrain.service.page import add_page_routes
 from continuonbrain.service.problems import ServiceError, errors
+from continuonbrain.service.session_file import SESSION_FILE, read_sessions, write_sessions
 from continuonbrain.service.sessions import add_session_routes
 from continuonbrain.service.shelf import Shelf
 from continuonbrain.service.system import add_system_routes
@@ -142,8 +144,15 @@ def create_app(
         redoc_url=None,
     )
     problems.install(app)
-    sessions, wheel, hub = Sessions(), Wheel(), ViewHub(brain.layout.run_dir / VIEW_SOCKET_NAME)
-    app.add_middleware(Door, hosts=hosts, addresses=pairing is not None, sessions=sessions, pairing=pairing)
+    session_path, cookie = brain.layout.run_dir / SESSION_FILE, cookie_of(brain.layout.root)
+    if pairing is None:
+        sessions = Sessions()  # on loopback a page is given another one for asking
+    else:
+        sessions = Sessions(read_sessions(session_path), on_change=partial(write_sessions, session_path))
+    wheel, hub = Wheel(), ViewHub(brain.layout.run_dir / VIEW_SOCKET_NAME)
+    app.add_middleware(
+        Door, hosts=hosts, addresses=pairing is not None, sessions=sessions, pairing=pairing, cookie=cookie
+    )
     layout, store, minds = brain.layout, AdapterStore(brain.layout), Minds(brain)
     feed, model = Feed(layout.events_dir), _Model()
     app.state.feed = feed

@@ -10,10 +10,13 @@ socket. Over the Unix socket the file's mode has said who may, and there is no b
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
+import os
 import socket
 from collections.abc import Iterable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.responses import RedirectResponse
@@ -22,7 +25,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from continuonbrain.service.access import Pairing, Session, Sessions
 from continuonbrain.service.problems import problem
 
-COOKIE = "continuonbrain_session"
 CSRF_HEADER = b"x-csrf"
 OPEN = ("/pair", "/v1/pair", "/favicon.ico", "/manifest.webmanifest")
 _OPEN_FOLDER = "/static/"
@@ -47,7 +49,7 @@ _PLACE = "continuonbrain.session"
 class Door:
     """Args: hosts: names of this machine; addresses: whether any literal address is one too (on a LAN).
 
-    pairing: None on loopback, where whoever is on this machine may.
+    pairing: None on loopback, where whoever is on this machine may. cookie: `cookie_of` the root.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class Door:
         addresses: bool,
         sessions: Sessions,
         pairing: Pairing | None,
+        cookie: str,
     ) -> None:
         self._app, self._hosts, self._addresses = app, frozenset(h.lower() for h in hosts), addresses
+        self._cookie = cookie
         self._sessions, self._pairing = sessions, pairing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,9 +120,14 @@ class Door:
         # Cookies do not know ports: what another service of this machine has set is none of ours, and may be anything.
         for pair in headers.get(b"cookie", b"").decode("latin-1").split(";"):
             name, _, token = pair.strip().partition("=")
-            if name == COOKIE and (found := self._sessions.of(token)) is not None:
+            if name == self._cookie and (found := self._sessions.of(token)) is not None:
                 return found
         return None
+
+
+def cookie_of(root: Path) -> str:
+    """The name of the session's cookie: cookies do not know ports, and one browser may show two robots of a machine."""
+    return f"continuonbrain_{hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:8]}"
 
 
 def over_unix(scope: Scope) -> bool:

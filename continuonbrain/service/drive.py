@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Literal
 
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
@@ -47,9 +49,16 @@ def who_is(scope: Scope) -> str:
 def add_drive_routes(app: FastAPI, brain: BrainRoot, wheel: Wheel) -> None:
     """`/v1/driver`, `/v1/drive`, `/v1/mode`, `/v1/stop`, `/v1/release`, `/v1/instruct`, `/v1/instructions`."""
 
+    # Threads of their own: whatever else is asked of the service, and however often, it is not waited for.
+    commands, stops = ThreadPoolExecutor(2, "command"), ThreadPoolExecutor(2, "stop")
+
+    async def told(by: ThreadPoolExecutor, what: dict[str, object]) -> Said:
+        tell = partial(tell_robot, brain.layout, what)
+        return Said(detail=await asyncio.get_running_loop().run_in_executor(by, tell))
+
     async def command(request: Request, what: dict[str, object]) -> Said:
         require_wheel(wheel, request)
-        return Said(detail=await asyncio.to_thread(tell_robot, brain.layout, what))
+        return await told(commands, what)
 
     @app.post("/v1/driver", responses=errors(403, 409, 422))
     async def driver(asked: DriverIn, request: Request) -> DriverOut:
@@ -70,7 +79,7 @@ def add_drive_routes(app: FastAPI, brain: BrainRoot, wheel: Wheel) -> None:
     @app.post("/v1/stop", responses=errors(403, 409, 422))
     async def stop(_asked: Nothing, _request: Request) -> Said:
         """Emergency stop. Anybody who is let in may, whoever drives."""
-        return Said(detail=await asyncio.to_thread(tell_robot, brain.layout, {"type": "stop"}))
+        return await told(stops, {"type": "stop"})
 
     @app.post("/v1/release", responses=errors(403, 409, 422))
     async def release(_asked: Nothing, request: Request) -> Said:

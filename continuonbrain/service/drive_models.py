@@ -68,6 +68,12 @@ class PairIn(_Model):
     code: Annotated[str, Field(pattern=r"^\d{6}(\d{6})?$")]
 
 
+class RenewIn(_Model):
+    """forget: whoever was let in before has to pair anew."""
+
+    forget: bool = False
+
+
 class RobotOut(_Model):
     """kind: as in config.json; name: the machine's."""
 

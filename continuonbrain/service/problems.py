@@ -16,7 +16,10 @@ from continuonbrain.policy.engine import AdapterError
 from continuonbrain.service.models import Problem
 
 log = logging.getLogger(__name__)
-_MAX_BODY_BYTES = 8 << 20
+_FRAMES = ("/v1/act", "/v1/chat")
+"""Routes that take a frame."""
+_LARGEST_FRAME, _LARGEST = 8 << 20, 64 << 10
+"""Of a body, bytes. JSON is read on the thread that everybody waits for, a stranger's before they are known."""
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -39,18 +42,20 @@ def problem(status: int, title: str, detail: str, remedy: str = "") -> JSONRespo
 
 
 class BodyLimit:
-    """ASGI middleware: a request body of more than `most` bytes is a 413 problem, however it is sent."""
+    """ASGI middleware: a request body of more bytes than its route takes is a 413 problem, however it is sent."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self._app, self._most = app, most
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        most = _LARGEST_FRAME if scope["path"] in _FRAMES else _LARGEST
+        words = f"a body of more than {most >> 10} KiB"
         said = dict(scope["headers"]).get(b"content-length", b"0")
-        if said.isdigit() and int(said) > self._most:
-            too_large = problem(413, "the request is too large", self._words(), "send a smaller frame")
+        if said.isdigit() and int(said) > most:
+            too_large = problem(413, "the request is too large", words, "send less at once")
             await too_large(scope, receive, send)
             return
         seen = 0
@@ -59,14 +64,11 @@ class BodyLimit:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._most:
-                raise HTTPException(413, self._words())
+            if seen > most:
+                raise HTTPException(413, words)
             return message
 
         await self._app(scope, counted, send)
-
-    def _words(self) -> str:
-        return f"a body of more than {self._most >> 20} MiB"
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -77,7 +79,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def install(app: FastAPI) -> None:
     """Answer every error of `app` with a problem."""
-    app.add_middleware(BodyLimit, most=_MAX_BODY_BYTES)
+    app.add_middleware(BodyLimit)
 
     @app.exception_handler(BrainError)
     def _brain(_request: Request, error: BrainError) -> JSONResponse:

@@ -135,8 +135,8 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _shed(self) -> None:
-        """Close connections over which nothing is asked, where there are too many: they would take every descriptor,
-        and the stop button with them."""
+        """Close connections over which nothing is asked, or not to its end, where there are too many: they would take
+        every descriptor, and the stop button with them."""
         now = time.monotonic()
         idle = [c for c in self.server_state.connections if isinstance(c, H11Protocol) and _is_idle(c)]
         self._idle_since = {c: self._idle_since.get(c, now) for c in idle}
@@ -153,7 +153,7 @@ class _Server(uvicorn.Server):
 
 def _is_idle(connection: H11Protocol) -> bool:
     cycle = getattr(connection, "cycle", None)  # none before the first request
-    return cycle is None or bool(cycle.response_complete)
+    return cycle is None or bool(cycle.response_complete) or bool(cycle.more_body)
 
 
 def _more_descriptors() -> None:

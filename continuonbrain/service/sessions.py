@@ -9,9 +9,9 @@ from fastapi import FastAPI, Request, Response
 from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.service.access import Pairing, Sessions
-from continuonbrain.service.door import COOKIE, over_unix, session_of
+from continuonbrain.service.door import cookie_of, over_unix, session_of
 from continuonbrain.service.drive import who_is
-from continuonbrain.service.drive_models import Nothing, PairIn, RobotOut, SessionOut
+from continuonbrain.service.drive_models import PairIn, RenewIn, RobotOut, SessionOut
 from continuonbrain.service.problems import ServiceError, errors
 from continuonbrain.service.view import ViewHub
 from continuonbrain.service.wheel import Wheel
@@ -29,11 +29,12 @@ def add_session_routes(
     app: FastAPI, brain: BrainRoot, sessions: Sessions, pairing: Pairing | None, wheel: Wheel, hub: ViewHub
 ) -> None:
     """pairing: None where nobody has to."""
+    cookie = cookie_of(brain.layout.root)
 
     def let_in(response: Response) -> str:
         token, session = sessions.begin()
         response.set_cookie(
-            COOKIE, token, max_age=_COOKIE_S, httponly=True, samesite="strict", secure=False, path="/"
+            cookie, token, max_age=_COOKIE_S, httponly=True, samesite="strict", secure=False, path="/"
         )
         return session.csrf
 
@@ -74,11 +75,13 @@ def add_session_routes(
         return answer
 
     @app.post("/v1/pair/renew", status_code=204, responses=errors(403, 409, 422))
-    async def renew(_asked: Nothing, request: Request) -> Response:
+    async def renew(asked: RenewIn, request: Request) -> Response:
         """Another pairing code, and every address is heard again. Over the Unix socket only."""
         if not over_unix(request.scope):
             raise ServiceError(403, "only who stands at the robot may", remedy="ask over the Unix socket")
         if pairing is None:
             raise ServiceError(409, "no code is asked for here", remedy="start the service with --listen")
+        if asked.forget:
+            sessions.forget()
         pairing.renew()
         return Response(status_code=204)

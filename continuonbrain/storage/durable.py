@@ -41,16 +41,18 @@ def write_bytes_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     sync_directory(path.parent)
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Replace a status file atomically, without syncing: readers see the old one or the new one, whole.
 
-    For what changes several times a second and may be lost in a power cut; an fsync each would wear the card.
+    For what changes several times a second and may be lost in a power cut; an fsync each would wear the card. mode: of
+    a new file, less the umask.
 
     Raises OSError; the old file is then still there.
     """
     staging = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        staging.write_bytes(data)
+        with open(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+            file.write(data)
         os.replace(staging, path)
     except OSError:
         with contextlib.suppress(OSError):  # the folder itself may be what is wrong

@@ -89,7 +89,7 @@ def test_a_socket_of_another_page_or_of_nobody_is_refused(hostile: Any, path: st
         {"Origin": f"http://127.0.0.1:{int(port) - 1}"},
         {"Origin": ""},
         {"Cookie": ""},
-        {"Cookie": "continuonbrain_session=none"},
+        {"Cookie": "continuonbrain_01234567=none"},
     ):
         with pytest.raises(InvalidStatus) as refused, person.socket(path, **headers):
             pass

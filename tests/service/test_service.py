@@ -171,7 +171,7 @@ def test_it_decides_as_the_robot_does_and_follows_promotions(service: Any, helpe
         ({"frame": "no base64!"}, 422, "no picture"),
         ({"frame": base64.b64encode(b"GIF89a" + bytes(20)).decode()}, 422, "no picture"),
         ({"frame": "A" * 7_000_000}, 422, "frame"),
-        ({"frame": "A" * 9_000_000}, 413, "more than 8 MiB"),
+        ({"frame": "A" * 9_000_000}, 413, "more than 8192 KiB"),
         ({"instruction": ""}, 422, "instruction"),
         ({"instruction": "left right " * 50}, 422, "tokens long"),
         ({"instruction": "\ud800"}, 422, ""),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
+from math import inf
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 
 from continuonbrain.service.access import Sessions
 from continuonbrain.service.lateness import GOOD_S, SILENT_S, Lateness, good_for_s
+from continuonbrain.service.session_file import read_sessions, write_sessions
 from continuonbrain.service.wheel import Wheel, read_message
 
 TICK_S = 0.05
@@ -66,14 +70,17 @@ def test_who_asks_all_the_time_leaves_the_wheel_free_half_of_it() -> None:
 @dataclass
 class Network:
     """A driver and the service over a line that delays: what is said in one direction arrives in order. Their clocks
-    are `ahead` seconds apart, and `drift` seconds a second."""
+    are `ahead` seconds apart, and `drift` seconds a second; at `jumps_at_s` the driver's is put forward by `by_s`."""
 
     ahead: float = 0.0
     drift: float = 0.0
+    jumps_at_s: float = inf
+    by_s: float = 0.0
 
     def mine(self, true_s: float) -> float:
         """The driver's clock, ms."""
-        return (true_s * (1 + self.drift) - self.ahead) * 1000
+        jumped = self.by_s if true_s >= self.jumps_at_s else 0.0
+        return (true_s * (1 + self.drift) - self.ahead + jumped) * 1000
 
     def drives(self, there: list[float], back: list[float]) -> list[tuple[float, float]]:
         """(when a message was given, seconds from then within which it is driven by) of those that are driven by.
@@ -128,6 +135,31 @@ def test_whatever_the_network_does_no_command_drives_for_longer(
     assert all(good_s + TICK_S <= DEAD_MAN_S + 1e-3 for _, good_s in driven)
 
 
+@given(
+    st.lists(
+        st.tuples(st.floats(0.0, 0.6), st.floats(0.0, 0.6)) | st.just((0.01, 0.01)), min_size=2, max_size=60
+    ),
+    st.floats(100.0, 103.0),
+    st.sampled_from([-30.0, -2.0, 2.0, 30.0]),
+)
+def test_a_clock_that_jumps_makes_no_command_drive_for_longer(
+    ways: list[tuple[float, float]], at_s: float, by_s: float
+) -> None:
+    driven = Network(jumps_at_s=at_s, by_s=by_s).drives([w[0] for w in ways], [w[1] for w in ways])
+    assert all(good_s + TICK_S <= DEAD_MAN_S + 1e-3 for _, good_s in driven)
+
+
+@pytest.mark.parametrize("by_s", [-30.0, -2.0, 2.0, 30.0])
+def test_a_clock_that_jumped_does_not_open_a_slow_line_and_locks_nobody_out_of_a_quick_one(
+    by_s: float,
+) -> None:
+    quick, slow = [0.01] * 100, [1.0] * 400
+    network = Network(jumps_at_s=105.0, by_s=by_s)
+    assert max(given_s for given_s, _ in network.drives(quick + slow, quick + slow)) < 105.0
+    healed = [given_s for given_s, _ in network.drives(quick * 3, quick * 3) if given_s > 105.0 + 2.5]
+    assert len(healed) > 0.9 * (115.0 - 107.5) / PERIOD_S
+
+
 def test_clocks_that_drift_apart_drive_on() -> None:
     for drift in (-5e-5, 5e-5):
         lateness, network = Lateness(), Network(drift=drift)
@@ -160,8 +192,38 @@ def test_many_new_sessions_push_out_none_that_is_in_use() -> None:
     token, mine = sessions.begin()
     for _ in range(3000):
         sessions.begin()
-    assert sessions.of(token) is mine
+    assert sessions.of(token) == mine
     now = 3600.0
-    assert sessions.of(token) is mine
+    assert sessions.of(token) == mine
     assert sessions.of(sessions.begin()[0]) is not None
-    assert len(sessions._by_hash) <= 64
+    assert len(sessions._by_key) <= 64
+
+
+def test_sessions_outlive_the_service_and_the_file_opens_nothing(tmp_path: Path) -> None:
+    path, now = tmp_path / "run" / "sessions.json", 1e9
+    first = Sessions(read_sessions(path), on_change=partial(write_sessions, path), clock=lambda: now)
+    token, mine = first.begin()
+    assert path.stat().st_mode & 0o777 == 0o600
+    for secret in (token, mine.csrf):
+        assert secret not in path.read_text()
+    now += 6 * 24 * 3600
+    second = Sessions(read_sessions(path), on_change=partial(write_sessions, path), clock=lambda: now)
+    assert second.of(token) == mine
+    assert second.of(path.read_text()) is None
+    assert all(second.of(kept.key) is None for kept in read_sessions(path))
+    now += 6 * 24 * 3600  # in use within the week, which the file knows
+    third = Sessions(read_sessions(path), on_change=partial(write_sessions, path), clock=lambda: now)
+    assert third.of(token) == mine
+    third.forget()
+    assert third.of(token) is None
+    assert read_sessions(path) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"{}", b"[1]", b"[[" * 40000, b'[{"key": "x", "name": "y", "seen_unix_s": 1}]', b"\xff" * 9,
+     b'[{"key": "' + b"a" * 64 + b'", "name": "abcdef01", "seen_unix_s": NaN}]'],
+)  # fmt: skip
+def test_a_damaged_session_file_lets_nobody_in(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "s.json").write_bytes(damage)
+    assert read_sessions(tmp_path / "s.json") == []
