@@ -135,6 +135,23 @@ def test_a_service_that_was_restarted_is_found_again_and_takes_commands(rig: Rig
     until(page, "continuonbrain.view.tick.mode === 'park'")
 
 
+def test_a_stop_that_nobody_heard_is_said_again_until_it_is(rig: Rig, open_page: Opener) -> None:
+    page = open_page(f"{rig.url}/#drive")
+    page.get_by_role("button", name="Autopilot").click()
+    until(page, "continuonbrain.view.tick?.mode === 'autopilot'")
+    rig.end()
+    until(page, "!continuonbrain.view.linked")
+    page.keyboard.press("Escape")
+    page.get_by_text("It is said again until it is.").wait_for()
+    assert page.locator("#stop").text_content() == "Stopping…"
+    rig.start()  # it knows no session from before
+    until(page, "continuonbrain.view.tick?.emergency_stop")
+    page.get_by_role("button", name="Release the stop").click()
+    until(page, "!continuonbrain.view.tick.emergency_stop")
+    time.sleep(1.0)  # heard once, it is not said again
+    assert not page.evaluate("continuonbrain.view.tick.emergency_stop")
+
+
 def test_what_a_person_shows_is_recorded_as_theirs(rig: Rig, open_page: Opener) -> None:
     page = open_page(f"{rig.url}/#drive")
     before = set(list_episodes(rig.layout.episodes_dir, finished_only=True))

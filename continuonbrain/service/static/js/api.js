@@ -20,13 +20,13 @@ export async function ask(path, { method = "GET", body, signal } = {}) {
     answer = await fetch(path, { method, headers, signal, cache: "no-store", credentials: "same-origin", body: body === undefined ? undefined : JSON.stringify(body) });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(0, "no answer", "The robot does not answer.", "Is it switched on and in the same network? The page tries again by itself.");
+    throw new Problem(0, "no answer", "The robot does not answer.", "Is it switched on and in the same network?");
   }
   if (!answer.ok) throw await problemOf(answer);
   return answer.status === 204 ? undefined : answer.json();
 }
 
-export const post = (path, body = {}) => ask(path, { method: "POST", body });
+export const post = (path, body = {}, signal = undefined) => ask(path, { method: "POST", body, signal });
 
 export async function problemOf(answer) {
   const told = await answer.json().catch(() => ({}));

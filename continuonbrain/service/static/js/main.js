@@ -5,6 +5,7 @@ import { el, setText, toast } from "./dom.js";
 import { situation } from "./situation.js";
 import { Wheel } from "./drive_socket.js";
 import { gamepadPressesStop, Hands } from "./inputs.js";
+import { Insisting } from "./insist.js";
 import { pairing } from "./views/pair.js";
 import { ViewSocket } from "./view_socket.js";
 import { sentence } from "./words.js";
@@ -15,6 +16,8 @@ const stopButton = document.getElementById("stop");
 const banner = document.getElementById("banner");
 
 const hands = new Hands();
+const stopping = new Insisting("/v1/stop", () => paintBar());
+const ENDS_THE_STOP = new Set(["/v1/mode", "/v1/release"]);
 const robot = {
   view: new ViewSocket(), wheel: new Wheel(() => hands.read()), hands, stop, act, command, say,
   driver: () => (driver === "tab" ? "other" : driver), known: [],
@@ -38,16 +41,17 @@ async function act(work) {
 
 /** Post something to the robot; what it adds to its yes is shown. True when it was done. */
 function command(path, body = {}) {
+  if (ENDS_THE_STOP.has(path)) stopping.end();
   return act(async () => {
     const { detail } = (await post(path, body)) ?? {};
     if (detail) toast(sentence(detail), "", "good");
   });
 }
 
-/** Stop now. It never releases: a hand that hits the button twice means it. */
+/** Stop now, and until it is heard. It never releases: a hand that hits the button twice means it. */
 async function stop() {
   robot.wheel.letGo();
-  await command("/v1/stop");
+  await stopping.begin((error) => toast(`The stop was not heard: ${error.message}`, "It is said again until it is. Choosing a mode ends that."));
 }
 
 const viewName = () => (VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "drive");
@@ -87,7 +91,7 @@ function paintBar() {
   const { tick } = robot.view;
   const engaged = Boolean(tick?.emergency_stop);
   stopButton.toggleAttribute("data-engaged", engaged);
-  setText(stopButton, engaged ? "Stopped" : "Stop");
+  setText(stopButton, stopping.on && !(engaged && robot.view.linked) ? "Stopping…" : engaged ? "Stopped" : "Stop");
   setDriver(tick?.driver ?? told, tick?.driver ? tick.watchers : session.watchers);
   if (document.hidden) return; // its connections were let go on purpose
   const now = situation({ linked: robot.view.linked, tick, driver, held: robot.wheel.held, lost: robot.wheel.lost, letGo: robot.wheel.reason, known: robot.known });
@@ -163,7 +167,7 @@ async function begin() {
     await openSession();
   } catch (error) {
     if (error.status !== 401 && error.status !== 403) {
-      main.replaceChildren(el("div", { class: "notice", "data-tone": "bad" }, el("p", {}, error.message), el("p", { class: "remedy" }, error.remedy)));
+      main.replaceChildren(el("div", { class: "notice", "data-tone": "bad" }, el("p", {}, error.message), el("p", { class: "remedy" }, `${error.remedy} The page tries again by itself.`)));
       setTimeout(begin, 2000);
       return;
     }
