@@ -203,7 +203,9 @@ def summary(outcome: Outcome) -> str:
         episodes, held = outcome.training.get("episodes"), outcome.training.get("held_out")
         words = ["nothing was trained, the candidate was judged"]
         if episodes is not None:
-            words = [f"learned from {episodes} episodes ({held} more held out to judge it)"]
+            kept = outcome.training.get("for_exams")
+            unseen = f", {kept} kept unseen for the exams of consolidations" if kept else ""
+            words = [f"learned from {episodes} episodes ({held} more held out to judge it{unseen})"]
         if outcome.left_out:
             words[0] += f", {len(outcome.left_out)} left out"
         words.append(f"the verdict is {'yes' if verdict.get('passed') else 'no'}")
@@ -236,8 +238,8 @@ def _print(console: Console, outcome: Outcome, root: str) -> None:
     colour = {"promoted": "green", "judged": "green", "refused": "red"}.get(outcome.phase, "yellow")
     console.print(f"[{colour}]{escape(summary(outcome))}[/{colour}]", soft_wrap=True)
     advice = {
-        "waiting": "teach something new; to learn from the same episodes once more (the same result, unless "
-        f"config.json has changed): continuonbrain train --root {root} --again"
+        "waiting": "teach something new; to learn from the same episodes once more (the same are held out; the result "
+        f"changes with config.json and with what drives now): continuonbrain train --root {root} --again"
         if outcome.nothing_new
         else f"more episodes: continuonbrain run --root {root} teaches a simulated robot, continuonbrain episodes "
         f"import-tub TUB --root {root} brings recordings; or fewer are enough: --min-episodes",
