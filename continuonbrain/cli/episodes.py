@@ -109,8 +109,8 @@ def _too_fast(report: TubReport, bounds: tuple[float, float], config_path: Path)
     if report.fastest > high:
         text += f", up to {report.fastest:.2f}"
     return (
-        f"{text}. What is learned from them asks for more than this robot's guard allows, and the verdict may refuse "
-        f"it for that: where the robot may drive so fast, raise the bounds in {config_path}; else record slower drives"
+        f"{text}. The guard will drive what is learned from them at its bound: where this robot may drive so fast, "
+        f"raise the bounds in {config_path} before training; else nothing is to be done"
     )
 
 
@@ -125,7 +125,10 @@ def list_command(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -
     if not rows:
         console.print(f"no episodes yet: record some (continuonbrain run --root {root}) or import a tub")
         return
-    table = Table("episode", "steps", "seconds", "driver", "label", "where", "state")
+    table = Table()
+    table.add_column("episode", no_wrap=True, min_width=max(len(row["id"]) for row in rows))
+    for heading in ("steps", "seconds", "driver", "label", "where", "state"):
+        table.add_column(heading, overflow="fold")
     for row in rows:
         seconds = "" if row["duration_s"] is None else f"{row['duration_s']:.1f}"
         state = f"{row['state']}, marked as bad" if row["bad"] else row["state"]

@@ -37,9 +37,7 @@ DryRunOption = Annotated[
 ]
 IntoOption = Annotated[
     Path,
-    typer.Option(
-        "--into", help="The folder that is the computer's /, when an image of a disk is made.", hidden=True
-    ),
+    typer.Option("--into", help="The folder that is the computer's /, when an image of a disk is made."),
 ]
 
 

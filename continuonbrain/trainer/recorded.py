@@ -142,7 +142,13 @@ def guarded_on(
     The recorded frames and speeds go on as they were driven; the pilot that drives tracks each decision from where the
     car was, so this counts what a contender proposes on the driver's own road, not where it would have gone. watch:
     makes watches that do not act, and the safety head's grids of the frames `[n, 13, 17]`.
+
+    Where the driver themself gave a throttle outside of the bounds (a recording of another car, or of before the bounds
+    were narrowed), asking for as much is what was taught: the guard drives it at the bound, and it is not held against
+    a contender there. Without this no such recording could ever teach anything.
     """
+    driven = samples.command[:, 1].astype(float)
+    beyond = (driven > limits.throttle_max) | (driven < limits.throttle_min)
     guard, head = np.zeros(len(samples)), np.zeros(len(samples))
     why: Counter[str] = Counter()
     between = seconds_between(samples).clip(0.0, 0.8 * limits.max_gap_s)
@@ -166,7 +172,8 @@ def guarded_on(
             grid = None if watch is None else watch[1][i]
             reasons = pilot.tick(now_s=now, grid=grid).guarded.reasons
             if k >= _SETTLING:
-                own = [str(r) for r in reasons if r not in HEADS]
+                taught = {*HEADS, Reason.THROTTLE_BOUND} if beyond[i] else HEADS
+                own = [str(r) for r in reasons if r not in taught]
                 why.update(own)
                 guard[i] = bool(own)
                 head[i] = any(r in HEADS for r in reasons)

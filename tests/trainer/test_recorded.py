@@ -81,7 +81,14 @@ def test_a_steady_path_leaves_the_guard_in_peace_and_a_jumping_one_does_not(reco
     assert found.guard.mean() > 0.8
     assert max(found.reasons, key=lambda name: found.reasons[name]) == "steering_slew"
     slow = replace(limits, throttle_max=0.2)
-    assert guarded_on(steady, samples, NOMINAL, slow).reasons["throttle_bound"] > n - 5
+    calm_driver = replace(samples, command=np.tile(np.float32([0.0, 0.1]), (n, 1)))
+    assert guarded_on(steady, calm_driver, NOMINAL, slow).reasons["throttle_bound"] > n - 5
+    # Who was taught by somebody faster than the bounds is not blamed for it, and for all else.
+    fast_driver = replace(samples, command=np.tile(np.float32([0.0, 0.5]), (n, 1)))
+    found = guarded_on(steady, fast_driver, NOMINAL, slow)
+    assert "throttle_bound" not in found.reasons
+    assert found.guard.sum() <= 5
+    assert guarded_on(jumping, fast_driver, NOMINAL, slow).guard.mean() > 0.8
     broken = Decisions(np.full((n, 8), np.nan, np.float32), steady.speed)
     assert guarded_on(broken, samples, NOMINAL, limits)[0].all()
 
