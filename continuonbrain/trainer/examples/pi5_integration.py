@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"LoRA: {sum(p.numel() for p in parameters)} numbers to learn on {layout.base_model_dir}")
     del model, parameters
 
-    # 4. One bounded round: minutes, so a line in each phase and every ten seconds. It asks all gates of the config again,
+    # 4. One bounded round, minutes: a line in each phase and every ten seconds. It asks all gates of the config again,
     # and again while it works.
     last = ("", -1e9)
 
