@@ -45,7 +45,9 @@ _INSTALLED = (UNITS, Path("/etc/udev/rules.d"), Path("/var/lib/continuonbrain"))
 
 def installs() -> str:
     """The real command, on a machine that has never seen it; what it makes; the second time it does nothing."""
-    would = brain("install", "--preset", "sim-donkey", "--dry-run").splitlines()
+    said = brain("install", "--preset", "sim-donkey", "--dry-run").splitlines()
+    would = [line for line in said if line.startswith("would ")]
+    need(bool(would), "--dry-run says no step")
     need(not (UNITS / unit("control")).exists(), "--dry-run has written a unit")
     did = brain("install", "--preset", "sim-donkey").splitlines()
     need(ROOT.stat().st_mode & 0o777 == 0o750, f"{ROOT} has mode {ROOT.stat().st_mode:o}")
@@ -54,6 +56,8 @@ def installs() -> str:
     groups = run(["id", "-nG", USER]).split()
     for group in ("video", "i2c", "gpio", "input", "render", "dialout"):
         need(group in groups, f"{USER} is not in {group}")
+    command = ["runuser", "-u", USER, "--", "continuonbrain", "adapters", "list", "--root", str(ROOT)]
+    run(command)  # as a person types it, in the folders that sudo looks in
     before = snapshot(*_INSTALLED)
     again = brain("install", "--preset", "sim-donkey")
     need("nothing to do" in again, f"a second install says {again!r}")
