@@ -54,10 +54,14 @@ class ControlCommands:
         self._server, self._loop, self._body, self._remote = server, loop, body, remote
         self._change_mode, self._waits_for = change_mode, waits_for
 
-    def take(self) -> None:
-        """Obey and answer everything that waits; never waits itself."""
+    def take(self, *, just_stopped: bool = False) -> None:
+        """Obey and answer everything that waits; never waits itself. just_stopped: somebody stopped the robot at its
+        own buttons in this tick: what was sent before that does not release it."""
         for message in self._server.wait(0.0):
-            ok, detail = self._obey(message)
+            if just_stopped and message.header.get("type") in ("mode", "release"):
+                ok, detail = False, "an emergency stop came at the same moment: ask again to end it"
+            else:
+                ok, detail = self._obey(message)
             self._server.acknowledge(message.peer, ok=ok, detail=detail)
 
     def _obey(self, message: Message) -> tuple[bool, str]:

@@ -17,9 +17,10 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
@@ -34,6 +35,7 @@ from continuonbrain.loops.control_status import (
     CONTROL_SOCKET_NAME,
     StatusWriter,
 )
+from continuonbrain.loops.drive_session import read_status
 from continuonbrain.loops.driving_counter import DrivingCounter, DrivingKeeper
 from continuonbrain.loops.fast import FastLoop
 from continuonbrain.loops.loop_report import FastReport
@@ -66,7 +68,8 @@ from continuonbrain.storage.lock import ProcessLock
 log = logging.getLogger("continuonbrain.control")
 
 TRACK_SEED = 9001
-_RECALIBRATE_EVERY = 40
+_RECALIBRATE_EVERY = 10
+"""Looks of the status thread, five a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,7 @@ class ControlProcess:
             )
         self._by_hand: Mode | None = None
         self._pulse = notify.Pulse()
-        self._head_fault = ""
+        self._head_fault, self._looks = "", 0
         self._stopping = False
         self._base = BaseWatch(brain.layout)
         self.moved = False
@@ -166,6 +169,7 @@ class ControlProcess:
             for recovered in recover_unfinished(layout.episodes_dir):
                 log.warning("closed after a crash: %s", recovered)
             (layout.run_dir / CONTROL_REPORT_NAME).unlink(missing_ok=True)
+            self._go_on_as(read_status(layout))
             self._body.open()
             events = EventLog(layout.events_dir)
             writer = StatusWriter(
@@ -219,9 +223,12 @@ class ControlProcess:
     def _housekeeping(self) -> None:
         """On the status thread: the loop itself looks at no file."""
         lift_other_threads(self._state.granted)
+        self._looks += 1
+        if self._looks % _RECALIBRATE_EVERY == 0:
+            self._take_head_calibration()
         if self._base.moved() and not self.moved:
             log.warning("another base drives now: the robot stops, and this process starts anew")
-            self.moved = self._stopping = True
+            self.moved = self._state.begins_anew = self._stopping = True
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._stopping = True
@@ -241,20 +248,30 @@ class ControlProcess:
             served_by=self._client.connects if self._client.connected else 0,
         )
         self._body.ticked(tick)
-        if tick.number % _RECALIBRATE_EVERY == 0:
-            self._take_head_calibration()
         self._loop.hold(self._body.unfit())
-        asked = self._body.asked()
+        asked, stood = self._body.asked(), self._loop.pilot.guard.emergency_stopped
         if asked == "stop":
             self._loop.emergency_stop()
         elif asked is not None and (refusal := self._change_mode(asked)):
             log.warning("mode %s: %s", asked, refusal)
-        self._obey()
+        self._obey(just_stopped=asked == "stop" and not stood)
         self._slack.begin()
 
-    def _obey(self) -> None:
+    def _obey(self, *, just_stopped: bool = False) -> None:
         if self._commands is not None:
-            self._commands.take()
+            self._commands.take(just_stopped=just_stopped)
+
+    def _go_on_as(self, before: Mapping[str, Any]) -> None:
+        """What a person wanted of a control process that was killed, or made way for another base, still holds: an
+        emergency stop, and that the robot does not drive by itself."""
+        if before.get("mode") == "stopped" and before.get("begins_anew") is not True:
+            return  # it was told to end
+        if before.get("emergency_stop") is True:
+            self._loop.emergency_stop()
+            log.warning("the emergency stop of before is still on")
+        if before.get("held") is True or before.get("mode") in ("teleop", "assisted"):
+            self._state.held = True
+            self._loop.set_mode("park")
 
     def _take_head_calibration(self) -> None:
         """What the trainer has told the safety head meanwhile; a file that makes no sense changes nothing."""

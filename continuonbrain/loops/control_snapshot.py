@@ -46,11 +46,13 @@ GAUGES = (
 @dataclass(slots=True)
 class ControlState:
     """What only the process knows; it writes here, the status reads. tick: the last one; granted: what its thread got;
-    held: a person has parked it; stopped: it has left its loop."""
+    held: a person has parked it; stopped: it has left its loop; begins_anew: another base drives, and what a person
+    wanted of this process they want of the next."""
 
     tick: LoopTick | None = None
     granted: Granted = field(default_factory=lambda: Granted("ordinary", None))
     held: bool = False
+    begins_anew: bool = False
     stopped: bool = False
 
 
@@ -91,6 +93,7 @@ class ControlSnapshot:
             "schema": 1,
             "pid": os.getpid(),
             "monotonic_s": round(time.monotonic(), 3),
+            "begins_anew": self._state.begins_anew,
             **self._driving(tick),
             "round": 0 if life is None else life.rounds,
             "missed_ticks": loop.missed_ticks,

@@ -113,5 +113,7 @@ class DonkeyBody:
             self._wanted = None
             self._stop.press("the gamepad's stop button")
         else:
-            mode: Mode = "autopilot" if self._mode == "teleop" else "teleop"
-            self._wanted = mode, bool(self._stop.why)
+            stopped = bool(self._stop.why)
+            # What ends an emergency stop never drives off by itself: by hand the car waits for a hand.
+            mode: Mode = "autopilot" if self._mode == "teleop" and not stopped else "teleop"
+            self._wanted = mode, stopped

@@ -91,6 +91,16 @@ def test_the_mode_button_goes_between_hand_and_autopilot(tmp_path: Path) -> None
         assert body.asked() is None
 
 
+def test_after_an_emergency_stop_the_mode_button_gives_it_to_the_hand(tmp_path: Path) -> None:
+    for mode in ("park", "autopilot", "teleop", "assisted"):
+        body = _body(tmp_path / mode)
+        body.ticked(_tick(mode))
+        body._pressed("stop")
+        assert body.asked() == "stop"
+        body._pressed("mode")
+        assert body.asked() == "teleop"
+
+
 def test_a_car_whose_chips_do_not_answer_does_not_open(tmp_path: Path) -> None:
     body = _body(tmp_path)
     with pytest.raises(BrainError, match="nobody: write of chip 0x40"):
