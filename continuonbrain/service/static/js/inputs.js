@@ -88,7 +88,12 @@ export function bindStick(node, hands, allowed) {
     node.setPointerCapture(event.pointerId);
     move(event);
   });
-  node.addEventListener("pointermove", (event) => { if (node.hasPointerCapture(event.pointerId)) move(event); });
+  node.addEventListener("pointermove", (event) => {
+    if (!node.hasPointerCapture(event.pointerId)) return;
+    // A finger that the page has let go of is lifted and put down anew.
+    if (hands.stick) move(event);
+    else show(0, 0);
+  });
   for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) node.addEventListener(name, release);
   return release;
 }
