@@ -19,6 +19,9 @@ from continuonbrain.loops.heartbeats import LIMITS, Limits
 TARGET = "continuonbrain.target"
 MADE_BY = "# Made by `continuonbrain install`; `continuonbrain uninstall` takes it away. Own settings: systemctl edit."
 
+POLICY_STARTS = 12
+"""Within ten minutes: those that came before, a switch, `probation_restarts` of the presets, and what follows."""
+
 _DEVICES = (
     "char-i2c",  # servo and motor driver (PCA9685), battery sensor (INA219)
     "char-gpiochip",  # emergency stop
@@ -81,6 +84,7 @@ class _Process:
     resources: str
     own: str
     after: str = ""
+    starts: int = 5
 
 
 _PROCESSES = (
@@ -120,6 +124,8 @@ DevicePolicy=closed
         "decides where to drive",
         "continuonbrain.loops.policy_process --root {root}",
         LIMITS["policy"],
+        # One that dies of what is on probation is started until that is taken back, and then once more.
+        starts=POLICY_STARTS,
         resources="""\
 CPUWeight=300
 IOWeight=200
@@ -214,7 +220,7 @@ RequiresMountsFor={root}
 ConditionPathExists={root}/config.json
 # What a restart does not mend waits for a person: journalctl -u {unit_name(process.name)}
 StartLimitIntervalSec=600
-StartLimitBurst=5
+StartLimitBurst={process.starts}
 {process.after}
 [Service]
 Type=notify

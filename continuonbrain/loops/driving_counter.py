@@ -135,6 +135,8 @@ class DrivingCounter:
         if left:
             counts.blame("off_road", now_s)
         if "nobody" in blamed:
+            if Reason.EMERGENCY_STOP in told and self._has_driven:
+                counts.blame("takeover", now_s)  # somebody had to stop it while it drove by itself
             self._has_driven = False
             return
         if not blamed & {"block", "stop"}:  # who stands still shows nothing of how they drive

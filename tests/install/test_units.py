@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from continuonbrain.config import load_preset
 from continuonbrain.install.settings import InstallSettings
 from continuonbrain.install.units import SERVICES, TARGET, unit_files
 from continuonbrain.loops.child_plan import left_stopped
@@ -73,6 +74,13 @@ def test_every_service_has_its_walls_and_limits(unit: str) -> None:
     assert sections["Install"]["WantedBy"] == [TARGET]
     assert sections["Unit"]["PartOf"] == [TARGET]
     assert "--tcp" not in keys["ExecStart"][0]
+
+
+def test_the_policy_may_start_often_enough_to_take_back_what_kills_it() -> None:
+    (most,) = parsed(unit_files(SETTINGS)["continuonbrain-policy.service"])["Unit"]["StartLimitBurst"]
+    before, switch, after = 1, 1, 1
+    for preset in ("sim-donkey", "pi5-donkey"):
+        assert int(most) > before + switch + load_preset(preset).promotion.probation_restarts + 1 + after
 
 
 @pytest.mark.parametrize("name", LIMITS)

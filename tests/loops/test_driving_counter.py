@@ -75,6 +75,16 @@ def test_a_robot_that_is_held_still_has_incidents_and_drives_no_ticks(reason: Re
     assert record.seconds == pytest.approx(22.0, abs=0.2)
 
 
+def test_an_emergency_stop_while_it_drives_is_a_takeover_once() -> None:
+    counter = DrivingCounter()
+    now = drive(counter, 2.0)
+    now = drive(counter, 5.0, start_s=now, reasons=(Reason.EMERGENCY_STOP,))
+    assert counter.records()[NEW].incidents == {"takeover": 1}
+    now = drive(counter, 1.0, start_s=now, mode="park")
+    drive(counter, 5.0, start_s=now, reasons=(Reason.EMERGENCY_STOP,))  # it stood already
+    assert counter.records()[NEW].incidents == {"takeover": 1}
+
+
 def test_where_somebody_left_it_is_blamed_once_until_it_has_driven() -> None:
     counter = DrivingCounter()
     now = drive(counter, 1.0, mode="teleop")
