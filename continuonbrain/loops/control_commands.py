@@ -27,6 +27,7 @@ from continuonbrain.loops.loop_tick import MODES, Mode
 from continuonbrain.loops.recording import PARTS
 from continuonbrain.loops.remote import RemoteControl
 from continuonbrain.loops.wire_stream import Message, Peer, WireServer
+from continuonbrain.storage.plain_text import is_plain
 
 _LONGEST_INSTRUCTION = 200
 _WHENEVER = ("stop", "let_go")
@@ -88,8 +89,16 @@ class ControlCommands:
         return False, f"unknown command {header!r}; known: {_KNOWN}"
 
     def _instruct(self, text: object) -> tuple[bool, str]:
-        if not isinstance(text, str) or not 0 < len(text.strip()) <= _LONGEST_INSTRUCTION:
-            return False, f"instruction = {text!r} is not a text of 1 to {_LONGEST_INSTRUCTION} characters"
+        if (
+            not isinstance(text, str)
+            or not 0 < len(text.strip()) <= _LONGEST_INSTRUCTION
+            or not is_plain(text)
+        ):
+            said = f"{text!r:.300}"
+            return (
+                False,
+                f"instruction = {said} is not a text of 1 to {_LONGEST_INSTRUCTION} characters in a line",
+            )
         self._loop.instruct(text)
         self._body.instruct(text)
         stopped = self._loop.pilot.guard.emergency_stopped

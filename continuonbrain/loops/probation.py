@@ -25,7 +25,7 @@ from continuonbrain.loops.base_probation import look_after_base
 from continuonbrain.loops.probation_rules import rules_from_config
 from continuonbrain.loops.promotion import TELLING_S, Promotion, changing, finish_the_last, tell_of
 from continuonbrain.loops.start_count import StartCount
-from continuonbrain.storage.adapters import AdapterStore
+from continuonbrain.storage.adapters import AdapterError, AdapterStore
 from continuonbrain.storage.boot import boot_id
 from continuonbrain.storage.driving_record import DrivingRecord, read_record
 from continuonbrain.storage.history import HistoryEntry
@@ -123,14 +123,21 @@ def take_back(brain: BrainRoot, reason: str, words: str, *, policy: bool = True)
     return _conclude(brain, state, Look("revert", reason, words), TELLING_S, policy)
 
 
-def confirm_by_hand(brain: BrainRoot) -> Promotion:
-    """A person says that it may stay. Raises `AdapterError` when nothing is on probation."""
+def confirm_by_hand(brain: BrainRoot, *, drives: str | None = None) -> Promotion:
+    """A person says that it may stay. drives: only if this adapter is the one. Raises `AdapterError` when nothing, or
+    another one, is on probation."""
+    store = AdapterStore(brain.layout)
+    sha256 = None if drives is None else store.get(drives).compute_sha256()
     told = _changed(
         brain,
-        lambda: AdapterStore(brain.layout).confirm(about={"by": "person", "reason": "by_hand"}),
+        lambda: store.confirm(sha256=sha256, about={"by": "person", "reason": "by_hand"}),
         TELLING_S,
     )
-    assert told is not None  # without a hash it is confirmed or refused
+    if told is None:  # with a hash it may be another one that is on probation by now
+        raise AdapterError(
+            f"adapter {drives} is not confirmed: it is not on probation",
+            remedy=f"see: continuonbrain adapters list --root {brain.layout.root}",
+        )
     return told
 
 

@@ -305,7 +305,7 @@ def create_app(
 
     add_session_routes(app, brain, sessions, pairing, wheel, hub)
     add_drive_routes(app, brain, wheel)
-    add_view_route(app, hub)
+    add_view_route(app, hub, wheel)
     shelf = Shelf(layout)
     add_teach_routes(app, brain, wheel, shelf)
     add_learn_routes(app, brain, gates, host, lambda: shelf.taught(shelf.newest_first()))

@@ -26,6 +26,7 @@ from continuonbrain.loops.training_log import LIVE_LOG_FILE
 from continuonbrain.robot.host import Host
 from continuonbrain.service.learn_models import (
     ChangedOut,
+    DrivesIn,
     GateOut,
     HistoryEntryOut,
     HistoryOut,
@@ -166,14 +167,14 @@ def add_learn_routes(
         return await asyncio.to_thread(read)
 
     @app.post("/v1/adapters/rollback", responses=errors(403, 409))
-    async def back() -> ChangedOut:
+    async def back(asked: DrivesIn | None = None) -> ChangedOut:
         """Let the adapter drive that drove before."""
-        return await _changed(lambda: roll_back(brain))
+        return await _changed(lambda: roll_back(brain, from_version=None if asked is None else asked.drives))
 
     @app.post("/v1/adapters/confirm", responses=errors(403, 409))
-    async def confirm() -> ChangedOut:
+    async def confirm(asked: DrivesIn | None = None) -> ChangedOut:
         """Confirm the adapter that is on probation, whatever it has driven so far."""
-        return await _changed(lambda: confirm_by_hand(brain))
+        return await _changed(lambda: confirm_by_hand(brain, drives=None if asked is None else asked.drives))
 
     @app.post("/v1/adapters/{name}/promote", responses=errors(403, 404, 409, 422))
     async def promote(name: str, asked: PromoteIn | None = None) -> ChangedOut:

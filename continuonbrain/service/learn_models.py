@@ -75,6 +75,13 @@ class PromoteIn(_Model):
     again: bool = False
 
 
+class DrivesIn(_Model):
+    """drives: the adapter that the person saw driving; where another one drives by now nothing is changed. Absent:
+    whichever drives."""
+
+    drives: str | None = None
+
+
 class PromotionOut(_Model):
     """Whether an adapter could be promoted as things stand. reason, remedy: why not, "" when it could; again: it could
     only because a person says so although it was taken back."""

@@ -154,13 +154,24 @@ def test_too_many_watchers_and_what_they_should_not_say(hostile: Any) -> None:
         socket.send('{"steer": 1}')
         assert ends(socket)
     until(lambda: person.http.get("/v1/session").json()["watchers"] == 0)
-    with ExitStack() as watching:
-        for _ in range(MOST_WATCHERS):
-            watching.enter_context(person.socket("/v1/view"))
-        until(lambda: person.http.get("/v1/session").json()["watchers"] == MOST_WATCHERS)
-        with person.socket("/v1/view") as one_more, pytest.raises(ConnectionClosed) as closed:
+
+    def refused(who: Person) -> str:
+        with who.socket("/v1/view") as one_more, pytest.raises(ConnectionClosed) as closed:
             one_more.recv(2)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1013
+        return closed.value.rcvd.reason
+
+    with ExitStack() as watching:
+        others = [Person(hostile.addresses[1]) for _ in range(3)]
+        for number in range(MOST_WATCHERS):
+            watching.enter_context(others[number // 3].socket("/v1/view"))
+        until(lambda: person.http.get("/v1/session").json()["watchers"] == MOST_WATCHERS)
+        assert "this session watches 3 times" in refused(others[0])
+        assert "8 watch already" in refused(person)
+        assert person.post("/v1/driver", want=True).json() == {"driver": "me"}
+        with person.socket("/v1/view") as mine:  # who drives sees where
+            assert json.loads(mine.recv(2))["type"] == "tick"
+        person.post("/v1/driver", want=False)
     with pytest.raises(InvalidStatus), person.socket("/v1/view?fps=1000"):
         pass

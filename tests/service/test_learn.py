@@ -171,6 +171,22 @@ def test_promote_confirm_and_roll_back_and_the_history_of_it(
     assert client.get("/v1/history").json()["problem"]
 
 
+def test_two_who_roll_back_what_they_saw_do_not_bring_it_back(
+    brain: BrainRoot, client: TestClient, helpers: Any
+) -> None:
+    first = helpers.stage(brain, seed=1)
+    assert client.post(f"/v1/adapters/{first.version_id}/promote").status_code == 200
+    mine = {"drives": first.version_id}
+    assert client.post("/v1/adapters/confirm", json={"drives": "000099-deadbeef"}).status_code == 409
+    assert client.post("/v1/adapters/confirm", json=mine).status_code == 200
+    assert client.post("/v1/adapters/confirm", json=mine).status_code == 409
+    assert client.post("/v1/adapters/rollback", json=mine).json()["id"] == ""
+    told = client.post("/v1/adapters/rollback", json=mine)
+    assert told.status_code == 409
+    assert "the base model drives now" in told.json()["detail"]
+    assert AdapterStore(brain.layout).current_id() is None
+
+
 def test_what_was_taken_back_may_drive_again_where_the_rules_allow_it(
     brain: BrainRoot, client: TestClient, helpers: Any
 ) -> None:

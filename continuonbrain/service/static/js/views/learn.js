@@ -224,9 +224,9 @@ function paintDriving(host, status, adapters, robot, again) {
   const back = el("button", { type: "button", class: "danger", id: "rollback", disabled: !current }, "Roll back");
   back.addEventListener("click", async () => {
     const to = previous ? previous.id : "the base alone";
-    if (await confirmed("Roll back?", `The robot drives with ${to} from the next decision on.`, "Roll back", { danger: true }) && await robot.act(() => post("/v1/adapters/rollback"))) again();
+    if (await confirmed("Roll back?", `The robot drives with ${to} from the next decision on.`, "Roll back", { danger: true }) && await robot.act(() => post("/v1/adapters/rollback", { drives: current.id }))) again();
   });
-  const confirm = el("button", { type: "button", onclick: async () => { if (await robot.act(() => post("/v1/adapters/confirm"))) again(); } }, "Confirm now");
+  const confirm = el("button", { type: "button", onclick: async () => { if (await robot.act(() => post("/v1/adapters/confirm", { drives: current.id }))) again(); } }, "Confirm now");
   const incidents = Object.entries(p.incidents ?? {}).map(([name, n]) => `${n} × ${name.replaceAll("_", " ")}`).join(", ");
   host.replaceChildren(
     status.problem ? notice(status.problem, "Look at System, or roll back.", "bad") : "",
