@@ -293,3 +293,9 @@ def test_what_the_owner_wants_is_done_though_nothing_is_new(brain: BrainRoot) ->
     assert rounds[:2] == [False, True]
     assert time.monotonic() - began < 20
     assert os.path.exists(brain.layout.status_path)
+
+
+def test_status_says_which_base_drives(brain: BrainRoot, client: TestClient) -> None:
+    assert client.get("/v1/status").json()["base"] == {"slot": "", "previous": None, "state": "confirmed"}
+    brain.layout.base_slot_path.write_text("{ torn")
+    assert client.get("/v1/status").json()["base"] == {}
