@@ -24,7 +24,7 @@ from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.at_work import Status
 from continuonbrain.loops.mid import MidLoop
-from continuonbrain.loops.owner import is_wanted, take_wanted
+from continuonbrain.loops.owner import is_wanted, take_wanted, want_training
 from continuonbrain.model.base_identity import tiny_base_folder
 from continuonbrain.service.app import create_app
 from continuonbrain.service.learning_told import seconds_left, status_of
@@ -71,6 +71,10 @@ def test_a_pause_holds_over_a_start_and_closes_the_trainers_gate(
     assert not state.open
     assert client.post("/v1/training", json={"action": "start"}).json()["detail"] == "learning is paused"
     assert not client.post("/v1/training", json={"action": "resume"}).json()["paused"]
+    want_training(brain.layout)
+    assert client.post("/v1/training", json={"action": "pause"}).status_code == 200
+    assert not is_wanted(brain.layout)  # it does not begin by itself when it is resumed
+    assert client.post("/v1/training", json={"action": "resume"}).status_code == 200
     assert client.post("/v1/training", json={"action": "resume"}).status_code == 200  # as often as one likes
     assert client.post("/v1/training", json={"action": "burn"}).status_code == 422
 
@@ -251,7 +255,6 @@ def test_a_wish_outlives_a_training_that_was_put_down_and_none_that_ended(
     brain: BrainRoot, monkeypatch: pytest.MonkeyPatch, ends: BaseException | None, stands: bool
 ) -> None:
     from continuonbrain.loops.mid import Outcome
-    from continuonbrain.loops.owner import want_training
 
     asked: list[bool] = []
 
@@ -272,7 +275,6 @@ def test_a_wish_outlives_a_training_that_was_put_down_and_none_that_ended(
 
 def test_what_the_owner_wants_is_done_though_nothing_is_new(brain: BrainRoot) -> None:
     from continuonbrain.loops.mid import watch
-    from continuonbrain.loops.owner import want_training
 
     rounds: list[bool] = []
 

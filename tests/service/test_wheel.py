@@ -209,6 +209,16 @@ def test_many_new_sessions_push_out_none_that_is_in_use() -> None:
     assert len(sessions._by_key) <= 64
 
 
+def test_a_week_without_a_request_ends_a_session() -> None:
+    now = 1e9
+    sessions = Sessions(clock=lambda: now)
+    token, mine = sessions.begin()
+    now += 6.9 * 24 * 3600
+    assert sessions.of(token) == mine
+    now += 7.1 * 24 * 3600
+    assert sessions.of(token) is None
+
+
 def test_sessions_outlive_the_service_and_the_file_opens_nothing(tmp_path: Path) -> None:
     path, now = tmp_path / "run" / "sessions.json", 1e9
     first = Sessions(read_sessions(path), on_change=partial(write_sessions, path), clock=lambda: now)
