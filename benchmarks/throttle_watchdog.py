@@ -43,7 +43,7 @@ from continuonbrain.robot.donkey.car import SILENCES, DonkeyCar
 from continuonbrain.robot.donkey.drive_train import DriveTrain
 from continuonbrain.robot.donkey.emergency_stop import EmergencyStop
 from continuonbrain.robot.donkey.i2c import open_bus
-from continuonbrain.robot.donkey.watchdog_process import Watched, WatchdogProcess
+from continuonbrain.robot.donkey.watchdog_process import WatchdogProcess, Watched
 from continuonbrain.robot.protocol import RobotFault
 
 ROOT = Path(__file__).parents[1]

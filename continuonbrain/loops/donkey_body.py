@@ -18,7 +18,7 @@ from continuonbrain.robot.donkey.i2c import RetryingBus, open_bus
 from continuonbrain.robot.donkey.ina219 import Ina219
 from continuonbrain.robot.donkey.low_battery import LowBattery
 from continuonbrain.robot.donkey.machine import DonkeyMachine
-from continuonbrain.robot.donkey.watchdog_process import Watched, WatchdogProcess
+from continuonbrain.robot.donkey.watchdog_process import WatchdogProcess, Watched
 
 
 class DonkeyBody:

@@ -1,5 +1,5 @@
-"""The watchdog of a car's throttle as a process of its own: it stops the car when the control process stands as a whole,
-or is gone. The PWM chip alone would go on with the last pulse for ever.
+"""The watchdog of a car's throttle as a process of its own: it stops the car when the control process stands as a
+whole, or is gone. The PWM chip alone would go on with the last pulse for ever.
 
     python throttle_watchdog.py PARENT BUS ADDRESS REGISTER REST LIMIT_S [NOT_CPU]
 

@@ -116,10 +116,12 @@ class WatchdogProcess:
     def wait(self, patience_s: float = _START_S) -> None:
         """Until it is ready. Raises `RobotFault` when it dies before, or takes longer."""
         until = self._clock() + patience_s
-        while self._ready_s is None:
+        while True:
             with self._lock:
                 self._listen()
-                if self._ready_s is None and (self._process is None or self._clock() >= until):
+                if self.pid is not None:
+                    return
+                if self._process is None or self._clock() >= until:
                     raise self._fault()
             time.sleep(0.005)
 
