@@ -53,7 +53,7 @@ from bus_models import Pca9685Model  # noqa: E402
 CONFIG = DonkeyConfig.model_validate({"calibrated": True, "throttle": {"arming_s": 0.05}})
 LIMIT_S = SILENCES * CONFIG.watchdog_s
 _PATIENCE_S = 30.0
-_HELD_S = 1.5
+_HELD_S = 2.5
 _BEATS = 2000
 
 

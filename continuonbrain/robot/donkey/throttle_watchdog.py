@@ -50,8 +50,8 @@ _PARENT_S = 1.0
 _ALL_LED_OFF_H, _FULL_OFF = 0xFD, 0x10
 """As in `pca9685.py`, which needs numpy by what it imports."""
 _NICE = -10
-_LOCK_TOUCHED_PAGES = 1 | 2 | 4
-"""mlockall: MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT, linux/mman.h."""
+_LOCK_TOUCHED_PAGES = 1 | 4
+"""mlockall: MCL_CURRENT | MCL_ONFAULT, linux/mman.h."""
 
 
 class RawBus(Protocol):
@@ -177,7 +177,7 @@ def _stand_apart(not_cpu: int | None) -> None:
 
 
 def _stay_in_memory() -> None:
-    """What stands still because of a disk must not be the watchdog, too."""
+    """What stands still because of a disk must not be the watchdog, too. Needs LimitMEMLOCK= of control's unit."""
     with suppress(ImportError, OSError, AttributeError):
         import ctypes
 

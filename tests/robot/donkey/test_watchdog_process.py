@@ -96,8 +96,8 @@ def test_the_pulse_that_a_waking_process_sends_once_more_is_taken_back(car: Driv
 def test_a_call_that_keeps_the_interpreter_does_not_keep_the_pulse(car: DrivingProcess) -> None:
     car.ask("hold")
     began_s = float(car.answer())
-    # The call takes 1.5 s; no thread of the process could do it sooner.
-    assert stopped_after(car, began_s) < 1.4
+    # The call takes 2.5 s; no thread of the process could do it sooner.
+    assert stopped_after(car, began_s) < 2.4
     car.drive()
 
 
@@ -115,10 +115,18 @@ def test_a_bus_that_fails_at_that_moment_is_tried_until_it_works(car: DrivingPro
 def test_while_commands_come_it_keeps_off_the_bus(car: DrivingProcess) -> None:
     seen: list[bytes] = []
     car.bus.trouble = lambda packet: seen.append(packet) or 0  # type: ignore[func-returns-value]
-    time.sleep(0.5)
+    for _ in range(10):
+        before, _ = told(car)
+        seen.clear()
+        time.sleep(0.5)
+        during = list(seen)
+        if told(car)[0] == before:  # the machine let it drive without a gap
+            break
+    else:
+        pytest.fail("this machine is too busy to drive for half a second")
     # The read of its look: four registers of the throttle alone.
-    assert seen
-    assert not [packet for packet in seen if packet == b"r" + bytes((0x40, 0x06, 4))]
+    assert during
+    assert not [packet for packet in during if packet == b"r" + bytes((0x40, 0x06, 4))]
 
 
 def test_it_has_nothing_of_its_parents_but_the_two_pipes_and_stderr(car: DrivingProcess) -> None:
