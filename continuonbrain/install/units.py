@@ -83,6 +83,7 @@ class _Process:
     resources: str
     own: str
     after: str = ""
+    kill_mode: str = "mixed"
 
 
 _PROCESSES = (
@@ -116,6 +117,9 @@ PrivateDevices=no
 DevicePolicy=closed
 {devices}
 """,
+        # "mixed" sends SIGKILL to all that is left as soon as control is gone. The car's watchdog process, which then
+        # switches the throttle off and ends, takes no other signal.
+        kill_mode="control-group",
         # DeviceAllow= looks names up when the process is started: drivers that come later stay closed to it.
         after=f"Wants={_DRIVERS}\nAfter={_DRIVERS}\n",
     ),
@@ -238,7 +242,7 @@ RestartSec=2
 WatchdogSec={process.limits.silent_s:g}
 TimeoutStartSec={process.limits.start_s:g}
 TimeoutStopSec={process.limits.stop_s:g}
-KillMode=mixed
+KillMode={process.kill_mode}
 LimitCORE=0
 
 {process.resources}

@@ -140,11 +140,11 @@ def watch(throttle: Throttle, silence: Silence, parent: int) -> None:
             else:
                 silence.looked(time.monotonic(), well=True)
                 _say(STOPPED if acted else HEARD)
-    _leave_off(throttle, held_s=LAST_PULSES_S if silence.commanded else 0.0)
+    leave_off(throttle, held_s=LAST_PULSES_S if silence.commanded else 0.0)
 
 
-def _leave_off(throttle: Throttle, held_s: float) -> None:
-    """stopped_us for a while, then off."""
+def leave_off(throttle: Throttle, held_s: float) -> None:
+    """stopped_us for held_s, then off; tried for `_LAST_TRIES_S`."""
     until = time.monotonic() + _LAST_TRIES_S
     while time.monotonic() < until:
         with suppress(OSError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 
 import pytest
 from bus_models import ModelBus, Pca9685Model
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from continuonbrain.robot.donkey.pca9685 import prescale_for
-from continuonbrain.robot.donkey.throttle_watchdog import AGAIN_S, Silence, Throttle
+from continuonbrain.robot.donkey.throttle_watchdog import AGAIN_S, Silence, Throttle, leave_off
 from continuonbrain.robot.protocol import RobotFault
 
 
@@ -132,6 +133,25 @@ def test_between_any_two_transactions_of_control_it_does_no_harm(
             rig.drive(0.0, 1.0, ticks=1)
             break
     assert rig.throttle_us == pytest.approx(rig.config.throttle.forward_us, abs=5)
+
+
+def test_when_control_is_gone_it_is_off_even_if_the_bus_fails_for_a_while() -> None:
+    rig = driving()
+    raw = ModelBus(at_40=rig.chip)
+    raw.trouble = lambda number: _fail() if number < 8 else None
+    leave_off(throttle_of(rig, raw), held_s=0.01)
+    assert rig.throttle_us is None
+    assert rig.chip.seen[THROTTLE][-2] == pytest.approx(1500, abs=5)
+
+
+def test_a_bus_that_fails_for_ever_does_not_keep_it() -> None:
+    rig = driving()
+    raw = ModelBus(at_40=rig.chip)
+    raw.trouble = lambda number: _fail()
+    began_s = time.monotonic()
+    leave_off(throttle_of(rig, raw), held_s=0.1)
+    assert raw.count > 10
+    assert time.monotonic() - began_s < 3
 
 
 def test_where_it_had_to_switch_off_the_esc_is_armed_anew() -> None:
