@@ -1,4 +1,4 @@
-"""Stands in for smbus2 in the processes that `benchmarks.throttle_watchdog` starts: the bus is a model in that one.
+"""Stands in for smbus2 in the processes that `benchmarks.driven_car` starts: the bus is a model in that one.
 
 A transaction is one packet each way: operation, address, register, length, data; then an error number, and data.
 """

@@ -84,7 +84,7 @@ def _fail() -> None:
     raise OSError(121, "Remote I/O error")
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     mode1=st.integers(0, 0x7F),
     registers=st.binary(min_size=64, max_size=64),
@@ -101,7 +101,7 @@ def test_whatever_the_chip_holds_it_rests_afterwards(mode1: int, registers: byte
     assert rig.at_rest()
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     wakes=st.lists(st.booleans(), max_size=60),
     commands=st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=1, max_size=6),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.throttle_watchdog import LIMIT_S, DrivingProcess, ModelBus, is_alive
+from benchmarks.driven_car import LIMIT_S, DrivingProcess, ModelBus, is_alive
 from continuonbrain.robot.donkey.watchdog_process import WatchdogProcess, Watched
 from continuonbrain.robot.protocol import RobotFault
 
