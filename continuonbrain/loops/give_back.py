@@ -1,6 +1,7 @@
-"""What a round of learning has freed goes back to the system: a sidecar waits for hours, and the robot drives meanwhile.
+"""What a round of learning has freed goes back to the system: a sidecar waits for hours, and the robot drives then.
 
-glibc keeps freed pages of its arenas for what comes next (mallopt(3), M_TRIM_THRESHOLD); malloc_trim(3) gives them back.
+glibc keeps freed pages of its arenas for what comes next (mallopt(3), M_TRIM_THRESHOLD); malloc_trim(3) gives them
+back.
 """
 
 from __future__ import annotations
