@@ -261,6 +261,19 @@ def test_too_many_starts_of_the_policy_process_take_it_back(robot: Robot) -> Non
     assert open_to_serve(open_brain(robot.root, slot=""), boot=BOOT).layout.base_slot == ""
 
 
+def test_a_base_that_ends_the_policy_process_again_and_again_is_not_confirmed_between_two_ends(
+    robot: Robot,
+) -> None:
+    robot.switched()
+    most = robot.brain.config.promotion.probation_restarts
+    for start in range(1 + most):
+        assert open_to_serve(open_brain(robot.root, slot=""), boot=BOOT).layout.base_slot == robot.slot
+        robot.drove(400 * (start + 1) - 1)  # not quite its terms, each time
+        assert look_after_base(robot.brain, boot=BOOT) is None
+    assert open_to_serve(open_brain(robot.root, slot=""), boot=BOOT).layout.base_slot == ""
+    assert BaseSlots(robot.brain.layout).state().events[-1]["reason"] == "restarts"
+
+
 def test_a_base_that_cannot_be_loaded_or_is_another_is_taken_back_at_once(robot: Robot) -> None:
     class Engine:
         def __init__(self, sha256: str) -> None:
@@ -349,6 +362,7 @@ def test_starts_under_an_earlier_switch_are_not_held_against_the_next(robot: Rob
     for _ in range(1 + most):
         open_to_serve(open_brain(robot.root, slot=""), boot=BOOT)
     assert base_progress(robot.brain)["restarts"] == most
+    assert base_progress(robot.brain)["of_ticks"] == 400 * (1 + most)
     roll_back_base(robot.brain)
     robot.passes()
     switch_base(robot.brain, robot.slot, again=True, boot=BOOT)
