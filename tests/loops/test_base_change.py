@@ -289,9 +289,12 @@ def test_a_base_that_cannot_be_loaded_or_is_another_is_taken_back_at_once(robot:
     assert take_base_back(robot.brain, "unusable", "") is None
 
 
-def test_a_servo_that_cannot_be_read_takes_the_base_on_probation_back_at_the_start(robot: Robot) -> None:
+@pytest.mark.parametrize("name", ["calibration.json", "adapters/history.jsonl"])
+def test_a_servo_or_a_store_that_cannot_be_read_takes_the_base_on_probation_back_at_the_start(
+    robot: Robot, name: str
+) -> None:
     robot.switched()
-    (robot.entry.path / "calibration.json").write_bytes(b"{ torn")
+    (robot.entry.path / name).write_bytes(b"{ torn\n")
 
     class Engine:
         adapter_sha256 = ""
