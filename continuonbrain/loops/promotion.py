@@ -121,10 +121,10 @@ def roll_back(brain: BrainRoot, *, from_version: str | None = None) -> Promotion
     """
     with changing(brain, timeout_s=TELLING_S):
         finish_the_last(brain)
-        current = AdapterStore(brain.layout).current()
-        _base_is_settled(brain, "" if current is None else current.version_id)
+        store = AdapterStore(brain.layout)
+        _base_is_settled(brain, store.current_id() or "")  # what is gone is rolled back, too
         _apart(brain.layout.manifest_path)
-        now = AdapterStore(brain.layout).rollback(from_version=from_version, about={"by": "person"})
+        now = store.rollback(from_version=from_version, about={"by": "person"})
         return announce(brain, "rollback", now.version_id if now else "", now.compute_sha256() if now else "")
 
 

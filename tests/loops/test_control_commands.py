@@ -21,8 +21,9 @@ class Told:
     def __init__(self, phase: str) -> None:
         self.loop = rig().loop
         self.client = SimpleNamespace(connected=True, connects=1, problem="", refusal=None)
+        self.pressed = ""
         body: Any = SimpleNamespace(
-            tell=dict, instruct=lambda _text: None, release=lambda: "", asked=lambda: None
+            tell=dict, instruct=lambda _text: None, release=lambda: self.pressed, asked=lambda: None
         )
         life: Any = SimpleNamespace(phase=phase, lesson=(3, 9), fault="", rounds=0)
         client: Any = self.client
@@ -82,3 +83,30 @@ def test_every_mode_ends_an_emergency_stop_and_an_instruction_does_not() -> None
         assert told.loop.pilot.guard.emergency_stopped
         told.say(type="mode", mode=mode)
         assert not told.loop.pilot.guard.emergency_stopped
+
+
+def test_release_ends_an_emergency_stop_only_where_the_body_lets_go() -> None:
+    told = Told("drive")
+    told.say(type="stop")
+    told.pressed = "emergency stop: the switch"
+    assert told.say(type="release") == (False, told.pressed)
+    assert told.loop.pilot.guard.emergency_stopped
+    told.pressed = ""
+    assert told.say(type="release") == (True, "")
+    assert not told.loop.pilot.guard.emergency_stopped
+    assert told.loop.mode == "park"
+
+
+def test_record_is_about_lessons_where_it_does_not_say_what() -> None:
+    told = Told("drive")
+    switches = told.loop.recording
+    before = switches.drives
+    for on in (True, False):
+        assert told.say(type="record", on=on) == (True, "")
+        assert (switches.lessons, switches.drives) == (on, before)
+    assert told.say(type="record", on=not before, what="drives") == (True, "")
+    assert (switches.lessons, switches.drives) == (False, not before)
+    ok, why = told.say(type="record", on=True, what="everything")
+    assert not ok
+    assert "what = 'everything'" in why
+    assert not switches.lessons
