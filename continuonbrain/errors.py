@@ -8,8 +8,12 @@ where they are raised.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pwd
+import shlex
+import sys
+import sysconfig
 from pathlib import Path
 
 
@@ -109,8 +113,25 @@ _EXTRA_OF_MODULE = {
 
 
 def installing(extra: str) -> str:
-    """What a person does to get an optional part."""
-    return f"in the folder of continuonbrain's source: pip install -c constraints.txt -e '.[{extra}]'"
+    """What a person does to get an optional part into the environment that runs this: the same way as it was installed,
+    as services of another account see no folder of source."""
+    may_write = os.access(sysconfig.get_path("purelib"), os.W_OK)
+    pip = ("" if may_write else "sudo ") + shlex.quote(sys.executable) + " -m pip"
+    editable = "-e " if _is_editable() else ""
+    return (
+        f"in the folder of continuonbrain's source: {pip} install -c constraints.txt {editable}'.[{extra}]'"
+    )
+
+
+def _is_editable() -> bool:
+    """As the installer noted it (PEP 610, direct_url.json)."""
+    from importlib import metadata  # slow to load, and needed for this alone
+
+    try:
+        noted = metadata.distribution("continuonbrain").read_text("direct_url.json")
+        return bool(json.loads(noted or "{}").get("dir_info", {}).get("editable"))
+    except (metadata.PackageNotFoundError, OSError, ValueError, AttributeError):
+        return False
 
 
 def told_from_import(error: ModuleNotFoundError) -> BrainError | None:

@@ -31,7 +31,10 @@ def list_backups(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -
     found = [(path, check_backup(path)) for path in backups(folder)]
     if as_json:
         typer.echo(
-            json.dumps([{"path": str(p), "whole": not wrong, "problems": wrong} for p, wrong in found])
+            json.dumps(
+                {"backups": [{"path": str(p), "whole": not wrong, "problems": wrong} for p, wrong in found]},
+                indent=2,
+            )
         )
     elif not found:
         typer.echo(f"no backup in {folder} yet; next: continuonbrain consolidate --root {brain.layout.root}")

@@ -14,7 +14,8 @@ from continuonbrain.cli.root_option import DEFAULT_ROOT, RootOption
 from continuonbrain.config import BrainConfig, PwmConfig, edited_config
 from continuonbrain.errors import BrainError
 from continuonbrain.robot.donkey.calibration import Calibration, CalibrationLeft
-from continuonbrain.robot.donkey.i2c import RetryingBus, open_bus
+from continuonbrain.robot.donkey.i2c import RetryingBus, asked_chip, open_bus
+from continuonbrain.robot.donkey.ina219 import CONFIGURATION as GAUGE_REGISTER
 from continuonbrain.robot.donkey.pca9685 import Pca9685
 from continuonbrain.storage.durable import write_json_durably
 from continuonbrain.storage.layout import BrainLayout
@@ -46,9 +47,31 @@ def calibrate(
             ask=_ask,
             say=lambda text: console.print(text, markup=False),
         ).walk()
+        if config.power == "battery" and config.battery == "gauge":
+            found |= _gauge(bus, config, console)
         # Read again: a person may have edited it meanwhile. It is checked whole before the file is touched.
         write_json_durably(layout.config_path, edited_config(layout.config_path, found))
     console.print(f"calibrated: {layout.config_path}", markup=False)
+
+
+def _gauge(bus: RetryingBus, config: BrainConfig, console: Console) -> dict[str, object]:
+    """What is to be set where no gauge answers: a car without one would stop after seconds, as if its battery were
+    empty."""
+    address = config.donkey.gauge.address
+    if told := asked_chip(bus, address, GAUGE_REGISTER, 2):
+        console.print(f"No battery gauge (INA219) answers at {address:#04x}: {told}", markup=False)
+    else:
+        console.print(f"battery gauge: answers at {address:#04x}")
+        return {}
+    try:
+        answer = _ask('Has this car one? (no: sets "battery" to "none"; Enter: leaves it as it is) ')
+    except CalibrationLeft:  # nobody is there any more: what was found is kept all the same
+        answer = ""
+    if answer.strip().lower() in ("no", "n"):
+        console.print("Nothing tells when the battery is empty: look at it yourself.")
+        return {"battery": "none"}
+    console.print("Until it answers, the car stops some seconds after each start.")
+    return {}
 
 
 def _switch_off(root: Path, console: Console) -> None:

@@ -62,7 +62,8 @@ def doctor(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None
     from continuonbrain.cli.doctor_slow import check_slow
 
     checks += [*check_slow(root), *check_car(root)] if config_check.ok else []
-    checks += pi_checks(root)
+    asked = {check.name for check in checks}  # the bus of a car is the one that its config names
+    checks += [check for check in pi_checks(root) if check.name not in asked]
     given = None if root == DEFAULT_ROOT else root
     checks = [replace(check, remedy=on_this_root(check.remedy, given)) for check in checks]
     healthy = all(check.ok for check in checks if check.needed)

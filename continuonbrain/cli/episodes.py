@@ -27,6 +27,7 @@ from continuonbrain.rlds.marking import driver_of, instruction_of, is_bad
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.rlds.summary import EpisodeSummary, summarise
 from continuonbrain.rlds.tub import import_tub as import_tub_folder
+from continuonbrain.rlds.tub_records import TubReport
 from continuonbrain.storage.plain_text import printable
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="What the robot remembers.")
@@ -53,10 +54,16 @@ def import_tub(
     as_json: JsonOption = False,
 ) -> None:
     """Import the recordings of a donkeycar."""
-    episodes_dir = open_brain(root).layout.episodes_dir
+    brain = open_brain(root)
+    episodes_dir, bounds = brain.layout.episodes_dir, brain.config.guards.throttle_bounds
     with disk_errors(episodes_dir), progress_bar("importing records", hidden=as_json) as progress:
         report = import_tub_folder(
-            path, episodes_dir, instruction=instruction, max_steps_per_episode=max_steps, progress=progress
+            path,
+            episodes_dir,
+            instruction=instruction,
+            max_steps_per_episode=max_steps,
+            progress=progress,
+            throttle_bounds=bounds,
         )
     if as_json:
         print_json(report.to_json())
@@ -90,8 +97,22 @@ def import_tub(
         console.print(f"  {episode}", soft_wrap=True, markup=False)
     if len(report.episodes) > _SHOWN:
         console.print(f"  and {len(report.episodes) - _SHOWN} more")
-    parked = "" if open_brain(root).config.robot.kind == "sim-donkey" else " --simulate-host"
+    if report.beyond_bounds:
+        console.print(_too_fast(report, bounds, brain.layout.config_path), soft_wrap=True, markup=False)
+    parked = "" if brain.config.robot.kind == "sim-donkey" else " --simulate-host"
     console.print(f"next: continuonbrain train --root {root}{parked}", soft_wrap=True)
+
+
+def _too_fast(report: TubReport, bounds: tuple[float, float], config_path: Path) -> str:
+    low, high = bounds
+    share = report.beyond_bounds / report.with_image
+    text = f"  driven outside of guards.throttle_bounds {low:g} .. {high:g}: {share:.0%} of the records"
+    if report.fastest > high:
+        text += f", up to {report.fastest:.2f}"
+    return (
+        f"{text}. The guard will drive what is learned from them at its bound: where this robot may drive so fast, "
+        f"raise the bounds in {config_path} before training; else nothing is to be done"
+    )
 
 
 @app.command("list")
@@ -105,7 +126,10 @@ def list_command(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -
     if not rows:
         console.print(f"no episodes yet: record some (continuonbrain run --root {root}) or import a tub")
         return
-    table = Table("episode", "steps", "seconds", "driver", "label", "where", "state")
+    table = Table()
+    table.add_column("episode", no_wrap=True, min_width=max(len(row["id"]) for row in rows))
+    for heading in ("steps", "seconds", "driver", "label", "where", "state"):
+        table.add_column(heading, overflow="fold")
     for row in rows:
         seconds = "" if row["duration_s"] is None else f"{row['duration_s']:.1f}"
         state = f"{row['state']}, marked as bad" if row["bad"] else row["state"]

@@ -68,6 +68,12 @@ def init(
             f"import-tub TUB --root {layout.root} (recordings)",
             soft_wrap=True,
         )
+        if opened.config.power == "battery" and opened.config.battery == "gauge":
+            gauge = opened.config.donkey.gauge
+            console.print(
+                f"it expects a battery gauge (INA219 at {gauge.address:#04x}), and stops without one; a car that has "
+                'none: "battery": "none" in config.json, for which calibrate asks'
+            )
 
 
 def shipped_base_model() -> Path | None:

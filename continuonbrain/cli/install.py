@@ -17,7 +17,15 @@ from continuonbrain.cli.dashboard import Dashboard
 from continuonbrain.cli.doctor_pi import is_pi
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.configs import PRESET_NAMES, preset_bytes
-from continuonbrain.install.plan import Installed, install_plan, pending, told_account, uninstall_plan
+from continuonbrain.install.command import COMMAND
+from continuonbrain.install.plan import (
+    Installed,
+    command_is_ours,
+    install_plan,
+    pending,
+    told_account,
+    uninstall_plan,
+)
 from continuonbrain.install.settings import DASHBOARD_PORT, InstallError, InstallSettings
 from continuonbrain.install.shell import Commands, SystemCommands, carry_out
 from continuonbrain.install.steps import File, Machine, Step
@@ -29,9 +37,7 @@ DryRunOption = Annotated[
 ]
 IntoOption = Annotated[
     Path,
-    typer.Option(
-        "--into", help="The folder that is the computer's /, when an image of a disk is made.", hidden=True
-    ),
+    typer.Option("--into", help="The folder that is the computer's /, when an image of a disk is made."),
 ]
 
 
@@ -86,13 +92,27 @@ def install(
         listen,
         port,
     )
+    if not dry_run:
+        settings.require_visible()
     run_steps(install_plan(settings, machine), machine, SystemCommands(), dry_run=dry_run, as_json=as_json)
-    if as_json or dry_run:
-        return
+    if not as_json:
+        _say_next(settings, machine, layout)
+    if dry_run:  # the plan is worth reading also where it would not be carried out
+        settings.require_visible()
+
+
+def _say_next(settings: InstallSettings, machine: Machine, layout: BrainLayout) -> None:
     as_user = f"sudo -u {settings.user} {settings.python} -m continuonbrain"
-    if machine.lstat(layout.config_path) is None:
-        robot = "pi5-donkey" if is_pi(machine.top) else "sim-donkey"
+    if not command_is_ours(machine):
+        typer.echo(f"{COMMAND} is not of this installation and stays; the command is {as_user}")
+    if settings.preset is None and machine.lstat(layout.config_path) is None:
+        if machine.top != Path("/"):
+            robot = "PRESET"  # an image's device tree is that of no computer
+        else:
+            robot = "pi5-donkey" if is_pi() else "sim-donkey"
         typer.echo(f"next, or nothing starts: {as_user} init --root {layout.root} --preset {robot}")
+        if robot == "PRESET":
+            typer.echo(f"PRESET is one of {', '.join(PRESET_NAMES)}")
     typer.echo(f"start: sudo systemctl start {TARGET}      look: systemctl status 'continuonbrain*'")
     typer.echo(_dashboard(settings, layout))
 
@@ -101,6 +121,8 @@ def _dashboard(settings: InstallSettings, layout: BrainLayout) -> str:
     if settings.listen is None:
         return "dashboard: none; to have one, install again with --listen 0.0.0.0 (or 127.0.0.1)"
     port, alone = settings.port, settings.is_own_address
+    opens = "this computer alone" if alone else "private networks, behind a pairing code"
+    typer.echo(f"port {port} of {settings.listen} is opened to {opens}")
     shown = Dashboard(layout, port, None if alone else settings.listen)
     if alone:
         return (

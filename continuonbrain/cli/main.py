@@ -47,7 +47,7 @@ COMMANDS: tuple[LazyCommand, ...] = (
     LazyCommand(
         "mode",
         "continuonbrain.cli.mode:mode",
-        "Who drives the running robot: autopilot, teleop, park; or stop it.",
+        "Who drives the running robot: autopilot, teleop, assisted, park; or stop it.",
     ),
     LazyCommand(
         "pair",

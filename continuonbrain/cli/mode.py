@@ -30,7 +30,8 @@ def mode(
         ),
     ] = None,
 ) -> None:
-    """Give the running robot a mode: autopilot, teleop (a person drives) or park; stop is an emergency stop."""
+    """Give the running robot a mode: autopilot, teleop (a person drives), assisted (the autopilot drives, a person
+    corrects) or park; stop is an emergency stop."""
     if wanted not in _WAYS:
         raise BrainError(f"there is no mode {wanted!r}", remedy=f"one of: {', '.join(_WAYS)}")
     # A stop needs no settings that can be read, and nothing here a base that is there.

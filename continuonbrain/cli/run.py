@@ -163,7 +163,7 @@ def _brain(root: Any, preset: str) -> BrainRoot:
     if brain.config.robot.kind != "sim-donkey":
         raise BrainError(
             f"{brain.layout.config_path}: robot.kind = {brain.config.robot.kind!r}: `run` is a simulated robot's life",
-            remedy="a car is driven by its services: continuonbrain calibrate, then continuonbrain install",
+            remedy="a car is driven by its services: sudo continuonbrain install, then continuonbrain calibrate",
         )
     base = brain.layout.base_model_dir
     if not base.is_dir() or not any(base.iterdir()):

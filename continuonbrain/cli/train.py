@@ -20,7 +20,9 @@ from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.cli.verdict_table import imitation_table, verdict_table
 from continuonbrain.loops.mid import MidLoop, Outcome, Status, end_on_signals
+from continuonbrain.loops.owner import OWNER
 from continuonbrain.robot.host import MACHINE_READINGS, Host, LinuxHost, MixedHost, SimulatedHost
+from continuonbrain.storage.layout import BrainLayout
 from continuonbrain.storage.lock import LockHeldError, ProcessLock
 
 _TITLES = {
@@ -128,7 +130,7 @@ def _train_on_terminal(
     with bars(console) as show:
         mid = MidLoop(brain, host=host, on_status=show)
         outcome = interruptible(mid, command, lambda: mid.round(hold=hold, again=again))
-    _print(console, outcome, str(brain.layout.root))
+    _print(console, outcome, brain.layout, simulated=host is not None)
     return outcome
 
 
@@ -203,7 +205,9 @@ def summary(outcome: Outcome) -> str:
         episodes, held = outcome.training.get("episodes"), outcome.training.get("held_out")
         words = ["nothing was trained, the candidate was judged"]
         if episodes is not None:
-            words = [f"learned from {episodes} episodes ({held} more held out to judge it)"]
+            kept = outcome.training.get("for_exams")
+            unseen = f", {kept} kept unseen for the exams of consolidations" if kept else ""
+            words = [f"learned from {episodes} episodes ({held} more held out to judge it{unseen})"]
         if outcome.left_out:
             words[0] += f", {len(outcome.left_out)} left out"
         words.append(f"the verdict is {'yes' if verdict.get('passed') else 'no'}")
@@ -220,7 +224,30 @@ def summary(outcome: Outcome) -> str:
     return "; ".join([*words, did.get(outcome.phase, outcome.detail)])
 
 
-def _print(console: Console, outcome: Outcome, root: str) -> None:
+def gates_advice(gates: dict[str, Any], layout: BrainLayout, *, simulated: bool) -> str:
+    """What a person does about gates that are closed. gates: as an outcome has them; simulated: readings of a parked
+    robot are taken already."""
+    states = gates.get("gates")
+    closed = {name for name, s in states.items() if not s["open"]} if isinstance(states, dict) else set()
+    words = []
+    if OWNER in closed:
+        words.append(
+            f"end the pause: Start under Learn in the dashboard, or remove {layout.owner_pause_path}"
+        )
+    if "budget" in closed:
+        words.append("wait for tomorrow, or raise training.daily_energy_wh or daily_write_mib in config.json")
+    if closed - {OWNER, "budget"} or not words:
+        rest = "wait until the robot is idle, cool and charged"
+        if simulated:
+            rest = (
+                "what this computer itself lacks stands beside each gate (continuonbrain doctor shows them)"
+            )
+        words.append(rest if simulated else f"{rest}; where no robot runs: --simulate-host")
+    return "; then ".join(words)
+
+
+def _print(console: Console, outcome: Outcome, layout: BrainLayout, *, simulated: bool) -> None:
+    root = str(layout.root)
     if outcome.gates:
         table = Table(title="gates", title_justify="left", show_header=False)
         states = outcome.gates.get("gates", {})
@@ -236,12 +263,12 @@ def _print(console: Console, outcome: Outcome, root: str) -> None:
     colour = {"promoted": "green", "judged": "green", "refused": "red"}.get(outcome.phase, "yellow")
     console.print(f"[{colour}]{escape(summary(outcome))}[/{colour}]", soft_wrap=True)
     advice = {
-        "waiting": "teach something new; to learn from the same episodes once more (the same result, unless "
-        f"config.json has changed): continuonbrain train --root {root} --again"
+        "waiting": "teach something new; to learn from the same episodes once more (the same are held out; the result "
+        f"changes with config.json and with what drives now): continuonbrain train --root {root} --again"
         if outcome.nothing_new
         else f"more episodes: continuonbrain run --root {root} teaches a simulated robot, continuonbrain episodes "
         f"import-tub TUB --root {root} brings recordings; or fewer are enough: --min-episodes",
-        "gates": "wait until the robot is idle, cool and charged; where no robot runs: --simulate-host",
+        "gates": gates_advice(outcome.gates or {}, layout, simulated=simulated),
         "refused": f"see it whole: continuonbrain adapters show candidate --root {root}",
         "judged": "let the robot drive on until that is over; by hand: continuonbrain adapters confirm or rollback "
         f"--root {root}"

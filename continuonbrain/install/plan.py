@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from continuonbrain.install import udev, units
+from continuonbrain.install import command, udev, units
 from continuonbrain.install.settings import (
     CACHE_FOLDER,
     DEFAULT_USER,
@@ -105,6 +105,9 @@ def install_plan(settings: InstallSettings, machine: Machine) -> tuple[Step, ...
         steps.append(File(UNIT_FOLDER / name, text, units.MADE_BY, outdates=notes))
     steps.append(read)
     steps += [running[name] for name in units.SERVICES]
+    if command_is_ours(machine):
+        text = command.command_text(settings.python)
+        steps.append(File(command.COMMAND, text, command.MADE_BY, command.MODE))
     if settings.preset is not None:
         steps.append(BrainMade(settings.root, settings.user, settings.python, settings.preset))
     steps += _ENABLED
@@ -119,6 +122,7 @@ def uninstall_plan(machine: Machine, *, purge: bool = False) -> tuple[Step, ...]
     steps += [Gone(UNIT_FOLDER / step.unit, units.MADE_BY) for step in _ENABLED]
     rules = RULES_FOLDER / udev.RULES_NAME
     steps.append(Gone(rules, udev.MADE_BY))
+    steps.append(Gone(command.COMMAND, command.MADE_BY))
     if machine.lstat(RECORD_FOLDER) is not None:
         steps += [Loaded("rules", "none"), Loaded("units", "none")]
         steps += [Gone(Current(name, "").note) for name in units.SERVICES]
@@ -134,6 +138,14 @@ def uninstall_plan(machine: Machine, *, purge: bool = False) -> tuple[Step, ...]
 def pending(steps: Iterable[Step], machine: Machine) -> tuple[Step, ...]:
     """Those that are to be done. Raises InstallError where something of somebody else's is in the way."""
     return tuple(step for step in steps if not step.is_done(machine))
+
+
+def command_is_ours(machine: Machine) -> bool:
+    """Whether the place of the command is free, or holds ours. What else is there (pip's own for this interpreter, a
+    person's link) stays, and is no reason not to install."""
+    if machine.lstat(command.COMMAND) is None:
+        return True
+    return (machine.read(command.COMMAND) or "").startswith(command.MADE_BY)
 
 
 def told_account(machine: Machine) -> str:

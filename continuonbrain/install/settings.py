@@ -31,6 +31,17 @@ CACHE_FOLDER = Path("/var/cache/continuonbrain")
 """What the services keep and can make again: removed by `uninstall --purge`."""
 
 
+VENV = "sudo python3 -m venv --system-site-packages /opt/continuonos/venv"
+VENV_INSTALL = (
+    "sudo /opt/continuonos/venv/bin/python -m pip install -c constraints.txt '.[train,litert,serve,pi]'"
+)
+VENV_COMMAND = "sudo /opt/continuonos/venv/bin/python -m continuonbrain"
+"""As docs/install.md has them."""
+_LISTEN_REMEDY = "0.0.0.0 for the whole LAN, behind a pairing code; 127.0.0.1 for this computer alone"
+PRIVATE_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+"""RFC 1918, RFC 4193: with link-local addresses those that a dashboard on the LAN answers."""
+
+
 class InstallError(BrainError):
     """The installation cannot be made as it was asked for."""
 
@@ -49,7 +60,7 @@ class InstallSettings:
         port: of it.
 
     Raises:
-        InstallError: a name or path that a unit cannot hold, or that the units' own walls would hide.
+        InstallError: a name or path that a unit cannot hold, or a root that the units' own walls would hide.
     """
 
     root: Path
@@ -90,19 +101,27 @@ class InstallSettings:
         if self.listen is not None and not _is_address(self.listen):
             raise InstallError(
                 f"--listen {self.listen!r} is no IP address",
-                remedy="0.0.0.0 for the whole LAN, behind a pairing code; 127.0.0.1 for this computer alone",
+                remedy=_LISTEN_REMEDY,
+            )
+        if self.listen is not None and not _is_private(self.listen):
+            raise InstallError(
+                f"--listen {self.listen} is an address of the internet; the dashboard answers private networks alone",
+                remedy=_LISTEN_REMEDY,
             )
         if not _FIRST_PORT <= self.port <= 65535:
             raise InstallError(
                 f"--port {self.port} cannot be had by a service without privileges",
                 remedy=f"one from {_FIRST_PORT} to 65535; usual is {DASHBOARD_PORT}",
             )
+
+    def require_visible(self) -> None:
+        """Raises InstallError when the units' own walls would hide the interpreter, or what it needs."""
         for path in (self.python, *self.reads):
             if (hidden := _hides(path)) is not None:
                 raise InstallError(
                     f"{path} is below {hidden}, which the services cannot see: they could not start",
-                    remedy="install into an environment below /opt: sudo python3 -m venv /opt/continuonos/venv && "
-                    "sudo /opt/continuonos/venv/bin/pip install continuonbrain, then install with its continuonbrain",
+                    remedy=f"in the folder of continuonbrain's source, an environment below /opt: {VENV} && "
+                    f"{VENV_INSTALL}, then {VENV_COMMAND} install",
                 )
 
     @property
@@ -120,6 +139,14 @@ def _is_address(text: str) -> bool:
         return "%" not in text and bool(ipaddress.ip_address(text))
     except ValueError:
         return False
+
+
+def _is_private(address: str) -> bool:
+    """Of a private network, this computer's own, or all of its own (0.0.0.0, ::)."""
+    found = ipaddress.ip_address(address)
+    if found.is_loopback or found.is_unspecified or found.is_link_local:
+        return True
+    return any(found in network for network in map(ipaddress.ip_network, PRIVATE_NETWORKS))
 
 
 def _hides(path: Path) -> str | None:

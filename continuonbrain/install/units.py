@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from continuonbrain.install.settings import CACHE_FOLDER, InstallSettings
+from continuonbrain.install.settings import CACHE_FOLDER, PRIVATE_NETWORKS, InstallSettings
 from continuonbrain.loops.heartbeats import LIMITS, Limits
 
 TARGET = "continuonbrain.target"
@@ -72,7 +72,7 @@ PrivateNetwork=no
 IPAddressDeny=any
 IPAddressAllow={who}
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6"""
-_LAN = "localhost link-local 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7"
+_LAN = f"localhost link-local {' '.join(PRIVATE_NETWORKS)}"
 """RFC 1918, RFC 4193; "link-local" is systemd's word for 169.254.0.0/16 and fe80::/64."""
 
 

@@ -87,9 +87,9 @@ def learn(mid: Sidecar, episodes: list[Path]) -> Learned:
     """Train on the episodes, stage the adapter as candidate, attach card and verdict. Raises `BrainError`."""
     begin(mid, len(episodes))
     started = time.monotonic()
-    # What the reservoir keeps for the exam stays unseen by every adapter.
+    # What the reservoir keeps for the exam stays unseen by every adapter; it may judge one.
     exam = {e.episode for e in read_reservoir(mid.layout.reservoir_path).kept if e.exam}
-    task, recent = Task("fast", None, {}), [p for p in episodes if p.name not in exam]
+    task, recent = Task("fast", None, {}), episodes
     if (slow := standing_slow(mid.store)) is not None:
         below = read_plain(slow.version.path)
         if why := not_on_top(mid.brain, below, lora_targets(mid.config.lora_layers)):
@@ -99,7 +99,7 @@ def learn(mid: Sidecar, episodes: list[Path]) -> Learned:
             start = Start(below, frozen=True)
             task = Task("fast", start, {"slow": slow.version.version_id, "slow_rank": start.lora.rank})
             recent = slow.recent(recent, least=mid.config.min_episodes)
-    return teach(mid, read_lessons(mid, recent), episodes, task, started)
+    return teach(mid, read_lessons(mid, recent, unseen=exam), episodes, task, started)
 
 
 def begin(mid: Sidecar, episodes: int) -> None:
@@ -233,12 +233,14 @@ def teach(mid: Sidecar, lessons: Lessons, considered: list[Path], task: Task, st
         "max_steps": settings.max_steps,
         "episodes": len(lessons.trained_on),
         "held_out": len(lessons.held_out),
+        "for_exams": len(lessons.for_exams),
     }
     training |= {ANEW: task.paper[ANEW]} if ANEW in task.paper else {}
     training["wall_s"] = round(training["wall_s"] + training.get("reflex_s", 0.0), 2)
     card = plan | {
         "adapter_sha256": staged.compute_sha256(),
         "considered": [p.name for p in considered],
+        "for_exams": lessons.for_exams,
         "left_out": left_out,
         "training": training,
         "safety_head": lessons.safety_head,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,20 +46,22 @@ class Choice:
     """How episodes are shared out where their age does not say it, by name: what is held out, and what nobody trains
     on (exam: the number of the lesson that each came from; remembered: the same of all that the reservoir holds, of
     which a lesson without an exam is looked at by those that are trained on). calibration: the robot's now; by_episode:
-    as it was when an earlier one was driven, by which its commands are understood."""
+    as it was when an earlier one was driven, by which its commands are understood. unseen: neither trained on nor asked
+    now."""
 
     calibration: Calibration
     held_out: frozenset[str]
     exam: Mapping[str, int] = field(default_factory=dict)
     by_episode: Mapping[str, Calibration] = field(default_factory=dict)
     remembered: Mapping[str, int] = field(default_factory=dict)
+    unseen: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Lessons:
     """What episodes give: samples to train on and held-out ones, from which episodes; the calibration fitted to them;
-    whether all of them measured motion; what was left out, in words; what they told the safety head; and the exam of a
-    consolidation."""
+    whether all of them measured motion; what was left out, in words; what they told the safety head; the exam of a
+    consolidation; and what was read and is neither trained on nor held out, because later exams need it unseen."""
 
     train: Samples
     held: Samples | None
@@ -70,10 +72,14 @@ class Lessons:
     left_out: list[str]
     safety_head: dict[str, Any]
     exam: Paper | None = None
+    for_exams: list[str] = field(default_factory=list)
 
 
-def read_lessons(mid: Sidecar, episodes: list[Path], choice: Choice | None = None) -> Lessons:
-    """Read the episodes. Raises `NoLabelsError` when there is nothing to learn in them."""
+def read_lessons(
+    mid: Sidecar, episodes: list[Path], choice: Choice | None = None, unseen: Collection[str] = ()
+) -> Lessons:
+    """Read the episodes. unseen: names of those that nobody trains on, where no choice says it. Raises `NoLabelsError`
+    when there is nothing to learn in them."""
     drives, left_out = _read(mid, episodes)
     left_out += _unreadable(mid.layout.episodes_dir)
     left_out += [f"{name}: marked as bad by a person" for name in bad_episodes(mid.layout.episodes_dir)]
@@ -87,10 +93,10 @@ def read_lessons(mid: Sidecar, episodes: list[Path], choice: Choice | None = Non
     watched = _fit_safety_head(mid, drives)
     if choice is None:
         rules = mid.config.promotion
-        held = hold_out(
-            [d.episode.path for d in drives], tail=rules.eval_tail_episodes, least=rules.min_eval_episodes
-        )[1]
-        choice = Choice(calibrate(drives), frozenset(p.name for p in held))
+        paths = [d.episode.path for d in drives]
+        _, held = hold_out(paths, tail=rules.eval_tail_episodes, least=rules.min_eval_episodes, unseen=unseen)
+        names = frozenset(p.name for p in held)
+        choice = Choice(calibrate(drives), names, unseen=frozenset(unseen) - names)
     return _shared_out(mid, drives, choice, left_out, watched)
 
 
@@ -117,7 +123,7 @@ def _shared_out(
 
     exam = [d for d in drives if d.episode.path.name in choice.exam]
     held = [d for d in drives if d.episode.path.name in choice.held_out]
-    untouched = choice.held_out | choice.exam.keys()
+    untouched = choice.held_out | choice.exam.keys() | choice.unseen
     train = [d for d in drives if d.episode.path.name not in untouched]
     most = mid.config.promotion.max_eval_steps
     # As many of each whatever there is beside it: else what is asked of an episode would change with the others.
@@ -134,6 +140,7 @@ def _shared_out(
         left_out,
         watched,
         paper,
+        whole([d for d in drives if d.episode.path.name in choice.unseen]),
     )
 
 

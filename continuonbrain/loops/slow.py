@@ -184,7 +184,12 @@ class SlowLoop:
     def _remember(self) -> Part:
         before, after, unreadable = bring_up_to_date(self.brain, self.mid.store, self.mid.look)
         if after == before:
-            return Part("remember", "nothing", f"{len(after.kept)} episodes, none is new", told(after))
+            return Part(
+                "remember",
+                "nothing",
+                f"{len(after.kept)} episodes that something was learned from, none is new",
+                told(after),
+            )
         detail = f"{len(after.kept)} episodes stand for all ({len(after.names - before.names)} are new)"
         if unreadable:
             detail += f"; {len(unreadable)} cannot be read: {unreadable[0]}"

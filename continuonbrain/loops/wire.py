@@ -309,7 +309,8 @@ def connect_unix(path: Path, timeout_s: float) -> socket.socket:
             if left_s <= 0.0:
                 raise WireTimeout(
                     f"{path}: nobody answers within {timeout_s:g} s",
-                    remedy="start the other process, or wait until it is up",
+                    remedy="wait until it is up, or start it: sudo systemctl start continuonbrain.target on a robot, "
+                    "continuonbrain run for a simulated one",
                 ) from error
             time.sleep(min(_CONNECT_RETRY_S, left_s))
         except OSError as error:

@@ -45,6 +45,7 @@ def import_tub(
     instruction: str = "drive",
     max_steps_per_episode: int = 500,
     progress: Progress | None = None,
+    throttle_bounds: tuple[float, float] = (-1.0, 1.0),
 ) -> TubReport:
     """Turn a donkeycar tub into episodes.
 
@@ -58,6 +59,7 @@ def import_tub(
         instruction: what the driver was doing; a tub does not say.
         max_steps_per_episode: longer drives are split.
         progress: called with (records done, records in all).
+        throttle_bounds: what the robot's guard allows, in [-1, 1]; the report counts what was driven beyond it.
 
     Raises:
         EpisodeError: not a tub, or no record in it can be used.
@@ -157,6 +159,10 @@ def import_tub(
             "left alone, since nothing says that an import of this tub wrote them, or since the tub has no longer "
             f"all their pictures: {_few(earlier.foreign)}"
         )
+    low, high = throttle_bounds
+    report.with_image = len(records)
+    report.beyond_bounds = sum(not low <= record.command[1] <= high for record in records)
+    report.fastest = max(record.command[1] for record in records)
     if not report.steps and not report.already_imported:
         raise EpisodeError(
             f"no image can be used: {report.missing_images} are missing, {report.corrupt_images} corrupt",

@@ -50,6 +50,9 @@ class TubReport:
         replaced: episodes that an earlier import left half written or that were damaged since, written anew.
         resized: images that were not 160x120 RGB JPEG and were converted.
         clipped: actions outside [-1, 1] that were clipped.
+        with_image, beyond_bounds: records that have an image, and those of them whose throttle is outside of what the
+            robot's guard allows.
+        fastest: the largest throttle of the records that have an image, in [-1, 1].
         sessions: drives found (`_session_id`).
         median_spacing_ms: of the tub's timestamps, None where it has none.
         timestamps: "tub" when they are plausible, "assumed 50 ms" otherwise.
@@ -70,6 +73,9 @@ class TubReport:
     replaced: int = 0
     resized: int = 0
     clipped: int = 0
+    with_image: int = 0
+    beyond_bounds: int = 0
+    fastest: float = 0.0
     sessions: int = 0
     median_spacing_ms: float | None = None
     timestamps: str = "tub"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import threading
 from typing import Annotated, Literal
@@ -144,17 +145,32 @@ class Household:
     def look(self) -> list[ProcessOut]:
         """All four, those that do not run, too."""
         with self._turn:
-            found: dict[str, psutil.Process] = {}
+            named: dict[str, dict[int, psutil.Process]] = {name: {} for name in _MODULES}
             for process in psutil.process_iter(["cmdline"]):
                 words = process.info["cmdline"] or []
                 if self._root not in words:
                     continue
-                # Who starts a module is named before it.
                 name = next((n for n, module in _MODULES.items() if module in words), None)
-                if name is not None and name not in found:
-                    found[name] = self._known.get(process.pid, process)
+                if name is not None:
+                    named[name][process.pid] = process
+            found = {
+                name: self._known.get(pid, process)
+                for name, all_of_it in named.items()
+                for pid, process in _innermost(all_of_it).items()
+            }
             before, self._known = self._known, {p.pid: p for p in found.values()}
             return [_told(name, found.get(name), before) for name in _MODULES]
+
+
+def _innermost(found: dict[int, psutil.Process]) -> dict[int, psutil.Process]:
+    """One of them, by its pid: who starts another (sudo, timeout, a shell) has its command line too, and is not it."""
+    outer: set[int] = set()
+    if len(found) > 1:
+        for process in found.values():
+            with contextlib.suppress(psutil.Error):
+                outer |= {parent.pid for parent in process.parents()}
+    inner = [pid for pid in found if pid not in outer] or list(found)
+    return {pid: found[pid] for pid in inner[:1]}
 
 
 def _told(name: str, process: psutil.Process | None, before: dict[int, psutil.Process]) -> ProcessOut:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from continuonbrain.safety.reasons import Reason
 from continuonbrain.trainer.bootstrap import Interval, paired, relative, seed_of
 from continuonbrain.trainer.evidence import Evidence, Figures, HeldOut
 
@@ -192,3 +193,26 @@ def compared(
         unit,
         found.level,
     )
+
+
+_BOUND_BY = {
+    Reason.STEERING_BOUND: ("steers further than", "steering_bounds"),
+    Reason.THROTTLE_BOUND: ("drives faster than", "throttle_bounds"),
+    Reason.STEERING_SLEW: ("steers quicker than", "steering_rate_per_s"),
+    Reason.STEERING_JERK: ("steers more abruptly than", "steering_jerk_per_s2"),
+    Reason.THROTTLE_SLEW: ("changes speed quicker than", "throttle_rate_per_s"),
+}
+"""Reason -> what a candidate does that `guards` of config.json does not allow."""
+
+
+def guards_reason(shares: Mapping[str, float]) -> str:
+    """The guard's most frequent reason in words, and which setting it comes from; "" where there was none. shares: of
+    all steps, by reason."""
+    if not shares:
+        return ""
+    name = max(shares, key=lambda n: shares[n])
+    told = f"; most often {name}, on {shares[name]:.0%} of the steps"
+    bound = next((words for reason, words in _BOUND_BY.items() if reason.value == name), None)
+    if bound is None:
+        return told
+    return f"{told}: it {bound[0]} guards.{bound[1]} of config.json allows"

@@ -31,7 +31,8 @@ class HeldOut:
     episode: number of the block's episode; steps: how many; candidate, current, mean: their mean absolute steering
     error there (mean: of always giving the mean command); guard_*: share of the steps on which the guard changed what
     that contender proposed; head_*: on which the safety head slowed or stopped it; speed_*: mean speed error
-    (`recorded.speed_error`, a share of full speed).
+    (`recorded.speed_error`, a share of full speed). guard_reasons: of all held-out steps the share on which the guard
+    had each of its reasons with the candidate, the most frequent first.
     """
 
     episode: tuple[int, ...]
@@ -45,6 +46,7 @@ class HeldOut:
     head_current: Figures = ()
     speed_candidate: Figures = ()
     speed_current: Figures = ()
+    guard_reasons: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def episodes(self) -> int:

@@ -7,7 +7,9 @@ floor), so that blocks are nearly independent where steps are not.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,7 @@ from continuonbrain.policy.pilot import Pilot
 from continuonbrain.policy.watch import Watch
 from continuonbrain.robot.protocol import CONTROL_DT_S
 from continuonbrain.safety.guards import Limits
-from continuonbrain.safety.reasons import HEADS
+from continuonbrain.safety.reasons import HEADS, Reason
 from continuonbrain.trainer.dataset import Samples
 from continuonbrain.trainer.evidence import Exam, Figures, HeldOut, Replay
 from continuonbrain.trainer.exam import Paper, with_best
@@ -90,10 +92,18 @@ def blocks_of(samples: Samples) -> I64:
     return out
 
 
-def held_out(samples: Samples, errors: dict[str, F64], acted: dict[str, tuple[F64, F64]]) -> HeldOut:
+class Acted(NamedTuple):
+    """Where the guard, and where a head, acted on what a contender proposed, `[n]` each in {0, 1}; and on how many
+    steps by each of the guard's reasons (a step may have several)."""
+
+    guard: F64
+    head: F64
+    reasons: Mapping[str, int] = {}
+
+
+def held_out(samples: Samples, errors: dict[str, F64], acted: dict[str, Acted]) -> HeldOut:
     """Means by block. errors: absolute steering error `[n]` of "candidate", "current" and "mean", speed error of the
-    first two under "speed_candidate" and "speed_current"; acted: of these two, where the guard and where a head acted,
-    `[n]` in {0, 1}."""
+    first two under "speed_candidate" and "speed_current"; acted: of these two."""
     block = blocks_of(samples)
     steps = np.bincount(block)
 
@@ -107,12 +117,15 @@ def held_out(samples: Samples, errors: dict[str, F64], acted: dict[str, tuple[F6
         candidate=means(errors["candidate"]),
         current=means(errors["current"]),
         mean=means(errors["mean"]),
-        guard_candidate=means(acted["candidate"][0]),
-        guard_current=means(acted["current"][0]),
-        head_candidate=means(acted["candidate"][1]),
-        head_current=means(acted["current"][1]),
+        guard_candidate=means(acted["candidate"].guard),
+        guard_current=means(acted["current"].guard),
+        head_candidate=means(acted["candidate"].head),
+        head_current=means(acted["current"].head),
         speed_candidate=means(errors["speed_candidate"]),
         speed_current=means(errors["speed_current"]),
+        guard_reasons={
+            name: count / len(samples) for name, count in Counter(acted["candidate"].reasons).most_common()
+        },
     )
 
 
@@ -123,14 +136,21 @@ def guarded_on(
     limits: Limits,
     look: Callable[[], None] = lambda: None,
     watch: tuple[Callable[[], Watch], F32] | None = None,
-) -> tuple[F64, F64]:
-    """Where the guard, and where a head, would have acted on the decisions, `[n]` each in {0, 1}.
+) -> Acted:
+    """Where the guard, and where a head, would have acted on the decisions.
 
     The recorded frames and speeds go on as they were driven; the pilot that drives tracks each decision from where the
     car was, so this counts what a contender proposes on the driver's own road, not where it would have gone. watch:
     makes watches that do not act, and the safety head's grids of the frames `[n, 13, 17]`.
+
+    Where the driver themself gave a throttle outside of the bounds (a recording of another car, or of before the bounds
+    were narrowed), asking for as much is what was taught: the guard drives it at the bound, and it is not held against
+    a contender there. Without this no such recording could ever teach anything.
     """
+    driven = samples.command[:, 1].astype(float)
+    beyond = (driven > limits.throttle_max) | (driven < limits.throttle_min)
     guard, head = np.zeros(len(samples)), np.zeros(len(samples))
+    why: Counter[str] = Counter()
     between = seconds_between(samples).clip(0.0, 0.8 * limits.max_gap_s)
     for rows in _runs(samples):
         pilot = Pilot(calibration=calibration, limits=limits, watch=None if watch is None else watch[0]())
@@ -146,14 +166,18 @@ def guarded_on(
                 guard[i] = (
                     1.0  # no chunk is made of it: the car would drive on the one before until that is stale
                 )
+                why[Reason.NOT_FINITE.value] += 1
                 continue
             pilot.accept(ActionChunk(tuple(map(float, bends)), tuple(map(float, speeds)), now, "held out"))
             grid = None if watch is None else watch[1][i]
             reasons = pilot.tick(now_s=now, grid=grid).guarded.reasons
             if k >= _SETTLING:
-                guard[i] = any(r not in HEADS for r in reasons)
+                taught = {*HEADS, Reason.THROTTLE_BOUND} if beyond[i] else HEADS
+                own = [str(r) for r in reasons if r not in taught]
+                why.update(own)
+                guard[i] = bool(own)
                 head[i] = any(r in HEADS for r in reasons)
-    return guard, head
+    return Acted(guard, head, dict(why))
 
 
 def replayed(frozen: Samples, candidate: Decisions, base: Decisions, sha256: str) -> Replay:

@@ -34,13 +34,22 @@ A verdict names every number, threshold, interval and hash. It is bound to the b
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from continuonbrain.storage.content_hash import sha256_of_json
 from continuonbrain.storage.promotion_rule import VERDICT_VERSION
 from continuonbrain.trainer.bootstrap import LEVEL, RESAMPLES, Interval, paired
-from continuonbrain.trainer.checks import Check, Court, Rules, at_least, at_most, by_track, compared
+from continuonbrain.trainer.checks import (
+    Check,
+    Court,
+    Rules,
+    at_least,
+    at_most,
+    by_track,
+    compared,
+    guards_reason,
+)
 from continuonbrain.trainer.evidence import Evidence, contradictions, not_finite
 from continuonbrain.trainer.forgetting import LESSONS_HARM, LESSONS_SLACK, remembers
 
@@ -55,7 +64,8 @@ _MIN_BLOCKED_EPISODES = 2
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """passed only if every check is. reason: the first failed check in words, "" when passed."""
+    """passed only if every check is. reason: the first failed check in words and the names of the others that failed,
+    "" when passed."""
 
     passed: bool
     reason: str
@@ -125,7 +135,14 @@ def judge(evidence: Evidence, rules: Rules) -> Verdict:
         remembers(court)
         reflex_checks(court)
     failed = [c for c in court.checks if not c.passed]
-    return Verdict(not failed, in_words(failed[0]) if failed else "", tuple(court.checks), evidence, rules)
+    return Verdict(not failed, _why(failed), tuple(court.checks), evidence, rules)
+
+
+def _why(failed: list[Check]) -> str:
+    if not failed:
+        return ""
+    others = ", ".join(check.name for check in failed[1:])
+    return in_words(failed[0]) + (f"; and {others}" if others else "")
 
 
 def in_words(check: Check) -> str:
@@ -232,6 +249,9 @@ def recordings_checks(court: Court) -> None:
                     limit=rules.max_harm,
                     unit=court.recorded_unit,
                 )
+                if name == "recorded_guard" and not checks[-1].passed:
+                    meaning = checks[-1].meaning + guards_reason(e.held.guard_reasons)
+                    checks[-1] = replace(checks[-1], meaning=meaning)
     if e.held_out_steps > 0 and not court.on_course:
         # Recordings are all there is: who steers worse than a constant has learned nothing that drives.
         held = e.held if e.mean is not None else None

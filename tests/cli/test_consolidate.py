@@ -39,7 +39,7 @@ def test_a_fresh_root_is_checked_and_backed_up(root: BrainLayout, tmp_path: Path
     (row,) = doctors(root)
     assert row["ok"] is True
     assert "stand for all" in row["value"]
-    listed = json.loads(said("backup", "list", "--root", str(root.root), "--json").stdout)
+    listed = json.loads(said("backup", "list", "--root", str(root.root), "--json").stdout)["backups"]
     (made,) = listed
     assert made["whole"] is True
     new = tmp_path / "new"

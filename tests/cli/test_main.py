@@ -265,4 +265,33 @@ def test_a_command_whose_extra_is_not_installed_names_the_extra(
     row = main.LazyCommand("train", "needs_torch:train", "")
     with pytest.raises(main.CommandUnavailableError) as caught:
         main._load(row)
-    assert caught.value.remedy.endswith("pip install -c constraints.txt -e '.[train]'")
+    assert caught.value.remedy == errors.installing("train")
+
+
+@pytest.mark.parametrize(
+    ("noted", "editable"),
+    [
+        ('{"dir_info": {"editable": true}}', "-e "),
+        ('{"dir_info": {}}', ""),
+        (None, ""),
+        ("{", ""),
+        ("[]", ""),
+    ],
+)
+def test_a_missing_part_is_installed_the_way_the_rest_was(
+    monkeypatch: pytest.MonkeyPatch, noted: str | None, editable: str
+) -> None:
+    from continuonbrain import errors
+
+    class Noted:
+        def read_text(self, name: str) -> str | None:
+            assert name == "direct_url.json"
+            return noted
+
+    monkeypatch.setattr("importlib.metadata.distribution", lambda _name: Noted())
+    monkeypatch.setattr(sys, "executable", "/opt/a venv/bin/python")
+    for may_write, sudo in ((True, ""), (False, "sudo ")):
+        monkeypatch.setattr(os, "access", lambda *_: may_write)  # noqa: B023
+        assert errors.installing("pi").endswith(
+            f": {sudo}'/opt/a venv/bin/python' -m pip install -c constraints.txt {editable}'.[pi]'"
+        )

@@ -6,14 +6,20 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from continuonbrain.cli.doctor import Check
 from continuonbrain.cli.doctor_car import check_car
+from continuonbrain.cli.main import app
 from continuonbrain.loops.control_status import CONTROL_SOCKET_NAME
 from continuonbrain.loops.wire_stream import WireServer
+from continuonbrain.robot.donkey.i2c import RetryingBus
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
+from continuonbrain.storage.lock import ProcessLock
 
 
 def said(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -66,6 +72,7 @@ def test_an_unknown_mode_and_nobody_who_drives_need_a_person(car: BrainLayout) -
     done = said("mode", "park", "--root", str(car.root))
     assert done.returncode == 2
     assert "does not answer" in done.stderr
+    assert "systemctl start continuonbrain.target" in done.stderr
 
 
 def test_run_says_at_once_that_a_car_is_not_for_it(car: BrainLayout) -> None:
@@ -77,10 +84,11 @@ def test_run_says_at_once_that_a_car_is_not_for_it(car: BrainLayout) -> None:
 
 def test_the_doctor_tells_what_a_car_lacks(car: BrainLayout, tmp_path: Path) -> None:
     rows = {c.name: c for c in check_car(car.root, top=tmp_path)}
-    assert rows.keys() >= {"calibration", "I2C bus", "chips", "camera", "gamepad"}
+    assert rows.keys() >= {"calibration", "i2c", "i2c module", "camera module", "gamepad"}
     assert not rows["calibration"].ok
     assert "continuonbrain calibrate" in rows["calibration"].remedy
-    assert not rows["I2C bus"].ok
+    assert not rows["i2c"].ok
+    assert not rows.keys() & {"motor chip", "battery gauge"}
     assert not any(c.needed for c in rows.values())
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev/i2c-1").touch()
@@ -91,9 +99,64 @@ def test_the_doctor_tells_what_a_car_lacks(car: BrainLayout, tmp_path: Path) -> 
     car.config_path.write_text(json.dumps(settings))
     rows = {c.name: c for c in check_car(car.root, top=tmp_path)}
     assert rows["calibration"].ok
-    assert rows["I2C bus"].ok
+    assert rows["i2c"].ok
     assert "gamepad" not in rows
     assert "stop button" in rows
+
+
+class Raw:
+    """smbus2.SMBus of a bus on which these addresses answer. Whoever writes is found out."""
+
+    def __init__(self, *there: int) -> None:
+        self.there, self.closed = there, False
+
+    def read_i2c_block_data(self, i2c_addr: int, register: int, length: int) -> list[int]:
+        if i2c_addr not in self.there:
+            raise OSError(121, "Remote I/O error")
+        return [0] * length
+
+    def write_i2c_block_data(self, i2c_addr: int, register: int, data: list[int]) -> None:
+        raise AssertionError("the doctor wrote to a chip")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_the_doctor_asks_the_chips_and_only_reads(car: BrainLayout, tmp_path: Path) -> None:
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/i2c-1").touch()
+
+    def rows(*there: int) -> dict[str, Check]:
+        raw = Raw(*there)
+        found = check_car(car.root, top=tmp_path, opened=lambda _n: RetryingBus(raw, "/dev/i2c-1"))
+        assert raw.closed
+        return {c.name: c for c in found}
+
+    both = rows(0x40, 0x41)
+    assert (both["motor chip"].ok, both["battery gauge"].ok) == (True, True)
+    assert "0x40" in both["motor chip"].value
+    one = rows(0x40)
+    assert (one["motor chip"].ok, one["battery gauge"].ok) == (True, False)
+    assert '"battery": "none"' in one["battery gauge"].remedy
+    assert not rows()["motor chip"].ok
+    with ProcessLock(car.brain_lock_path, purpose="drive"):
+        held = check_car(car.root, top=tmp_path, opened=lambda _n: pytest.fail("asked while it drives"))
+    assert "not asked" in {c.name: c for c in held}["motor chip"].value
+    settings = json.loads(car.config_path.read_text()) | {"battery": "none"}
+    car.config_path.write_text(json.dumps(settings))
+    assert "battery gauge" not in rows(0x40)
+
+
+def test_on_a_pi_each_thing_is_told_once(car: BrainLayout, monkeypatch: pytest.MonkeyPatch) -> None:
+    from continuonbrain.cli import doctor_pi
+
+    silent = Check("i2c", False, "of a Pi", "another remedy", needed=False)
+    monkeypatch.setattr(doctor_pi, "pi_checks", lambda _root: [silent, replace(silent, name="camera")])
+    told = CliRunner().invoke(app, ["doctor", "--root", str(car.root), "--json"]).output
+    names = [c["name"] for c in json.loads(told)["checks"]]
+    assert len(names) == len(set(names))
+    assert "camera" in names
+    assert "another remedy" not in [c["remedy"] for c in json.loads(told)["checks"] if c["name"] == "i2c"]
 
 
 def test_a_simulated_robot_has_no_such_rows(tmp_path: Path) -> None:

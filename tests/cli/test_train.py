@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from continuonbrain.cli.train import summary, trained_text
+from continuonbrain.cli.train import gates_advice, summary, trained_text
 from continuonbrain.loops.mid import Outcome
 from continuonbrain.storage.layout import init_brain_root
 
@@ -120,3 +120,25 @@ def test_what_came_of_it_is_one_sentence(outcome: Outcome, sentence: str) -> Non
 )
 def test_what_is_a_no(outcome: Outcome, no: bool) -> None:
     assert outcome.said_no is no
+
+
+def test_a_pause_gets_the_step_that_ends_it(tmp_path: Path) -> None:
+    layout = init_brain_root(tmp_path / "b", "pi5-donkey")
+    opened, shut = {"open": True, "reason": ""}, {"open": False, "reason": ""}
+    paused = gates_advice({"gates": {"owner": shut, "idle": opened}}, layout, simulated=True)
+    assert str(layout.owner_pause_path) in paused
+    assert "--simulate-host" not in paused
+    assert "idle" not in paused
+    warm = gates_advice({"gates": {"owner": opened, "temperature": shut}}, layout, simulated=False)
+    assert warm == "wait until the robot is idle, cool and charged; where no robot runs: --simulate-host"
+    both = gates_advice({"gates": {"owner": shut, "temperature": shut}}, layout, simulated=False)
+    assert str(layout.owner_pause_path) in both
+    assert "--simulate-host" in both
+    assert "--simulate-host" not in gates_advice({"gates": {"disk": shut}}, layout, simulated=True)
+    assert "daily" in gates_advice({"gates": {"budget": shut}}, layout, simulated=True)
+
+
+def test_what_is_kept_unseen_for_exams_is_counted() -> None:
+    told = {"episodes": 12, "held_out": 4, "for_exams": 1}
+    said = summary(Outcome("refused", "why", training=told, verdict={"passed": False}))
+    assert "learned from 12 episodes (4 more held out to judge it, 1 kept unseen for" in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,8 +19,9 @@ from typer.testing import CliRunner
 
 import continuonbrain.cli.install as cli
 from continuonbrain.cli.main import app
+from continuonbrain.install.command import COMMAND, command_text
 from continuonbrain.install.plan import Installed, install_plan, pending, uninstall_plan
-from continuonbrain.install.settings import InstallError, InstallSettings
+from continuonbrain.install.settings import VENV, VENV_COMMAND, VENV_INSTALL, InstallError, InstallSettings
 from continuonbrain.install.shell import SystemCommands, carry_out
 from continuonbrain.install.steps import RECORD, RECORD_FOLDER, RULES_FOLDER, UNIT_FOLDER, Machine
 from continuonbrain.install.udev import RULES_NAME
@@ -31,7 +33,7 @@ from fake_machine import GROUPS, FakeCommands, everything, fake_machine
 
 PYTHON = Path("/opt/continuonos/venv/bin/python")
 SETTINGS = InstallSettings(Path("/opt/continuonos/brain"), PYTHON)
-STEPS = 22
+STEPS = 23
 
 
 @pytest.fixture
@@ -252,13 +254,14 @@ def test_a_link_as_root_is_named(machine: Machine) -> None:
         {"root": Path("/opt/%h")},
         {"root": Path("/opt/../home/x")},
         {"root": Path("/home/pi/brain")},
-        {"python": Path("/home/pi/venv/bin/python")},
         {"python": Path("/opt/x\nUser=root")},
-        {"reads": (Path("/root/checkout"),)},
         {"listen": "my-robot.local"},
         {"listen": "0.0.0.0\nUser=root"},
         {"listen": "fe80::1%eth0"},
         {"listen": ""},
+        {"listen": "8.8.8.8"},
+        {"listen": "2001:4860:4860::8888"},
+        {"listen": "172.32.0.1"},
         {"listen": "0.0.0.0", "port": 80},
         {"port": 65536},
         {"root": Path("/usr/lib/brain")},
@@ -282,16 +285,91 @@ def test_dry_run_changes_nothing_and_says_every_step(machine: Machine) -> None:
     assert told.exit_code == 0, told.output
     assert everything(machine.top) == before
     steps = install_plan(SETTINGS, machine)
-    assert told.output.splitlines() == [f"would {step.what}" for step in steps]
+    lines = told.output.splitlines()
+    assert lines[: len(steps)] == [f"would {step.what}" for step in steps]
+    assert len(steps) == STEPS
+    assert any("init --root /opt/continuonos/brain --preset PRESET" in line for line in lines[STEPS:])
     document = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)
     assert [step["what"] for step in document["steps"]] == [step.what for step in steps]
     install(machine)
     before = everything(machine.top)
-    assert CliRunner().invoke(app, arguments).output == "nothing to do\n"
+    assert CliRunner().invoke(app, arguments).output.startswith("nothing to do\n")
     gone = CliRunner().invoke(app, ["uninstall", "--dry-run", "--into", str(machine.top)])
     assert f"would remove {UNIT_FOLDER / TARGET}" in gone.output
     assert "stay in /opt/continuonos/brain" in gone.output
     assert everything(machine.top) == before
+
+
+@pytest.mark.parametrize(
+    "hidden", [{"python": Path("/home/pi/venv/bin/python")}, {"reads": (Path("/root/checkout"),)}]
+)
+def test_an_interpreter_that_the_services_cannot_see_stops_it_with_the_lines_of_the_document(
+    hidden: dict[str, Any],
+) -> None:
+    settings = InstallSettings(**{"root": SETTINGS.root, "python": PYTHON, **hidden})
+    with pytest.raises(InstallError) as caught:
+        settings.require_visible()
+    document = (Path(__file__).parents[2] / "docs/install.md").read_text()
+    for line in (VENV, VENV_INSTALL, VENV_COMMAND):
+        assert line in caught.value.remedy
+        assert line in document
+    SETTINGS.require_visible()
+
+
+def test_a_dry_run_from_a_place_that_the_services_cannot_see_prints_the_plan_and_what_would_stop_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["install", "--into", str(machine.top), "--python", "/home/pi/venv/bin/python"]
+    told = CliRunner().invoke(app, [*arguments, "--dry-run"])
+    assert f"would write {UNIT_FOLDER / TARGET}" in told.output
+    assert isinstance(told.exception, InstallError)
+    assert "/home" in told.exception.message
+    monkeypatch.setattr(cli.os, "geteuid", lambda: 0)
+    before = everything(machine.top)
+    assert isinstance(CliRunner().invoke(app, arguments).exception, InstallError)
+    assert everything(machine.top) == before
+
+
+def test_a_dry_run_says_that_a_port_opens(machine: Machine) -> None:
+    arguments = ["install", "--dry-run", "--into", str(machine.top), "--python", str(PYTHON)]
+    assert "opened" not in CliRunner().invoke(app, arguments).output
+    lan = CliRunner().invoke(app, [*arguments, "--listen", "0.0.0.0"]).output
+    assert "port 8080 of 0.0.0.0 is opened to private networks" in lan
+    alone = CliRunner().invoke(app, [*arguments, "--listen", "127.0.0.1", "--port", "9000"]).output
+    assert "port 9000 of 127.0.0.1 is opened to this computer alone" in alone
+
+
+def test_the_command_is_for_everybody_and_starts_the_environment(machine: Machine) -> None:
+    install(machine)
+    there = machine.at(COMMAND)
+    assert oct(there.stat().st_mode)[-3:] == "755"
+    moved = InstallSettings(SETTINGS.root, Path("/opt/other/bin/python"))
+    assert f"write {COMMAND}" in [step.what for step in pending(install_plan(moved, machine), machine)]
+    carry_out(uninstall_plan(machine), machine, FakeCommands(machine))
+    assert machine.lstat(COMMAND) is None
+    # What it says is what a shell does.
+    there.write_text(command_text(Path(sys.executable)))
+    there.chmod(0o755)
+    environment = {"PATH": "/usr/bin:/bin"}
+    said = subprocess.run([there, "mode", "--help"], capture_output=True, text=True, env=environment)
+    assert said.returncode in (0, 1)
+    assert "continuonbrain" in said.stdout + said.stderr
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_a_command_of_somebody_else_stays_and_stops_nothing(machine: Machine, kind: str) -> None:
+    there = machine.at(COMMAND)
+    there.parent.mkdir(parents=True)
+    if kind == "file":
+        there.write_text("#!/usr/bin/python3\n")
+    else:
+        there.symlink_to("/opt/mine/bin/continuonbrain")
+    install(machine)
+    assert pending(install_plan(SETTINGS, machine), machine) == ()
+    arguments = ["install", "--dry-run", "--into", str(machine.top), "--python", str(PYTHON)]
+    assert f"{COMMAND} is not of this installation and stays" in CliRunner().invoke(app, arguments).output
+    carry_out(uninstall_plan(machine, purge=True), machine, FakeCommands(machine))
+    assert there.is_symlink() if kind == "link" else there.read_text() == "#!/usr/bin/python3\n"
 
 
 def test_without_root_it_says_sudo(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,8 +57,23 @@ def test_no_fast_adapter_learns_from_what_is_for_the_exam(
     told = card(root)
     assert "slow" not in told
     assert new <= set(told["episodes"]) | set(told["held_out"])
-    assert not exam & {*told["episodes"], *told["held_out"]}
+    assert not exam & set(told["episodes"])
+    assert exam <= {*told["held_out"], *told["for_exams"]}  # none is passed over in silence
     assert exam <= exam_of(root)
+
+
+def test_learning_from_the_same_episodes_again_is_judged_by_as_many(
+    slow_brain: Brain, evidence: Evidences
+) -> None:
+    root = slow_brain()
+    docked(root).round()
+    first = card(root)
+    assert docked(root).round(again=True).phase == "promoted"
+    again = card(root)
+    assert {k: again[k] for k in ("episodes", "held_out", "samples_sha256")} == {
+        k: first[k] for k in ("episodes", "held_out", "samples_sha256")
+    }
+    assert again["for_exams"] == []
 
 
 def test_what_was_trained_on_after_all_is_no_exam_any_more(slow_brain: Brain, evidence: Evidences) -> None:

@@ -4,8 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
+from continuonbrain.cli import episodes
 from continuonbrain.cli.episodes import app
 from continuonbrain.configs import preset_bytes
 from continuonbrain.rlds.writer import STEPS_FILE
@@ -45,6 +47,23 @@ def test_export_writes_both_formats(tmp_path: Path, record: RecordEpisode) -> No
         assert result.exit_code == 0, result.output
         assert json.loads(result.stdout)["steps"] == 2
         assert any(out.rglob("*tfrecord*"))
+
+
+def test_list_keeps_names_whole_in_80_columns(
+    tmp_path: Path, record: RecordEpisode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_bytes(preset_bytes("sim-donkey"))
+    record(4, into=tmp_path / "rlds" / "episodes")
+    row = episodes._row(tmp_path / "rlds" / "episodes" / "episode")
+    long = {
+        "id": "tub-069ce7c8-0000-of-a-long-name",
+        "environment_id": "donkeycar-tub/the-tub-of-a-long-name",
+    }
+    monkeypatch.setattr(episodes, "_row", lambda _path: row | long | {"label": "drive slowly, keep left"})
+    said = runner.invoke(app, ["list", "--root", str(tmp_path)], env={"COLUMNS": "80"})
+    assert said.exit_code == 0, said.output
+    assert long["id"] in said.output
+    assert max(map(len, said.output.splitlines())) <= 80
 
 
 def test_list_reads_the_memory_of_a_brain_root(tmp_path: Path, record: RecordEpisode) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from continuonbrain.cli import episodes
 from continuonbrain.rlds import tub as tub_module
 from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.errors import EpisodeError
@@ -22,6 +24,7 @@ from continuonbrain.rlds.tfds import export_tfds
 from continuonbrain.rlds.tub import import_tub
 from continuonbrain.rlds.tub_drives import load_jpeg
 from continuonbrain.rlds.tub_records import TubReport
+from continuonbrain.storage.layout import init_brain_root
 
 REAL_TUB = Path(__file__).parents[3] / "shared" / "data" / "donkeycar_tub" / "tub.tar.gz"
 
@@ -344,3 +347,20 @@ def test_the_real_tub_survives_tub_to_rlds_to_tfds(
             assert image == (tub / "images" / wanted["cam/image_array"]).read_bytes()
             index += 1
     assert index == 1000
+
+
+def test_driving_beyond_the_guards_bounds_is_counted_and_said_with_what_to_do(tmp_path: Path) -> None:
+    fast = {index: {"user/throttle": 0.8} for index in range(10)}
+    tub = _make_tub(tmp_path / "tub", record=fast)
+    report = import_tub(tub, tmp_path / "memory", throttle_bounds=(0.0, 0.5))
+    assert (report.with_image, report.beyond_bounds, report.fastest) == (30, 10, 0.8)
+    assert import_tub(tub, tmp_path / "other").beyond_bounds == 0
+
+    layout = init_brain_root(tmp_path / "car", "pi5-donkey")
+    said = CliRunner().invoke(episodes.app, ["import-tub", str(tub), "--root", str(layout.root)])
+    assert said.exit_code == 0, said.output
+    assert "guards.throttle_bounds 0 .. 0.5: 33% of the records, up to 0.80" in said.output
+    assert str(layout.config_path) in said.output
+    calm = init_brain_root(tmp_path / "sim", "sim-donkey")
+    said = CliRunner().invoke(episodes.app, ["import-tub", str(tub), "--root", str(calm.root)])
+    assert "throttle_bounds" not in said.output

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+import psutil
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +28,7 @@ from continuonbrain.rlds.recorder import EpisodeRecorder
 from continuonbrain.safety.reasons import Reason
 from continuonbrain.service.app import create_app
 from continuonbrain.service.explain import in_words
+from continuonbrain.service.system import Household
 from continuonbrain.storage.layout import init_brain_root
 
 DRIVES: dict[str, Any] = {
@@ -70,6 +74,23 @@ def test_the_processes_of_this_root_are_found_whoever_started_them(helpers: Any,
         again = {p["name"]: p for p in client.get("/v1/system").json()["processes"]}
         assert 0 <= again["service"]["cpu"] < 4
         assert not again["control"]["alive"]
+
+
+def test_who_starts_a_process_is_not_taken_for_it(brain: BrainRoot) -> None:
+    sleeps = "import sys, time; print(flush=True); time.sleep(60)"
+    service = [sys.executable, "-c", sleeps, "serve", "--root", str(brain.layout.root)]
+    wrapper = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+    with subprocess.Popen(
+        [sys.executable, "-c", wrapper, *service], stdout=subprocess.PIPE, text=True
+    ) as outer:
+        assert outer.stdout is not None
+        outer.stdout.readline()
+        (inner,) = psutil.Process(outer.pid).children()
+        try:
+            told = {p.name: p.pid for p in Household(brain.layout).look()}
+        finally:
+            inner.kill()
+    assert told == {"control": None, "policy": None, "sidecar": None, "service": inner.pid}
 
 
 def test_logs_are_told_from_their_end(brain: BrainRoot, client: TestClient) -> None:

@@ -366,3 +366,30 @@ def test_held_out_episodes_are_never_trained_on(count: int, tail: int, random: o
     assert len(held) <= tail
     assert (len(held) >= 1) == (count >= 4)
     assert hold_out(shuffled, tail=tail) == (train, held)
+
+
+@pytest.mark.parametrize("count", range(16, 33))
+def test_what_is_kept_unseen_judges_and_costs_no_further_lessons(count: int) -> None:
+    """As it comes when sixteen were learned from, and some more are there at the next round."""
+    first = [Path(f"e{i:04}") for i in range(16)]
+    kept = {p.name for p in hold_out(first, tail=8, least=4)[1]}
+    episodes = [Path(f"e{i:04}") for i in range(count)]
+    train, held = hold_out(episodes, tail=8, least=4, unseen=kept)
+    assert len(held) == 4
+    assert not kept & {p.name for p in train}
+    assert len(train) >= count - 4 - 4 + sum(p.name in kept for p in held)
+    if count == 16:
+        assert {p.name for p in held} == kept
+
+
+@given(st.integers(0, 100), st.integers(1, 20), st.sets(st.integers(0, 100)))
+def test_unseen_episodes_are_never_trained_on_and_as_many_judge(
+    count: int, tail: int, numbers: set[int]
+) -> None:
+    episodes = [Path(f"e{i:04}") for i in range(count)]
+    unseen = {f"e{i:04}" for i in numbers}
+    train, held = hold_out(episodes, tail=tail, least=4, unseen=unseen)
+    assert not unseen & {p.name for p in train}
+    assert not set(train) & set(held)
+    assert len(held) == len(hold_out(episodes, tail=tail, least=4)[1])
+    assert {p.name for p in episodes} - {p.name for p in (*train, *held)} <= unseen

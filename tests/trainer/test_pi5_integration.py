@@ -37,6 +37,9 @@ def test_a_round_ends_in_a_judged_candidate(layout: BrainLayout, capsys: pytest.
     assert "gate battery: open" in said
     assert "violates True" in said
     assert "numbers to learn" in said
+    assert "\nread: 1 of 6" in said or "\nread: 0 of 6" in said
+    assert "\ntrain: " in said
+    assert "\njudge: " in said
     assert said.splitlines()[-1].startswith("refused: ")
     assert (layout.candidate / "verdict.json").is_file()
     assert not layout.current.exists()

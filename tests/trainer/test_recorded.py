@@ -14,6 +14,7 @@ from continuonbrain.safety.guards import Limits
 from continuonbrain.trainer.dataset import Samples
 from continuonbrain.trainer.exam import Paper
 from continuonbrain.trainer.recorded import (
+    Acted,
     blocks_of,
     examined,
     guarded_on,
@@ -49,7 +50,7 @@ def test_means_by_block_give_back_the_mean_over_steps(recorded: Samples) -> None
     samples = timed(recorded, [i * 0.2 for i in range(n)], [0] * 25 + [3] * 15)
     errors = {k: np.random.default_rng(i).random(n) for i, k in enumerate(("candidate", "current", "mean"))}
     errors |= {f"speed_{k}": errors[k] / 3 for k in ("candidate", "current")}
-    acted = {k: (np.ones(n), np.zeros(n)) for k in ("candidate", "current")}
+    acted = {k: Acted(np.ones(n), np.zeros(n), {"a": 10, "b": 30}) for k in ("candidate", "current")}
     found = held_out(samples, errors, acted)
     assert found.episodes == 2
     assert set(found.episode) == {0, 3}
@@ -59,6 +60,7 @@ def test_means_by_block_give_back_the_mean_over_steps(recorded: Samples) -> None
     assert found.speed_candidate == pytest.approx([v / 3 for v in found.candidate])
     assert set(found.guard_candidate) == {1.0}
     assert set(found.head_current) == {0.0}
+    assert list(found.guard_reasons.items()) == [("b", 0.75), ("a", 0.25)]
 
 
 def test_a_steady_path_leaves_the_guard_in_peace_and_a_jumping_one_does_not(recorded: Samples) -> None:
@@ -71,11 +73,22 @@ def test_a_steady_path_leaves_the_guard_in_peace_and_a_jumping_one_does_not(reco
     jumping = Decisions(np.tile(sign[:, None], (1, 8)), steady.speed)
     limits = Limits(throttle_min=-0.5, steering_rate_per_s=10.0, throttle_rate_per_s=50.0)
     looks: list[int] = []
-    calm, no_head = guarded_on(steady, samples, NOMINAL, limits, lambda: looks.append(1))
+    calm, no_head, _ = guarded_on(steady, samples, NOMINAL, limits, lambda: looks.append(1))
     assert calm.sum() <= 3  # slew, until the wheels have turned
     assert looks
     assert not no_head.any()
-    assert guarded_on(jumping, samples, NOMINAL, limits)[0].mean() > 0.8
+    found = guarded_on(jumping, samples, NOMINAL, limits)
+    assert found.guard.mean() > 0.8
+    assert max(found.reasons, key=lambda name: found.reasons[name]) == "steering_slew"
+    slow = replace(limits, throttle_max=0.2)
+    calm_driver = replace(samples, command=np.tile(np.float32([0.0, 0.1]), (n, 1)))
+    assert guarded_on(steady, calm_driver, NOMINAL, slow).reasons["throttle_bound"] > n - 5
+    # Who was taught by somebody faster than the bounds is not blamed for it, and for all else.
+    fast_driver = replace(samples, command=np.tile(np.float32([0.0, 0.5]), (n, 1)))
+    found = guarded_on(steady, fast_driver, NOMINAL, slow)
+    assert "throttle_bound" not in found.reasons
+    assert found.guard.sum() <= 5
+    assert guarded_on(jumping, fast_driver, NOMINAL, slow).guard.mean() > 0.8
     broken = Decisions(np.full((n, 8), np.nan, np.float32), steady.speed)
     assert guarded_on(broken, samples, NOMINAL, limits)[0].all()
 

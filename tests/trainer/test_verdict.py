@@ -95,6 +95,19 @@ def test_each_rule_refuses_for_its_own_reason(name: str, change: dict[str, Any])
     assert verdict.reason.startswith(f"{name.split()[0]}: ")
 
 
+def test_a_refusal_by_the_guard_says_which_setting_it_met_and_what_else_failed() -> None:
+    held = recorded(0.05, 0.2, guard_candidate=(0.5,) * 16)
+    held = replace(held, guard_reasons={"steering_slew": 0.1, "throttle_bound": 0.4})
+    verdict = judge(replace(GOOD, held=held, closed_candidate=driven(0.95, guard=0.08)), Rules())
+    assert (
+        "throttle_bound, on 40% of the steps: it drives faster than guards.throttle_bounds" in verdict.reason
+    )
+    assert [c.name for c in verdict.checks if not c.passed] == ["recorded_guard", "guard_rise"]
+    assert verdict.reason.startswith("recorded_guard: ")
+    assert verdict.reason.endswith("; and guard_rise")
+    assert "most often" not in str(judge(replace(GOOD, held=replace(held, guard_reasons={})), Rules()).reason)
+
+
 def test_the_safety_heads_figures_are_compared_where_a_head_is_installed() -> None:
     blocked = driven(0.95, head_shares=(0.2,) * TRACKS)
     held = recorded(0.05, 0.2, head_candidate=(0.3,) * 16)

@@ -109,6 +109,16 @@ class RetryingBus:
         )
 
 
+def asked_chip(bus: I2cBus, address: int, register: int, n: int) -> str:
+    """ "" when a chip answers at this address, else what went wrong, in words. Only reads: nothing that runs is
+    disturbed but for the time of one transaction."""
+    try:
+        bus.read(address, register, n)
+    except RobotFault as fault:
+        return fault.message
+    return ""
+
+
 def open_bus(number: int) -> RetryingBus:
     """The bus /dev/i2c-NUMBER.
 

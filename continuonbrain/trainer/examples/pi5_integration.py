@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 from continuonbrain.brain_root import open_brain
 from continuonbrain.errors import BrainError, told_from_import
-from continuonbrain.loops.mid import MidLoop
+from continuonbrain.loops.mid import MidLoop, Status
 from continuonbrain.robot.host import HOST_FILE_NAME, SimulatedHost, host_for
 from continuonbrain.safety.action_guards import build_simple_action_guards
 from continuonbrain.storage.layout import DEFAULT_ROOT
@@ -72,8 +73,18 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"LoRA: {sum(p.numel() for p in parameters)} numbers to learn on {layout.base_model_dir}")
     del model, parameters
 
-    # 4. One bounded round. It asks all gates of the config again, and again while it works.
-    outcome = MidLoop(brain, host=host).round()
+    # 4. One bounded round, minutes: a line in each phase and every ten seconds. It asks all gates of the config again,
+    # and again while it works.
+    last = ("", -1e9)
+
+    def say(status: Status) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if status.steps and (status.phase != last[0] or now - last[1] > 10.0):
+            last = (status.phase, now)
+            print(f"{status.phase}: {status.step} of {status.steps} {status.detail}", flush=True)
+
+    outcome = MidLoop(brain, host=host, on_status=say).round()
     print(f"{outcome.phase}: {outcome.detail}")
     return int(outcome.said_no)
 

@@ -8,13 +8,13 @@ import types
 from pathlib import Path
 
 import pytest
-from bus_models import ModelBus, Pca9685Model
+from bus_models import Ina219Model, ModelBus, Pca9685Model
 from typer.testing import CliRunner
 
 from continuonbrain.cli.main import app
 from continuonbrain.config import DonkeyConfig, ThrottleConfig, load_config
 from continuonbrain.robot.donkey.calibration import Calibration, CalibrationLeft
-from continuonbrain.robot.donkey.i2c import RetryingBus
+from continuonbrain.robot.donkey.i2c import RetryingBus, asked_chip
 from continuonbrain.robot.donkey.pca9685 import Pca9685
 from continuonbrain.storage.layout import init_brain_root
 from continuonbrain.storage.lock import ProcessLock
@@ -204,3 +204,27 @@ def test_without_smbus2_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
     done = CliRunner().invoke(app, ["calibrate", "--root", str(layout.root)])
     assert "smbus2" in str(done.exception)
     assert "[pi]" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("answers", "battery"), [(["no"], "none"), ([""], "gauge"), (["yes"], "gauge"), ([], "gauge")]
+)
+def test_a_car_without_a_battery_gauge_is_asked_about(
+    tmp_path: Path, model: Pca9685Model, answers: list[str], battery: str
+) -> None:
+    layout = init_brain_root(tmp_path / "car", "pi5-donkey")
+    config = json.loads(layout.config_path.read_text())
+    config["donkey"]["throttle"] |= {"arming_s": 0.0, "reverse": "none"}
+    layout.config_path.write_text(json.dumps(config))
+    given = "\n".join([*WALK, *answers]) + "\n"
+    done = CliRunner().invoke(app, ["calibrate", "--root", str(layout.root)], input=given)
+    assert done.exit_code == 0, done.output
+    assert "No battery gauge (INA219) answers at 0x41" in done.output
+    found = load_config(layout.config_path)
+    assert (found.battery, found.donkey.calibrated) == (battery, True)
+
+
+def test_a_gauge_that_answers_is_not_asked_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = RetryingBus(ModelBus(at_40=Pca9685Model(), at_41=Ina219Model()), "model")
+    assert asked_chip(bus, 0x41, 0, 2) == ""
+    assert "0x42" in asked_chip(bus, 0x42, 0, 2)
