@@ -6,7 +6,7 @@ Each seed is a robot with lessons of its own in a shifted world: sixteen of ten 
 
   on_device    the sidecar's job with the preset's settings: rank 8, 400 steps. All of its steps, whatever the clock
                says: on a slow machine its minute would be over before them
-  cloud        `cloud export`, `cloud train` at --rank 32 with --steps 1200 (--layers all: every layer, at a multiple of
+  cloud        `cloud export`, `cloud train` at --rank 32 with --steps 800 (--layers all: every layer, at a multiple of
                the time), projected to the robot's shape; with the relative error of that
   cloud_fleet  the same with the bundles of --robots 4 robots, of which the robot is one: the others had other tracks,
                cameras and light in the same world
@@ -115,9 +115,11 @@ class Lift:
     def limits(self) -> Limits:
         return Limits.from_config(self.config.guards)
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What rows must have in common."""
-        return {"shift": self.shift, "rank": self.rank, "steps": self.steps, "layers": self.layers}
+    def fingerprint(self, way: str) -> dict[str, Any]:
+        """What makes a row of a way another one."""
+        trained = {"rank": self.rank, "steps": self.steps, "layers": self.layers}
+        own = {BASE: {}, DEVICE: {}, CLOUD: trained, FLEET: trained | {"robots": self.robots}}[way]
+        return {"shift": self.shift, **own}
 
 
 class School:
@@ -413,7 +415,7 @@ def _rows(path: Path | None, lift: Lift) -> list[dict[str, Any]]:
     if path is None or not path.exists():
         return []
     found = [json.loads(line) for line in path.read_text().splitlines()]
-    return [r for r in found if r["of"] == lift.fingerprint() and r.get("robots") in (None, lift.robots)]
+    return [r for r in found if r["of"] == lift.fingerprint(r["way"])]
 
 
 def main() -> None:
@@ -427,7 +429,7 @@ def main() -> None:
     parser.add_argument("--shift", default="tape", choices=sorted(SHIFTS))
     parser.add_argument("--robots", type=int, default=4)
     parser.add_argument("--rank", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--layers", default="top", choices=get_args(Layers))
     parser.add_argument("--rows", type=Path, help="a file of JSON lines")
     parser.add_argument("--json", action="store_true")
@@ -440,9 +442,7 @@ def main() -> None:
         print(words, file=sys.stderr, flush=True)
 
     for row in cells(lift, given.seeds, {(r["seed"], r["way"]) for r in rows}, told):
-        rows.append(
-            row | {"of": lift.fingerprint()} | ({"robots": lift.robots} if row["way"] == FLEET else {})
-        )
+        rows.append(row | {"of": lift.fingerprint(row["way"])})
         if given.rows is not None:
             with given.rows.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
