@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from benchmarks.cloud_lift import SCORES, Lift, against, beats, in_words, summed
+from benchmarks.cloud_lift import Lift
+from benchmarks.lift_rule import SCORES, against, beats, in_words, summed
 
 Rows = list[dict[str, Any]]
 
