@@ -61,6 +61,7 @@ def test_it_runs_from_top_to_bottom_with_nothing_given(
         notebook, timeout=500, kernel_name="python3", resources={"metadata": {"path": str(home)}}
     ).execute()
     shown = {cell.id: texts(cell) for cell in notebook.cells if cell.cell_type == "code"}
+    assert not any("\x1b" in text for text in shown.values())
     assert "whole, and signed by robot" in shown["check"]
     assert "what would leave" in shown["export"]
     assert "rank 12 -> 8" in shown["fit"]
