@@ -19,9 +19,16 @@ import threading
 _ALL, _IPV4, _IPV6 = 0x0003, 0x0800, 0x86DD
 _SOL_PACKET, _PACKET_STATISTICS = 263, 6
 _OUTGOING = 4
-_UDP, _TCP = 17, 6
+_ICMP, _TCP, _UDP, _ICMP6 = 1, 6, 17, 58
+_UNREACHABLE = {_ICMP: 3, _ICMP6: 1}
 _NAMES = 53
-_HEADER_BYTES = 120
+_UDP_HEADER, _DNS_HEADER = 8, 12
+_FIRST_BYTES = 400
+
+LOOPBACK_BACKWARDS = frozenset(
+    f"asks for the name {ipaddress.ip_address(a).reverse_pointer}" for a in ("127.0.0.1", "::1")
+)
+"""What a loopback address is called: a question that goes to the name server where /etc/hosts has no answer."""
 
 
 def way_in() -> list[str] | None:
@@ -64,7 +71,7 @@ class Wire:
     def _read(self) -> None:
         while True:
             try:
-                data, (_, protocol, kind, *_more) = self._socket.recvfrom(_HEADER_BYTES)
+                data, (_, protocol, kind, *_more) = self._socket.recvfrom(_FIRST_BYTES)
             except TimeoutError:
                 if self._end.is_set():
                     return
@@ -87,7 +94,8 @@ class Wire:
 
 
 def told(protocol: int, data: bytes) -> str:
-    """A packet in words, "" for one that stays on this machine. A question for a name never does, whoever is asked."""
+    """A packet in words; "" for one that stays on this machine, and for this kernel's answer that nobody is there. A
+    question for a name never stays, whoever is asked."""
     if protocol == _IPV4:
         start = (data[0] & 15) * 4
         kind, source, target = data[9], data[12:16], data[16:20]
@@ -95,11 +103,24 @@ def told(protocol: int, data: bytes) -> str:
         start, kind, source, target = 40, data[6], data[8:24], data[24:40]
     else:
         return f"protocol {protocol:#06x}"
+    if data[start] == _UNREACHABLE.get(kind):
+        return ""
     ports = struct.unpack("!HH", data[start : start + 4]) if kind in (_UDP, _TCP) else (0, 0)
     ends = [ipaddress.ip_address(source), ipaddress.ip_address(target)]
     if all(end.is_loopback for end in ends) and _NAMES not in ports:
         return ""
+    if kind == _UDP and ports[1] == _NAMES:
+        return f"asks for the name {_name(data[start + _UDP_HEADER + _DNS_HEADER :])}"
     return f"protocol {kind} from {ends[0]} port {ports[0]} to {ends[1]} port {ports[1]}"
+
+
+def _name(question: bytes) -> str:
+    """RFC 1035, section 4.1.2."""
+    parts = []
+    while question and 0 < question[0] < 64:
+        parts.append(question[1 : question[0] + 1].decode(errors="replace"))
+        question = question[question[0] + 1 :]
+    return ".".join(parts)
 
 
 def connect_natively(address: str, port: int) -> None:
