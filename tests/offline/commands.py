@@ -98,7 +98,9 @@ ENTRIES = (
     Entry("model export {tiny} {work}/graphs", long=True, code=2),  # needs the converter's environment
     Entry("model export-app {talking} {work}/app.litertlm", long=True, code=2),  # likewise
     Entry("chat --base {talking}", long=True, given="hello\n"),
-    Entry("train --root {robot} --simulate-host --min-episodes 4 --again", long=True),
+    Entry(
+        "train --root {robot} --simulate-host --min-episodes 4 --again", long=True, code=1
+    ),  # the verdict is no: so few lessons
     Entry(
         "cloud train {work}/memory.zip --key {docked}/keys/public/robot.pub --base {tiny} --out {work}/trained "
         "--rank 12 --steps 6 --batch 8 --reflex-steps 2 --workers 2 --cpu",
