@@ -13,7 +13,7 @@ from continuonbrain.loops.drive_session import command_control
 from continuonbrain.loops.loop_tick import MODES
 from continuonbrain.storage.layout import BrainLayout
 
-_WAYS = (*MODES, "stop")
+_WAYS = (*MODES, "teach", "stop")
 
 
 def mode(
@@ -31,7 +31,8 @@ def mode(
     ] = None,
 ) -> None:
     """Give the running robot a mode: autopilot, teleop (a person drives), assisted (the autopilot drives, a person
-    corrects) or park; stop is an emergency stop."""
+    corrects) or park; stop is an emergency stop. teach lets the simulator's own driver teach a simulated one, and its
+    life go on by itself."""
     if wanted not in _WAYS:
         raise BrainError(f"there is no mode {wanted!r}", remedy=f"one of: {', '.join(_WAYS)}")
     # A stop needs no settings that can be read, and nothing here a base that is there.

@@ -3,12 +3,13 @@
 Messages of `wire`, each answered with an "ack" (`ok`, `detail`):
 
     {"type": "instruct", "instruction": TEXT}
-    {"type": "mode", "mode": "autopilot" | "teleop" | "assisted" | "park"}
+    {"type": "mode", "mode": "autopilot" | "teleop" | "assisted" | "park" | "teach"}
     {"type": "stop"}     {"type": "release"}     {"type": "let_go"}
     {"type": "record", "on": true | false, "what": "lessons" | "drives"}
     {"type": "teleop", "steering": S, "throttle": T, "active": true | false, "for_s": SECONDS}
 
-"stop" is an emergency stop; a mode ends it (in "park" it stands anyway), and so does "release", which parks. In mode
+"stop" is an emergency stop; a mode ends it (in "park" it stands anyway), and so does "release", which parks. "teach"
+hands a simulated robot back to its own life, which begins with being taught (`sim_life.py`). In mode
 "teleop" a person drives, by messages some twenty times a second or by the body's own remote control; without a new one
 the car stops (`guards.deadman_s`, or `for_s` where the sender gives one; at once when the connection ends). In mode
 "assisted" the policy drives while messages come that are not active, and a person while they are; without any it stops.
@@ -32,14 +33,15 @@ from continuonbrain.storage.plain_text import is_plain
 _LONGEST_INSTRUCTION = 200
 _WHENEVER = ("stop", "let_go")
 """Safe, however late."""
-_KNOWN = f"instruct, mode ({', '.join(MODES)}), stop, release, record (on, what), teleop, let_go"
+_TEACH = "teach"
+_KNOWN = f"instruct, mode ({', '.join((*MODES, _TEACH))}), stop, release, record (on, what), teleop, let_go"
 
 
 class ControlCommands:
     """Takes what has arrived and does it, between two ticks. For the loop's thread.
 
-    change_mode: gives the reason why the mode stays as it is, "" when it changed. waits_for: what comes before the
-    robot drives by itself, "" for nothing.
+    change_mode, hand_back: give the reason why it stays as it is, "" when it changed. take_part: a person does
+    something that says nothing of a mode.
     """
 
     def __init__(
@@ -50,10 +52,11 @@ class ControlCommands:
         remote: RemoteControl,
         *,
         change_mode: Callable[[Mode], str],
-        waits_for: Callable[[], str] = lambda: "",
+        take_part: Callable[[], None] = lambda: None,
+        hand_back: Callable[[], str] = lambda: "",
     ) -> None:
         self._server, self._loop, self._body, self._remote = server, loop, body, remote
-        self._change_mode, self._waits_for = change_mode, waits_for
+        self._change_mode, self._take_part, self._hand_back = change_mode, take_part, hand_back
 
     def take(self, *, just_stopped: bool = False) -> None:
         """Obey and answer everything that waits; never waits itself. just_stopped: somebody stopped the robot at its
@@ -73,13 +76,16 @@ class ControlCommands:
             case "instruct":
                 return self._instruct(header.get("instruction"))
             case "mode" if (mode := _mode(header.get("mode"))) is not None:
-                return self._enter(mode)
+                return _unless(self._change_mode(mode))
+            case "mode" if header.get("mode") == _TEACH:
+                return _unless(self._hand_back())
             case "teleop":
                 return _unless(self._steer(header, peer))
             case "let_go":
                 self._remote.let_go()
                 return True, ""
             case "stop":
+                self._take_part()
                 self._loop.emergency_stop()
                 return True, ""
             case "release":
@@ -104,13 +110,11 @@ class ControlCommands:
         stopped = self._loop.pilot.guard.emergency_stopped
         return True, "the emergency stop is on; mode autopilot ends it" if stopped else ""
 
-    def _enter(self, mode: Mode) -> tuple[bool, str]:
-        if refusal := self._change_mode(mode):
-            return False, refusal
-        return True, self._waits_for() if mode == "autopilot" else ""
-
     def _steer(self, header: Mapping[str, object], peer: Peer) -> str:
-        return self._remote.take(header, lambda: peer.open)
+        if refusal := self._remote.take(header, lambda: peer.open):
+            return refusal
+        self._take_part()
+        return ""
 
     def _record(self, on: bool, what: object) -> str:
         part = next((part for part in PARTS if part == what), None)
@@ -118,6 +122,8 @@ class ControlCommands:
             return f"what = {what!r} is none of {', '.join(PARTS)}"
         if not self._loop.recording.able:
             return "this control process records nothing (--no-record)"
+        if on:
+            self._take_part()
         self._loop.record(part, on)
         return ""
 

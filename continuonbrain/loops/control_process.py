@@ -7,7 +7,8 @@ One per brain root (a lock says who). It tells how it is in `run/control.json` a
 on `run/control.sock` (`control_commands.py`). What the robot sees is on `run/view.sock` (`view.py`).
 SIGTERM and SIGINT stop the robot, close the recording and leave `run/control_report.json`. With --cycle the simulated
 robot lives: it is taught, stands still until something was learned, drives by itself, and is taught again on other
-tracks. With --park it stands until a person gives it a mode, as hardware always does.
+tracks; once a person has taken part it does what they say instead. With --park it stands until a person gives it a
+mode, as hardware always does.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from continuonbrain.loops.control_status import (
 from continuonbrain.loops.drive_session import read_status
 from continuonbrain.loops.driving_counter import DrivingCounter, DrivingKeeper
 from continuonbrain.loops.fast import FastLoop
+from continuonbrain.loops.in_hand import InHand
 from continuonbrain.loops.loop_report import FastReport
 from continuonbrain.loops.loop_tick import LoopTick, Mode
 from continuonbrain.loops.open_body import body_of
@@ -146,14 +148,13 @@ class ControlProcess:
                 driven=self,
                 put_back=self._put_back,
             )
-        self._by_hand: Mode | None = None
         self._pulse = notify.Pulse()
         self._head_fault, self._looks = "", 0
         self._stopping = False
         self._base = BaseWatch(brain.layout)
         self.moved = False
         """Another base drives now: this process has to be started anew."""
-        self._state = ControlState(held=parked)
+        self._state = ControlState(InHand(parked=parked))
         self._snapshot = ControlSnapshot(self._state, self._loop, self._client, self._body, self._life)
         self._commands: ControlCommands | None = None
         self._view: ViewServer | None = None
@@ -188,7 +189,8 @@ class ControlProcess:
                     self._body,
                     self._remote,
                     change_mode=self._change_mode,
-                    waits_for=lambda: self._snapshot.waits_for,
+                    take_part=self._take_part,
+                    hand_back=self._hand_back,
                 )
                 self._view = ViewServer(layout.run_dir / VIEW_SOCKET_NAME, self._snapshot.gauges, self._slack)
                 writer.start()
@@ -269,8 +271,8 @@ class ControlProcess:
         if before.get("emergency_stop") is True:
             self._loop.emergency_stop()
             log.warning("the emergency stop of before is still on")
-        if before.get("held") is True or before.get("mode") in ("teleop", "assisted"):
-            self._state.held = True
+        self._state.hand.go_on_as(before)
+        if self._state.hand.parked:
             self._loop.set_mode("park")
 
     def _take_head_calibration(self) -> None:
@@ -290,9 +292,23 @@ class ControlProcess:
         if mode != "park" and (refusal := self._body.release()):
             return refusal
         self._loop.release()
-        self._state.held, self._by_hand = mode == "park", mode if mode in ("teleop", "assisted") else None
+        self._state.hand.choose(mode)
         self._remote.let_go()  # what was commanded before is not meant for now
-        self.enter(driving=self._snapshot.phase != "park")
+        self.enter(driving=True)
+        return ""
+
+    def _take_part(self) -> None:
+        self._state.hand.take_part(drives=self._snapshot.phase == "drive")
+
+    def _hand_back(self) -> str:
+        """Let a simulated life go on by itself; why that cannot be, else ""."""
+        if self._life is None:
+            return "nobody but a person teaches this robot: only one of `continuonbrain run` has a simulated teacher"
+        self._loop.release()
+        self._state.hand.hand_back()
+        self._remote.let_go()
+        self._life.teach_again()
+        self.enter(driving=False)
         return ""
 
     def _open_recorder(self, instruction: str, source: str) -> EpisodeRecorder:
@@ -319,16 +335,13 @@ class ControlProcess:
         return self._stopping
 
     @property
-    def held(self) -> bool:
-        """Whether a person has parked it, or has it in hand."""
-        return self._state.held or self._by_hand is not None
+    def taken(self) -> bool:
+        """Whether a person has taken part, and has not handed it back."""
+        return self._state.hand.taken
 
     def enter(self, *, driving: bool) -> None:
-        """Drive from the next tick on, or stand."""
-        if self._by_hand is not None:
-            self._loop.set_mode(self._by_hand)
-        else:
-            self._loop.set_mode("autopilot" if driving and not self._state.held else "park")
+        """Drive from the next tick on, or stand; where a person has said which, that."""
+        self._loop.set_mode(self._state.hand.mode(driving=driving))
 
     def _put_back(self) -> None:
         if isinstance(self._body, SimBody):  # nobody lifts a car of hardware by itself

@@ -45,9 +45,10 @@ class DriverOut(_Model):
 
 
 class ModeIn(_Model):
-    """Who drives: a person, the policy, the policy under a person's eyes, nobody."""
+    """Who drives: a person, the policy, the policy under a person's eyes, nobody; "teach": a simulated robot is handed
+    back to its own life, in which the simulator's driver teaches it."""
 
-    mode: Literal["teleop", "autopilot", "assisted", "park"]
+    mode: Literal["teleop", "autopilot", "assisted", "park", "teach"]
 
 
 class InstructIn(_Model):

@@ -184,6 +184,7 @@ def create_app(robot: FakeRobot, code: str = "") -> FastAPI:
     async def mode(said: dict[str, str]) -> dict[str, str]:
         with robot.lock:
             robot.mode = said["mode"]
+            robot.life = "alone" if robot.mode == "teach" else "taken"
             robot.guard.release()
         return {"detail": ""}
 

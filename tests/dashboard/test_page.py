@@ -53,6 +53,19 @@ def stop_after(fake: Server, began: float) -> float:
     return time.monotonic() - ago - began
 
 
+def test_a_simulated_robot_is_handed_back_by_a_button_that_is_there_once_a_person_has_taken_part(
+    fake: Server, open_page: Opener
+) -> None:
+    page = open_page(f"{fake.url}/#drive")
+    until(page, "continuonbrain.view.tick?.life === 'alone'")
+    button = page.get_by_role("button", name="Let the simulator’s driver teach it")
+    assert not button.is_visible()
+    page.get_by_role("button", name="Autopilot").click()
+    button.click()
+    until(page, "continuonbrain.view.tick.mode === 'teach'")
+    button.wait_for(state="hidden")
+
+
 def test_a_person_drives_with_keys_and_the_car_stops_when_they_let_go(
     fake: Server, open_page: Opener
 ) -> None:

@@ -156,9 +156,12 @@ function modeSwitch(robot) {
     await robot.command("/v1/mode", { mode });
   };
   const buttons = Object.entries(MODES).map(([mode, words]) => el("button", { type: "button", "data-mode": mode, "aria-pressed": "false", onclick: () => choose(mode) }, words));
+  const teach = el("button", { type: "button", class: "small", id: "teach-it", hidden: true, onclick: () => robot.command("/v1/mode", { mode: "teach" }) }, "Let the simulator’s driver teach it");
   return {
-    node: el("div", { class: "segmented", role: "group", "aria-label": "Mode" }, buttons),
+    node: [el("div", { class: "segmented", role: "group", "aria-label": "Mode" }, buttons), teach],
     paint(tick) {
+      teach.hidden = tick?.life !== "taken"; // once a person has taken part, nothing happens by itself
+      teach.disabled = robot.driver() === "other";
       for (const button of buttons) {
         button.setAttribute("aria-pressed", String(tick?.mode === button.dataset.mode));
         button.disabled = !tick || robot.driver() === "other";
