@@ -9,7 +9,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := train,cloud,litert,serve,lerobot,dev
+EXTRAS := train,cloud,blur,litert,serve,lerobot,dev
 ARGS ?=
 PYTHON ?=
 

@@ -17,6 +17,8 @@ Last, on a root of its own, the one that no offline check can know of, with its 
 learned from the recordings of a servo that was mounted the other way round and passed every check there; since then
 somebody has turned the servo.
 
+The policy process is never started anew in any of it: the figures are of one term (each start would ask for another).
+
 Keys: for each of them `did` ("confirm" or "revert"), `reason`, `seconds` from the promotion to that, `ticks` that it
 drove, `back_s` until what drives then did; `right`: all came out as they must; `missed_ticks` of the control loop.
 """

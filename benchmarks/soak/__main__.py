@@ -71,8 +71,8 @@ def new_root(folder: Path) -> BrainLayout:
     return layout
 
 
-def result_of(soak: Soak, minutes: float) -> dict[str, Any]:
-    """The figures of a soak that is over."""
+def result_of(soak: Soak, minutes: float, *, calm: bool = False) -> dict[str, Any]:
+    """The figures of a soak that is over. calm: nothing was done to it."""
     history = AdapterStore(soak.layout).history()
     events = Counter(entry.event for entry in history)
     recoveries = [f.get("recovery_s") for f in soak.faults]
@@ -107,7 +107,8 @@ def result_of(soak: Soak, minutes: float) -> dict[str, Any]:
     flat = found["flat"] is True or (found["flat"] is None and minutes < _JUDGED_WITHIN_MIN)
     found["ok"] = (
         found["unsafe"] == found["violations"] == 0
-        and found["recovered"] == len(soak.faults) > 0
+        and found["recovered"] == len(soak.faults)
+        and calm == (len(soak.faults) == 0)
         and flat
         and learned
         and found["leftovers"]["sockets"] == 0
@@ -155,6 +156,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--day-s", type=float, default=240.0, help="how long a day is meant to be")
+    parser.add_argument("--calm", action="store_true", help="no faults: what grows where nothing dies")
     parser.add_argument("--report", type=Path, help="folder for report.json, timeline.png and the logs")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -179,11 +181,12 @@ def main() -> int:
                 seed=arguments.seed,
                 day_s=arguments.day_s,
                 without=() if mounts else ("disk", "disk and kill"),
+                calm=arguments.calm,
                 say=say,
             )
             soak.run(arguments.minutes * 60)
             free(root)
-            found = result_of(soak, arguments.minutes)
+            found = result_of(soak, arguments.minutes, calm=arguments.calm)
             if arguments.report:
                 write_report(soak, found, arguments.report, seed=arguments.seed, day_s=arguments.day_s)
         finally:

@@ -67,7 +67,7 @@ class Days:
         self.night, self._began_s = False, now_s
         self.world = self._worlds[self.over // _DAYS_A_WORLD % len(self._worlds)]
         self._set_world()
-        self._command("autopilot")
+        self._command("teach")  # its life goes on by itself
         for name in ("control", "sidecar"):  # they read the world when they start
             if pid := self._system.pids().get(name):
                 with contextlib.suppress(ProcessLookupError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ _NEWEST = 8
 
 
 class Soak:
-    """See `__main__`. without: kinds of faults that this machine cannot have."""
+    """See `__main__`. without: kinds of faults that this machine cannot have; calm: there are none."""
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class Soak:
         seed: int,
         day_s: float,
         without: tuple[str, ...],
+        calm: bool = False,
         say: Callable[[str], None],
     ) -> None:
         self.layout, self.work = layout, work
@@ -50,7 +52,7 @@ class Soak:
         self._unit = Unit(layout.root, seed, work)
         self.system = System(layout, work)
         self.flight = Flight(work / FLIGHT_FILE)
-        self.plan = Plan(seed, mean_gap_s=day_s / 3, without=without)
+        self.plan = Plan(seed, mean_gap_s=inf if calm else day_s / 3, without=without)
         self.began_s = time.monotonic()
         self.timeline = Timeline(self.system, self.began_s)
         self.days = Days(self.system, self.timeline, seed=seed, day_s=day_s, now_s=self.began_s)

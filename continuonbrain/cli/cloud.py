@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -19,10 +20,12 @@ from continuonbrain.cli.episodes_common import disk_errors, print_json, progress
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.cloud.check import check_bundle
 from continuonbrain.cloud.export import Exported, export_bundle, key_for, refuse_without_opt_in
+from continuonbrain.cloud.faces import face_finder
 from continuonbrain.cloud.plan import Plan, what_leaves
 from continuonbrain.cloud.preview import preview
-from continuonbrain.cloud.privacy import PRIVACY
+from continuonbrain.cloud.privacy import faces_blurred, privacy_with
 from continuonbrain.cloud.survey import survey
+from continuonbrain.errors import BrainError
 from continuonbrain.storage.public_key import parse_public_key
 
 app = typer.Typer(
@@ -73,6 +76,10 @@ def export(
     key: Annotated[
         str | None, typer.Option("--key", help="The key to sign with, where there are several.")
     ] = None,
+    blur_faces: Annotated[
+        bool,
+        typer.Option("--blur-faces", help="Blur the faces that are found (extra `blur`); some are missed."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would leave.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -82,6 +89,9 @@ def export(
     """
     brain = open_brain(root)
     refuse_without_opt_in(brain)
+    if blur_faces and frames is FrameChoice.NONE:
+        raise BrainError("--blur-faces with --frames none: no picture leaves", remedy="give one of the two")
+    faces = face_finder() if blur_faces else None
     with disk_errors(brain.layout.episodes_dir):
         plan = what_leaves(
             survey(brain.layout.episodes_dir),
@@ -90,12 +100,13 @@ def export(
             since_unix_ms=None if since is None else round(since.replace(tzinfo=UTC).timestamp() * 1000),
         )
     if dry_run:
-        _print_preview(brain, plan, as_json=as_json)
+        privacy = privacy_with("" if faces is None else faces_blurred(faces.told))
+        _print_preview(brain, plan, privacy, as_json=as_json)
         return
     target, as_zip = _target(out)
     with disk_errors(target), progress_bar("exporting steps", hidden=as_json) as progress:
         done = export_bundle(
-            brain, plan, target, as_zip=as_zip, key_name=key_for(brain, key), progress=progress
+            brain, plan, target, as_zip=as_zip, key_name=key_for(brain, key), faces=faces, progress=progress
         )
     _print_done(done, plan, brain, as_json=as_json)
 
@@ -125,6 +136,7 @@ def verify(
                 "steps": contents.steps,
                 "bytes": found.bytes,
                 "frames": contents.frames,
+                "faces": contents.faces,
                 "datasets": contents.datasets,
                 "adapters": contents.adapters,
             }
@@ -145,7 +157,7 @@ def _target(out: Path) -> tuple[Path, bool]:
     return out.absolute(), out.suffix == ".zip"
 
 
-def _print_preview(brain: BrainRoot, plan: Plan, *, as_json: bool) -> None:
+def _print_preview(brain: BrainRoot, plan: Plan, privacy: Mapping[str, Any], *, as_json: bool) -> None:
     parts = preview(brain, plan)
     if as_json:
         value: dict[str, Any] = {
@@ -156,7 +168,7 @@ def _print_preview(brain: BrainRoot, plan: Plan, *, as_json: bool) -> None:
             "members": [{"what": p.what, "count": p.count, "bytes": p.bytes} for p in parts],
             "bytes": sum(p.bytes for p in parts),
             "stays": [{"episode": s.name, "reason": s.reason} for s in plan.stays],
-            "privacy": dict(PRIVACY),
+            "privacy": dict(privacy),
         }
         print_json(value)
         return
@@ -172,10 +184,10 @@ def _print_preview(brain: BrainRoot, plan: Plan, *, as_json: bool) -> None:
         console.print(f"  and {len(plan.going) - _NAMED} more episodes")
     _print_stays(console, plan)
     console.print("changed before it leaves:")
-    for field, how in PRIVACY["coarsened"].items():
+    for field, how in privacy["coarsened"].items():
         console.print(f"  {field}: {how}", markup=False, soft_wrap=True)
     console.print("never leaves:")
-    for what in PRIVACY["dropped"]:
+    for what in privacy["dropped"]:
         console.print(f"  {what}", markup=False, soft_wrap=True)
     console.print("nothing was written")
 

@@ -134,12 +134,13 @@ def check_disk(root: Path) -> Check:
 
 
 def check_brain(root: Path) -> tuple[Check, GateReport | None]:
-    """The config is valid; and, when it is, what the gates say now."""
+    """The config is valid, and it is known which base drives; then, what the gates say now."""
     # Imported here: a broken settings library must not keep the other checks from being shown.
     from continuonbrain.brain_root import open_brain
     from continuonbrain.loops.owner import owner_gate
     from continuonbrain.loops.spending import Spending
     from continuonbrain.robot.host import HOST_FILE_NAME, host_for
+    from continuonbrain.storage.base_slots import BaseSlotError
     from continuonbrain.trainer.budget import Budget
     from continuonbrain.trainer.build_gates import gates_from_config
     from continuonbrain.trainer.gates import GateReport
@@ -148,7 +149,8 @@ def check_brain(root: Path) -> tuple[Check, GateReport | None]:
         brain = open_brain(root)
         gates = gates_from_config(brain.config)
     except BrainError as error:
-        return Check("config", False, error.message, error.remedy), None
+        what = "base slot" if isinstance(error, BaseSlotError) else "config"
+        return Check(what, False, error.message, error.remedy), None
     host = host_for(
         brain.config.robot.kind,
         host_file=brain.layout.run_dir / HOST_FILE_NAME,

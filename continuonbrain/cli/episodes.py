@@ -28,6 +28,7 @@ from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.rlds.summary import EpisodeSummary, summarise
 from continuonbrain.rlds.tub import import_tub as import_tub_folder
 from continuonbrain.rlds.tub_records import TubReport
+from continuonbrain.storage.plain_text import printable
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="What the robot remembers.")
 for command in (export, prune, render, repair, share, stats):
@@ -214,7 +215,7 @@ def _row(path: Path) -> dict[str, Any]:
         "steps": len(episode),
         "duration_s": None if milliseconds is None else milliseconds / 1000,
         "driver": driver_of(episode.metadata),
-        "label": instruction_of(episode.metadata),
+        "label": printable(instruction_of(episode.metadata)),
         "bad": is_bad(episode.metadata),
         "environment_id": episode.metadata.environment_id,
         "state": episode.torn or "whole",
@@ -231,7 +232,7 @@ def _print_summary(summary: EpisodeSummary) -> None:
         markup=False,
     )
     counts = {
-        "instruction": summary.instructions,
+        "instruction": {printable(words): count for words, count in summary.instructions.items()},
         "source": summary.sources,
         "guard": summary.reasons,
         "adapter": summary.adapters,

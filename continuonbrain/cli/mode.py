@@ -11,8 +11,9 @@ from continuonbrain.cli.root_option import DEFAULT_ROOT, RootOption
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.drive_session import command_control
 from continuonbrain.loops.loop_tick import MODES
+from continuonbrain.storage.layout import BrainLayout
 
-_WAYS = (*MODES, "stop")
+_WAYS = (*MODES, "teach", "stop")
 
 
 def mode(
@@ -30,10 +31,12 @@ def mode(
     ] = None,
 ) -> None:
     """Give the running robot a mode: autopilot, teleop (a person drives), assisted (the autopilot drives, a person
-    corrects) or park; stop is an emergency stop."""
+    corrects) or park; stop is an emergency stop. teach lets the simulator's own driver teach a simulated one, and its
+    life go on by itself."""
     if wanted not in _WAYS:
         raise BrainError(f"there is no mode {wanted!r}", remedy=f"one of: {', '.join(_WAYS)}")
-    layout = open_brain(root).layout
+    # A stop needs no settings that can be read, and nothing here a base that is there.
+    layout = BrainLayout(root) if wanted == "stop" else open_brain(root, slot="").layout
     if instruction is not None:
         command_control(layout, {"type": "instruct", "instruction": instruction})
     if record is not None:

@@ -21,6 +21,7 @@ import PIL
 from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.cloud.errors import ExportRefused, NothingToExport
+from continuonbrain.cloud.faces import FaceFinder
 from continuonbrain.cloud.journal import Done, Journal
 from continuonbrain.cloud.ledger import Ledger
 from continuonbrain.cloud.manifest import (
@@ -42,7 +43,7 @@ from continuonbrain.cloud.papers import (
     slots_of,
 )
 from continuonbrain.cloud.plan import Dataset, Plan, Stays
-from continuonbrain.cloud.privacy import Pseudonyms
+from continuonbrain.cloud.privacy import Pseudonyms, faces_blurred
 from continuonbrain.cloud.secret import pseudonyms_of
 from continuonbrain.cloud.shards import ShardWriter, folder_of, member_of
 from continuonbrain.cloud.sinks import Sink, open_sink, remove_growing
@@ -117,6 +118,7 @@ def export_bundle(
     *,
     as_zip: bool,
     key_name: str,
+    faces: FaceFinder | None = None,
     progress: Progress = lambda _done, _total: None,
     delivered: Delivered = lambda _exported: None,
 ) -> Exported:
@@ -125,6 +127,7 @@ def export_bundle(
     Args:
         out: must not be there; its folder must.
         as_zip: one zip file, or a folder.
+        faces: what it finds in pictures is blurred.
         progress: called with (steps done, steps in all).
         delivered: called when `out` has its name, and once more where the call before was killed in between.
 
@@ -153,6 +156,7 @@ def export_bundle(
             names=pseudonyms_of(layout),
             base_sha256=checkpoint_sha256(layout.base_model_dir),
             slots=slots_of(brain),
+            faces=faces,
         )
         return job.run(progress, delivered)
 
@@ -180,6 +184,7 @@ class _Job:
     names: Pseudonyms
     base_sha256: str
     slots: tuple[Slot, ...]
+    faces: FaceFinder | None
 
     def run(self, progress: Progress, delivered: Delivered) -> Exported:
         part = self.out.with_name(f"{self.out.name}.part")
@@ -218,6 +223,7 @@ class _Job:
             self.brain.layout.episodes_dir,
             self.names,
             self.plan.frames,
+            faces=self.faces,
             may_leave=self._may_leave,
             done=one_more,
         )
@@ -276,7 +282,7 @@ class _Job:
         for slot in self.slots:
             for file in slot.files:
                 yield f"adapters/{slot.name}/{file.name}", _pieces(file)
-        decoded = self.plan.frames == "half"
+        decoded = self.plan.frames == "half" or (self.faces is not None and self.plan.frames != "none")
         small = {
             "base.json": base_paper(self.base_sha256, self.slots),
             "config.json": settings_paper(self.brain),
@@ -310,6 +316,7 @@ class _Job:
                 datasets=datasets,
                 adapters={slot.name: slot.told() for slot in self.slots},
                 members=tuple(SignedMember(m.name, m.bytes, m.sha256) for m in members),
+                faces="" if self.faces is None else faces_blurred(self.faces.told),
             )
         )
 
@@ -360,6 +367,7 @@ class _Job:
             "program": [__version__, PIL.__version__],
             "as_zip": self.as_zip,
             "frames": self.plan.frames,
+            "faces": "" if self.faces is None else self.faces.told,
             "going": [asdict(c) for c in self.plan.going],
             "files": files,
             "slots": [slot.told() for slot in self.slots],

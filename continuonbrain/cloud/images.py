@@ -8,8 +8,10 @@ encoded again. Formats: ITU-T T.81, annex B; JFIF 1.02; PNG, third edition, sect
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from continuonbrain.rlds.errors import EpisodeError
@@ -20,8 +22,15 @@ from continuonbrain.rlds.writer import encode_jpeg
 Size = tuple[int, int]
 """Height, width."""
 
+Box = tuple[int, int, int, int]
+"""Left, top, width, height, in pixels."""
+
 HALF_QUALITY = 90
-"""Of a JPEG that is encoded again at half the size."""
+"""Of a JPEG that is encoded again, at half the size or with blurred faces."""
+
+_MOSAIC = 4
+_MARGIN = 4
+"""A box is made larger by a fourth of itself on each side: hair and ears tell, too."""
 
 _FIELD = "observation.frame"
 _STANDALONE = frozenset((0x01, *range(0xD0, 0xD8)))
@@ -54,6 +63,40 @@ def half_image(data: bytes) -> tuple[bytes, Size]:
     pixels = decode_image(data)
     half = Image.fromarray(pixels).reduce(2)
     return bare_image(encode_jpeg(np.asarray(half, dtype=np.uint8), quality=HALF_QUALITY))
+
+
+def blurred_image(
+    data: bytes, find: Callable[[NDArray[np.uint8]], Sequence[Box]], *, half: bool
+) -> tuple[bytes, Size]:
+    """The picture with what `find` finds in it blurred, and its size; pixel for pixel the same where that is nothing.
+
+    Args:
+        find: takes uint8 `[height, width, 3]`.
+        half: at half the size, as `half_image`; looked for at the whole.
+
+    Raises:
+        EpisodeError: as `decode_image`.
+    """
+    pixels = decode_image(data)
+    boxes = find(pixels)
+    if not boxes:
+        return half_image(data) if half else bare_image(data)
+    image = Image.fromarray(blurred(pixels, boxes))
+    out = np.asarray(image.reduce(2) if half else image, dtype=np.uint8)
+    return bare_image(encode_jpeg(out, quality=HALF_QUALITY))
+
+
+def blurred(pixels: NDArray[np.uint8], boxes: Sequence[Box]) -> NDArray[np.uint8]:
+    """A copy, in which four by four colours are left of each box and its margin."""
+    out = pixels.copy()
+    height, width = pixels.shape[:2]
+    for x, y, w, h in boxes:
+        left, right = max(0, x - w // _MARGIN), min(width, x + w + w // _MARGIN)
+        top, bottom = max(0, y - h // _MARGIN), min(height, y + h + h // _MARGIN)
+        part = Image.fromarray(pixels[top:bottom, left:right])
+        few = part.resize((_MOSAIC, _MOSAIC), Image.Resampling.BOX)
+        out[top:bottom, left:right] = np.asarray(few.resize(part.size, Image.Resampling.BILINEAR))
+    return out
 
 
 def _bare_jpeg(data: bytes) -> tuple[bytes, Size]:

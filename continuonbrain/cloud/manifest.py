@@ -14,7 +14,7 @@ from typing import Final
 
 from continuonbrain import __version__
 from continuonbrain.cloud.errors import BundleRefused
-from continuonbrain.cloud.privacy import PRIVACY
+from continuonbrain.cloud.privacy import FACES, privacy_with
 from continuonbrain.storage.canonical_json import NotSignableError, parse_signable, signable_bytes
 from continuonbrain.storage.signing import (
     Document,
@@ -54,6 +54,7 @@ class Contents:
         episodes, steps: records and steps in all datasets.
         datasets: by their folder: height and width of the pictures (none: 0, 0), records, steps.
         adapters: of the slots "current" and "slow" what there is: version and sha256.
+        faces: what was done to faces in pictures, "" for nothing.
         members: every file but the manifest and its signature, in their order.
     """
 
@@ -65,6 +66,7 @@ class Contents:
     datasets: Mapping[str, Mapping[str, int]]
     adapters: Mapping[str, Mapping[str, str]]
     members: tuple[SignedMember, ...]
+    faces: str = ""
 
 
 def manifest_bytes(contents: Contents) -> bytes:
@@ -80,7 +82,7 @@ def manifest_bytes(contents: Contents) -> bytes:
             "steps": contents.steps,
             "datasets": contents.datasets,
             "adapters": contents.adapters,
-            "privacy": PRIVACY,
+            "privacy": privacy_with(contents.faces),
             "members": [{"name": m.name, "bytes": m.bytes, "sha256": m.sha256} for m in contents.members],
         }
     )
@@ -118,6 +120,7 @@ def parse_manifest(data: bytes, *, what: str) -> Contents:
             {_text(n): {k: _count(v) for k, v in d.items()} for n, d in raw["datasets"].items()},
             {_text(n): {k: _text(v) for k, v in a.items()} for n, a in raw["adapters"].items()},
             members,
+            _text(raw.get("privacy", {}).get("coarsened", {}).get(FACES, "")),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BundleRefused(f"{what}: manifest.json is not one ({error!r})", remedy=_REMEDY) from error

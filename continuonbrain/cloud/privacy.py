@@ -61,6 +61,19 @@ PRIVACY: Final[Mapping[str, Any]] = {
     ],
 }
 
+FACES: Final = "faces in images"
+
+
+def faces_blurred(by: str) -> str:
+    """What the list says of them. by: what found them, with its version."""
+    return f"those that {by} found were blurred; it misses some"
+
+
+def privacy_with(faces: str) -> Mapping[str, Any]:
+    """`PRIVACY` with what was done to faces; as it is for ""."""
+    return PRIVACY if not faces else {**PRIVACY, "coarsened": {**PRIVACY["coarsened"], FACES: faces}}
+
+
 _TAGS = frozenset(("drive", "teleop", "donkeycar", "tub", "imported"))
 _XR_MODES = frozenset(("trainer", "autonomous", "observer"))
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,39}")

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from continuonbrain.cloud.images import Size, bare_image, half_image
+from continuonbrain.cloud.faces import FaceFinder
+from continuonbrain.cloud.images import Size, bare_image, blurred_image, half_image
 from continuonbrain.cloud.plan import Dataset, Frames, Shard
 from continuonbrain.cloud.privacy import Pseudonyms, clean_features, clean_field, clean_metadata
 from continuonbrain.cloud.sinks import Sink
@@ -80,11 +81,12 @@ class ShardWriter:
         names: Pseudonyms,
         frames: Frames,
         *,
+        faces: FaceFinder | None = None,
         may_leave: MayLeave,
         done: StepsDone,
     ) -> None:
         self._sink, self._dir, self._names, self._frames = sink, episodes_dir, names, frames
-        self._may_leave, self._done = may_leave, done
+        self._may_leave, self._done, self._faces = may_leave, done, faces
         self.told: list[tuple[str, str]] = []
 
     def write(self, dataset: Dataset, shard: Shard) -> tuple[Member, dict[str, Any]]:
@@ -187,7 +189,7 @@ class ShardWriter:
             )
         data = episode.jpeg_of(step, index)
         try:
-            picture, found = (half_image if self._frames == "half" else bare_image)(data)
+            picture, found = self._leaves(data)
         except EpisodeError as error:
             raise error.at(file=episode.path, step=index) from error
         if found != size:
@@ -198,6 +200,12 @@ class ShardWriter:
                 field="observation.frame",
             )
         return picture
+
+    def _leaves(self, data: bytes) -> tuple[bytes, Size]:
+        half = self._frames == "half"
+        if self._faces is not None:
+            return blurred_image(data, self._faces.find, half=half)
+        return (half_image if half else bare_image)(data)
 
 
 def _told(episode_id: str, report: _Report) -> list[dict[str, Any]]:

@@ -166,7 +166,8 @@ class PromotionConfig(Group):
     probation_minutes: Annotated[float, Field(ge=0, le=100_000)] = 5.0
     """Minutes that it must have driven, too, standing still not counted. Both 0: no probation."""
     probation_restarts: Annotated[int, Field(ge=0, le=1000)] = 3
-    """Starts of the policy process on probation; one more takes the adapter back."""
+    """Starts of the policy process on probation; each has the adapter driven for those ticks and minutes once more, and
+    one more takes it back."""
     max_takeovers_per_min: Annotated[float, Field(gt=0, le=60)] = 1.0
     """A person driving on by hand. Each of these limits holds where the adapter before has driven too little to say;
     a quarter of it is accepted always."""

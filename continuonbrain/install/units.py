@@ -3,7 +3,8 @@
 Every process has the walls that it can live behind (systemd.exec(5)): no network (but the service, where the owner asks
 for a dashboard: that listens on addresses of a private network alone), no capability, the file system
 read-only but for the brain root, no device. Control alone sees devices, and may ask for a real-time priority up to 60
-by its limits, without any capability (sched(7): RLIMIT_RTPRIO; getrlimit(2): RLIMIT_NICE).
+by its limits, without any capability (sched(7): RLIMIT_RTPRIO; getrlimit(2): RLIMIT_NICE). So does the car's watchdog
+process, which it starts: the same walls, and the end of control is its end.
 
 The processes are not ordered among each other: control stands the robot still while there is no policy, and at the end
 all are told at once, so nothing delays the robot's stop.
@@ -18,6 +19,9 @@ from continuonbrain.loops.heartbeats import LIMITS, Limits
 
 TARGET = "continuonbrain.target"
 MADE_BY = "# Made by `continuonbrain install`; `continuonbrain uninstall` takes it away. Own settings: systemctl edit."
+
+POLICY_STARTS = 12
+"""Within ten minutes: those that came before, a switch, `probation_restarts` of the presets, and what follows."""
 
 _DEVICES = (
     "char-i2c",  # servo and motor driver (PCA9685), battery sensor (INA219)
@@ -81,6 +85,8 @@ class _Process:
     resources: str
     own: str
     after: str = ""
+    starts: int = 5
+    kill_mode: str = "mixed"
 
 
 _PROCESSES = (
@@ -101,10 +107,12 @@ MemoryMax=512M
 MemorySwapMax=0
 LimitRTPRIO=60
 LimitNICE=-10
+# For the car's watchdog process alone, a quarter of this large.
+LimitMEMLOCK=64M
 RestrictRealtime=no
 """,
         own="""\
-# The PWM chip goes on with its last pulses when the process that set them is killed.
+# The PWM chip goes on with its last pulses when the process that set them is killed, and its watchdog process with it.
 ExecStopPost=-{python} -I -m continuonbrain calibrate --off --root {root}
 # numpy compiles nothing: what is writable here is never executed.
 MemoryDenyWriteExecute=yes
@@ -112,6 +120,9 @@ PrivateDevices=no
 DevicePolicy=closed
 {devices}
 """,
+        # "mixed" sends SIGKILL to all that is left as soon as control is gone. The car's watchdog process, which then
+        # switches the throttle off and ends, takes no other signal.
+        kill_mode="control-group",
         # DeviceAllow= looks names up when the process is started: drivers that come later stay closed to it.
         after=f"Wants={_DRIVERS}\nAfter={_DRIVERS}\n",
     ),
@@ -120,6 +131,8 @@ DevicePolicy=closed
         "decides where to drive",
         "continuonbrain.loops.policy_process --root {root}",
         LIMITS["policy"],
+        # One that dies of what is on probation is started until that is taken back, and then once more.
+        starts=POLICY_STARTS,
         resources="""\
 CPUWeight=300
 IOWeight=200
@@ -214,7 +227,7 @@ RequiresMountsFor={root}
 ConditionPathExists={root}/config.json
 # What a restart does not mend waits for a person: journalctl -u {unit_name(process.name)}
 StartLimitIntervalSec=600
-StartLimitBurst=5
+StartLimitBurst={process.starts}
 {process.after}
 [Service]
 Type=notify
@@ -234,7 +247,7 @@ RestartSec=2
 WatchdogSec={process.limits.silent_s:g}
 TimeoutStartSec={process.limits.start_s:g}
 TimeoutStopSec={process.limits.stop_s:g}
-KillMode=mixed
+KillMode={process.kill_mode}
 LimitCORE=0
 
 {process.resources}

@@ -25,7 +25,7 @@ from continuonbrain.storage.base_slots import BaseSlots
 from continuonbrain.storage.boot import boot_id
 from continuonbrain.storage.driving_record import DrivingRecord, read_record
 from continuonbrain.storage.lock import LockHeldError
-from continuonbrain.storage.probation_look import Look, look
+from continuonbrain.storage.probation_look import Look, asked_of, look
 from continuonbrain.storage.probation_rule import Boot, Confirm, Revert
 
 log = logging.getLogger(__name__)
@@ -77,10 +77,12 @@ def base_progress(brain: BrainRoot) -> dict[str, Any]:
     }
     if state.terms is not None:
         new = _records(brain, state)[0]
-        told["ticks"], told["of_ticks"] = new.ticks, state.terms.ticks
-        told["minutes"], told["of_minutes"] = round(new.seconds / 60.0, 3), state.terms.minutes
+        restarts = _starts(brain, state).restarts
+        asked = asked_of(state.terms, restarts)
+        told["ticks"], told["of_ticks"] = new.ticks, asked.ticks
+        told["minutes"], told["of_minutes"] = round(new.seconds / 60.0, 3), asked.minutes
         told["incidents"] = {name: count for name, count in new.incidents.items() if count}
-        told["restarts"] = _starts(brain, state).restarts
+        told["restarts"] = restarts
     return told
 
 

@@ -3,12 +3,13 @@
 Messages of `wire`, each answered with an "ack" (`ok`, `detail`):
 
     {"type": "instruct", "instruction": TEXT}
-    {"type": "mode", "mode": "autopilot" | "teleop" | "assisted" | "park"}
+    {"type": "mode", "mode": "autopilot" | "teleop" | "assisted" | "park" | "teach"}
     {"type": "stop"}     {"type": "release"}     {"type": "let_go"}
     {"type": "record", "on": true | false, "what": "lessons" | "drives"}
     {"type": "teleop", "steering": S, "throttle": T, "active": true | false, "for_s": SECONDS}
 
-"stop" is an emergency stop; a mode ends it (in "park" it stands anyway), and so does "release", which parks. In mode
+"stop" is an emergency stop; a mode ends it (in "park" it stands anyway), and so does "release", which parks. "teach"
+hands a simulated robot back to its own life, which begins with being taught (`sim_life.py`). In mode
 "teleop" a person drives, by messages some twenty times a second or by the body's own remote control; without a new one
 the car stops (`guards.deadman_s`, or `for_s` where the sender gives one; at once when the connection ends). In mode
 "assisted" the policy drives while messages come that are not active, and a person while they are; without any it stops.
@@ -27,18 +28,20 @@ from continuonbrain.loops.loop_tick import MODES, Mode
 from continuonbrain.loops.recording import PARTS
 from continuonbrain.loops.remote import RemoteControl
 from continuonbrain.loops.wire_stream import Message, Peer, WireServer
+from continuonbrain.storage.plain_text import is_plain
 
 _LONGEST_INSTRUCTION = 200
 _WHENEVER = ("stop", "let_go")
 """Safe, however late."""
-_KNOWN = f"instruct, mode ({', '.join(MODES)}), stop, release, record (on, what), teleop, let_go"
+_TEACH = "teach"
+_KNOWN = f"instruct, mode ({', '.join((*MODES, _TEACH))}), stop, release, record (on, what), teleop, let_go"
 
 
 class ControlCommands:
     """Takes what has arrived and does it, between two ticks. For the loop's thread.
 
-    change_mode: gives the reason why the mode stays as it is, "" when it changed. waits_for: what comes before the
-    robot drives by itself, "" for nothing.
+    change_mode, hand_back: give the reason why it stays as it is, "" when it changed. take_part: a person does
+    something that says nothing of a mode.
     """
 
     def __init__(
@@ -49,15 +52,20 @@ class ControlCommands:
         remote: RemoteControl,
         *,
         change_mode: Callable[[Mode], str],
-        waits_for: Callable[[], str] = lambda: "",
+        take_part: Callable[[], None] = lambda: None,
+        hand_back: Callable[[], str] = lambda: "",
     ) -> None:
         self._server, self._loop, self._body, self._remote = server, loop, body, remote
-        self._change_mode, self._waits_for = change_mode, waits_for
+        self._change_mode, self._take_part, self._hand_back = change_mode, take_part, hand_back
 
-    def take(self) -> None:
-        """Obey and answer everything that waits; never waits itself."""
+    def take(self, *, just_stopped: bool = False) -> None:
+        """Obey and answer everything that waits; never waits itself. just_stopped: somebody stopped the robot at its
+        own buttons in this tick: what was sent before that does not release it."""
         for message in self._server.wait(0.0):
-            ok, detail = self._obey(message)
+            if just_stopped and message.header.get("type") in ("mode", "release"):
+                ok, detail = False, "an emergency stop came at the same moment: ask again to end it"
+            else:
+                ok, detail = self._obey(message)
             self._server.acknowledge(message.peer, ok=ok, detail=detail)
 
     def _obey(self, message: Message) -> tuple[bool, str]:
@@ -68,13 +76,16 @@ class ControlCommands:
             case "instruct":
                 return self._instruct(header.get("instruction"))
             case "mode" if (mode := _mode(header.get("mode"))) is not None:
-                return self._enter(mode)
+                return _unless(self._change_mode(mode))
+            case "mode" if header.get("mode") == _TEACH:
+                return _unless(self._hand_back())
             case "teleop":
                 return _unless(self._steer(header, peer))
             case "let_go":
                 self._remote.let_go()
                 return True, ""
             case "stop":
+                self._take_part()
                 self._loop.emergency_stop()
                 return True, ""
             case "release":
@@ -84,20 +95,26 @@ class ControlCommands:
         return False, f"unknown command {header!r}; known: {_KNOWN}"
 
     def _instruct(self, text: object) -> tuple[bool, str]:
-        if not isinstance(text, str) or not 0 < len(text.strip()) <= _LONGEST_INSTRUCTION:
-            return False, f"instruction = {text!r} is not a text of 1 to {_LONGEST_INSTRUCTION} characters"
+        if (
+            not isinstance(text, str)
+            or not 0 < len(text.strip()) <= _LONGEST_INSTRUCTION
+            or not is_plain(text)
+        ):
+            said = f"{text!r:.300}"
+            return (
+                False,
+                f"instruction = {said} is not a text of 1 to {_LONGEST_INSTRUCTION} characters in a line",
+            )
         self._loop.instruct(text)
         self._body.instruct(text)
         stopped = self._loop.pilot.guard.emergency_stopped
         return True, "the emergency stop is on; mode autopilot ends it" if stopped else ""
 
-    def _enter(self, mode: Mode) -> tuple[bool, str]:
-        if refusal := self._change_mode(mode):
-            return False, refusal
-        return True, self._waits_for() if mode == "autopilot" else ""
-
     def _steer(self, header: Mapping[str, object], peer: Peer) -> str:
-        return self._remote.take(header, lambda: peer.open)
+        if refusal := self._remote.take(header, lambda: peer.open):
+            return refusal
+        self._take_part()
+        return ""
 
     def _record(self, on: bool, what: object) -> str:
         part = next((part for part in PARTS if part == what), None)
@@ -105,6 +122,8 @@ class ControlCommands:
             return f"what = {what!r} is none of {', '.join(PARTS)}"
         if not self._loop.recording.able:
             return "this control process records nothing (--no-record)"
+        if on:
+            self._take_part()
         self._loop.record(part, on)
         return ""
 

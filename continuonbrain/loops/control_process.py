@@ -7,7 +7,8 @@ One per brain root (a lock says who). It tells how it is in `run/control.json` a
 on `run/control.sock` (`control_commands.py`). What the robot sees is on `run/view.sock` (`view.py`).
 SIGTERM and SIGINT stop the robot, close the recording and leave `run/control_report.json`. With --cycle the simulated
 robot lives: it is taught, stands still until something was learned, drives by itself, and is taught again on other
-tracks. With --park it stands until a person gives it a mode, as hardware always does.
+tracks; once a person has taken part it does what they say instead. With --park it stands until a person gives it a
+mode, as hardware always does.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
@@ -34,8 +36,10 @@ from continuonbrain.loops.control_status import (
     CONTROL_SOCKET_NAME,
     StatusWriter,
 )
+from continuonbrain.loops.drive_session import read_status
 from continuonbrain.loops.driving_counter import DrivingCounter, DrivingKeeper
 from continuonbrain.loops.fast import FastLoop
+from continuonbrain.loops.in_hand import InHand
 from continuonbrain.loops.loop_report import FastReport
 from continuonbrain.loops.loop_tick import LoopTick, Mode
 from continuonbrain.loops.open_body import body_of
@@ -66,7 +70,8 @@ from continuonbrain.storage.lock import ProcessLock
 log = logging.getLogger("continuonbrain.control")
 
 TRACK_SEED = 9001
-_RECALIBRATE_EVERY = 40
+_RECALIBRATE_EVERY = 10
+"""Looks of the status thread, five a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +148,13 @@ class ControlProcess:
                 driven=self,
                 put_back=self._put_back,
             )
-        self._by_hand: Mode | None = None
         self._pulse = notify.Pulse()
-        self._head_fault = ""
+        self._head_fault, self._looks = "", 0
         self._stopping = False
         self._base = BaseWatch(brain.layout)
         self.moved = False
         """Another base drives now: this process has to be started anew."""
-        self._state = ControlState(held=parked)
+        self._state = ControlState(InHand(parked=parked))
         self._snapshot = ControlSnapshot(self._state, self._loop, self._client, self._body, self._life)
         self._commands: ControlCommands | None = None
         self._view: ViewServer | None = None
@@ -166,6 +170,7 @@ class ControlProcess:
             for recovered in recover_unfinished(layout.episodes_dir):
                 log.warning("closed after a crash: %s", recovered)
             (layout.run_dir / CONTROL_REPORT_NAME).unlink(missing_ok=True)
+            self._go_on_as(read_status(layout))
             self._body.open()
             events = EventLog(layout.events_dir)
             writer = StatusWriter(
@@ -184,7 +189,8 @@ class ControlProcess:
                     self._body,
                     self._remote,
                     change_mode=self._change_mode,
-                    waits_for=lambda: self._snapshot.waits_for,
+                    take_part=self._take_part,
+                    hand_back=self._hand_back,
                 )
                 self._view = ViewServer(layout.run_dir / VIEW_SOCKET_NAME, self._snapshot.gauges, self._slack)
                 writer.start()
@@ -219,9 +225,12 @@ class ControlProcess:
     def _housekeeping(self) -> None:
         """On the status thread: the loop itself looks at no file."""
         lift_other_threads(self._state.granted)
+        self._looks += 1
+        if self._looks % _RECALIBRATE_EVERY == 0:
+            self._take_head_calibration()
         if self._base.moved() and not self.moved:
             log.warning("another base drives now: the robot stops, and this process starts anew")
-            self.moved = self._stopping = True
+            self.moved = self._state.begins_anew = self._stopping = True
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._stopping = True
@@ -241,20 +250,30 @@ class ControlProcess:
             served_by=self._client.connects if self._client.connected else 0,
         )
         self._body.ticked(tick)
-        if tick.number % _RECALIBRATE_EVERY == 0:
-            self._take_head_calibration()
         self._loop.hold(self._body.unfit())
-        asked = self._body.asked()
+        asked, stood = self._body.asked(), self._loop.pilot.guard.emergency_stopped
         if asked == "stop":
             self._loop.emergency_stop()
         elif asked is not None and (refusal := self._change_mode(asked)):
             log.warning("mode %s: %s", asked, refusal)
-        self._obey()
+        self._obey(just_stopped=asked == "stop" and not stood)
         self._slack.begin()
 
-    def _obey(self) -> None:
+    def _obey(self, *, just_stopped: bool = False) -> None:
         if self._commands is not None:
-            self._commands.take()
+            self._commands.take(just_stopped=just_stopped)
+
+    def _go_on_as(self, before: Mapping[str, Any]) -> None:
+        """What a person wanted of a control process that was killed, or made way for another base, still holds: an
+        emergency stop, and that the robot does not drive by itself."""
+        if before.get("mode") == "stopped" and before.get("begins_anew") is not True:
+            return  # it was told to end
+        if before.get("emergency_stop") is True:
+            self._loop.emergency_stop()
+            log.warning("the emergency stop of before is still on")
+        self._state.hand.go_on_as(before)
+        if self._state.hand.parked:
+            self._loop.set_mode("park")
 
     def _take_head_calibration(self) -> None:
         """What the trainer has told the safety head meanwhile; a file that makes no sense changes nothing."""
@@ -273,9 +292,23 @@ class ControlProcess:
         if mode != "park" and (refusal := self._body.release()):
             return refusal
         self._loop.release()
-        self._state.held, self._by_hand = mode == "park", mode if mode in ("teleop", "assisted") else None
+        self._state.hand.choose(mode)
         self._remote.let_go()  # what was commanded before is not meant for now
-        self.enter(driving=self._snapshot.phase != "park")
+        self.enter(driving=True)
+        return ""
+
+    def _take_part(self) -> None:
+        self._state.hand.take_part(drives=self._snapshot.phase == "drive")
+
+    def _hand_back(self) -> str:
+        """Let a simulated life go on by itself; why that cannot be, else ""."""
+        if self._life is None:
+            return "nobody but a person teaches this robot: only one of `continuonbrain run` has a simulated teacher"
+        self._loop.release()
+        self._state.hand.hand_back()
+        self._remote.let_go()
+        self._life.teach_again()
+        self.enter(driving=False)
         return ""
 
     def _open_recorder(self, instruction: str, source: str) -> EpisodeRecorder:
@@ -302,16 +335,13 @@ class ControlProcess:
         return self._stopping
 
     @property
-    def held(self) -> bool:
-        """Whether a person has parked it, or has it in hand."""
-        return self._state.held or self._by_hand is not None
+    def taken(self) -> bool:
+        """Whether a person has taken part, and has not handed it back."""
+        return self._state.hand.taken
 
     def enter(self, *, driving: bool) -> None:
-        """Drive from the next tick on, or stand."""
-        if self._by_hand is not None:
-            self._loop.set_mode(self._by_hand)
-        else:
-            self._loop.set_mode("autopilot" if driving and not self._state.held else "park")
+        """Drive from the next tick on, or stand; where a person has said which, that."""
+        self._loop.set_mode(self._state.hand.mode(driving=driving))
 
     def _put_back(self) -> None:
         if isinstance(self._body, SimBody):  # nobody lifts a car of hardware by itself

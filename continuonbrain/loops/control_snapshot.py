@@ -13,6 +13,7 @@ from typing import Any
 
 from continuonbrain.loops.body import Body
 from continuonbrain.loops.fast import FastLoop
+from continuonbrain.loops.in_hand import InHand
 from continuonbrain.loops.loop_tick import LoopTick
 from continuonbrain.loops.policy_client import PolicyClient
 from continuonbrain.loops.realtime import Granted
@@ -20,16 +21,13 @@ from continuonbrain.loops.sim_life import SimulatedLife
 
 _PROFILE_EVERY_S = 5.0
 _BY = {"teleop": "person", "autopilot": "policy"}
-_BEFORE_DRIVING = {
-    "teach": "it is being taught now; then it stands until it has learned that, and then it drives",
-    "park": "it stands until it has learned what it was taught, then it drives",
-}
 GAUGES = (
     *(
         "mode",
         "phase",
         "by",
         "held",
+        "life",
         "taught",
         "speed_mps",
         "proposed",
@@ -45,12 +43,14 @@ GAUGES = (
 
 @dataclass(slots=True)
 class ControlState:
-    """What only the process knows; it writes here, the status reads. tick: the last one; granted: what its thread got;
-    held: a person has parked it; stopped: it has left its loop."""
+    """What only the process knows; it writes here, the status reads. hand: what a person wants; tick: the last one;
+    granted: what its thread got; stopped: it has left its loop; begins_anew: another base drives, and what a person
+    wanted of this process they want of the next."""
 
+    hand: InHand = field(default_factory=InHand)
     tick: LoopTick | None = None
     granted: Granted = field(default_factory=lambda: Granted("ordinary", None))
-    held: bool = False
+    begins_anew: bool = False
     stopped: bool = False
 
 
@@ -78,11 +78,10 @@ class ControlSnapshot:
         return "drive" if self._life is None else self._life.phase
 
     @property
-    def waits_for(self) -> str:
-        """What a simulated life does before its robot drives by itself; "" when it drives, or nothing is waited for."""
-        if self._life is None or self._state.stopped:
-            return ""
-        return _BEFORE_DRIVING.get(self._life.phase, "")
+    def life(self) -> str:
+        """Of a simulated life: "alone" while it goes on by itself, "taken" while a person has taken part; "" without
+        one."""
+        return "" if self._life is None else "taken" if self._state.hand.taken else "alone"
 
     def take(self) -> dict[str, Any]:
         """`run/control.json`."""
@@ -91,6 +90,7 @@ class ControlSnapshot:
             "schema": 1,
             "pid": os.getpid(),
             "monotonic_s": round(time.monotonic(), 3),
+            "begins_anew": self._state.begins_anew,
             **self._driving(tick),
             "round": 0 if life is None else life.rounds,
             "missed_ticks": loop.missed_ticks,
@@ -123,7 +123,8 @@ class ControlSnapshot:
         return {
             "mode": phase if phase in ("teach", "stopped") else loop.mode,
             "phase": phase,
-            "held": self._state.held,
+            "held": self._state.hand.parked,
+            "life": self.life,
             "taught": [0, 0] if life is None else list(life.lesson),
             "tick": loop.ticks,
             "speed_mps": None if seen is None or seen.speed_mps is None else round(seen.speed_mps, 3),

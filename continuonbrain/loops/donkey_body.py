@@ -10,7 +10,7 @@ from continuonbrain.config import BrainConfig, DonkeyConfig
 from continuonbrain.loops.loop_tick import LoopTick, Mode, Teleop
 from continuonbrain.robot.donkey.camera import Camera
 from continuonbrain.robot.donkey.camera_backends import backend_for
-from continuonbrain.robot.donkey.car import DonkeyCar, need_calibration
+from continuonbrain.robot.donkey.car import SILENCES, DonkeyCar, need_calibration
 from continuonbrain.robot.donkey.drive_train import DriveTrain
 from continuonbrain.robot.donkey.emergency_stop import open_emergency_stop
 from continuonbrain.robot.donkey.gamepad import Gamepad, Press, open_gamepad
@@ -18,10 +18,13 @@ from continuonbrain.robot.donkey.i2c import RetryingBus, open_bus
 from continuonbrain.robot.donkey.ina219 import Ina219
 from continuonbrain.robot.donkey.low_battery import LowBattery
 from continuonbrain.robot.donkey.machine import DonkeyMachine
+from continuonbrain.robot.donkey.watchdog_process import WatchdogProcess, Watched
 
 
 class DonkeyBody:
     """One car. Nothing moves, and no thread runs, before `open`.
+
+    bus: another one than the settings' own, which no other process can reach.
 
     Raises BrainError when the car is not calibrated (config_path: for that error), a Python module is missing, or a bus
     or a pin cannot be had.
@@ -39,10 +42,20 @@ class DonkeyBody:
         self._pad: Gamepad | None = None
         if donkey.gamepad.enabled:
             self._pad = open_gamepad(donkey.gamepad, self._pressed)
+        is_own = bus is None
         bus = bus or open_bus(donkey.pwm.i2c_bus)
+        drive_train = DriveTrain(bus, donkey)
+        outside = None
+        if is_own:
+            register, rest = drive_train.rest_registers
+            outside = WatchdogProcess(
+                Watched(donkey.pwm.i2c_bus, donkey.pwm.address, register, rest),
+                limit_s=SILENCES * donkey.watchdog_s,
+                not_cpu=config.robot.cpu,
+            )
         self._stop = open_emergency_stop(donkey.stop_button)
         self.robot = DonkeyCar(
-            DriveTrain(bus, donkey),
+            drive_train,
             Camera(
                 lambda: backend_for(donkey.camera),
                 timeout_s=donkey.camera.timeout_s,
@@ -50,6 +63,7 @@ class DonkeyBody:
             ),
             self._stop,
             watchdog_s=donkey.watchdog_s,
+            outside=outside,
             also_close=(bus.close,) if self._pad is None else (self._pad.close, bus.close),
         )
         gauged = config.power == "battery" and config.battery == "gauge"
@@ -113,5 +127,7 @@ class DonkeyBody:
             self._wanted = None
             self._stop.press("the gamepad's stop button")
         else:
-            mode: Mode = "autopilot" if self._mode == "teleop" else "teleop"
-            self._wanted = mode, bool(self._stop.why)
+            stopped = bool(self._stop.why)
+            # What ends an emergency stop never drives off by itself: by hand the car waits for a hand.
+            mode: Mode = "autopilot" if self._mode == "teleop" and not stopped else "teleop"
+            self._wanted = mode, stopped

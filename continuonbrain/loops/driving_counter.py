@@ -121,8 +121,6 @@ class DrivingCounter:
         if chunk.observed_s != self._observed_s:
             self._answered_by = served_by
         told = set(reasons)
-        if Reason.SENSOR_FAULT in told:  # a head that is silent stops the car, whoever drives
-            told -= {Reason.SAFETY_HEAD_BLOCK, Reason.SAFETY_HEAD_WARN}
         blamed = {BLAMED.get(reason, "nobody") for reason in told}
         sha256 = chunk.adapter_sha256
         if "stop" in blamed:
@@ -134,7 +132,9 @@ class DrivingCounter:
         self._drove = sha256
         if left:
             counts.blame("off_road", now_s)
-        if "nobody" in blamed:
+        if "nobody" in blamed:  # whatever else was said: a head that is silent blocks, whoever drives
+            if Reason.EMERGENCY_STOP in told and self._has_driven:
+                counts.blame("takeover", now_s)  # somebody had to stop it while it drove by itself
             self._has_driven = False
             return
         if not blamed & {"block", "stop"}:  # who stands still shows nothing of how they drive

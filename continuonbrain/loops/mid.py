@@ -29,6 +29,7 @@ from continuonbrain.loops import notify
 from continuonbrain.loops.adapter_import import ORIGIN, origin_refusal
 from continuonbrain.loops.at_work import Sidecar, Status, paper_of
 from continuonbrain.loops.base_watch import MOVED, BaseWatch
+from continuonbrain.loops.give_back import give_memory_back
 from continuonbrain.loops.memory import keep_within_limits
 from continuonbrain.loops.owner import is_wanted, take_wanted
 from continuonbrain.loops.probation import ProbationWatch, look_after
@@ -46,6 +47,8 @@ __all__ = ["MidLoop", "Outcome", "Status", "end_on_signals", "watch"]
 
 _SLOW_AGAIN_S, _SLOW_AGAIN_LONGEST_S = 20.0, 3600.0
 _WANTED_AGAIN_S = 1.0
+_IDLE = ("waiting", "gates")
+"""Ends of rounds in which nothing was learned."""
 _NAMED = 5
 """Episodes that are named where more are counted."""
 
@@ -238,10 +241,13 @@ def watch(mid: MidLoop, *, every_s: float = 2.0, should_stop: Callable[[], bool]
             if time.monotonic() >= slow_from_s and slow.due():
                 # A dock that nobody feels must not cost a look at all gates every two seconds.
                 done = slow.round()
+                give_memory_back()
                 failed = (part := done.part("consolidate")) is not None and part.outcome == "failed"
                 slow_from_s = time.monotonic() + (slow_backoff if done.waiting or failed else every_s)
                 slow_backoff = min(_SLOW_AGAIN_LONGEST_S, 2 * slow_backoff) if failed else _SLOW_AGAIN_S
             outcome = mid.round(again=is_wanted(mid.layout))
+            if outcome.phase not in _IDLE:
+                give_memory_back()
             backoff = min(300.0, backoff * 2) if outcome.phase == "refused" else every_s
         except (BrainError, OSError):
             backoff = min(300.0, backoff * 2)

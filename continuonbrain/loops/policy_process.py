@@ -47,7 +47,7 @@ from continuonbrain.policy.engine import Engine
 from continuonbrain.policy.intent import Intents
 from continuonbrain.policy.open_engine import open_engine
 from continuonbrain.robot.protocol import FRAME_SHAPE
-from continuonbrain.storage.adapters import AdapterStore
+from continuonbrain.storage.adapters import AdapterError, AdapterStore
 from continuonbrain.storage.base_slots import BaseSlotError, BaseSlots
 
 if TYPE_CHECKING:
@@ -336,8 +336,13 @@ def run_policy(
     # Sockets first: a second policy process on this root is refused in a blink, not after loading torch.
     with WireServer(brain.layout.policy_socket) as server, NoticeBoard(brain.layout.notice_socket) as board:
         brain = open_to_serve(brain)
-        AdapterStore(brain.layout).recover()
-        at_policy_start(brain)
+        try:
+            AdapterStore(brain.layout).recover()
+            at_policy_start(brain)
+        except AdapterError as error:
+            if take_base_back(brain, "unusable", error.message) is None:
+                raise
+            return True
         imposed = brain.config.robot.decision_time_s if decision_time_s is None else decision_time_s
         brain, engine = _load(brain, load_engine)
         store = AdapterStore(brain.layout)

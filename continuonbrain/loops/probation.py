@@ -25,12 +25,12 @@ from continuonbrain.loops.base_probation import look_after_base
 from continuonbrain.loops.probation_rules import rules_from_config
 from continuonbrain.loops.promotion import TELLING_S, Promotion, changing, finish_the_last, tell_of
 from continuonbrain.loops.start_count import StartCount
-from continuonbrain.storage.adapters import AdapterStore
+from continuonbrain.storage.adapters import AdapterError, AdapterStore
 from continuonbrain.storage.boot import boot_id
 from continuonbrain.storage.driving_record import DrivingRecord, read_record
 from continuonbrain.storage.history import HistoryEntry
 from continuonbrain.storage.lock import LockHeldError
-from continuonbrain.storage.probation_look import Look, look
+from continuonbrain.storage.probation_look import Look, asked_of, look
 from continuonbrain.storage.probation_rule import Standing
 
 log = logging.getLogger(__name__)
@@ -44,10 +44,12 @@ def progress(brain: BrainRoot) -> dict[str, Any]:
     told: dict[str, Any] = {"state": state.kind, "version_id": state.version_id or ""}
     if state.terms is not None:
         new = _records(brain, state)[0]
-        told["ticks"], told["of_ticks"] = new.ticks, state.terms.ticks
-        told["minutes"], told["of_minutes"] = round(new.seconds / 60.0, 3), state.terms.minutes
+        restarts = _starts(brain, state).restarts
+        asked = asked_of(state.terms, restarts)
+        told["ticks"], told["of_ticks"] = new.ticks, asked.ticks
+        told["minutes"], told["of_minutes"] = round(new.seconds / 60.0, 3), asked.minutes
         told["incidents"] = {name: count for name, count in new.incidents.items() if count}
-        told["restarts"] = _starts(brain, state).restarts
+        told["restarts"] = restarts
     return told
 
 
@@ -123,14 +125,21 @@ def take_back(brain: BrainRoot, reason: str, words: str, *, policy: bool = True)
     return _conclude(brain, state, Look("revert", reason, words), TELLING_S, policy)
 
 
-def confirm_by_hand(brain: BrainRoot) -> Promotion:
-    """A person says that it may stay. Raises `AdapterError` when nothing is on probation."""
+def confirm_by_hand(brain: BrainRoot, *, drives: str | None = None) -> Promotion:
+    """A person says that it may stay. drives: only if this adapter is the one. Raises `AdapterError` when nothing, or
+    another one, is on probation."""
+    store = AdapterStore(brain.layout)
+    sha256 = None if drives is None else store.get(drives).compute_sha256()
     told = _changed(
         brain,
-        lambda: AdapterStore(brain.layout).confirm(about={"by": "person", "reason": "by_hand"}),
+        lambda: store.confirm(sha256=sha256, about={"by": "person", "reason": "by_hand"}),
         TELLING_S,
     )
-    assert told is not None  # without a hash it is confirmed or refused
+    if told is None:  # with a hash it may be another one that is on probation by now
+        raise AdapterError(
+            f"adapter {drives} is not confirmed: it is not on probation",
+            remedy=f"see: continuonbrain adapters list --root {brain.layout.root}",
+        )
     return told
 
 

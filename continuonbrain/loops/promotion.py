@@ -112,15 +112,19 @@ def promotion_refused(brain: BrainRoot, version: AdapterVersion, *, again: bool 
     return None
 
 
-def roll_back(brain: BrainRoot) -> Promotion:
-    """Go back to the adapter that drove before, and tell the running brain; by hand, also on probation. Raises as
-    `AdapterStore.rollback`, and `OnProbation` while the base is: what drives on it is what is watched."""
+def roll_back(brain: BrainRoot, *, from_version: str | None = None) -> Promotion:
+    """Go back to the adapter that drove before, and tell the running brain; by hand, also on probation.
+
+    from_version: only if this one drives, so that two who want it gone do not bring it back.
+
+    Raises as `AdapterStore.rollback`, and `OnProbation` while the base is: what drives on it is what is watched.
+    """
     with changing(brain, timeout_s=TELLING_S):
         finish_the_last(brain)
-        current = AdapterStore(brain.layout).current()
-        _base_is_settled(brain, "" if current is None else current.version_id)
+        store = AdapterStore(brain.layout)
+        _base_is_settled(brain, store.current_id() or "")  # what is gone is rolled back, too
         _apart(brain.layout.manifest_path)
-        now = AdapterStore(brain.layout).rollback(about={"by": "person"})
+        now = store.rollback(from_version=from_version, about={"by": "person"})
         return announce(brain, "rollback", now.version_id if now else "", now.compute_sha256() if now else "")
 
 

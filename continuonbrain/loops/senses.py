@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from math import isfinite
 
 import numpy as np
 
@@ -28,7 +29,8 @@ class Senses:
         """A picture that does not change while the robot moves; where nothing measures its speed, while it is told to
         drive."""
         speed = observation.speed_mps
-        moving = throttle > 0.0 if speed is None else abs(speed) > _MOVES_MPS
+        # A speed that is no number is none that was measured.
+        moving = throttle > 0.0 if speed is None or not isfinite(speed) else abs(speed) > _MOVES_MPS
         checksum = zlib.crc32(np.ascontiguousarray(observation.frame).data)
         frozen = self._view.look(checksum, now_s=observation.monotonic_s, moving=moving)
         return "the camera shows the same picture for ever" if frozen else ""

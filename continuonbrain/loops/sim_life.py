@@ -1,6 +1,7 @@
 """A simulated robot's life: it is taught, stands still until something was learned, drives by itself, and again.
 
-What it has learned in an earlier run drives first; every lesson is on tracks that no lesson of this root was on.
+What it has learned in an earlier run drives first; every lesson is on tracks that no lesson of this root was on. Once a
+person has taken part it does what they say instead, until they hand it back (`in_hand.py`).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Interrupted(Exception):
 
 
 class _PutDown(Exception):
-    """A person took the robot during a lesson; what was driven of it is kept."""
+    """A person took part during a lesson; what was driven of it is kept."""
 
 
 class Driven(Protocol):
@@ -53,12 +54,12 @@ class Driven(Protocol):
         ...
 
     @property
-    def held(self) -> bool:
-        """Whether a person has parked it, or has it in hand."""
+    def taken(self) -> bool:
+        """Whether a person has taken part, and has not handed it back."""
         ...
 
     def enter(self, *, driving: bool) -> None:
-        """Drive from the next tick on, or stand."""
+        """Drive from the next tick on, or stand; where a person has said which, that."""
         ...
 
     def tick_until(self, over: Callable[[], bool]) -> None:
@@ -71,7 +72,8 @@ class Driven(Protocol):
 
 
 class SimulatedLife:
-    """The phases of a life: "teach", "park", "drive". Public attributes are read by the status thread.
+    """The phases of a life: "teach", "park", "drive", which is also that a person says what it does. Public attributes
+    are read by the status thread.
 
     Args:
         seed: other lessons; tracks of different seeds do not meet before a thousand lessons.
@@ -97,6 +99,7 @@ class SimulatedLife:
         """Steps of the newest lesson that were driven, and how many it has."""
         self.rounds = 0
         self.fault = ""
+        self._anew = False
 
     def live(self, until: float | None) -> None:
         """Until a signal or `until` (monotonic seconds). Raises `Interrupted` out of a lesson."""
@@ -104,15 +107,21 @@ class SimulatedLife:
         def over() -> bool:
             return self._driven.stopping or (until is not None and time.monotonic() >= until)
 
+        def ends() -> bool:
+            return over() or self._driven.taken or self._anew
+
         # Lessons that were being learned when the last run ended come first: others would have it start over.
         first = "park" if self._layout.training_state_path.exists() else "teach"
         if first == "teach" and self._current_link():
             first = "drive"
         while not over():
-            self._enter("park" if self._driven.held else first)
-            self._driven.tick_until(lambda: over() or not self._driven.held)
-            if over():
-                return
+            if self._anew:
+                self._anew, first = False, "teach"
+            if self._driven.taken:
+                self.fault = ""
+                self._enter("drive")
+                self._driven.tick_until(lambda: over() or self._anew or not self._driven.taken)
+                continue
             try:
                 if first == "teach":
                     self._enter("teach")
@@ -126,22 +135,28 @@ class SimulatedLife:
                 log.error("%s", self.fault)
                 self._enter("park")
                 failed = time.monotonic()
-                self._driven.tick_until(lambda: over() or time.monotonic() - failed >= _RETRY_S)  # noqa: B023
+                self._driven.tick_until(lambda: ends() or time.monotonic() - failed >= _RETRY_S)  # noqa: B023
                 continue
             self.fault = ""
             if first != "drive":
                 self._enter("park")
                 learned, enough = self._something_learned(), self._parked_enough()
-                self._driven.tick_until(lambda: over() or learned() or enough())  # noqa: B023
+                self._driven.tick_until(lambda: ends() or learned() or enough())  # noqa: B023
+                if ends():
+                    continue
             first = "teach"
             self._enter("drive")
             began = time.monotonic()
-            self._driven.tick_until(lambda: over() or time.monotonic() - began >= _DRIVE_S)  # noqa: B023
-            self.rounds += 1
+            self._driven.tick_until(lambda: ends() or time.monotonic() - began >= _DRIVE_S)  # noqa: B023
+            self.rounds += not ends()
+
+    def teach_again(self) -> None:
+        """Go on with being taught; from `Driven.taught` or a tick."""
+        self._anew = self.phase != "teach"
 
     def _enter(self, phase: str) -> None:
         self.phase = phase
-        if phase == "drive" and not self._driven.held:
+        if phase == "drive" and not self._driven.taken:
             self._put_back()  # what stands off the road since before it learned says nothing of what was learned
         self._driven.enter(driving=phase == "drive")
 
@@ -151,7 +166,7 @@ class SimulatedLife:
             self._driven.taught()
             if over():
                 raise Interrupted
-            if self._driven.held:
+            if self._driven.taken:
                 raise _PutDown
 
         free = shutil.disk_usage(self._layout.root).free

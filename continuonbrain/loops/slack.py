@@ -7,6 +7,7 @@ would make about one tick in a hundred late.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 
@@ -28,4 +29,6 @@ class Slack:
         event = threading.Event()
         # The loop may just have taken the list: then this one's tick is missed, and the time is the answer.
         self._waiting.append(event)
-        event.wait(at_most_s)
+        if not event.wait(at_most_s):
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(event)

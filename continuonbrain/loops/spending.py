@@ -6,6 +6,7 @@ import datetime
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -67,7 +68,11 @@ class Spending:
             return GateState(NAME, False, None, self._fault)
         if working and now - self._saved_s >= _SAVE_EVERY_S:
             self.save()
-        return budget_gate(self._budget, self._spent)
+        gate = budget_gate(self._budget, self._spent)
+        if not gate.open and self._spent.day > self._today():
+            told = f"{gate.reason}; it is charged to {self._spent.day}, which is still to come"
+            return replace(gate, reason=f"{told}: if the clock was wrong then, remove {self._path}")
+        return gate
 
     def save(self) -> None:
         """Write what has been charged. A full disk keeps it in memory."""

@@ -23,6 +23,7 @@ from continuonbrain.rlds.reader import list_episodes, open_episode, read_metadat
 from continuonbrain.rlds.stepline import encode_step_line
 from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE
 from continuonbrain.storage.durable import write_bytes_durably
+from continuonbrain.storage.plain_text import is_plain
 
 BAD: Final = "marked:bad"
 INSTRUCTION_TAG: Final = "instruction:"
@@ -84,8 +85,10 @@ def relabel(path: Path, instruction: str) -> int:
         OSError: the disk refused; the old label stands.
     """
     words = instruction.strip()
-    if not words or len(words) > _LONGEST:
-        raise EpisodeError(f"an instruction of 1 to {_LONGEST} characters is needed", field="instruction")
+    if not words or len(words) > _LONGEST or not is_plain(words):
+        raise EpisodeError(
+            f"an instruction of 1 to {_LONGEST} characters in one line is needed", field="instruction"
+        )
     with _alone(path):
         return _relabelled(path, words)
 

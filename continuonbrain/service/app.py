@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.base_probation import base_progress
 from continuonbrain.loops.drive_session import read_status
 from continuonbrain.loops.probation import progress
 from continuonbrain.loops.view import VIEW_SOCKET_NAME
@@ -177,7 +178,8 @@ def create_app(
                 control=plain({k: v for k, v in read_status(layout).items() if k != "trail"}),
                 training=_json_file(layout.status_path),
                 gates=gates.poll(host).as_dict(),
-                probation=_probation(brain),
+                probation=_told(progress, brain),
+                base=_told(base_progress, brain),
                 last_event=0,
             )
 
@@ -305,10 +307,10 @@ def create_app(
 
     add_session_routes(app, brain, sessions, pairing, wheel, hub)
     add_drive_routes(app, brain, wheel)
-    add_view_route(app, hub)
+    add_view_route(app, hub, wheel)
     shelf = Shelf(layout)
     add_teach_routes(app, brain, wheel, shelf)
-    add_learn_routes(app, brain, gates, host, lambda: shelf.taught(shelf.newest_first()))
+    add_learn_routes(app, brain, gates, host, lambda: shelf.taught(shelf.newest_first()), feed)
     add_system_routes(app, brain, host, shelf)
     add_page_routes(app)
     return app
@@ -371,10 +373,10 @@ def _named(read: Callable[[], AdapterVersion | None]) -> tuple[str, str]:
     return ("" if version is None else version.version_id), ""
 
 
-def _probation(brain: BrainRoot) -> dict[str, Any]:
+def _told(progress: Callable[[BrainRoot], dict[str, Any]], brain: BrainRoot) -> dict[str, Any]:
     try:
         return progress(brain)
-    except BrainError:  # a damaged history is the doctor's to tell
+    except BrainError:  # a damaged history, or base_slot.json, is the doctor's to tell
         return {}
 
 

@@ -30,11 +30,12 @@ from continuonbrain.service.drive_models import (
 )
 from continuonbrain.service.lateness import GOOD_S, SILENT_S, Lateness, good_for_s
 from continuonbrain.service.problems import ServiceError, errors
-from continuonbrain.service.wheel import Driven, Wheel, read_message
+from continuonbrain.service.wheel import Driven, Grip, Wheel, read_message
 from continuonbrain.storage.layout import BrainLayout
 
-_FORGOTTEN_S = 15.0
+_FORGOTTEN_S = 3.0
 """A drive socket that says nothing for so long is closed: its lease keeps others from driving."""
+_HOLD_ANEW = "the connection was away: let go, then take hold again"
 _LOCAL = "local"
 
 
@@ -131,7 +132,7 @@ def require_wheel(wheel: Wheel, request: Request) -> None:
 
 async def _driven(socket: WebSocket, line: ControlLine, is_turn: Callable[[], bool]) -> None:
     """Until the driver's socket ends, or its turn. Every message is passed on at once and answered; silence lets go."""
-    ages, told, heard_s = _Ages(), "", time.monotonic()
+    ages, grip, told, heard_s = _Ages(), Grip(), "", time.monotonic()
     state: Literal["silent", "there"] = "silent"
     try:
         while True:
@@ -164,7 +165,10 @@ async def _driven(socket: WebSocket, line: ControlLine, is_turn: Callable[[], bo
                 await socket.close(1008, "no message of a driver")
                 return
             late_s, why = ages.of(said, now_s=heard_s)
-            if not why and late_s is not None:
+            if not why and late_s is not None and not grip.may_drive(active=said.active, now_s=heard_s):
+                await line.let_go()
+                why = _HOLD_ANEW
+            elif not why and late_s is not None:
                 await line.drive(
                     said.steering,
                     said.throttle,
@@ -175,7 +179,7 @@ async def _driven(socket: WebSocket, line: ControlLine, is_turn: Callable[[], bo
                 state, why = "there", line.problem
             await socket.send_json({"type": "ack", "t": said.t, "clock": time.monotonic() * 1000})
             if why and why != told:
-                await socket.send_json({"type": "lost", "reason": why})
+                await socket.send_json({"type": "lost", "reason": why, "hold_anew": why == _HOLD_ANEW})
             told = why
     except (WebSocketDisconnect, RuntimeError):
         return

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-Instruction = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
+from continuonbrain.storage.plain_text import is_plain
+
+
+def _in_a_line(words: str) -> str:
+    if not is_plain(words):
+        raise ValueError("a text in one line, without control characters")
+    return words
+
+
+Instruction = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S"), AfterValidator(_in_a_line)]
 
 
 class _Model(BaseModel):
@@ -36,9 +45,10 @@ class DriverOut(_Model):
 
 
 class ModeIn(_Model):
-    """Who drives: a person, the policy, the policy under a person's eyes, nobody."""
+    """Who drives: a person, the policy, the policy under a person's eyes, nobody; "teach": a simulated robot is handed
+    back to its own life, in which the simulator's driver teaches it."""
 
-    mode: Literal["teleop", "autopilot", "assisted", "park"]
+    mode: Literal["teleop", "autopilot", "assisted", "park", "teach"]
 
 
 class InstructIn(_Model):

@@ -83,7 +83,8 @@ class StatusOut(_Model):
     is alive now; gates: open, and every gate's reading and reason; last_event: number of the newest event; problem: why
     the base or the current adapter cannot be used, or the adapter was refused, "" when nothing is wrong; probation:
     {state: base, confirmed or probation, version_id} and, on probation, {ticks, of_ticks, minutes, of_minutes,
-    incidents, restarts}, {} when the history is damaged."""
+    incidents, restarts}, {} when the history is damaged; base: {slot: of an imported base that drives, "" for that of
+    config.json, previous, state: confirmed or probation}, and on probation the same figures."""
 
     version: str
     base_sha256: str
@@ -97,6 +98,7 @@ class StatusOut(_Model):
     problem: str = ""
     running: bool = False
     probation: dict[str, Any] = Field(default_factory=dict)
+    base: dict[str, Any] = Field(default_factory=dict)
 
 
 class ActIn(_Model):

@@ -8,6 +8,7 @@ import contextlib
 import json
 import struct
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +17,11 @@ from fastapi import FastAPI, Query, WebSocket, WebSocketDisconnect
 from continuonbrain.loops.view import MAX_FPS
 from continuonbrain.loops.wire import WireError, encode
 from continuonbrain.loops.wire_stream import RECEIVE_BYTES, MessageReader
+from continuonbrain.service.drive import who_is
+from continuonbrain.service.wheel import Wheel
 
 MOST_WATCHERS = 8
+_MOST_OF_ONE = 3
 _IN_FLIGHT = 2
 _TICK_S = 0.1
 _RETRY_S = 0.5
@@ -33,21 +37,34 @@ class ViewHub:
         self._reader: asyncio.Task[None] | None = None
         self._changed = asyncio.Condition()
         self.watchers = 0
+        self._by: Counter[str] = Counter()
         self.frames = 0
         """Frames so far; the newest has this number."""
         self.newest = b""
         self.tick: dict[str, Any] = {}
+        self.turn = 0
+        """Another when all who watch are sent away."""
+
+    def full(self, who: str, *, drives: bool) -> str:
+        """Why `who` may not watch, too; "" when they may. Nobody takes all places, and who drives has one."""
+        if self._by[who] >= _MOST_OF_ONE:
+            return f"this session watches {_MOST_OF_ONE} times already"
+        if self.watchers >= MOST_WATCHERS and not (drives and self._by[who] == 0):
+            return f"{MOST_WATCHERS} watch already"
+        return ""
 
     @contextlib.asynccontextmanager
-    async def watching(self) -> Any:
-        """While inside, frames come."""
+    async def watching(self, who: str = "") -> Any:
+        """While inside, frames come to `who`."""
         self.watchers += 1
+        self._by[who] += 1
         if self._reader is None:
             self._reader = asyncio.create_task(self._read())
         try:
             yield self
         finally:
             self.watchers -= 1
+            self._by[who] -= 1
             if self.watchers == 0 and self._reader is not None:
                 self._reader.cancel()
                 self._reader = None
@@ -112,8 +129,8 @@ class _Watcher:
 
     async def show(self, hub: ViewHub, fps: int) -> None:
         """Frames and ticks, as fast as they are taken."""
-        seen, frame_s, tick_s = -1, 0.0, 0.0
-        while not self.gone.is_set():
+        seen, frame_s, tick_s, turn = -1, 0.0, 0.0, hub.turn
+        while not self.gone.is_set() and hub.turn == turn:
             now = time.monotonic()
             if now - tick_s >= _TICK_S:
                 tick_s = now
@@ -131,20 +148,21 @@ class _Watcher:
             await hub.wait(min(_TICK_S, 1 / fps))
 
 
-def add_view_route(app: FastAPI, hub: ViewHub) -> None:
+def add_view_route(app: FastAPI, hub: ViewHub, wheel: Wheel) -> None:
     """WebSocket `/v1/view?fps=N`: binary messages of 8 bytes (float64, little endian: wall time of the exposure in ms)
     and a JPEG; the client answers each with {"ack": n}. Between them {"type": "tick", ...} ten times a second."""
 
     @app.websocket("/v1/view")
     async def view(socket: WebSocket, fps: Annotated[int, Query(ge=1, le=MAX_FPS)] = MAX_FPS) -> None:
         await socket.accept()
-        if hub.watchers >= MOST_WATCHERS:
-            await socket.close(1013, f"{MOST_WATCHERS} watch already")
+        who = who_is(socket.scope)
+        if why := hub.full(who, drives=wheel.seen_by(who) == "me"):
+            await socket.close(1013, why)
             return
         watcher = _Watcher(socket)
         listener = asyncio.create_task(watcher.listen())
         try:
-            async with hub.watching():
+            async with hub.watching(who):
                 await watcher.show(hub, fps)
             await socket.close(1000)
         except (WebSocketDisconnect, RuntimeError, OSError):

@@ -16,6 +16,8 @@ from typing import Literal
 MAX_MESSAGE = 512
 _GRACE_S = 5.0
 _CLOCK = 1e15
+_GAP_S = 0.5
+"""A shorter gap is a hiccup: the car has stopped, and goes on with the hand that is still there."""
 
 
 class Wheel:
@@ -91,6 +93,27 @@ class Driven:
     throttle: float
     active: bool
     echo: tuple[float, float] | None = None
+
+
+class Grip:
+    """Whether a hand may drive on after the line was away. One that held a key or a stick all the while has not seen
+    what happened: it lets go first, and takes hold anew."""
+
+    def __init__(self) -> None:
+        self._driven_s: float | None = None
+        self._must_let_go = False
+
+    def may_drive(self, *, active: bool, now_s: float) -> bool:
+        """Of a message that came in time. active: the hand is on."""
+        if not active:
+            self._driven_s, self._must_let_go = None, False
+            return True
+        if self._driven_s is not None and now_s - self._driven_s > _GAP_S:
+            self._must_let_go = True
+        if self._must_let_go:
+            return False
+        self._driven_s = now_s
+        return True
 
 
 def read_message(text: str) -> Driven:

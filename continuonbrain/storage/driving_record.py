@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 INCIDENTS = ("correction", "warning", "block", "stop", "takeover", "off_road")
 """What counts against an adapter. correction: the guard changed a command; warning, block: the safety head's, the world
-head's; stop: no fresh or no usable path; takeover: a person drove on by hand; off_road: where the robot knows it."""
+head's; stop: no fresh or no usable path; takeover: a person drove on by hand, or stopped it with the emergency stop;
+off_road: where the robot knows it."""
 
 _MOST = 2**53
 _MOST_HZ, _LONGEST_S = 250, 1e9

@@ -12,11 +12,13 @@ Rates of incidents are compared, and few ticks say little about a rate:
   looks, by `alpha` for each kind of incident. One that leaves the road three times in its first seconds is over the
   bound at once; one incident more than the other had is not.
 - At the end an adapter that is still suspicious is watched longer, and taken back when that does not clear it.
+- Each start of the policy process has it driven for its whole terms once more: what ends the process more often than
+  once in that time is never confirmed, and is taken back when the starts that are forgiven are used up.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp, lgamma, log, sqrt
 from statistics import NormalDist
 from typing import Literal
@@ -47,9 +49,9 @@ def _limits_per_min() -> dict[str, float]:
 class Rules:
     """limits_per_min: incidents a minute of driving that are accepted where the adapter before says nothing; a quarter
     of it is accepted always. alpha: the chance, for each kind, of taking a good one back. tolerance: how many times the
-    rate of before. enough_ticks: a shorter record of before says nothing. max_restarts: of the policy process.
-    slower, slower_ms: a mean decision beyond both (times, milliseconds) of before's is worse. longer: how many times
-    the terms a suspicious adapter is watched.
+    rate of before. enough_ticks: a shorter record of before says nothing. max_restarts: of the policy process, one more
+    takes it back. slower, slower_ms: a mean decision beyond both (times, milliseconds) of before's is worse. longer:
+    how many times the terms a suspicious adapter is watched.
     """
 
     limits_per_min: dict[str, float] = field(default_factory=_limits_per_min)
@@ -81,7 +83,7 @@ def look(
     Args:
         new: its record since the promotion.
         before: the record of what drove before.
-        terms: how long it is watched.
+        terms: how long it is watched, where the policy process is never started anew.
         restarts: of the policy process since the promotion.
         rules: what is accepted.
     """
@@ -98,14 +100,19 @@ def look(
     if _slower(new, before, rules):
         told = f"a decision takes {_mean(new):.0f} ms, it took {_mean(before):.0f} ms"
         return Look("revert", "latency", told)
-    minutes = new.seconds / 60.0
-    if new.ticks < max(1, terms.ticks) or minutes < terms.minutes:
+    minutes, asked = new.seconds / 60.0, asked_of(terms, restarts)
+    if new.ticks < max(1, asked.ticks) or minutes < asked.minutes:
         return Look("go_on")
     if worst >= -log(rules.suspicious):
         longer = rules.longer * terms.ticks <= new.ticks and rules.longer * terms.minutes <= minutes
         said = _in_words(worst_name, new, before, rules)
         return Look("revert", "doubt", f"still in doubt: {said}") if longer else Look("go_on", "", said)
     return Look("confirm", "drove_well", f"{new.ticks} ticks, nothing worse than before")
+
+
+def asked_of(terms: Terms, restarts: int) -> Terms:
+    """What has to be driven by now: the terms, and as much again for each start of the policy process."""
+    return replace(terms, ticks=terms.ticks * (1 + restarts), minutes=terms.minutes * (1 + restarts))
 
 
 def limit_per_s(name: str, before: DrivingRecord, rules: Rules) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.__main__ import HERE, benchmarks, described, markdown
 
 ROOT = Path(__file__).parents[2]
-PARTS = {"donkeycar_vehicle", "e2b_shapes", "engine_swaps", "machine_stalls"}
+PARTS = {"donkeycar_vehicle", "driven_car", "e2b_shapes", "engine_swaps", "machine_stalls"}
 """Run by other benchmarks."""
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks.small_verdict import judged
 from continuonbrain.brain_root import open_brain
-from continuonbrain.cli.doctor import check_adapter, check_engine, check_safety_head, check_words
+from continuonbrain.cli.doctor import check_adapter, check_brain, check_engine, check_safety_head, check_words
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
-from continuonbrain.storage.layout import init_brain_root
+from continuonbrain.storage.layout import BrainLayout, init_brain_root
 
 TALKING_BASE = Path(__file__).parents[1] / "talking_base" / "base"
 
@@ -21,6 +21,21 @@ TALKING_BASE = Path(__file__).parents[1] / "talking_base" / "base"
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return init_brain_root(tmp_path / "b", "sim-donkey", base_model=tiny_base_folder()).root
+
+
+def test_what_does_not_say_which_base_drives_is_not_called_the_config(root: Path) -> None:
+    check, report = check_brain(root)
+    assert (check.name, check.ok) == ("config", True)
+    assert report is not None
+    slot = BrainLayout(root).base_slot_path
+    slot.write_text("{ torn")
+    check, report = check_brain(root)
+    assert (check.name, check.ok) == ("base slot", False)
+    assert str(slot) in check.value
+    assert check.remedy.startswith(f"remove {slot}")
+    assert report is None
+    (root / "config.json").write_text("{ torn")
+    assert check_brain(root)[0].name == "config"
 
 
 def set_policy(root: Path, **changes: object) -> None:

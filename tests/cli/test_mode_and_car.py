@@ -68,7 +68,7 @@ def test_a_mode_is_told_to_the_process_that_drives(car: BrainLayout, control: Wi
 def test_an_unknown_mode_and_nobody_who_drives_need_a_person(car: BrainLayout) -> None:
     done = said("mode", "fly", "--root", str(car.root))
     assert done.returncode == 2
-    assert "autopilot, teleop, assisted, park, stop" in done.stderr
+    assert "autopilot, teleop, assisted, park, teach, stop" in done.stderr
     done = said("mode", "park", "--root", str(car.root))
     assert done.returncode == 2
     assert "does not answer" in done.stderr

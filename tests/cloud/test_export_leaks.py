@@ -1,4 +1,4 @@
-"""Nothing of this machine, its owner or its secrets is in a bundle, and nothing is sent."""
+"""Nothing of this machine, its owner or its secrets is in a bundle. That nothing is sent: `tests/offline`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import socket
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -16,13 +15,12 @@ from PIL import Image
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.cloud.check import check_bundle
 from continuonbrain.cloud.errors import ExportRefused
-from continuonbrain.cloud.export import export_bundle
 from continuonbrain.rlds.memory import open_memory
 from continuonbrain.rlds.step import Step
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.trusted_keys import PrivateKeys
 
-from .conftest import KEY, MakeRoot, Record, export, files_in, plan_of, public_key
+from .conftest import KEY, MakeRoot, Record, export, files_in, public_key
 
 
 def commented(step: Step, comment: bytes) -> bytes:
@@ -141,21 +139,3 @@ def test_an_adapter_that_names_a_folder_of_this_machine_stays(brain: BrainRoot, 
     layout.current.symlink_to(Path("versions") / version.version_id)
     with pytest.raises(ExportRefused, match="names a folder of this machine"):
         export(brain, tmp_path / "out.zip")
-
-
-def test_no_connection_is_opened(brain: BrainRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def blocked(*_: Any, **__: Any) -> Any:
-        raise AssertionError("a connection was attempted")
-
-    for name in ("connect", "connect_ex", "sendto", "bind"):
-        monkeypatch.setattr(socket.socket, name, blocked)
-    for name in ("create_connection", "getaddrinfo", "gethostbyname"):
-        monkeypatch.setattr(socket, name, blocked)
-    with pytest.raises(AssertionError):
-        socket.create_connection(("127.0.0.1", 9))
-    with socket.socket() as opened, pytest.raises(AssertionError):
-        opened.connect(("127.0.0.1", 9))
-    done = export_bundle(
-        brain, plan_of(brain, frames="half"), tmp_path / "out.zip", as_zip=True, key_name=KEY
-    )
-    check_bundle(done.path, public_key(brain))

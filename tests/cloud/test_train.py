@@ -15,17 +15,11 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from continuonbrain.brain_root import open_brain
 from continuonbrain.cloud.errors import BundleRefused
 from continuonbrain.cloud_train.board import has_board
-from continuonbrain.cloud_train.errors import FitRefused, TrainRefused
-from continuonbrain.cloud_train.pack import pack
-from continuonbrain.loops.adapter_import import import_adapter
+from continuonbrain.cloud_train.errors import TrainRefused
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.storage.adapter_version import adapter_sha256_on_disk
-from continuonbrain.storage.adapters import AdapterStore
-from continuonbrain.storage.layout import init_brain_root
-from continuonbrain.storage.trusted_keys import PrivateKeys, TrustedKeys
 
 from .conftest import new_root, public_key
 from .driving import BASE, Given, asked, robot_of, trained
@@ -237,21 +231,3 @@ def test_the_samples_are_those_that_the_robot_makes_itself(given: Given, tmp_pat
             name
         )  # floats left it in 32 bits
     assert asked(given, tmp_path).recipe(given.brain.config, True).targets == given.brain.config.lora_layers
-
-
-def test_what_was_trained_elsewhere_comes_back_as_a_candidate(
-    given: Given, of_two: Path, tmp_path: Path
-) -> None:
-    brain = given.brain
-    workshop = open_brain(init_brain_root(tmp_path / "workshop", "sim-donkey").root)
-    TrustedKeys(brain.layout).trust(PrivateKeys(workshop.layout).new("workshop"))
-    out = tmp_path / "trained.bundle"
-    pack(of_two, out, workshop, key_name="workshop")
-    store = AdapterStore(brain.layout)
-    drove = store.current()
-    taken = import_adapter(brain, out)
-    assert store.candidate_id() == taken.version.version_id
-    assert taken.sha256 == adapter_sha256_on_disk(of_two / "adapter")
-    assert store.current() == drove  # it drives nothing before a verdict of this brain
-    with pytest.raises(FitRefused, match="is there already"):
-        pack(of_two, out, workshop, key_name="workshop")

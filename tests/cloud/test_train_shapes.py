@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 
 from continuonbrain.cloud_train.errors import FitRefused, TrainRefused
 from continuonbrain.cloud_train.fit import fit, is_of_shape
 from continuonbrain.cloud_train.objective import Objective, batch_of, open_model, plain_pool
+from continuonbrain.cloud_train.pack import pack
 from continuonbrain.cloud_train.recipe import recipe_of
 from continuonbrain.cloud_train.shape import shape_of
 from continuonbrain.config.load import load_preset
@@ -24,7 +24,6 @@ from continuonbrain.loops.adapter_import import import_adapter
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.model.merge import MergeError, merge_adapter
 from continuonbrain.model.plain_lora import folded, read_plain
-from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.prompt import PromptLayout
 from continuonbrain.policy.torch_engine import TorchEngine
 from continuonbrain.storage.adapters import AdapterStore
@@ -111,13 +110,7 @@ def test_it_comes_home_as_a_candidate(of_two_robots: tuple[Path, dict[str, Any]]
     out, told = of_two_robots
     home, workshop = new_root(tmp_path / "home"), new_root(tmp_path / "workshop")
     packed = tmp_path / "adapter.bundle"
-    done = subprocess.run(
-        [sys.executable, "-m", "continuonbrain", "cloud", "pack", str(out), str(packed), "--key", KEY,
-         "--root", str(workshop.layout.root), "--json"],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["counter"] == 1
+    assert pack(out, packed, workshop, key_name=KEY).counter == 1
     TrustedKeys(home.layout).trust(public_key(workshop))
     taken = import_adapter(home, packed)
     assert AdapterStore(home.layout).candidate_id() == taken.version.version_id
@@ -206,10 +199,3 @@ def test_all_layers_can_be_merged_into_a_base_of_their_own(of_all_layers: Path, 
     with pytest.raises(MergeError, match="was trained on"):
         merge_adapter(BASE, full, tmp_path / "again")
     assert not (tmp_path / "again").exists()
-
-
-def test_the_calibration_of_the_robot_that_is_named_travels(robots: list[Given], tmp_path: Path) -> None:
-    told = trained(robots[1], tmp_path / "out", recipe={"steps": 1, "accumulate": 2})
-    found = Calibration.from_file(tmp_path / "out" / "adapter" / "calibration.json")
-    assert told["calibrations"][told["robots"][0]]["steering_gain"] == found.steering_gain
-    assert load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")

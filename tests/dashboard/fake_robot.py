@@ -39,6 +39,10 @@ class Recorded:
     learned: bool = False
 
     @property
+    def kind(self) -> str:
+        return "lesson" if self.role.startswith("human") else "drive"
+
+    @property
     def steps(self) -> int:
         return len(self.frames)
 
@@ -58,6 +62,7 @@ class FakeRobot:
         self.frame: tuple[int, float, bytes] = (0, 0.0, b"")
         self.trail: list[tuple[float, float]] = []
         self.shot: dict[str, Any] = {}
+        self.life = "alone"
         self.recording: Recorded | None = None
         self.episodes: list[Recorded] = []
         self._kept: list[Recorded] = []
@@ -79,6 +84,7 @@ class FakeRobot:
     def reset(self) -> None:
         with self.lock:
             self.mode, self.instruction, self.recording = "park", "drive", None
+            self.life = "alone"
             self.hand, self.hand_at_s = (0.0, 0.0, False), -1e9
             self.episodes = copy.deepcopy(self._kept)
             self.guard.release()
@@ -157,6 +163,7 @@ class FakeRobot:
         reasons = [str(r) for r in guarded.reasons]
         self.shot = {
             "type": "tick", "mode": self.mode, "phase": "drive", "held": self.mode == "park",
+            "life": self.life,
             "by": "person" if by_hand else "policy", "tick": self.tick, "missed_ticks": 0,
             "speed_mps": round(float(seen.speed_mps or 0.0), 3), "instruction": self.instruction,
             "proposed": None if proposed is None else [round(v, 4) for v in proposed],

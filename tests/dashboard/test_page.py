@@ -53,6 +53,19 @@ def stop_after(fake: Server, began: float) -> float:
     return time.monotonic() - ago - began
 
 
+def test_a_simulated_robot_is_handed_back_by_a_button_that_is_there_once_a_person_has_taken_part(
+    fake: Server, open_page: Opener
+) -> None:
+    page = open_page(f"{fake.url}/#drive")
+    until(page, "continuonbrain.view.tick?.life === 'alone'")
+    button = page.get_by_role("button", name="Let the simulator’s driver teach it")
+    assert not button.is_visible()
+    page.get_by_role("button", name="Autopilot").click()
+    button.click()
+    until(page, "continuonbrain.view.tick.mode === 'teach'")
+    button.wait_for(state="hidden")
+
+
 def test_a_person_drives_with_keys_and_the_car_stops_when_they_let_go(
     fake: Server, open_page: Opener
 ) -> None:
@@ -118,7 +131,7 @@ def test_the_same_person_in_two_tabs(fake: Server, open_page: Opener) -> None:
     take_the_wheel(first)
     second = first.context.new_page()
     second.goto(f"{fake.url}/#drive")
-    second.get_by_text("You hold the wheel in another tab or window").wait_for()
+    second.locator(".situation").get_by_text("You hold the wheel in another tab or window").wait_for()
     assert second.get_by_role("button", name="Take the wheel").is_disabled()
     assert first.evaluate("continuonbrain.wheel.held")
 
@@ -204,7 +217,8 @@ def test_record_train_promote_and_roll_back(fake: Server, open_page: Opener) -> 
     page.get_by_role("button", name="Roll back").click()
     page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
     page.locator(".timeline").get_by_text("Rolled back").wait_for()
-    page.get_by_text("Nothing was promoted yet.").wait_for()
+    page.get_by_text("What drove was rolled back.").wait_for()
+    page.get_by_text("You may, though its bytes were taken back").wait_for()
     page.get_by_role("button", name="Promote again").click()
     dialog = page.get_by_role("dialog")
     assert "It was taken back: its bytes were taken back." in dialog.inner_text()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from continuonbrain.config import load_preset
 from continuonbrain.install.settings import InstallSettings
 from continuonbrain.install.units import SERVICES, TARGET, unit_files
 from continuonbrain.loops.child_plan import left_stopped
@@ -75,6 +76,13 @@ def test_every_service_has_its_walls_and_limits(unit: str) -> None:
     assert "--tcp" not in keys["ExecStart"][0]
 
 
+def test_the_policy_may_start_often_enough_to_take_back_what_kills_it() -> None:
+    (most,) = parsed(unit_files(SETTINGS)["continuonbrain-policy.service"])["Unit"]["StartLimitBurst"]
+    before, switch, after = 1, 1, 1
+    for preset in ("sim-donkey", "pi5-donkey"):
+        assert int(most) > before + switch + load_preset(preset).promotion.probation_restarts + 1 + after
+
+
 @pytest.mark.parametrize("name", LIMITS)
 def test_what_a_process_may_take_is_the_same_with_and_without_systemd(name: str) -> None:
     keys, limits = service(name), LIMITS[name]
@@ -91,7 +99,10 @@ def test_a_car_is_left_stopped_by_the_same_command_with_and_without_systemd() ->
 def test_what_control_alone_may() -> None:
     control = service("control")
     assert control["LimitRTPRIO"] == ["60"]
+    assert control["LimitMEMLOCK"] == ["64M"]
     assert control["MemorySwapMax"] == ["0"]
+    # The car's watchdog process outlives control for as long as it takes to stop the car.
+    assert control["KillMode"] == ["control-group"]
     assert control["MemoryDenyWriteExecute"] == ["yes"]
     assert control["ExecStart"][0].endswith("--park")
     for other in ("policy", "sidecar", "service"):

@@ -5,15 +5,17 @@ Run as `python -m stub_policy --root R` with this folder on PYTHONPATH (`DriveSe
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from continuonbrain.errors import BrainError
+from continuonbrain.loops import policy_process
 from continuonbrain.loops.policy_process import run_policy
 from continuonbrain.policy.engine import AdapterError, Decisions
 
@@ -51,8 +53,6 @@ class StubEngine:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--root", type=Path)
-    parser.add_argument("--decision-time", type=float)
-    given = parser.parse_args()
-    run_policy(given.root, decision_time_s=given.decision_time, load_engine=lambda _base: StubEngine())
+    # The real command line, with its exit codes, around another engine.
+    policy_process.run_policy = partial(run_policy, load_engine=lambda _base: StubEngine())
+    sys.exit(policy_process.main())

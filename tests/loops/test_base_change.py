@@ -29,11 +29,13 @@ from continuonbrain.loops.promotion import promote_candidate, roll_back
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.storage.adapters import AdapterStore, OnProbation
+from continuonbrain.storage.base_slot_rule import BaseState
 from continuonbrain.storage.base_slots import BaseSlot, BaseSlotError, BaseSlots
 from continuonbrain.storage.base_verdict_rule import BASE_VERDICT_VERSION
 from continuonbrain.storage.driving_record import DrivingRecord, write_record
 from continuonbrain.storage.event_log import EventLog
 from continuonbrain.storage.lock import ProcessLock
+from continuonbrain.storage.probation_look import Look
 from continuonbrain.storage.probation_rule import Terms
 from continuonbrain.storage.trusted_keys import TrustedKeys
 from tests.loops.base_bundles import BasePair
@@ -76,13 +78,13 @@ class Robot:
         }
         self.entry.judged(verdict | changes, calibration)
 
-    def adapter(self, tag: str, *, terms: Terms | None = None) -> str:
+    def adapter(self, tag: str, *, terms: Terms | None = None, servo: Calibration | None = None) -> str:
         store = AdapterStore(self.brain.layout)
         version = store.stage(
             {
                 "adapter_model.safetensors": tag.encode() * 9,
                 "adapter_config.json": b"{}",
-                "calibration.json": Calibration().to_json(),
+                "calibration.json": (servo or Calibration()).to_json(),
             }
         )
         base = base_sha256(self.brain.layout.base_model_dir)
@@ -259,6 +261,19 @@ def test_too_many_starts_of_the_policy_process_take_it_back(robot: Robot) -> Non
     assert open_to_serve(open_brain(robot.root, slot=""), boot=BOOT).layout.base_slot == ""
 
 
+def test_a_base_that_ends_the_policy_process_again_and_again_is_not_confirmed_between_two_ends(
+    robot: Robot,
+) -> None:
+    robot.switched()
+    most = robot.brain.config.promotion.probation_restarts
+    for start in range(1 + most):
+        assert open_to_serve(open_brain(robot.root, slot=""), boot=BOOT).layout.base_slot == robot.slot
+        robot.drove(400 * (start + 1) - 1)  # not quite its terms, each time
+        assert look_after_base(robot.brain, boot=BOOT) is None
+    assert open_to_serve(open_brain(robot.root, slot=""), boot=BOOT).layout.base_slot == ""
+    assert BaseSlots(robot.brain.layout).state().events[-1]["reason"] == "restarts"
+
+
 def test_a_base_that_cannot_be_loaded_or_is_another_is_taken_back_at_once(robot: Robot) -> None:
     class Engine:
         def __init__(self, sha256: str) -> None:
@@ -274,9 +289,12 @@ def test_a_base_that_cannot_be_loaded_or_is_another_is_taken_back_at_once(robot:
     assert take_base_back(robot.brain, "unusable", "") is None
 
 
-def test_a_servo_that_cannot_be_read_takes_the_base_on_probation_back_at_the_start(robot: Robot) -> None:
+@pytest.mark.parametrize("name", ["calibration.json", "adapters/history.jsonl"])
+def test_a_servo_or_a_store_that_cannot_be_read_takes_the_base_on_probation_back_at_the_start(
+    robot: Robot, name: str
+) -> None:
     robot.switched()
-    (robot.entry.path / "calibration.json").write_bytes(b"{ torn")
+    (robot.entry.path / name).write_bytes(b"{ torn\n")
 
     class Engine:
         adapter_sha256 = ""
@@ -339,3 +357,38 @@ def test_what_drives_already_is_not_judged_by_its_old_verdict(robot: Robot) -> N
     change = switch_base(robot.brain, robot.slot, boot=BOOT)
     assert (change.slot, change.event) == (robot.slot, "switch")
     assert BaseSlots(robot.brain.layout).state().change == 1
+
+
+def test_starts_under_an_earlier_switch_are_not_held_against_the_next(robot: Robot) -> None:
+    robot.switched()
+    most = robot.brain.config.promotion.probation_restarts
+    for _ in range(1 + most):
+        open_to_serve(open_brain(robot.root, slot=""), boot=BOOT)
+    assert base_progress(robot.brain)["restarts"] == most
+    assert base_progress(robot.brain)["of_ticks"] == 400 * (1 + most)
+    roll_back_base(robot.brain)
+    robot.passes()
+    switch_base(robot.brain, robot.slot, again=True, boot=BOOT)
+    assert base_progress(robot.brain)["restarts"] == 0
+    assert open_to_serve(open_brain(robot.root, slot=""), boot=BOOT).layout.base_slot == robot.slot
+
+
+def test_of_two_who_watch_the_later_does_nothing_to_what_was_switched_to_since(
+    robot: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looked at the first probation must not take back, or confirm, the second."""
+    for do in ("revert", "confirm"):
+        robot.passes()
+        switch_base(robot.brain, robot.slot, again=True, boot=BOOT)
+
+        def meanwhile(_brain: BrainRoot, _state: BaseState, do: Any = do) -> Look:
+            roll_back_base(robot.brain)
+            switch_base(robot.brain, robot.slot, again=True, boot=BOOT)
+            return Look(do, "off_road", "")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(base_probation, "judge_base_probation", meanwhile)
+            assert look_after_base(robot.brain, boot=BOOT) is None
+        told = base_progress(robot.brain)
+        assert (told["slot"], told["state"]) == (robot.slot, "probation")
+        roll_back_base(robot.brain)

@@ -21,13 +21,16 @@ class Told:
     def __init__(self, phase: str) -> None:
         self.loop = rig().loop
         self.client = SimpleNamespace(connected=True, connects=1, problem="", refusal=None)
+        self.pressed = ""
         body: Any = SimpleNamespace(
-            tell=dict, instruct=lambda _text: None, release=lambda: "", asked=lambda: None
+            tell=dict, instruct=lambda _text: None, release=lambda: self.pressed, asked=lambda: None
         )
         life: Any = SimpleNamespace(phase=phase, lesson=(3, 9), fault="", rounds=0)
         client: Any = self.client
         self.snapshot = ControlSnapshot(ControlState(), self.loop, client, body, life)
         self.answers: list[tuple[bool, str]] = []
+        self.heard: list[str] = []
+        self.has_a_life = True
         server: Any = SimpleNamespace(
             wait=lambda _s: [SimpleNamespace(header=self.header, peer=SimpleNamespace(open=True))],
             acknowledge=lambda _peer, *, ok, detail: self.answers.append((ok, detail)),
@@ -38,13 +41,18 @@ class Told:
             body,
             RemoteControl(),
             change_mode=self._change,
-            waits_for=lambda: self.snapshot.waits_for,
+            take_part=lambda: self.heard.append("takes part"),
+            hand_back=self._hand_back,
         )
 
     def _change(self, mode: Mode) -> str:
         self.loop.release()
         self.loop.set_mode(mode)
         return ""
+
+    def _hand_back(self) -> str:
+        self.heard.append("hands back")
+        return "" if self.has_a_life else "nobody but a person teaches this robot"
 
     def say(self, **header: object) -> tuple[bool, str]:
         self.header = header
@@ -53,16 +61,29 @@ class Told:
 
 
 @pytest.mark.parametrize(
-    ("phase", "words"), [("park", "until it has learned"), ("teach", "being taught now"), ("drive", "")]
+    ("said", "heard"),
+    [
+        ({"type": "teleop", "steering": 0.0, "throttle": 0.1}, ["takes part"]),
+        ({"type": "teleop", "steering": 7.0, "throttle": 0.1}, []),
+        ({"type": "record", "on": True, "what": "lessons"}, ["takes part"]),
+        ({"type": "record", "on": False, "what": "drives"}, []),
+        ({"type": "stop"}, ["takes part"]),
+        ({"type": "instruct", "instruction": "keep left"}, []),
+        ({"type": "let_go"}, []),
+        ({"type": "mode", "mode": "teach"}, ["hands back"]),
+    ],
 )
-def test_autopilot_says_what_the_robot_does_before_it_drives(phase: str, words: str) -> None:
-    told = Told(phase)
-    ok, detail = told.say(type="mode", mode="autopilot")
-    assert ok
-    assert words in detail
-    assert bool(detail) == bool(words)
-    for mode in ("park", "teleop", "assisted"):
-        assert told.say(type="mode", mode=mode) == (True, "")
+def test_who_drives_records_or_stops_takes_part(said: dict[str, Any], heard: list[str]) -> None:
+    told = Told("teach")
+    told.say(**said)
+    assert told.heard == heard
+
+
+def test_a_robot_without_a_simulated_life_cannot_be_handed_back_to_it() -> None:
+    told = Told("drive")
+    assert told.say(type="mode", mode="teach") == (True, "")
+    told.has_a_life = False
+    assert told.say(type="mode", mode="teach") == (False, "nobody but a person teaches this robot")
 
 
 def test_a_view_is_told_why_the_policy_gives_no_path() -> None:
@@ -82,3 +103,30 @@ def test_every_mode_ends_an_emergency_stop_and_an_instruction_does_not() -> None
         assert told.loop.pilot.guard.emergency_stopped
         told.say(type="mode", mode=mode)
         assert not told.loop.pilot.guard.emergency_stopped
+
+
+def test_release_ends_an_emergency_stop_only_where_the_body_lets_go() -> None:
+    told = Told("drive")
+    told.say(type="stop")
+    told.pressed = "emergency stop: the switch"
+    assert told.say(type="release") == (False, told.pressed)
+    assert told.loop.pilot.guard.emergency_stopped
+    told.pressed = ""
+    assert told.say(type="release") == (True, "")
+    assert not told.loop.pilot.guard.emergency_stopped
+    assert told.loop.mode == "park"
+
+
+def test_record_is_about_lessons_where_it_does_not_say_what() -> None:
+    told = Told("drive")
+    switches = told.loop.recording
+    before = switches.drives
+    for on in (True, False):
+        assert told.say(type="record", on=on) == (True, "")
+        assert (switches.lessons, switches.drives) == (on, before)
+    assert told.say(type="record", on=not before, what="drives") == (True, "")
+    assert (switches.lessons, switches.drives) == (False, not before)
+    ok, why = told.say(type="record", on=True, what="everything")
+    assert not ok
+    assert "what = 'everything'" in why
+    assert not switches.lessons

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from continuonbrain.loops.control_status import CONTROL_STATUS_NAME, StatusWriter
 from continuonbrain.loops.sim_machine import SimulatedMachine
 from continuonbrain.robot.host import MACHINE_READINGS, FileHost
+from continuonbrain.storage.event_log import EventLog
 from continuonbrain.trainer.build_gates import build_gates
 from continuonbrain.trainer.gates import GateReport
 
@@ -77,3 +83,29 @@ def test_a_writer_that_stamps_what_it_had_anew_is_seen_by_the_ticks_it_does_not_
         closed = robot.closed()
     assert set(closed) == {"idle", "teleop"}
     assert "no sign of life" in closed["teleop"]
+
+
+def test_a_housekeeping_that_fails_is_said_once_and_done_again_and_the_status_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    done: list[int] = []
+
+    def housekeeping() -> None:
+        done.append(1)
+        raise ZeroDivisionError("oops")
+
+    def snapshot() -> dict[str, Any]:
+        return {"looks": len(done)}
+
+    writer = StatusWriter(
+        tmp_path, snapshot, SimulatedMachine(tmp_path), EventLog(tmp_path / "events"), housekeeping
+    )
+    writer.start()
+    until = time.monotonic() + 20.0
+    while len(done) < 3 and time.monotonic() < until:
+        time.sleep(0.02)
+    assert writer._thread.is_alive()
+    writer.close()
+    assert len(done) >= 3
+    assert json.loads((tmp_path / CONTROL_STATUS_NAME).read_bytes())["looks"] == len(done)
+    assert caplog.text.count("ZeroDivisionError: oops") == 1

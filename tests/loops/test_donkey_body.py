@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from continuonbrain.loops.donkey_body import DonkeyBody
 from continuonbrain.robot.donkey.gamepad import Gamepad
 from continuonbrain.robot.donkey.i2c import RetryingBus
 from continuonbrain.robot.donkey.machine import GaugedHost
+from continuonbrain.robot.donkey.watchdog_process import Watched
 from continuonbrain.robot.host import FileHost
 from continuonbrain.robot.readings import HostReadings, Reading
 from continuonbrain.storage.layout import init_brain_root
@@ -91,6 +92,16 @@ def test_the_mode_button_goes_between_hand_and_autopilot(tmp_path: Path) -> None
         assert body.asked() is None
 
 
+def test_after_an_emergency_stop_the_mode_button_gives_it_to_the_hand(tmp_path: Path) -> None:
+    for mode in ("park", "autopilot", "teleop", "assisted"):
+        body = _body(tmp_path / mode)
+        body.ticked(_tick(mode))
+        body._pressed("stop")
+        assert body.asked() == "stop"
+        body._pressed("mode")
+        assert body.asked() == "teleop"
+
+
 def test_a_car_whose_chips_do_not_answer_does_not_open(tmp_path: Path) -> None:
     body = _body(tmp_path)
     with pytest.raises(BrainError, match="nobody: write of chip 0x40"):
@@ -154,6 +165,7 @@ def test_the_control_process_drives_it_by_hand_and_leaves_it_at_rest(
     )
     monkeypatch.setattr(senses, "OLDEST_OBSERVATION_S", 5.0)
     monkeypatch.setattr(donkey_body, "backend_for", lambda config: NoisyCamera())
+    monkeypatch.setattr(donkey_body, "WatchdogProcess", ToldOnly)
     monkeypatch.setattr(donkey_body, "open_gamepad", lambda config, on_press: hand)
     process = ControlProcess(open_brain(layout.root), ControlOptions(seconds=1.5, record=False))
     assert isinstance(process._body, DonkeyBody)
@@ -170,6 +182,10 @@ def test_the_control_process_drives_it_by_hand_and_leaves_it_at_rest(
     assert max(driven) == pytest.approx(1580, abs=5)
     assert driven[-1] == pytest.approx(1500, abs=5)
     assert chip.pulse_us(0) is None
+    outside = ToldOnly.made.pop()
+    assert outside.story == ["start", "wait", "beat", "end True"]
+    assert (outside.watched.bus, outside.watched.address, outside.watched.register) == (1, 0x40, 0x06)
+    assert outside.limit_s == 4.0
     host = FileHost(layout.run_dir / "host.json").read()
     assert host.battery_fraction.value is not None
     assert host.teleop_active.value == 1.0
@@ -225,6 +241,7 @@ def test_the_control_process_stops_for_a_low_battery_and_tells_it(
         donkey_body, "open_bus", lambda number: RetryingBus(ModelBus(at_40=chip, at_41=gauge), "model")
     )
     monkeypatch.setattr(donkey_body, "backend_for", lambda config: NoisyCamera())
+    monkeypatch.setattr(donkey_body, "WatchdogProcess", ToldOnly)
     monkeypatch.setattr(donkey_body, "open_gamepad", lambda config, on_press: hand)
     process = ControlProcess(open_brain(layout.root), ControlOptions(seconds=120, record=False))
     process._body._pressed("mode")  # type: ignore[attr-defined]
@@ -254,6 +271,33 @@ def test_the_control_process_stops_for_a_low_battery_and_tells_it(
     assert told["reasons"] == ["low_battery"]
     assert told["fault"].startswith("the battery is at")
     assert told["guarded"][1] == 0.0
+
+
+class ToldOnly:
+    """In the place of the watchdog process, which could not reach a model in this one."""
+
+    made: ClassVar[list[ToldOnly]] = []
+
+    def __init__(self, watched: Watched, *, limit_s: float, not_cpu: int | None) -> None:
+        self.watched, self.limit_s, self.not_cpu = watched, limit_s, not_cpu
+        self.story: list[str] = []
+        self.made.append(self)
+
+    def start(self) -> None:
+        self.story.append("start")
+
+    def wait(self) -> None:
+        self.story.append("wait")
+
+    def beat(self) -> None:
+        if self.story[-1] != "beat":
+            self.story.append("beat")
+
+    def look(self) -> None:
+        pass
+
+    def end(self, *, orderly: bool) -> None:
+        self.story.append(f"end {orderly}")
 
 
 class NoisyCamera:

@@ -187,3 +187,45 @@ def test_the_control_process_multiplies_on_one_thread() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
     assert set(json.loads(done.stdout)) == {1}
+
+
+def test_a_path_from_before_a_park_is_not_followed_after_it() -> None:
+    r = rig()
+
+    def told(tick: LoopTick) -> None:
+        if tick.number == 20:
+            assert tick.chunk is not None
+            r.paths.dies_at_s = r.time.now_s  # no path comes any more, and the last one is still young
+            r.loop.set_mode("park")
+        if tick.number == 24:
+            r.loop.set_mode("autopilot")
+
+    r.run(32, told)
+    after = [tick for tick in r.ticks if tick.number > 24]
+    assert after
+    assert all(tick.mode == "autopilot" and tick.chunk is None for tick in after)
+    assert all([str(reason) for reason in tick.guarded.reasons] == ["no_path"] for tick in after)
+    assert set(r.body.sent[25:]) == {(0.0, 0.0)}
+
+
+@pytest.mark.parametrize("parked_ticks", [4, 40])
+def test_every_mode_begins_at_rest_however_long_ago_the_last_command_was(parked_ticks: int) -> None:
+    r = rig()
+    r.loop.teleop = lambda: ((1.0, 1.0), 0.0)
+    r.loop.set_mode("teleop")
+
+    def told(tick: LoopTick) -> None:
+        if tick.number == 30:
+            assert r.body.sent[-1] == (1.0, 1.0)
+            r.loop.set_mode("park")
+        if tick.number == 30 + parked_ticks:
+            r.loop.set_mode("teleop")
+
+    r.run(40 + parked_ticks, told)
+    first = r.ticks[31 + parked_ticks]
+    limits = r.loop.pilot.guard.limits
+    assert first.mode == "teleop"
+    assert "clock" not in [str(reason) for reason in first.guarded.reasons]
+    assert 0.0 <= first.guarded.throttle <= limits.throttle_rate_per_s * PERIOD_S + 1e-9
+    assert 0.0 <= first.guarded.steering <= limits.steering_rate_per_s * PERIOD_S + 1e-9
+    assert r.body.sent[-1] == (1.0, 1.0)

@@ -36,7 +36,7 @@ def test_a_robot_that_cannot_be_looked_at_is_stopped_and_drives_again_when_it_ca
     assert r.body.sent[39][1] > 0.0
 
 
-@pytest.mark.parametrize("speed_mps", [1.0, None])
+@pytest.mark.parametrize("speed_mps", [1.0, None, math.nan])
 def test_a_car_that_moves_before_a_picture_that_never_changes_is_stopped_until_it_does(
     speed_mps: float | None,
 ) -> None:

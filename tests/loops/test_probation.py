@@ -125,7 +125,8 @@ def test_the_policy_process_starts_a_few_times_and_no_more(brain: BrainRoot) -> 
     promote_candidate(brain, boot=BOOT)
     for starts in (1, 2, 3):
         at_policy_start(brain)
-        assert progress(brain)["restarts"] == starts
+        told = progress(brain)
+        assert (told["restarts"], told["of_ticks"]) == (starts, 400 * (1 + starts))  # and driven for longer
     at_policy_start(brain)
     assert AdapterStore(brain.layout).current() is None
     entry = AdapterStore(brain.layout).last_change()

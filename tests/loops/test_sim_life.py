@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ class FakeDriven:
 
     def __init__(self, phases: int) -> None:
         self.left = phases
-        self.held = False
+        self.taken = False
         self.entered: list[str] = []
         self.taught_steps = 0
         self.life: SimulatedLife | None = None
@@ -75,7 +76,7 @@ def phases_of(layout: BrainLayout, monkeypatch: pytest.MonkeyPatch, moments: int
 
 
 def test_a_new_robot_is_taught_first(layout: BrainLayout, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert phases_of(layout, monkeypatch, 6) == ["teach", "taught", "park", "drive"] * 2
+    assert phases_of(layout, monkeypatch, 4) == ["teach", "taught", "park", "drive"] * 2
 
 
 def test_the_car_is_put_back_when_it_is_to_drive_by_itself_and_never_under_a_hand(
@@ -86,11 +87,11 @@ def test_the_car_is_put_back_when_it_is_to_drive_by_itself_and_never_under_a_han
     monkeypatch.setattr(life, "_teach", lambda _over: None)
     life.live(None)
     assert driven.put_back == ["park"] * driven.entered.count("drive")
-    held = FakeDriven(1)
-    held.held = True
-    life = make_life(layout, held)
+    taken = FakeDriven(1)
+    taken.taken = True
+    life = make_life(layout, taken)
     life._enter("drive")
-    assert held.put_back == []
+    assert taken.put_back == []
 
 
 def test_what_an_earlier_run_learned_drives_before_the_next_lesson(
@@ -98,7 +99,7 @@ def test_what_an_earlier_run_learned_drives_before_the_next_lesson(
 ) -> None:
     layout.current.parent.mkdir(parents=True, exist_ok=True)
     layout.current.symlink_to("versions/0123abcd")
-    assert phases_of(layout, monkeypatch, 5) == ["drive", "teach", "taught", "park", "drive"]
+    assert phases_of(layout, monkeypatch, 3) == ["drive", "teach", "taught", "park", "drive"]
 
 
 def test_learning_that_was_put_down_comes_before_everything(
@@ -108,35 +109,91 @@ def test_learning_that_was_put_down_comes_before_everything(
     layout.current.symlink_to("versions/0123abcd")
     layout.training_state_path.parent.mkdir(parents=True, exist_ok=True)
     layout.training_state_path.write_bytes(b"a job")
-    assert phases_of(layout, monkeypatch, 6) == ["park", "drive", "teach", "taught", "park", "drive"]
+    assert phases_of(layout, monkeypatch, 4) == ["park", "drive", "teach", "taught", "park", "drive"]
 
 
-def test_a_held_robot_waits_and_its_first_phase_is_not_lost(
-    layout: BrainLayout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layout.current.parent.mkdir(parents=True, exist_ok=True)
-    layout.current.symlink_to("versions/0123abcd")
-    driven = FakeDriven(2)
-    driven.held = True
+class Person:
+    """Does something in the tick of a number, counted over all phases; every other tick goes by. A lesson has one."""
+
+    def __init__(self, driven: FakeDriven, life: SimulatedLife, at: dict[int, Callable[[], None]]) -> None:
+        self.driven, self.life, self.at, self.ticks = driven, life, at, 0
+        self.phases: list[str] = []
+
+    def tick(self) -> None:
+        self.at.get(self.ticks, lambda: None)()
+        self.ticks += 1
+        self.driven.left -= 1
+        if not self.phases or self.phases[-1] != self.life.phase:
+            self.phases.append(self.life.phase)
+
+    def tick_until(self, over: Callable[[], bool]) -> None:
+        while not over():
+            self.tick()
+
+    def teach(self, _over: Callable[[], bool]) -> None:
+        self.tick()
+        if self.driven.taken:
+            raise sim_life._PutDown
+
+
+def lived_with(
+    layout: BrainLayout, monkeypatch: pytest.MonkeyPatch, ticks: int, at: dict[int, str], *, promoted: bool
+) -> tuple[Person, FakeDriven]:
+    """at: in which tick a person takes the robot ("takes") or hands it back ("hands back")."""
+    if promoted:
+        layout.current.parent.mkdir(parents=True, exist_ok=True)
+        layout.current.symlink_to("versions/0123abcd")
+    driven = FakeDriven(ticks)
     life = make_life(layout, driven)
 
-    def released(over: Callable[[], bool]) -> None:
-        driven.left -= 1
-        driven.held = False
+    def do(what: str) -> None:
+        driven.taken = what == "takes"
+        if not driven.taken:
+            life.teach_again()
 
-    monkeypatch.setattr(driven, "tick_until", released)
+    person = Person(driven, life, {n: partial(do, what) for n, what in at.items()})
+    monkeypatch.setattr(driven, "tick_until", person.tick_until)
+    monkeypatch.setattr(life, "_teach", person.teach)
     life.live(None)
-    assert driven.entered == ["park", "drive"]
+    return person, driven
+
+
+@pytest.mark.parametrize("promoted", [False, True])
+@pytest.mark.parametrize("at", range(4))
+def test_once_a_person_has_taken_part_nothing_happens_by_itself(
+    layout: BrainLayout, monkeypatch: pytest.MonkeyPatch, at: int, promoted: bool
+) -> None:
+    person, driven = lived_with(layout, monkeypatch, 4000, {at: "takes"}, promoted=promoted)
+    assert person.phases[-1] == "drive"
+    assert driven.entered[-1] == "drive"
+    assert person.ticks == 4000
+    assert "teach" not in person.phases[person.phases.index("drive") :]
+
+
+def test_handed_back_it_is_taught_and_its_life_goes_on(
+    layout: BrainLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = {5: "takes", 900: "hands back", 950: "takes", 1000: "hands back"}
+    person, driven = lived_with(layout, monkeypatch, 1100, at, promoted=True)
+    assert person.phases == ["drive", "teach", "park", "drive", "teach", "park"]
+    assert not driven.taken
+
+
+def test_asked_for_while_it_drives_by_itself_the_teacher_comes_at_once(
+    layout: BrainLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person, _ = lived_with(layout, monkeypatch, 30, {3: "hands back"}, promoted=True)
+    assert person.phases == ["drive", "teach", "park"]
 
 
 def test_a_lesson_without_room_on_the_disk_parks_the_robot_and_says_so(
     layout: BrainLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sim_life, "_TEACH_BYTES", 2**62)
-    driven = FakeDriven(2)
+    driven = FakeDriven(1)
     life = make_life(layout, driven)
     life.live(None)
-    assert driven.entered == ["teach", "teach", "park"]
+    assert driven.entered == ["teach", "park"]
     assert "is full" in life.fault
     assert not list(layout.episodes_dir.iterdir())
 

@@ -34,6 +34,13 @@ def test_all_that_wait_begin_at_the_end_of_a_tick() -> None:
         assert done
 
 
+def test_a_loop_that_stands_gathers_nobody() -> None:
+    slack = Slack()
+    for _ in range(50):
+        slack.wait(0.001)
+    assert slack._waiting == []
+
+
 def test_who_comes_after_a_tick_waits_for_the_next() -> None:
     slack = Slack()
     slack.begin()

@@ -140,9 +140,37 @@ def test_each_message_is_answered_and_letting_go_stops_at_once(rig: Any) -> None
         assert next(at for at, tick in seen if tick["stopped"]) - let_go_s < DEAD_MAN_S
         assert hand.hears()["type"] == "ack"
         assert hand.hears() == {"type": "lost", "reason": "no message for 150 ms"}
-        hand.says()  # the connection that heals
+        hand.says()  # the connection that heals, to a hand that had let go
         assert hand.hears()["type"] == "ack"
         until(lambda: not next(seen)[1]["stopped"])
+
+
+def test_a_hand_that_never_let_go_drives_nothing_after_a_gap(rig: Any) -> None:
+    person = Person(rig.addresses[1])
+    person.post("/v1/driver", want=True)
+    person.post("/v1/mode", mode="teleop")
+    seen = stopped_at_s(rig.brain)
+    with person.socket("/v1/drive") as socket:
+        hand, told = Hand(socket), list[dict[str, Any]]()
+
+        def drives(seconds: float, **more: Any) -> bool:
+            for _ in range(round(seconds / 0.05)):
+                hand.says(**more)
+                told.append(hand.hears())
+                while told[-1]["type"] != "ack":
+                    told.append(hand.hears())
+                tick = next(seen)[1]
+            return not tick["stopped"]
+
+        assert drives(1.0)
+        silent_s = time.monotonic()
+        while time.monotonic() - silent_s < 1.2:
+            stopped = next(seen)[1]["stopped"]
+        assert stopped
+        assert not drives(1.5)  # the key is still down
+        assert [t for t in told if t.get("hold_anew")]
+        drives(0.1, active=False)
+        assert drives(1.0)
 
 
 def test_messages_of_which_nobody_knows_how_old_they_are_drive_nothing(rig: Any) -> None:

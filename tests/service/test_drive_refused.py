@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -138,9 +139,61 @@ def test_what_changes_something_needs_the_sessions_token(hostile: Any) -> None:
     assert stranger.status_code == 403
 
 
+READS_ONLY = {"/v1/act", "/v1/chat", "/v1/pair"}
+"""Posted, and nothing changes by it."""
+
+
+def test_every_route_that_changes_something_needs_the_token(hostile: Any) -> None:
+    """All that there are: a new one is asked without being named here."""
+    person = Person(hostile.addresses[1])
+    routes = person.http.get("/openapi.json").json()["paths"]
+    asked = [
+        (method, path)
+        for path, methods in routes.items()
+        for method in methods.keys() & {"post", "put", "patch", "delete"}
+        if path not in READS_ONLY
+    ]
+    assert {path for _, path in asked} >= {"/v1/mode", "/v1/stop", "/v1/recording", "/v1/training"}
+    for method, path in asked:
+        named = path.replace("{name}", "000001-01234567")
+        told = person.http.request(method, named, json={}, headers={"x-csrf": "guess"})
+        assert told.status_code == 403, (method, path)
+        assert "X-CSRF" in told.json()["detail"], (method, path)
+
+
+def test_who_does_not_drive_commands_nothing_and_gives_nobody_elses_wheel_away(hostile: Any) -> None:
+    mine, other = Person(hostile.addresses[1]), Person(hostile.addresses[1])
+    until(lambda: mine.post("/v1/driver", want=True).status_code == 200)
+    with mine.socket("/v1/drive"):
+        assert other.post("/v1/driver", want=False).json() == {"driver": "other"}
+        assert mine.http.get("/v1/session").json()["driver"] == "me"
+        for path, body in (
+            ("/v1/mode", {"mode": "autopilot"}),
+            ("/v1/release", {}),
+            ("/v1/instruct", {"instruction": "drive"}),
+            ("/v1/recording", {"on": True}),
+        ):
+            told = other.post(path, **body)
+            assert (told.status_code, told.json()["detail"]) == (409, "somebody else drives"), path
+    mine.post("/v1/driver", want=False)
+
+
+def test_a_silent_socket_does_not_keep_the_wheel(hostile: Any) -> None:
+    mine, other = Person(hostile.addresses[1]), Person(hostile.addresses[1])
+    until(lambda: mine.post("/v1/driver", want=True).status_code == 200)
+    with mine.socket("/v1/drive") as socket:
+        socket.send(says(now_ms()))
+        begun_s = time.monotonic()
+        assert other.post("/v1/driver", want=True).status_code == 409
+        until(lambda: other.http.get("/v1/session").json()["driver"] == "none", 8)
+        assert 2.0 < time.monotonic() - begun_s < 8.0
+        assert ends(socket)
+
+
 def test_every_answer_carries_the_policies(hostile: Any) -> None:
     for path in ("/v1/session", "/v1/nothing", "/v1/status"):
         headers = httpx.get(hostile.addresses[1] + path).headers
+        assert "unsafe" not in headers["content-security-policy"]
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
@@ -154,13 +207,24 @@ def test_too_many_watchers_and_what_they_should_not_say(hostile: Any) -> None:
         socket.send('{"steer": 1}')
         assert ends(socket)
     until(lambda: person.http.get("/v1/session").json()["watchers"] == 0)
-    with ExitStack() as watching:
-        for _ in range(MOST_WATCHERS):
-            watching.enter_context(person.socket("/v1/view"))
-        until(lambda: person.http.get("/v1/session").json()["watchers"] == MOST_WATCHERS)
-        with person.socket("/v1/view") as one_more, pytest.raises(ConnectionClosed) as closed:
+
+    def refused(who: Person) -> str:
+        with who.socket("/v1/view") as one_more, pytest.raises(ConnectionClosed) as closed:
             one_more.recv(2)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1013
+        return closed.value.rcvd.reason
+
+    with ExitStack() as watching:
+        others = [Person(hostile.addresses[1]) for _ in range(3)]
+        for number in range(MOST_WATCHERS):
+            watching.enter_context(others[number // 3].socket("/v1/view"))
+        until(lambda: person.http.get("/v1/session").json()["watchers"] == MOST_WATCHERS)
+        assert "this session watches 3 times" in refused(others[0])
+        assert "8 watch already" in refused(person)
+        assert person.post("/v1/driver", want=True).json() == {"driver": "me"}
+        with person.socket("/v1/view") as mine:  # who drives sees where
+            assert json.loads(mine.recv(2))["type"] == "tick"
+        person.post("/v1/driver", want=False)
     with pytest.raises(InvalidStatus), person.socket("/v1/view?fps=1000"):
         pass

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 pytest.importorskip("torch")
@@ -24,11 +25,13 @@ from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.at_work import Status
 from continuonbrain.loops.mid import MidLoop
-from continuonbrain.loops.owner import is_wanted, take_wanted
+from continuonbrain.loops.owner import is_wanted, take_wanted, want_training
 from continuonbrain.model.base_identity import tiny_base_folder
 from continuonbrain.service.app import create_app
 from continuonbrain.service.learning_told import seconds_left, status_of
+from continuonbrain.service.training_time import ran_out, time_left, worked_s
 from continuonbrain.storage.adapters import AdapterStore
+from continuonbrain.storage.event_log import Event
 from continuonbrain.storage.layout import init_brain_root
 from continuonbrain.storage.lock import ProcessLock
 
@@ -71,6 +74,10 @@ def test_a_pause_holds_over_a_start_and_closes_the_trainers_gate(
     assert not state.open
     assert client.post("/v1/training", json={"action": "start"}).json()["detail"] == "learning is paused"
     assert not client.post("/v1/training", json={"action": "resume"}).json()["paused"]
+    want_training(brain.layout)
+    assert client.post("/v1/training", json={"action": "pause"}).status_code == 200
+    assert not is_wanted(brain.layout)  # it does not begin by itself when it is resumed
+    assert client.post("/v1/training", json={"action": "resume"}).status_code == 200
     assert client.post("/v1/training", json={"action": "resume"}).status_code == 200  # as often as one likes
     assert client.post("/v1/training", json={"action": "burn"}).status_code == 422
 
@@ -83,6 +90,8 @@ def test_a_start_is_a_wish_to_a_sidecar_that_lives(
     assert "no trainer runs" in refused.json()["detail"]
     name = "continuonbrain.loops.mid"
     sidecar = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", name])
+    while name not in psutil.Process(sidecar.pid).cmdline():  # its fork alone is nobody yet
+        time.sleep(0.01)
     try:
         status = {**{k: getattr(Status(), k) for k in Status.__dataclass_fields__}, "pid": sidecar.pid}
         brain.layout.status_path.write_text(json.dumps(status))
@@ -99,13 +108,16 @@ def test_a_start_is_a_wish_to_a_sidecar_that_lives(
             # A sidecar that only looks whether anything is new holds the lock, too: it takes the wish all the same.
             assert client.post("/v1/training", json={"action": "start"}).status_code == 200
             brain.layout.status_path.write_text(json.dumps(status | {"phase": "reflex"}))
-            assert not client.get("/v1/training").json()["wanted"]  # it is being fulfilled
+            learning = client.get("/v1/training").json()
+            assert not learning["wanted"]  # it is being fulfilled
+            assert learning["holds"]
             refused = client.post("/v1/training", json={"action": "start"})
             assert (refused.status_code, refused.json()["detail"]) == (409, "it learns already")
             brain.layout.status_path.write_text(json.dumps(status))
         told = client.post("/v1/training", json={"action": "start"}).json()
         assert told["running"]
         assert told["wanted"]
+        assert not told["holds"]
         assert "begins when the gates open" in told["said"]  # no control process tells how the robot is
         assert client.get("/v1/training").json()["said"] == told["said"]
         assert is_wanted(brain.layout)
@@ -145,6 +157,56 @@ def test_the_time_left_is_of_the_job_that_runs(tmp_path: Path) -> None:
     assert seconds_left(tmp_path / "none", step=1, steps=2) is None
 
 
+def event(kind: Any, at_s: float, **data: Any) -> Event:
+    return Event(1, kind, at_s, data)
+
+
+def test_the_time_that_a_job_worked_is_without_its_pauses_and_of_the_newest() -> None:
+    earlier = [event("training", 0.0, phase="cache"), event("training", 50.0, phase="judge")]
+    assert worked_s([], 9.0) is None
+    assert worked_s(earlier, 1000.0) == 50.0
+    newest = [
+        *earlier,
+        event("training", 100.0, phase="cache"),
+        event("training", 104.0, phase="train"),
+        event("gate", 110.0, open=False, closed={"thermal": "warm"}),
+        event("safety", 112.0, mode="park"),
+        event("gate", 160.0, open=True, closed={}),
+    ]
+    assert worked_s(newest, 165.0) == 15.0
+    assert worked_s([*newest, event("training", 170.0, phase="reflex")], 900.0) == 20.0
+
+
+def test_the_time_left_is_no_longer_than_the_wall_time_allows() -> None:
+    assert time_left(253.0, worked=20.0, limit_s=46.4) == 26.4
+    assert time_left(5.0, worked=20.0, limit_s=46.4) == 5.0
+    assert time_left(253.0, worked=50.0, limit_s=46.4) == 0.0
+    assert time_left(None, worked=20.0, limit_s=46.4) is None
+    assert time_left(253.0, worked=None, limit_s=46.4) == 253.0
+
+
+def test_a_training_that_ran_out_of_time_says_so_from_its_last_step_on(
+    brain: BrainRoot, client: TestClient, helpers: Any
+) -> None:
+    known = {"max_wall_time_s": 58.0, "worked": 46.0, "limit_s": 46.4}
+    words = "time ran out after 36 of 400 steps (max_wall_time_s = 58 in config.json)"
+    assert ran_out("reflex", card={}, steps=(36, 400), **known) == words
+    assert ran_out("train", card={}, steps=(36, 400), **known) == ""
+    assert ran_out("reflex", card={}, steps=(400, 400), **known) == ""
+    assert (
+        ran_out("reflex", card={}, steps=(36, 400), **(known | {"worked": 5.0})) == ""
+    )  # ended for another reason
+    version = helpers.stage(brain, seed=1)
+    card = {"training": {"ended": "wall time", "steps": 36, "max_steps": 400}}
+    AdapterStore(brain.layout).attach(version, "card.json", json.dumps(card).encode())
+    told = {"phase": "judge", "candidate": version.version_id, "pid": os.getpid()}
+    brain.layout.status_path.write_text(json.dumps(told))
+    short = client.get("/v1/training").json()["short"]
+    assert "time ran out: the adapter made 36 of 400 steps within max_wall_time_s = " in short
+    brain.layout.status_path.write_text(json.dumps(told | {"candidate": "000099-deadbeef"}))
+    assert client.get("/v1/training").json()["short"] == ""
+
+
 def test_promote_confirm_and_roll_back_and_the_history_of_it(
     brain: BrainRoot, client: TestClient, helpers: Any
 ) -> None:
@@ -169,6 +231,22 @@ def test_promote_confirm_and_roll_back_and_the_history_of_it(
     assert (last["from"], last["to"]) == (version.version_id, "")
     brain.layout.history_path.write_text("{}\n")
     assert client.get("/v1/history").json()["problem"]
+
+
+def test_two_who_roll_back_what_they_saw_do_not_bring_it_back(
+    brain: BrainRoot, client: TestClient, helpers: Any
+) -> None:
+    first = helpers.stage(brain, seed=1)
+    assert client.post(f"/v1/adapters/{first.version_id}/promote").status_code == 200
+    mine = {"drives": first.version_id}
+    assert client.post("/v1/adapters/confirm", json={"drives": "000099-deadbeef"}).status_code == 409
+    assert client.post("/v1/adapters/confirm", json=mine).status_code == 200
+    assert client.post("/v1/adapters/confirm", json=mine).status_code == 409
+    assert client.post("/v1/adapters/rollback", json=mine).json()["id"] == ""
+    told = client.post("/v1/adapters/rollback", json=mine)
+    assert told.status_code == 409
+    assert "the base model drives now" in told.json()["detail"]
+    assert AdapterStore(brain.layout).current_id() is None
 
 
 def test_what_was_taken_back_may_drive_again_where_the_rules_allow_it(
@@ -235,7 +313,6 @@ def test_a_wish_outlives_a_training_that_was_put_down_and_none_that_ended(
     brain: BrainRoot, monkeypatch: pytest.MonkeyPatch, ends: BaseException | None, stands: bool
 ) -> None:
     from continuonbrain.loops.mid import Outcome
-    from continuonbrain.loops.owner import want_training
 
     asked: list[bool] = []
 
@@ -256,7 +333,6 @@ def test_a_wish_outlives_a_training_that_was_put_down_and_none_that_ended(
 
 def test_what_the_owner_wants_is_done_though_nothing_is_new(brain: BrainRoot) -> None:
     from continuonbrain.loops.mid import watch
-    from continuonbrain.loops.owner import want_training
 
     rounds: list[bool] = []
 
@@ -277,3 +353,9 @@ def test_what_the_owner_wants_is_done_though_nothing_is_new(brain: BrainRoot) ->
     assert rounds[:2] == [False, True]
     assert time.monotonic() - began < 20
     assert os.path.exists(brain.layout.status_path)
+
+
+def test_status_says_which_base_drives(brain: BrainRoot, client: TestClient) -> None:
+    assert client.get("/v1/status").json()["base"] == {"slot": "", "previous": None, "state": "confirmed"}
+    brain.layout.base_slot_path.write_text("{ torn")
+    assert client.get("/v1/status").json()["base"] == {}

@@ -18,11 +18,13 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("websockets")
 
+from websockets.sync.client import connect
+
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.loops.drive_session import read_status
 from continuonbrain.service.door import cookie_of
 from continuonbrain.storage.lock import ProcessLock
-from tests.service.browser_person import Person, control, until
+from tests.service.browser_person import Person, control, ends, until
 
 pytestmark = pytest.mark.timeout(120)
 SOON_S = 2.0
@@ -133,9 +135,20 @@ def test_who_was_let_in_can_stop_the_robot_after_the_service_began_anew(
         ):
             assert phone.post("/v1/stop", json={}, headers=csrf).status_code == 200
             assert phone.post("/v1/stop", json={}).status_code == 403  # no token
-            with httpx.Client(transport=httpx.HTTPTransport(uds=service.addresses[0])) as robot:
+            cookie = "; ".join(f"{name}={value}" for name, value in let_in.cookies.items())
+            with (
+                httpx.Client(transport=httpx.HTTPTransport(uds=service.addresses[0])) as robot,
+                connect(
+                    service.addresses[1].replace("http", "ws", 1) + "/v1/view",
+                    origin=service.addresses[1],
+                    additional_headers={"Cookie": cookie},
+                    proxy=None,
+                ) as view,
+            ):
+                assert view.recv(5)
                 renewed = robot.post("http://brain/v1/pair/renew", json={"forget": True})
                 assert renewed.status_code == 204
+                assert ends(view)
             assert phone.get("/v1/session").status_code == 401
 
 

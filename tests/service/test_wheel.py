@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from continuonbrain.service.access import Sessions
 from continuonbrain.service.lateness import GOOD_S, SILENT_S, Lateness, good_for_s
 from continuonbrain.service.session_file import read_sessions, write_sessions
-from continuonbrain.service.wheel import Wheel, read_message
+from continuonbrain.service.wheel import Grip, Wheel, read_message
 
 TICK_S = 0.05
 DEAD_MAN_S = 0.25
@@ -65,6 +65,16 @@ def test_who_asks_all_the_time_leaves_the_wheel_free_half_of_it() -> None:
         free += wheel.seen_by("bob") == "none"
         wheel.take("ann")
     assert free > 400
+
+
+def test_a_hand_that_held_on_while_the_line_was_away_lets_go_before_it_drives_again() -> None:
+    grip = Grip()
+    assert all(grip.may_drive(active=True, now_s=0.05 * i) for i in range(20))
+    assert grip.may_drive(active=True, now_s=0.95 + 0.4)  # a hiccup
+    assert not any(grip.may_drive(active=True, now_s=1.35 + 0.6 + 0.05 * i) for i in range(200))
+    assert grip.may_drive(active=False, now_s=20.0)
+    assert grip.may_drive(active=True, now_s=60.0)  # it had let go: there is nothing to hold on to
+    assert not grip.may_drive(active=True, now_s=61.0)
 
 
 @dataclass
@@ -197,6 +207,16 @@ def test_many_new_sessions_push_out_none_that_is_in_use() -> None:
     assert sessions.of(token) == mine
     assert sessions.of(sessions.begin()[0]) is not None
     assert len(sessions._by_key) <= 64
+
+
+def test_a_week_without_a_request_ends_a_session() -> None:
+    now = 1e9
+    sessions = Sessions(clock=lambda: now)
+    token, mine = sessions.begin()
+    now += 6.9 * 24 * 3600
+    assert sessions.of(token) == mine
+    now += 7.1 * 24 * 3600
+    assert sessions.of(token) is None
 
 
 def test_sessions_outlive_the_service_and_the_file_opens_nothing(tmp_path: Path) -> None:

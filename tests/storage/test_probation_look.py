@@ -8,10 +8,19 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from continuonbrain.storage import probation_look
 from continuonbrain.storage.driving_record import INCIDENTS, DrivingRecord
-from continuonbrain.storage.probation_look import Rules, limit_per_s, log_evidence, look, poisson_upper
+from continuonbrain.storage.probation_look import (
+    Rules,
+    asked_of,
+    limit_per_s,
+    log_evidence,
+    look,
+    poisson_upper,
+)
 from continuonbrain.storage.probation_rule import Terms
 
 TERMS = Terms(400, 0.0, "boot")
@@ -87,6 +96,32 @@ def test_slower_decisions_are_worse_only_when_that_is_certain() -> None:
 def test_a_policy_process_that_is_started_again_and_again_is_worse() -> None:
     assert look(record(1.0), DrivingRecord(), TERMS, restarts=3).do == "go_on"
     assert look(record(1.0), DrivingRecord(), TERMS, restarts=4).reason == "restarts"
+
+
+def test_each_start_of_the_policy_process_has_it_driven_for_its_terms_once_more() -> None:
+    for terms in (TERMS, Terms(0, 1 / 3, "boot"), Terms(400, 1 / 3, "boot")):
+        for restarts in (0, 1, 2, 3):
+            needed_s = 20.0 * (1 + restarts)
+            assert look(record(needed_s - 0.1), record(600.0), terms, restarts=restarts).do == "go_on"
+            assert look(record(needed_s), record(600.0), terms, restarts=restarts).do == "confirm"
+    final = Terms(0, 0.0, "boot")
+    assert asked_of(final, 3) == final
+
+
+@settings(max_examples=30)
+@given(st.floats(0.5, 19.9), st.integers(1, 8))
+def test_what_ends_the_policy_process_more_often_than_once_in_its_terms_is_never_confirmed(
+    period_s: float, max_restarts: int
+) -> None:
+    """Looked at once a second of driving, until it is over."""
+    rules = Rules(max_restarts=max_restarts)
+    for second in range(1, 200):
+        restarts = int(second / period_s)
+        seen = look(record(float(second)), record(600.0), TERMS, restarts=restarts, rules=rules)
+        if seen.do != "go_on":
+            break
+    assert (seen.do, seen.reason) == ("revert", "restarts")
+    assert second <= period_s * (max_restarts + 1) + 1.0
 
 
 @pytest.mark.parametrize(("count", "expected"), [(0, 4.605), (1, 6.638), (10, 20.145), (1000, 1077.4)])

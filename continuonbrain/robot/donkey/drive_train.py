@@ -62,6 +62,13 @@ class DriveTrain:
         self._ready = self._closed = False
 
     @property
+    def rest_registers(self) -> tuple[int, bytes]:
+        """The first register of the throttle's channel, and what its four hold at stopped_us."""
+        return self._chip.registers(
+            self._throttle_channel, self._pulse(self._throttle, self._throttle.rest_us)
+        )
+
+    @property
     def arming_left_s(self) -> float:
         """Seconds until the ESC is armed, 0 when it is."""
         with self._lock:
@@ -98,6 +105,18 @@ class DriveTrain:
             except Exception:
                 self._silence()
                 raise
+
+    def stop_after_silence(self) -> None:
+        """`stop`, when another process may have stopped the throttle meanwhile: where it makes no pulses any more, the
+        chip is set up and the ESC arms anew."""
+        with self._lock:
+            try:
+                if self._ready and self._chip.is_off(self._throttle_channel):
+                    self._ready = False
+            except Exception:
+                self._rest_after_fault()
+                raise
+            self.stop()
 
     def close(self) -> None:
         """stopped_us, then off. Raises `RobotFault` when the channels could not be switched off."""

@@ -147,12 +147,20 @@ class Pca9685:
         self.set_pulses({channel: Pulse(pulse_us, low_us, high_us)})
         self.verify()
 
+    def registers(self, channel: int, pulse: Pulse) -> tuple[int, bytes]:
+        """The first register of a channel, and what its four hold for this pulse. Raises as `set_pulses` does."""
+        return _register(channel), self._counted(channel, pulse)
+
+    def is_off(self, channel: int) -> bool:
+        """Whether a channel makes no pulses because it was switched off."""
+        return bool(self._read(_register(channel) + 3) & FULL_OFF)
+
     def all_off(self) -> None:
         """No pulses on any channel. Single-byte writes only, so that it works whatever state the chip is in."""
         self._sent.clear()
         self._write(ALL_LED_OFF_H, FULL_OFF)
         for channel in (0, 15):
-            if not self._read(_register(channel) + 3) & FULL_OFF:
+            if not self.is_off(channel):
                 raise self._fault(f"channel {channel} is not off after all channels were switched off")
 
     def _counted(self, channel: int, pulse: Pulse) -> bytes:

@@ -92,7 +92,12 @@ def test_it_sees_and_drives(rig: Rig) -> None:
 def test_a_loop_that_hangs_is_stopped_by_the_watchdog(rig: Rig) -> None:
     rig.drive(0.4)
     assert not rig.at_rest
-    time.sleep(0.45)
+    time.sleep(0.3)
+    assert rig.at_rest
+    time.sleep(0.2)
+    # Whoever drives believes that it goes on as it was sent: told once, it slews up from rest.
+    with pytest.raises(RobotFault, match="no command for"):
+        rig.drive()
     assert rig.at_rest
     rig.drive()
     assert not rig.at_rest

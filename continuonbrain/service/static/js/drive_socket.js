@@ -90,6 +90,8 @@ export class Wheel extends EventTarget {
     if (told.type !== "lost") return;
     // The robot let go for a moment, or is about to close: it says which by closing.
     this.reason = told.reason;
+    // A key that was held while the line was away is to be pressed anew.
+    if (told.hold_anew) this.letGo();
     this.tell();
     clearTimeout(this.forget);
     this.forget = setTimeout(() => { this.reason = ""; this.tell(); }, REMEMBERED_MS);

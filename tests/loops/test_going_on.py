@@ -1,0 +1,102 @@
+"""What a person wanted of a control process that was killed still holds for the one that follows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from continuonbrain.cli.main import app
+from continuonbrain.loops.drive_session import command_control, read_status
+from continuonbrain.storage.layout import BrainLayout, init_brain_root
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> BrainLayout:
+    return init_brain_root(tmp_path / "b", "sim-donkey")
+
+
+@contextmanager
+def control(layout: BrainLayout) -> Iterator[subprocess.Popen[bytes]]:
+    """A control process that drives off by itself, as in a simulated life."""
+    command = [sys.executable, "-m", "continuonbrain.loops.control_process", "--no-record"]
+    process = subprocess.Popen([*command, "--root", str(layout.root)], stderr=subprocess.DEVNULL)
+    try:
+        until(layout, lambda s: s.get("pid") == process.pid and s.get("tick", 0) > 3)
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def until(layout: BrainLayout, true: Any) -> dict[str, Any]:
+    end = time.monotonic() + 30
+    while not true(status := read_status(layout)):
+        assert time.monotonic() < end, status
+        time.sleep(0.02)
+    return status
+
+
+def killed(layout: BrainLayout, process: subprocess.Popen[bytes]) -> None:
+    time.sleep(0.5)  # what is told to the status is in its file
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(10)
+
+
+def test_an_emergency_stop_outlives_a_control_process_that_is_killed(layout: BrainLayout) -> None:
+    with control(layout) as process:
+        assert read_status(layout)["mode"] == "autopilot"
+        command_control(layout, {"type": "stop"})
+        killed(layout, process)
+    with control(layout) as process:
+        status = until(layout, lambda s: s["pid"] == process.pid)
+        assert status["emergency_stop"]
+        assert status["guarded"] == [0.0, 0.0]
+        command_control(layout, {"type": "mode", "mode": "autopilot"})  # a person ends it
+        until(layout, lambda s: not s["emergency_stop"] and s["mode"] == "autopilot")
+        killed(layout, process)
+    with control(layout):
+        assert not read_status(layout)["emergency_stop"]
+
+
+@pytest.mark.parametrize("mode", ["teleop", "assisted", "park"])
+def test_a_robot_that_a_person_has_in_hand_does_not_drive_off_by_itself(
+    layout: BrainLayout, mode: str
+) -> None:
+    with control(layout) as process:
+        command_control(layout, {"type": "mode", "mode": mode})
+        until(layout, lambda s: s["mode"] == mode)
+        killed(layout, process)
+    with control(layout):
+        assert read_status(layout)["mode"] == "park"
+        assert read_status(layout)["held"]
+
+
+def test_who_is_told_to_end_leaves_nothing_to_the_next(layout: BrainLayout) -> None:
+    with control(layout) as process:
+        command_control(layout, {"type": "stop"})
+        process.terminate()
+        process.wait(10)
+    with control(layout):
+        assert not read_status(layout)["emergency_stop"]
+        assert read_status(layout)["mode"] == "autopilot"
+
+
+def test_a_stop_needs_no_settings_and_no_base(layout: BrainLayout) -> None:
+    with control(layout):
+        layout.config_path.write_text("{ torn")
+        layout.base_slot_path.write_text("{ torn")
+        told = CliRunner().invoke(app, ["mode", "stop", "--root", str(layout.root)])
+        assert told.exit_code == 0, told.output
+        assert until(layout, lambda s: s["emergency_stop"])
