@@ -310,7 +310,7 @@ def create_app(
     add_view_route(app, hub, wheel)
     shelf = Shelf(layout)
     add_teach_routes(app, brain, wheel, shelf)
-    add_learn_routes(app, brain, gates, host, lambda: shelf.taught(shelf.newest_first()))
+    add_learn_routes(app, brain, gates, host, lambda: shelf.taught(shelf.newest_first()), feed)
     add_system_routes(app, brain, host, shelf)
     add_page_routes(app)
     return app

@@ -35,6 +35,11 @@ class Feed:
         await self._refresh()
         return self._events[-1].sequence if self._events else 0
 
+    async def kept(self) -> list[Event]:
+        """All that the log keeps, oldest first."""
+        await self._refresh()
+        return self._events
+
     @property
     def begun(self) -> int:
         """How often the numbers began anew, as of the last `last`."""

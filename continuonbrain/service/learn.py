@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -24,6 +25,7 @@ from continuonbrain.loops.promotion import (
 from continuonbrain.loops.rollout_film import before_of
 from continuonbrain.loops.training_log import LIVE_LOG_FILE
 from continuonbrain.robot.host import Host
+from continuonbrain.service.feed import Feed
 from continuonbrain.service.learn_models import (
     ChangedOut,
     DrivesIn,
@@ -42,32 +44,37 @@ from continuonbrain.service.learning_told import (
     seconds_left,
     spent_today,
     status_of,
+    steps_told,
     texts,
 )
 from continuonbrain.service.problems import ServiceError, errors
 from continuonbrain.service.program import Program
 from continuonbrain.service.start_rule import LEARNS, Situation, answer, waits_for
+from continuonbrain.service.training_time import ran_out, time_left, worked_s
+from continuonbrain.storage.adapter_version import REFLEX_FILE
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 from continuonbrain.storage.durable import replace_file
+from continuonbrain.storage.event_log import Event
 from continuonbrain.storage.history import HistoryEntry
 from continuonbrain.storage.lock import is_held
 from continuonbrain.storage.plain_json import plain
 from continuonbrain.storage.promotion_rule import PromotionRefused
 from continuonbrain.trainer.gates import GateSet
+from continuonbrain.trainer.wall_time import adapter_s
 
 FILM_MODULE = "continuonbrain.loops.rollout_film"
 _FILM_S = 180.0
 
 
 def add_learn_routes(
-    app: FastAPI, brain: BrainRoot, gates: GateSet, host: Host, taught: Callable[[], int]
+    app: FastAPI, brain: BrainRoot, gates: GateSet, host: Host, taught: Callable[[], int], feed: Feed
 ) -> None:
     """`/v1/training`, `/v1/history`, `/v1/adapters/.../promote` and so on, `/v1/adapters/.../rollouts`. taught: how
     many lessons there are."""
     layout, store = brain.layout, AdapterStore(brain.layout)
     films = Program("the simulator", timeout_s=_FILM_S)
 
-    def told(said: str = "") -> TrainingOut:
+    def told(events: Sequence[Event], said: str = "") -> TrainingOut:
         status = status_of(layout.status_path)
         running = is_alive(status.pid)
         phase, detail = status.phase, status.detail
@@ -76,6 +83,10 @@ def add_learn_routes(
             phase, detail = "stopped", "its process has ended; what it had done is kept"
         log = layout.log_dir / LIVE_LOG_FILE
         trains = running and phase == "train"
+        worked, most = worked_s(events, time.time()), brain.config.max_wall_time_s
+        reflex = brain.config.training.reflex_steps > 0 and (layout.base_model_dir / REFLEX_FILE).is_file()
+        limit = adapter_s(most, teaches_reflex=reflex)
+        left = seconds_left(log, step=status.step, steps=status.steps) if trains else None
         budget, budget_state = spent_today(brain)
         owner = owner_gate(layout)
         states = [*gates.poll(host).states, budget_state, owner]
@@ -102,14 +113,23 @@ def add_learn_routes(
             paused=not owner.open,
             wanted=wanted,
             said=said,
-            seconds_left=seconds_left(log, step=status.step, steps=status.steps) if trains else None,
+            seconds_left=time_left(left, worked=worked, limit_s=limit),
+            short=ran_out(
+                phase,
+                card=_figures_of(store, status.candidate),
+                max_wall_time_s=most,
+                steps=steps_told(log, [int(step) for step in numbers(steps)]),
+                worked=worked,
+                limit_s=limit,
+            ),
+            holds=learns and is_held(layout.trainer_lock_path),
             budget=budget,
             gates=[
                 GateOut(name=s.name, open=s.open, value=_number(s.value), reason=s.reason) for s in states
             ],
         )
 
-    def start() -> TrainingOut:
+    def start(events: Sequence[Event]) -> TrainingOut:
         status = status_of(layout.status_path)
         _, budget_state = spent_today(brain)
         owner = owner_gate(layout)
@@ -129,29 +149,29 @@ def add_learn_routes(
         if not found.yes:
             raise ServiceError(409, found.words, remedy=found.remedy)
         want_training(layout)
-        return told(found.words)
+        return told(events, found.words)
 
     @app.get("/v1/training")
     async def training() -> TrainingOut:
         """The trainer, its gates, and what today has cost."""
-        return await asyncio.to_thread(told)
+        return await asyncio.to_thread(told, await feed.kept())
 
     @app.post("/v1/training", responses=errors(403, 409, 422))
     async def steer(asked: TrainingIn) -> TrainingOut:
         """Learn now, not until resumed, or as usual again."""
 
-        def act() -> TrainingOut:
+        def act(events: Sequence[Event]) -> TrainingOut:
             if asked.action == "start":
-                return start()
+                return start(events)
             if asked.action == "resume":
                 go_on(layout)
             else:
                 if status_of(layout.status_path).phase not in LEARNS:  # one that runs goes on later
                     take_wanted(layout)
                 pause(layout)
-            return told()
+            return told(events)
 
-        return await asyncio.to_thread(act)
+        return await asyncio.to_thread(act, await feed.kept())
 
     @app.get("/v1/history", responses=errors(409))
     async def history() -> HistoryOut:
@@ -272,6 +292,18 @@ def _paper(read: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
         return read() or {}
     except BrainError:
         return {}
+
+
+def _figures_of(store: AdapterStore, name: str) -> dict[str, Any]:
+    """Of a training, from the card of what it made; {} where there is none."""
+    if not name:
+        return {}
+    try:
+        version = store.find(name)
+    except BrainError:  # it was given up since
+        return {}
+    found = _paper(version.card).get("training")
+    return found if isinstance(found, dict) else {}
 
 
 def _number(value: object) -> float | None:

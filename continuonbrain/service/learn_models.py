@@ -39,7 +39,9 @@ class TrainingOut(_Model):
     """The trainer as it last told, and what it may do. running: a trainer process is alive; paused: by a person;
     wanted: a person asked for a training that has not begun; said: the answer to who asked just now, or what a wish
     waits for; loss_steps: the steps of `losses`; part, parts: of judging, the measurement that runs, of how many;
-    seconds_left: of the steps, by how the last went, null when nothing trains."""
+    seconds_left: of the steps, by how the last went and by max_wall_time_s, null when nothing trains; short: what of
+    the newest training had no time, "" where nothing did; holds: the trainer reads the episodes, which can be neither
+    relabelled nor deleted meanwhile."""
 
     kind: str
     phase: str
@@ -59,6 +61,8 @@ class TrainingOut(_Model):
     wanted: bool
     said: str
     seconds_left: float | None
+    short: str
+    holds: bool
     budget: BudgetOut
     gates: list[GateOut]
 

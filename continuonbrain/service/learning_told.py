@@ -57,29 +57,35 @@ def is_alive(pid: int, names: Sequence[str] = (SIDECAR_MODULE, "train", "consoli
 
 def seconds_left(log: Path, *, step: int, steps: int) -> float | None:
     """Of a training, by how long its last steps took; None when that is not known."""
-    told = _last_lines(log)
+    told = last_lines(log)
     if len(told) < 2 or steps <= step:
         return None
-    (first_s, first), (last_s, last) = told[0], told[-1]
+    (first_s, first, _), (last_s, last, _) = told[0], told[-1]
     if last <= first or last_s <= first_s:
         return None
     return round((steps - step) * (last_s - first_s) / (last - first), 1)
 
 
-def _last_lines(log: Path) -> list[tuple[float, int]]:
-    """(wall seconds, step) of the job that runs: from the last time on that its steps began anew."""
+def steps_told(log: Path, told: Sequence[int]) -> tuple[int, int]:
+    """Steps that the last job made, and of how many, as far as its log and its status (`told`) say; (0, 0) of none."""
+    lines = last_lines(log)
+    return (max(lines[-1][1], *told, 0), lines[-1][2]) if lines else (0, 0)
+
+
+def last_lines(log: Path) -> list[tuple[float, int, int]]:
+    """(wall seconds, step, steps) of the job that runs: from the last time on that its steps began anew."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
             lines = file.read().splitlines()
     except OSError:
         return []
-    found: list[tuple[float, int]] = []
+    found: list[tuple[float, int, int]] = []
     for line in lines:
         try:
             value = json.loads(line)
-            told = float(value["unix_s"]), int(value["step"])
-        except (ValueError, KeyError, TypeError):
+            told = float(value["unix_s"]), int(value["step"]), int(value.get("steps", 0))
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue
         if found and told[1] <= found[-1][1]:
             found = []

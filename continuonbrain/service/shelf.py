@@ -16,13 +16,13 @@ from continuonbrain.errors import BrainError
 from continuonbrain.loops.taught_by import Fate, fates
 from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.finding import Finding
-from continuonbrain.rlds.marking import instruction_of, is_bad
+from continuonbrain.rlds.marking import driver_of, instruction_of, is_bad
 from continuonbrain.rlds.metadata import EpisodeMetadata, RecordingState
 from continuonbrain.rlds.reader import Episode, list_episodes, open_episode, read_metadata
 from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.writer import METADATA_FILE, STEPS_FILE
 from continuonbrain.service.problems import ServiceError
-from continuonbrain.service.teach_models import EpisodeColumns, EpisodeOut, FindingOut
+from continuonbrain.service.teach_models import EpisodeColumns, EpisodeKind, EpisodeOut, FindingOut
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.layout import BrainLayout
 
@@ -164,6 +164,7 @@ class Shelf:
             id=name,
             instruction=instruction_of(metadata) or self._said(name),
             role=metadata.control_role,
+            kind=_kind_of(metadata),
             steps=min(steps, MOST_STEPS),
             seconds=(metadata.duration_ms or 0) / 1000,
             started_unix_ms=known.started_ms,
@@ -207,6 +208,15 @@ class Shelf:
                 self._asked.discard(known.path.name)
         with self._lock:
             self._findings[known.path.name] = known.stamp, found
+
+
+def _kind_of(metadata: EpisodeMetadata) -> EpisodeKind:
+    driver = driver_of(metadata)
+    if driver == "simulated teacher":
+        return "simulated lesson"
+    if not metadata.control_role.startswith("human"):
+        return "drive"
+    return "correction" if "correction" in metadata.tags else "lesson"
 
 
 def _stamp(path: Path) -> Stamp:

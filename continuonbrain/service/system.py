@@ -83,8 +83,12 @@ def add_system_routes(app: FastAPI, brain: BrainRoot, host: Host, shelf: Shelf) 
                     file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
                     text = file.read().decode(errors="replace")
             except OSError as error:
-                remedy = f"where systemd runs it: journalctl -u continuonbrain-{name}"
+                remedy = f"Where systemd runs it: journalctl -u continuonbrain-{name}."
                 words = f"{path}: {error.strerror or error}"
+                if isinstance(error, FileNotFoundError):
+                    words = (
+                        f"No log of {name}: there is no {path}. It has not run yet, or systemd keeps its log."
+                    )
                 raise ServiceError(404, words, remedy=remedy) from error
             return LogOut(lines=text.splitlines()[-lines:])
 

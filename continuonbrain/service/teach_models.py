@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +11,8 @@ from continuonbrain.service.drive_models import Instruction
 
 EpisodeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 """A folder of the memory: no name that leads elsewhere."""
+EpisodeKind = Literal["lesson", "simulated lesson", "correction", "drive"]
+"""What it was recorded as: a person's driving, the simulator's teacher's, a person's in Assisted, the autopilot's."""
 Numbers = list[float | None]
 
 
@@ -27,13 +29,15 @@ class FindingOut(_Model):
 
 
 class EpisodeOut(_Model):
-    """One finished episode. role: as in its metadata, a person's begins with "human"; learned: an adapter that passed
+    """One finished episode. role: as in its metadata, a person's begins with "human"; kind: what it was
+    recorded as; learned: an adapter that passed
     its verdict was taught by it; fate: what became of it in training (`loops/taught_by.py`); findings: null while the
     doctor has not looked yet."""
 
     id: str
     instruction: str
     role: str
+    kind: EpisodeKind
     steps: int
     seconds: float
     started_unix_ms: int

@@ -238,9 +238,12 @@ def thermal_gate(
     return ThresholdGate("thermal", sensor, max_temp_c, False, margin_c, dwell_s, " C")
 
 
+_BY_HAND = "it is taught or driven by hand, or may be at any moment: Park ends that"
+
+
 def teleop_gate(sensor: Sensor, dwell_s: float) -> FlagGate:
     """Closed while a person drives: their robot answers to them, not to a training job."""
-    return FlagGate("teleop", sensor, 0.0, dwell_s, "nobody is driving", "a person is driving")
+    return FlagGate("teleop", sensor, 0.0, dwell_s, "nobody is driving", _BY_HAND)
 
 
 def _battery_gate(
@@ -263,7 +266,7 @@ def _battery_gate(
         Moves("pulse", windows.battery_s, _LOOKS), MovesOrRests(windows.battery_percent_s, "docked", _LOOKS)
     )
     sensor = Sensor("battery_fraction", max_age_s, (0.0, 1.0), (alive,))
-    return ThresholdGate("battery", sensor, limit, True, margin, dwell_s)
+    return ThresholdGate("battery", sensor, limit, True, margin, dwell_s, " %", scale=100.0)
 
 
 def _docked_gate(power: str, max_age_s: float, dwell_s: float, windows: StuckWindows) -> Gate:

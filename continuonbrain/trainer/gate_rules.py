@@ -160,7 +160,8 @@ def settled(state: GateState, before: GateState | None, *, now_s: float, dwell_s
 class ThresholdGate:
     """Opens at or above `limit` (`above=True`), or at or below it (`above=False`).
 
-    absent: what to say where the machine has no such sensor; the gate is open then. "" closes it.
+    absent: what to say where the machine has no such sensor; the gate is open then. "" closes it. scale: from what is
+    read to what is said, in `unit`.
     """
 
     name: str
@@ -171,6 +172,7 @@ class ThresholdGate:
     dwell_s: float
     unit: str = ""
     absent: str = ""
+    scale: float = 1.0
 
     def __call__(self, readings: HostReadings, *, now_s: float, before: GateState | None) -> GateState:
         if self.absent and is_absent(self.sensor, readings, now_s=now_s, before=before):
@@ -182,10 +184,13 @@ class ThresholdGate:
         needed = self.limit + margin if self.above else self.limit - margin
         is_open = state.value >= needed if self.above else state.value <= needed
         word = "at least" if self.above else "at most"
-        reason = f"{shown(state.value)}{self.unit}, needs {word} {shown(needed)}{self.unit}"
+        reason = f"{self._said(state.value)}, needs {word} {self._said(needed)}"
         if margin and not is_open:
-            reason += f" to open again (limit {shown(self.limit)}{self.unit})"
+            reason += f" to open again (limit {self._said(self.limit)})"
         return replace(state, open=is_open, reason=reason)
+
+    def _said(self, value: float) -> str:
+        return f"{shown(value * self.scale)}{self.unit}"
 
 
 @dataclass(frozen=True, slots=True)

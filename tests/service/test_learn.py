@@ -28,7 +28,9 @@ from continuonbrain.loops.owner import is_wanted, take_wanted, want_training
 from continuonbrain.model.base_identity import tiny_base_folder
 from continuonbrain.service.app import create_app
 from continuonbrain.service.learning_told import seconds_left, status_of
+from continuonbrain.service.training_time import ran_out, time_left, worked_s
 from continuonbrain.storage.adapters import AdapterStore
+from continuonbrain.storage.event_log import Event
 from continuonbrain.storage.layout import init_brain_root
 from continuonbrain.storage.lock import ProcessLock
 
@@ -103,13 +105,16 @@ def test_a_start_is_a_wish_to_a_sidecar_that_lives(
             # A sidecar that only looks whether anything is new holds the lock, too: it takes the wish all the same.
             assert client.post("/v1/training", json={"action": "start"}).status_code == 200
             brain.layout.status_path.write_text(json.dumps(status | {"phase": "reflex"}))
-            assert not client.get("/v1/training").json()["wanted"]  # it is being fulfilled
+            learning = client.get("/v1/training").json()
+            assert not learning["wanted"]  # it is being fulfilled
+            assert learning["holds"]
             refused = client.post("/v1/training", json={"action": "start"})
             assert (refused.status_code, refused.json()["detail"]) == (409, "it learns already")
             brain.layout.status_path.write_text(json.dumps(status))
         told = client.post("/v1/training", json={"action": "start"}).json()
         assert told["running"]
         assert told["wanted"]
+        assert not told["holds"]
         assert "begins when the gates open" in told["said"]  # no control process tells how the robot is
         assert client.get("/v1/training").json()["said"] == told["said"]
         assert is_wanted(brain.layout)
@@ -147,6 +152,56 @@ def test_the_time_left_is_of_the_job_that_runs(tmp_path: Path) -> None:
     assert seconds_left(log, step=30, steps=100) == pytest.approx(14.0)
     assert seconds_left(log, step=100, steps=100) is None
     assert seconds_left(tmp_path / "none", step=1, steps=2) is None
+
+
+def event(kind: Any, at_s: float, **data: Any) -> Event:
+    return Event(1, kind, at_s, data)
+
+
+def test_the_time_that_a_job_worked_is_without_its_pauses_and_of_the_newest() -> None:
+    earlier = [event("training", 0.0, phase="cache"), event("training", 50.0, phase="judge")]
+    assert worked_s([], 9.0) is None
+    assert worked_s(earlier, 1000.0) == 50.0
+    newest = [
+        *earlier,
+        event("training", 100.0, phase="cache"),
+        event("training", 104.0, phase="train"),
+        event("gate", 110.0, open=False, closed={"thermal": "warm"}),
+        event("safety", 112.0, mode="park"),
+        event("gate", 160.0, open=True, closed={}),
+    ]
+    assert worked_s(newest, 165.0) == 15.0
+    assert worked_s([*newest, event("training", 170.0, phase="reflex")], 900.0) == 20.0
+
+
+def test_the_time_left_is_no_longer_than_the_wall_time_allows() -> None:
+    assert time_left(253.0, worked=20.0, limit_s=46.4) == 26.4
+    assert time_left(5.0, worked=20.0, limit_s=46.4) == 5.0
+    assert time_left(253.0, worked=50.0, limit_s=46.4) == 0.0
+    assert time_left(None, worked=20.0, limit_s=46.4) is None
+    assert time_left(253.0, worked=None, limit_s=46.4) == 253.0
+
+
+def test_a_training_that_ran_out_of_time_says_so_from_its_last_step_on(
+    brain: BrainRoot, client: TestClient, helpers: Any
+) -> None:
+    known = {"max_wall_time_s": 58.0, "worked": 46.0, "limit_s": 46.4}
+    words = "time ran out after 36 of 400 steps (max_wall_time_s = 58 in config.json)"
+    assert ran_out("reflex", card={}, steps=(36, 400), **known) == words
+    assert ran_out("train", card={}, steps=(36, 400), **known) == ""
+    assert ran_out("reflex", card={}, steps=(400, 400), **known) == ""
+    assert (
+        ran_out("reflex", card={}, steps=(36, 400), **(known | {"worked": 5.0})) == ""
+    )  # ended for another reason
+    version = helpers.stage(brain, seed=1)
+    card = {"training": {"ended": "wall time", "steps": 36, "max_steps": 400}}
+    AdapterStore(brain.layout).attach(version, "card.json", json.dumps(card).encode())
+    told = {"phase": "judge", "candidate": version.version_id, "pid": os.getpid()}
+    brain.layout.status_path.write_text(json.dumps(told))
+    short = client.get("/v1/training").json()["short"]
+    assert "time ran out: the adapter made 36 of 400 steps within max_wall_time_s = " in short
+    brain.layout.status_path.write_text(json.dumps(told | {"candidate": "000099-deadbeef"}))
+    assert client.get("/v1/training").json()["short"] == ""
 
 
 def test_promote_confirm_and_roll_back_and_the_history_of_it(

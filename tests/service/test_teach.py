@@ -26,6 +26,8 @@ from continuonbrain.service.app import create_app
 from continuonbrain.storage.layout import init_brain_root
 from continuonbrain.storage.lock import ProcessLock
 
+TAGS = {1: ("teleop",), 2: ("correction",), 3: ("teach", "track:7"), 4: ("drive",)}
+
 
 @pytest.fixture
 def brain(tmp_path: Path) -> BrainRoot:
@@ -34,7 +36,7 @@ def brain(tmp_path: Path) -> BrainRoot:
         metadata = replace(
             make_metadata_example(f"e{i}"),
             start_time_unix_ms=1_700_000_000_000 + i,
-            tags=("teleop", "instruction:keep left") if i else ("teleop",),
+            tags=(*TAGS[i], "instruction:keep left") if i else ("teleop",),
             control_role="autonomous" if i == 4 else "human_teleop",
         )
         recorder = EpisodeRecorder(layout.episodes_dir, metadata=metadata)
@@ -66,7 +68,9 @@ def test_the_list_is_newest_first_and_in_pages(client: TestClient) -> None:
     first = told["episodes"][1]
     assert (first["instruction"], first["role"], first["steps"]) == ("keep left", "human_teleop", 6)
     assert (first["bad"], first["learned"], first["fate"]) == (False, False, "")
+    assert [e["kind"] for e in told["episodes"]] == ["drive", "simulated lesson", "correction"]
     rest = client.get("/v1/episodes?limit=3&before=e2").json()["episodes"]
+    assert [e["kind"] for e in rest] == ["lesson", "lesson"]
     assert [e["id"] for e in rest] == ["e1", "e0"]
     assert rest[1]["instruction"] == "keep left"  # no tag says it: the first step does
     assert client.get("/v1/episodes?before=gone").json()["episodes"] == []
