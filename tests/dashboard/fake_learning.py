@@ -43,6 +43,7 @@ class FakeLearning:
         self.past: list[dict[str, Any]] = []
         self.bent: dict[str, Any] = {}
         self.fate = ""
+        self.engines: dict[str, Any] = {"driving": "torch", "words": "torch"}
 
     def taught(self) -> int:
         return sum(e.role == "human_teleop" and not e.bad for e in self.robot.episodes)
@@ -57,10 +58,17 @@ class FakeLearning:
                 "to": to,
                 "by": "a person",
                 "reason": reason,
-                "episodes": episodes if event == "promote" else [],
+                "episodes": episodes[2:] if event == "promote" else [],
                 "verdict": None,
             }
         )
+
+    def revert(self, reason: str) -> None:
+        """What a probation does: what drives is taken back."""
+        assert self.current is not None
+        self.entry("revert", None, self.current["id"], reason)
+        self.past.append(self.current)
+        self.current = None
 
     def training(self) -> dict[str, Any]:
         enough = self.taught() >= MIN_EPISODES
@@ -87,7 +95,8 @@ class FakeLearning:
             "kind": "fast", "phase": "train" if works else "judged" if self.candidate else "waiting",
             "detail": "", "step": step, "steps": STEPS if works else 0, "loss": losses[-1] if losses else None,
             "losses": losses, "loss_steps": [i + 1 for i in range(step)], "part": 0, "parts": 0,
-            "wanted": False, "said": "", "episodes": len(self.robot.episodes), "left_out": [], "paused": self.paused,
+            "wanted": False, "said": "", "short": "", "holds": works, "running": True,
+            "episodes": len(self.robot.episodes), "left_out": [], "paused": self.paused,
             "budget": {"energy_wh": {"used": 3.1, "limit": 10}, "write_mib": {"used": 120, "limit": None}},
             "seconds_left": (1 - done) * self.seconds if works else None,
             "gates": [{"name": n, "open": o, "value": v, "reason": r} for n, o, v, r in gates],
@@ -111,7 +120,7 @@ class FakeLearning:
         async def episodes(limit: int = 50, before: str = "") -> dict[str, Any]:
             found = [
                 {
-                    "id": e.id, "instruction": e.instruction, "role": e.role, "steps": e.steps,
+                    "id": e.id, "instruction": e.instruction, "role": e.role, "kind": e.kind, "steps": e.steps,
                     "seconds": e.steps / 20, "started_unix_ms": e.started_unix_ms, "bad": e.bad,
                     "learned": e.learned, "fate": self.fate or ("passed" if e.learned else ""),
                     "thumbnail": f"/v1/episodes/{e.id}/frames/0.jpg",
@@ -171,7 +180,10 @@ class FakeLearning:
                     "incidents": {}, "restarts": 0,
                 }  # fmt: skip
             name = self.current["id"] if self.current else ""
-            return {"current": name, "probation": p, "problem": "", "gates": {}, "training": {}}
+            return {
+                "current": name, "probation": p, "problem": "", "gates": {}, "training": {},
+                "engines": self.engines, "last_event": len(self.entries),
+            }  # fmt: skip
 
         @app.get("/v1/adapters")
         async def adapters() -> dict[str, Any]:
@@ -275,7 +287,8 @@ def adapter(name: str, episodes: list[str]) -> dict[str, Any]:
     ]  # fmt: skip
     names = ("name", "value", "low", "high", "threshold", "n", "unit", "meaning")
     return {
-        "id": name, "sha256": "ab" * 32, "passed": True, "damaged": "", "card": {"episodes": episodes},
+        "id": name, "sha256": "ab" * 32, "passed": True, "damaged": "",
+        "card": {"episodes": episodes[2:], "held_out": episodes[:2]},
         "verdict": {
             "passed": True, "reason": "", "hashes": {"candidate": "ab" * 32, "base": "cd" * 32},
             "checks": [{**dict(zip(names, c, strict=True)), "passed": True} for c in checks],

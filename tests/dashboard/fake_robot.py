@@ -39,6 +39,10 @@ class Recorded:
     learned: bool = False
 
     @property
+    def kind(self) -> str:
+        return "lesson" if self.role.startswith("human") else "drive"
+
+    @property
     def steps(self) -> int:
         return len(self.frames)
 

@@ -95,6 +95,10 @@ def create_app(robot: FakeRobot, code: str = "") -> FastAPI:
             learning.bent = what["training"]
         if "train" in what:
             learning.seconds = what["train"]
+        if "engines" in what:
+            learning.engines = what["engines"]
+        if "revert" in what:
+            learning.revert(what["revert"])
         since = robot.stopped_since_s
         return {"stopped_s": None if since is None else time.monotonic() - since, "driver": lease["driver"]}
 

@@ -47,16 +47,19 @@ def tick(mode: str = "autopilot", **more: Any) -> dict[str, Any]:
 def every_situation() -> list[dict[str, Any]]:
     """Mode, phase, stop, reasons, fault, instruction; who holds the wheel, and what this page lost; the connection."""
     ticks: list[dict[str, Any] | None] = [None]
-    for mode, phase, emergency, stopped, fault, words, why in itertools.product(
+    for mode, phase, emergency, stopped, rolls, fault, words, why in itertools.product(
         ("teleop", "autopilot", "assisted", "park", "teach", "stopped"),
         ("drive", "park", "teach"),
+        (False, True),
         (False, True),
         (False, True),
         ("", "camera: no frame"),
         ("drive", "sing a song"),
         ([], ["deadman"], ["no_path"], ["steering_slew"], ["sensor_fault"], ["instruction_stop"]),
     ):
-        if emergency and not stopped:
+        if (emergency or rolls) and not stopped:
+            continue
+        if rolls and phase != "drive":  # it coasts whatever a simulated life is at
             continue
         held = mode == "park" and phase == "drive"
         reasons = [*why, *(["emergency_stop"] if emergency else [])]
@@ -71,7 +74,7 @@ def every_situation() -> list[dict[str, Any]]:
                 instruction=words,
                 reasons=reasons,
                 by="person" if mode == "assisted" and why == ["steering_slew"] else tick(mode)["by"],
-                speed_mps=0.0 if stopped else 1.0,
+                speed_mps=0.0 if stopped and not rolls else 1.0,
             )
         )
     hands = [
@@ -119,6 +122,13 @@ def test_the_sentence_is_true_in_every_situation(fake: Server, open_page: Opener
             assert not one["guard"], about
         elif now["mode"] in ("autopilot", "teleop", "assisted") and not now["fault"]:
             assert not stands, about
+        rolls = now["stopped"] and now["speed_mps"] > 0
+        if rolls and now["mode"] not in ("teach", "stopped"):
+            assert not stands, about
+            assert "standing" not in one["short"], about
+            assert "parked" not in one["short"], about
+            if now["mode"] in ("teleop", "assisted") and asked["driver"] == "none" and not now["fault"]:
+                assert "comes to a stop" in words, about
         if not asked.get("held"):
             assert "You drive" not in words, about
             assert "You hold the wheel" not in words.replace("You hold the wheel in another tab", ""), about
@@ -146,15 +156,16 @@ def test_the_sentence_is_true_in_every_situation(fake: Server, open_page: Opener
     ("now", "hand", "words"),
     [
         (
-            tick("park", phase="park", held=False),
+            tick("park", phase="park", held=False, speed_mps=0.0),
             {},
             "until it has learned what it was taught; then it will drive",
         ),
         (tick("teach", phase="teach"), {}, "being taught by the simulator’s own driver"),
-        (tick("park"), {}, "parked until a person chooses a mode"),
+        (tick("park", speed_mps=0.0), {}, "parked until a person chooses a mode"),
         (
             tick(
                 stopped=True,
+                speed_mps=0.0,
                 reasons=["no_path"],
                 instruction="sing",
                 policy={
@@ -166,7 +177,7 @@ def test_the_sentence_is_true_in_every_situation(fake: Server, open_page: Opener
             "40 tokens long (say it shorter). It knows “drive”, “drive slowly”",
         ),
         (
-            tick(stopped=True, reasons=["no_path"], instruction="sing"),
+            tick(stopped=True, speed_mps=0.0, reasons=["no_path"], instruction="sing"),
             {},
             "no path for “sing”, which its base was not",
         ),
@@ -177,27 +188,55 @@ def test_the_sentence_is_true_in_every_situation(fake: Server, open_page: Opener
         ),
         (tick(speed_mps=0.0, instruction=" Drive  SLOWLY"), {}, "The autopilot drives."),
         (
-            tick(stopped=True, reasons=["no_path"], policy={"problem": "no process answers", "refusal": ""}),
+            tick(
+                stopped=True,
+                speed_mps=0.0,
+                reasons=["no_path"],
+                policy={"problem": "no process answers", "refusal": ""},
+            ),
             {},
             "without a path: no process answers",
         ),
         (
-            tick("teleop", stopped=True, reasons=["deadman"]),
+            tick("teleop", stopped=True, speed_mps=0.0, reasons=["deadman"]),
             {"driver": "me", "held": True},
             "press a key, the stick",
         ),
         (
-            tick("teleop", stopped=True, reasons=["low_battery"]),
+            tick("teleop", stopped=True, speed_mps=0.0, reasons=["low_battery"]),
             {"driver": "me", "held": True},
             "the battery is low",
         ),
         (
-            tick("teleop", stopped=True, reasons=["deadman"]),
+            tick("teleop", stopped=True, speed_mps=0.0, reasons=["deadman"]),
             {},
             "nobody holds the wheel: it stands. Take the wheel",
         ),
-        (tick("park", emergency_stop=True, stopped=True), {}, "In Park it stands all the same"),
-        (tick(stopped=True, reasons=["instruction_stop"], instruction="stop"), {}, "as it was told"),
+        (
+            tick("park", emergency_stop=True, stopped=True, speed_mps=0.0),
+            {},
+            "In Park it stands all the same",
+        ),
+        (
+            tick(emergency_stop=True, stopped=True, speed_mps=0.6),
+            {},
+            "The emergency stop is on, and it comes to a stop.",
+        ),
+        (
+            tick(stopped=True, speed_mps=0.0, reasons=["safety_head_block"]),
+            {},
+            "leaving the road. Carry it back to the road, or choose “By hand” and drive it back a little.",
+        ),
+        (
+            tick("teleop", speed_mps=0.4),
+            {"driver": "me", "held": True, "letGo": "messages come 227 ms late"},
+            "You drive by hand; a moment ago the robot let go of the wheel: messages come 227 ms late.",
+        ),
+        (
+            tick(stopped=True, speed_mps=0.0, reasons=["instruction_stop"], instruction="stop"),
+            {},
+            "as it was told",
+        ),
     ],
 )
 def test_what_stands_says_why_and_what_to_do(

@@ -118,7 +118,7 @@ def test_the_same_person_in_two_tabs(fake: Server, open_page: Opener) -> None:
     take_the_wheel(first)
     second = first.context.new_page()
     second.goto(f"{fake.url}/#drive")
-    second.get_by_text("You hold the wheel in another tab or window").wait_for()
+    second.locator(".situation").get_by_text("You hold the wheel in another tab or window").wait_for()
     assert second.get_by_role("button", name="Take the wheel").is_disabled()
     assert first.evaluate("continuonbrain.wheel.held")
 
@@ -204,7 +204,8 @@ def test_record_train_promote_and_roll_back(fake: Server, open_page: Opener) -> 
     page.get_by_role("button", name="Roll back").click()
     page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
     page.locator(".timeline").get_by_text("Rolled back").wait_for()
-    page.get_by_text("Nothing was promoted yet.").wait_for()
+    page.get_by_text("What drove was rolled back.").wait_for()
+    page.get_by_text("You may, though its bytes were taken back").wait_for()
     page.get_by_role("button", name="Promote again").click()
     dialog = page.get_by_role("dialog")
     assert "It was taken back: its bytes were taken back." in dialog.inner_text()

@@ -66,10 +66,14 @@ export function confirmed(question, detail, yes, { danger = false } = {}) {
 /** What went wrong, in words, until it is closed or its time is over. It lies over the view, and lets clicks through. */
 export function toast(words, remedy = "", tone = "bad") {
   const host = document.getElementById("toasts");
-  const note = notice(words, remedy, tone);
+  const said = `${words[0]?.toUpperCase() ?? ""}${words.slice(1)}`;
+  const note = notice(said, remedy, tone);
+  // What is said again is said once: it stands there for as long as if it were new.
+  note.dataset.said = `${said} ${remedy}`;
+  for (const before of [...host.children]) if (before.dataset.said === note.dataset.said) before.remove();
   const body = el("div", {}, ...note.childNodes);
   note.replaceChildren(body, el("button", { type: "button", class: "small", onclick: () => note.remove() }, "Close"));
   while (host.childElementCount > 2) host.firstElementChild.remove();
   host.append(note);
-  setTimeout(() => note.remove(), tone === "bad" ? 12000 : 4000);
+  setTimeout(() => note.remove(), tone === "bad" || tone === "warn" ? 12000 : 4000);
 }

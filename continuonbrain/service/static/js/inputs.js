@@ -1,8 +1,8 @@
 // What a person's hands say: keys, stick, gamepad. The rule at the bottom is pure; everything lets go together.
 
-const KEYS = { ArrowLeft: "left", KeyA: "left", ArrowRight: "right", KeyD: "right", ArrowUp: "up", KeyW: "up", ArrowDown: "down", KeyS: "down" };
+export const KEYS = { ArrowLeft: "left", KeyA: "left", ArrowRight: "right", KeyD: "right", ArrowUp: "up", KeyW: "up", ArrowDown: "down", KeyS: "down" };
 const DEAD_ZONE = 0.12;
-const TYPES_INTO = "input:not([type=range]):not([type=checkbox]), textarea, select, [contenteditable]";
+export const TYPES_INTO = "input:not([type=range]):not([type=checkbox]), textarea, select, [contenteditable]";
 
 export class Hands {
   constructor() {
@@ -70,8 +70,8 @@ export function commandOf({ keys, stick, pad }) {
 
 export const gamepadPressesStop = () => Boolean(readPad()?.stop);
 
-/** An on-screen stick on `node` with a `.knob`; moved by pointers, let go with them. */
-export function bindStick(node, hands, allowed) {
+/** An on-screen stick on `node` with a `.knob`; moved by pointers, let go with them. refused(): it was touched where that is not `allowed`. */
+export function bindStick(node, hands, allowed, refused) {
   const knob = node.querySelector(".knob");
   const show = (x, y) => { knob.style.transform = `translate(${x * 50}%, ${-y * 50}%) translate(${x * 28}px, ${-y * 28}px)`; };
   const move = (event) => {
@@ -84,7 +84,7 @@ export function bindStick(node, hands, allowed) {
   };
   const release = () => { hands.stick = null; show(0, 0); };
   node.addEventListener("pointerdown", (event) => {
-    if (!allowed()) return;
+    if (!allowed()) { refused(); return; }
     node.setPointerCapture(event.pointerId);
     move(event);
   });
@@ -95,5 +95,9 @@ export function bindStick(node, hands, allowed) {
     else show(0, 0);
   });
   for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) node.addEventListener(name, release);
-  return release;
+  return {
+    release,
+    /** The knob where the hands are, when they are elsewhere than on it. */
+    follow({ steering, throttle }) { if (!hands.stick) show(-steering, throttle); },
+  };
 }

@@ -6,6 +6,7 @@ import { situation } from "./situation.js";
 import { Wheel } from "./drive_socket.js";
 import { gamepadPressesStop, Hands } from "./inputs.js";
 import { Insisting } from "./insist.js";
+import { follow } from "./news.js";
 import { pairing } from "./views/pair.js";
 import { ViewSocket } from "./view_socket.js";
 import { sentence } from "./words.js";
@@ -20,7 +21,7 @@ const stopping = new Insisting("/v1/stop", () => paintBar());
 const ENDS_THE_STOP = new Set(["/v1/mode", "/v1/release"]);
 const robot = {
   view: new ViewSocket(), wheel: new Wheel(() => hands.read()), hands, stop, act, command, say,
-  driver: () => (driver === "tab" ? "other" : driver), known: [],
+  driver: () => (driver === "tab" ? "other" : driver), who: () => driver, known: [], status: null,
 };
 let told = "none"; // who drives, as the robot says it
 let driver = "none";
@@ -198,6 +199,7 @@ async function begin() {
   // Drive has it beside the wheel; elsewhere only what a person should know is above the view.
   say(banner, (now) => (viewName() !== "drive" || places.size < 2) && (now.tone === "bad" || now.tone === "warn"));
   ask("/v1/instructions").then((known) => { robot.known = known.suggestions; paintBar(); }).catch(() => {});
+  follow(robot);
   globalThis.continuonbrain = { view: robot.view, wheel: robot.wheel };
   await show();
 }

@@ -1,6 +1,7 @@
 // What the robot sees and does: frames and ticks from `/v1/view`, with a connection that heals by itself.
 
 const RETRY_MS = [250, 500, 1000, 2000, 4000];
+const QUIET_MS = 1200; // without a tick: what was heard last is not now
 const SILENT_MS = 3000;
 
 /** Frame age: the robot's clock against ours, by the quickest frame so far (their clocks need not agree). */
@@ -31,7 +32,7 @@ export class ViewSocket extends EventTarget {
     if (this.wanted) return;
     this.wanted = true;
     this.open();
-    this.watch = setInterval(() => this.look(), 1000);
+    this.watch = setInterval(() => this.look(), 300);
   }
 
   stop() {
@@ -55,7 +56,9 @@ export class ViewSocket extends EventTarget {
 
   /** Frames end when the robot's process hangs, without a close. */
   look() {
-    if (this.linked && performance.now() - this.heard > SILENT_MS) {
+    const silent = performance.now() - this.heard;
+    if (silent > QUIET_MS) this.lose();
+    if (this.socket?.readyState === WebSocket.OPEN && silent > SILENT_MS) {
       const old = this.socket;
       this.again();
       old.close();

@@ -1,11 +1,11 @@
 // Drive: what the robot sees, what is proposed, what the guard made of it, and the wheel.
 
 import { session } from "../api.js";
-import { el, facts, panel, setText } from "../dom.js";
-import { bindStick } from "../inputs.js";
+import { el, facts, panel, setText, toast } from "../dom.js";
+import { bindStick, KEYS, TYPES_INTO } from "../inputs.js";
 import { recording } from "./record.js";
 import { guardInWords, isNew } from "../situation.js";
-import { brief, MODES, number, signed } from "../words.js";
+import { brief, MODES, number, sideways, signed } from "../words.js";
 
 const HELD_MS = 500;
 const OLD_MS = 400;
@@ -13,7 +13,7 @@ const OFFERED = 8;
 
 export function open(main, robot) {
   const picture = livePicture(robot);
-  const gauges = [gauge("Steering", -1, "left", "right"), gauge("Throttle", 1, "forward", "backward")];
+  const gauges = [gauge("Steering", -1, "left", "right", sideways), gauge("Throttle", 1, "forward", "backward", signed)];
   const why = el("p", { class: "why" });
   const modes = modeSwitch(robot);
   const pad = drivePad(robot);
@@ -55,7 +55,8 @@ export function open(main, robot) {
       ["Off the road, expected", tick.safety_head === null || tick.safety_head === undefined ? null : `${Math.round(tick.safety_head * 100)} %`],
       ["Decision took", tick.decision_ms === null ? null : `${number(tick.decision_ms, 0)} ms`],
       ["Path is old by", tick.latency_ms === null ? null : `${number(tick.latency_ms, 0)} ms`],
-      ["Adapter", brief(tick.adapter_sha256)],
+      ["It drives with", robot.status && drivesWith(robot.status)],
+      ["The last path is of", tick.adapter_sha256 === null ? "none yet" : pathOf(tick.adapter_sha256, robot.status)],
       ["Missed ticks", tick.missed_ticks],
       ["Your way to the robot and back", robot.wheel.roundTrip === null ? null : `${number(robot.wheel.roundTrip, 0)} ms`],
       ["Lesson", tick.mode === "teach" && tick.taught?.[1] ? `${tick.taught[0]} of ${tick.taught[1]} steps` : null],
@@ -64,18 +65,28 @@ export function open(main, robot) {
     ]) : el("p", { class: "soft" }, "No figures."));
   };
   const timer = setInterval(slowly, 500);
-  for (const name of ["tick", "link", "driver"]) robot.view.addEventListener(name, paint);
+  for (const name of ["tick", "link", "driver", "status"]) robot.view.addEventListener(name, paint);
   robot.wheel.addEventListener("change", paint);
   paint();
   slowly();
   return () => {
     clearInterval(timer);
-    for (const name of ["tick", "link", "driver"]) robot.view.removeEventListener(name, paint);
+    for (const name of ["tick", "link", "driver", "status"]) robot.view.removeEventListener(name, paint);
     robot.wheel.removeEventListener("change", paint);
     robot.wheel.give();
     picture.close();
     pad.close();
   };
+}
+
+/** What drives when the autopilot does, as Learn says it. */
+function drivesWith({ current, probation }) {
+  return current ? `${current}${probation?.state === "probation" ? ", on probation" : ""}` : "the base alone";
+}
+
+/** What decided the last path: that may have been another adapter than the one that drives next. */
+function pathOf(sha, status) {
+  return sha && status?.current?.endsWith(`-${sha.slice(0, 8)}`) ? status.current : brief(sha);
 }
 
 function livePicture(robot) {
@@ -130,8 +141,8 @@ function livePicture(robot) {
   } };
 }
 
-/** sign: which way on the screen positive is. */
-function gauge(name, sign, positive, negative) {
+/** sign: which way on the screen positive is; words: of a value. */
+function gauge(name, sign, positive, negative, words) {
   const marks = [el("span", { class: "mark proposed" }), el("span", { class: "mark guarded" })];
   const value = el("output", { "aria-label": `${name} after the guard` });
   const scale = el("div", { class: "scale", title: `${name}: + ${positive}, − ${negative}` }, marks);
@@ -144,7 +155,7 @@ function gauge(name, sign, positive, negative) {
     paint(proposed, guarded) {
       place(marks[0], proposed);
       place(marks[1], guarded);
-      setText(value, signed(guarded));
+      setText(value, words(guarded));
     },
   };
 }
@@ -172,8 +183,19 @@ function drivePad(robot) {
   const state = el("div", { class: "situation", role: "status" });
   const silent = robot.say(state);
   const stick = el("div", { class: "joystick", role: "img", "aria-label": "On-screen stick. With a keyboard use the arrow keys." }, el("div", { class: "knob" }));
-  const still = bindStick(stick, robot.hands, () => robot.wheel.held);
-  robot.wheel.addEventListener("letgo", still);
+  const refused = () => {
+    if (!robot.view.tick || robot.view.tick.emergency_stop) return; // the sentence says what to do
+    if (robot.driver() === "other") toast("The wheel is not yours: you watch.", "", "");
+    else toast("You do not hold the wheel.", robot.view.tick.mode === "park" ? "Choose “By hand” to drive." : "Take the wheel to drive.", "");
+  };
+  const { release, follow } = bindStick(stick, robot.hands, () => robot.wheel.held, refused);
+  const keyed = (event) => {
+    if (!KEYS[event.code] || event.repeat || robot.wheel.held || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.closest?.(`${TYPES_INTO}, [role=region]`)) return; // it types, or scrolls
+    refused();
+  };
+  addEventListener("keydown", keyed);
+  robot.wheel.addEventListener("letgo", release);
   const keys = el("p", { class: "soft keys" }, "Keys: ", el("kbd", {}, "← ↑ ↓ →"), " or ", el("kbd", {}, "W A S D"), " drive while held, ", el("kbd", {}, "Esc"), " or ", el("kbd", {}, "Space"), " stops. A gamepad's left stick steers, its triggers drive.");
   return {
     wheel,
@@ -185,8 +207,9 @@ function drivePad(robot) {
       wheel.className = held ? "small" : "small primary";
       wheel.disabled = !robot.view.linked || other;
       stick.setAttribute("aria-disabled", String(!held));
+      follow(held ? robot.hands.read() : { steering: 0, throttle: 0 });
     },
-    close() { silent(); robot.wheel.removeEventListener("letgo", still); },
+    close() { silent(); removeEventListener("keydown", keyed); robot.wheel.removeEventListener("letgo", release); },
   };
 }
 
@@ -200,15 +223,20 @@ function instructions(robot) {
     if (await tell(box.value.trim())) box.value = "";
   };
   const label = el("label", { for: "instruction" }, "Tell it how to drive");
+  const button = el("button", { type: "submit" }, "Tell");
   return {
-    node: el("form", { onsubmit: send, class: "stack" }, el("div", { class: "field" }, label, el("div", { class: "joined" }, box, el("button", { type: "submit" }, "Tell"))), now, known),
+    node: el("form", { onsubmit: send, class: "stack" }, el("div", { class: "field" }, label, el("div", { class: "joined" }, box, button)), now, known),
     paint(tick) {
       const told = tick?.instruction ?? "";
-      setText(now, !told ? "" : isNew(told, robot.known)
+      const watches = robot.driver() === "other";
+      const why = !tick ? "Nothing is heard of the robot: it cannot be told anything."
+        : robot.who() === "tab" ? "You hold the wheel in another tab or window: tell it there." : watches ? "Who holds the wheel tells it." : "";
+      box.disabled = button.disabled = Boolean(why);
+      setText(now, why ? `${told ? `It is told “${told}”. ` : ""}${why}` : !told ? "" : isNew(told, robot.known)
         ? `It is told “${told}”. Its base was not taught these words: it may stand, or do something else, until it has learned them. It knows:` : `It is told “${told}”.`);
       if (!known.childElementCount && robot.known.length)
         known.append(...robot.known.slice(0, OFFERED).map((words) => el("button", { type: "button", class: "small", onclick: () => tell(words) }, words)));
-      for (const button of known.children) button.disabled = !tick || robot.driver() === "other";
+      for (const one of known.children) one.disabled = Boolean(why);
     },
   };
 }

@@ -3,8 +3,8 @@
 import { ask, post } from "../api.js";
 import { confirmed, el, facts, notice, panel, setText } from "../dom.js";
 import { plot } from "../plots.js";
-import { duration, sentence, short } from "../words.js";
-import { history } from "./history.js";
+import { duration, INCIDENTS, many, reasonOf, sentence, short } from "../words.js";
+import { history, taughtInWords } from "./history.js";
 import { rollouts, verdictTable } from "./verdict.js";
 
 const PHASES = {
@@ -51,7 +51,7 @@ export function open(main, robot) {
     const { adapters } = first.value;
     const entries = third.value?.entries ?? [];
     const key = JSON.stringify([second.value.current, second.value.probation?.state, adapters.map((a) => [a.id, a.slots, a.passed, a.damaged]), entries.length, third.status]);
-    paintDriving(driving, second.value, adapters, robot, lookSlowly);
+    paintDriving(driving, second.value, adapters, entries, robot, lookSlowly);
     if (key === known) return;
     known = key;
     paintCandidate(candidate, adapters, robot, lookSlowly);
@@ -84,12 +84,13 @@ function trainingPanel(robot, looked) {
   const state = el("p", { role: "status" });
   const detail = el("p", { class: "soft" });
   const said = el("p", { class: "notice", role: "status", hidden: true });
+  const hurried = el("p", { class: "notice", "data-tone": "warn", role: "status", hidden: true });
   const bar = el("progress", { "aria-label": "Progress of the training", max: "1", value: "0" });
   const start = el("button", { type: "button", class: "primary" }, "Start training");
   const pause = el("button", { type: "button" }, "Pause");
   const place = el("div", { class: "plot" });
   const numbers = el("div");
-  const node = panel("Training", el("div", { class: "row spread" }, state, el("div", { class: "row tight" }, start, pause)), said, detail, bar, place, numbers);
+  const node = panel("Training", el("div", { class: "row spread" }, state, el("div", { class: "row tight" }, start, pause)), said, detail, hurried, bar, place, numbers);
   let paused = false;
   let chart = null;
   let drawing = false;
@@ -108,8 +109,12 @@ function trainingPanel(robot, looked) {
   function paint(told) {
     const works = AT_WORK.has(told.phase);
     paused = told.paused ?? (told.gates ?? []).some((gate) => gate.name === "owner" && !gate.open);
-    setText(state, paused ? "Paused by a person." : sentence(PHASES[told.phase] ?? told.phase ?? "not running"));
-    setText(detail, [told.detail, told.left_out?.length ? `Left out: ${told.left_out.length} episodes.` : ""].filter(Boolean).join(" "));
+    // "waiting" is said by a trainer, and by nobody where none ever ran.
+    const none = told.running === false && !works && (told.phase === "waiting" || told.phase === "stopped");
+    setText(state, paused ? "Paused by a person." : `${sentence(PHASES[told.phase] ?? told.phase ?? "not running")}${none ? " No trainer runs now." : ""}`);
+    setText(hurried, told.short ? sentence(told.short) : "");
+    hurried.hidden = !told.short;
+    setText(detail, [told.detail, told.left_out?.length ? `Left out: ${many(told.left_out.length, "episode")}.` : ""].filter(Boolean).join(" "));
     detail.hidden = !detail.textContent;
     // A wish stands until it has been fulfilled: the button says so, and what it waits for stands beside it.
     const waits = told.wanted && !works && !paused;
@@ -128,7 +133,7 @@ function trainingPanel(robot, looked) {
       ["Step", works && told.steps ? `${told.step} of ${told.steps}` : null],
       ["Loss", told.loss === null || told.loss === undefined ? null : short(told.loss)],
       ["Time left", works && typeof told.seconds_left === "number" ? duration(told.seconds_left) : null],
-      ["Episodes", told.episodes || null],
+      ["Episodes, with those held out to judge", told.episodes || null],
       ...budget(told.budget),
     ]));
     drawLoss(told.losses ?? [], told.loss_steps ?? []);
@@ -194,7 +199,7 @@ async function paintEarlier(host, adapters, entries, robot, again) {
     } }, "Promote again");
     return el("div", { class: "stack" },
       el("div", { class: "row spread" }, el("b", {}, adapter.id), promote),
-      told.reason ? el("p", { class: "soft" }, `${told.may ? "" : "It cannot be promoted now: "}${told.reason}.`) : "",
+      told.reason ? el("p", { class: "soft" }, told.may ? `You may, though ${told.reason}: you are asked once more.` : `It cannot be promoted now: ${told.reason}.`) : "",
       !told.may && told.remedy ? el("p", { class: "soft" }, told.remedy) : "");
   }));
 }
@@ -210,15 +215,15 @@ function paintJudged(host, current) {
 export function taughtBy(card) {
   const episodes = card?.episodes ?? card?.considered ?? [];
   if (!Array.isArray(episodes) || !episodes.length) return "";
-  return el("details", {}, el("summary", {}, `Taught by ${episodes.length} episodes`), el("p", { class: "soft" }, episodes.join(", ")));
+  return el("details", {}, el("summary", {}, taughtInWords(episodes, card?.held_out)), el("p", { class: "soft" }, episodes.join(", ")));
 }
 
-function paintDriving(host, status, adapters, robot, again) {
+function paintDriving(host, status, adapters, entries, robot, again) {
   const p = status.probation ?? {};
   const current = adapters.find((a) => a.slots.includes("current"));
   const previous = adapters.find((a) => a.slots.includes("previous"));
   const on = p.state === "probation";
-  const key = JSON.stringify([status.current, p, status.problem, previous?.id]);
+  const key = JSON.stringify([status.current, p, status.problem, previous?.id, entries.length]);
   if (host.dataset.key === key) return;
   host.dataset.key = key;
   const back = el("button", { type: "button", class: "danger", id: "rollback", disabled: !current }, "Roll back");
@@ -227,7 +232,7 @@ function paintDriving(host, status, adapters, robot, again) {
     if (await confirmed("Roll back?", `The robot drives with ${to} from the next decision on.`, "Roll back", { danger: true }) && await robot.act(() => post("/v1/adapters/rollback", { drives: current.id }))) again();
   });
   const confirm = el("button", { type: "button", onclick: async () => { if (await robot.act(() => post("/v1/adapters/confirm", { drives: current.id }))) again(); } }, "Confirm now");
-  const incidents = Object.entries(p.incidents ?? {}).map(([name, n]) => `${n} × ${name.replaceAll("_", " ")}`).join(", ");
+  const incidents = Object.entries(p.incidents ?? {}).map(([name, n]) => `${n} × ${INCIDENTS[name] ?? name.replaceAll("_", " ")}`).join(", ");
   host.replaceChildren(
     status.problem ? notice(status.problem, "Look at System, or roll back.", "bad") : "",
     el("p", {}, el("b", {}, status.current || "The base alone"), status.current ? (on ? ", on probation" : ", confirmed") : ""),
@@ -235,8 +240,17 @@ function paintDriving(host, status, adapters, robot, again) {
       el("span", { class: "label", id: "probation-label" }, `Probation: ${countdown(p)}`),
       el("progress", { "aria-labelledby": "probation-label", max: 1, value: Math.min(share(p.ticks, p.of_ticks), share(p.minutes, p.of_minutes)) }),
       el("span", { class: "soft" }, incidents ? `Incidents: ${incidents}` : "No incidents so far.")) : "",
-    current ? el("div", { class: "row" }, back, on ? confirm : "") : el("p", { class: "soft" }, "Nothing was promoted yet."),
+    current ? el("div", { class: "row" }, back, on ? confirm : "") : el("p", { class: "soft" }, nothingDrives(entries)),
     current ? taughtBy(current.card) : "");
+}
+
+/** Why the base alone drives. */
+function nothingDrives(entries) {
+  const promoted = entries.filter((entry) => entry.event === "promote");
+  if (!promoted.length) return "Nothing was promoted yet.";
+  const last = [...entries].sort((a, b) => a.at_unix_s - b.at_unix_s).at(-1);
+  if (last.event === "revert") return `What drove was taken back on probation. ${reasonOf(last.reason)}`.trim();
+  return last.event === "rollback" ? "What drove was rolled back." : "What was promoted drives no more: the history says why.";
 }
 
 /** How much of a probation is over, in what it asks for: ticks that were driven, minutes, or both. */

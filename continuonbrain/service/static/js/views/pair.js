@@ -24,7 +24,7 @@ export function pairing(main, done) {
     el("h1", { id: "pair-title" }, "Pair with this robot"),
     el("div", { id: "code-help", class: "stack" },
       el("p", {}, "Type the digits of its pairing code. They say that you may touch this robot."),
-      el("p", { class: "soft" }, "The code stands in the terminal where ", el("code", {}, "continuonbrain run"), " or ", el("code", {}, "continuonbrain serve"), " was started, and in the file ", el("code", {}, "run/pairing_code"), " of the brain’s folder (the one given as ", el("code", {}, "--root"), "), which only the user who started it may read. Each code opens once; the next one stands there at once.")),
+      el("p", { class: "soft" }, "At the robot ", el("code", {}, "continuonbrain pair"), " prints it, with the same ", el("code", {}, "--root"), " as the robot’s. It stands as well in the terminal where ", el("code", {}, "continuonbrain run"), " or ", el("code", {}, "continuonbrain serve"), " was started, and in the file ", el("code", {}, "run/pairing_code"), " of that folder, which only the user who started it may read. Each code opens once; the next one stands there at once.")),
     el("form", { class: "stack", onsubmit: submit },
       el("div", { class: "field" }, el("label", { for: "code" }, "Pairing code"), code), said, go)));
   code.focus();

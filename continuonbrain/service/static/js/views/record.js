@@ -25,17 +25,18 @@ export function recording(robot, changed, { drives = false } = {}) {
   return {
     node: el("form", { class: "stack", onsubmit: submit },
       el("div", { class: "field" }, el("label", { for: "lesson" }, "What you show it"), el("div", { class: "joined" }, label, button)), list, state,
-      drives && el("div", { class: "row tight" }, others, el("label", { for: "drives" }, "Record the autopilot's drives and my corrections, too"))),
+      drives && el("div", { class: "check" }, others, el("label", { for: "drives" }, "Record the autopilot's drives and my corrections, too"))),
     paint() {
       const tick = robot.view.tick;
       const told = tick?.recording;
       on = Boolean(told?.lessons);
       setText(button, on ? "Stop recording" : "Record");
-      button.disabled = !told?.able;
-      label.disabled = on;
-      others.disabled = !told?.able;
+      const barred = !told?.able || robot.driver() === "other";
+      button.disabled = barred;
+      label.disabled = on || barred;
+      others.disabled = barred;
       if (told && document.activeElement !== others) others.checked = told.drives;
-      setText(state, recordedInWords(tick));
+      setText(state, recordedInWords(tick, robot.view.linked, robot.who()));
     },
   };
 }

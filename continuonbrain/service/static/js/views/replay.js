@@ -3,7 +3,7 @@
 import { ask, post } from "../api.js";
 import { confirmed, el, notice, panel, setText, toast } from "../dom.js";
 import { plot } from "../plots.js";
-import { duration, moment, number, reasonsInWords, signed } from "../words.js";
+import { duration, moment, number, reasonsInWords, sideways } from "../words.js";
 
 /** A panel with the replay of `episode` (an entry of the list). changed(): the list must be read anew. */
 export function replay(episode, changed) {
@@ -14,9 +14,19 @@ export function replay(episode, changed) {
   const where = el("output");
   const says = el("p", { class: "why", role: "status" });
   const plots = el("div", { class: "plots" });
-  const node = panel("Replay",
-    el("p", { class: "soft" }, `${episode.instruction} · ${moment(episode.started_unix_ms)} · ${duration(episode.seconds)} · ${ROLE[episode.role] ?? episode.role}`),
-    findings(episode), el("div", { class: "picture" }, image), el("div", { class: "joined" }, slider, play), el("div", { class: "row spread" }, where), says, plots, actions(path, episode, changed));
+  const about = el("p", { class: "soft" });
+  const found = el("div", { class: "stack" });
+  const change = actions(path, changed);
+  const node = panel("Replay", about, found, el("div", { class: "picture" }, image), el("div", { class: "joined" }, slider, play), el("div", { class: "row spread" }, where), says, plots, change.node);
+  const update = (now) => {
+    episode = now;
+    setText(about, `${now.instruction} · ${moment(now.started_unix_ms)} · ${duration(now.seconds)} · ${KIND[now.kind] ?? now.role}${now.bad ? " · left out" : ""}`);
+    found.replaceChildren(...findings(now));
+    found.hidden = !found.childElementCount;
+    change.update(now);
+  };
+  update(episode);
+
 
   let columns = null;
   let index = 0;
@@ -27,8 +37,8 @@ export function replay(episode, changed) {
     slider.value = String(index);
     image.src = `${path}/frames/${index}.jpg`;
     if (!columns) return;
-    slider.setAttribute("aria-valuetext", `step ${index} of ${columns.steps}, ${number(columns.time_s[index], 1)} seconds`);
-    setText(where, `step ${index + 1} / ${columns.steps} · ${number(columns.time_s[index], 2)} s · steering ${signed(columns.guarded_steering[index])} · ${number(columns.speed_mps[index])} m/s`);
+    slider.setAttribute("aria-valuetext", `step ${index + 1} of ${columns.steps}, ${number(columns.time_s[index], 1)} seconds`);
+    setText(where, `step ${index + 1} / ${columns.steps} · ${number(columns.time_s[index], 2)} s · steering ${sideways(columns.guarded_steering[index])} · ${number(columns.speed_mps[index])} m/s`);
     const reasons = columns.reasons[index] ?? [];
     setText(says, reasons.length ? `The guard: ${reasonsInWords(reasons)}.` : `${SOURCE[columns.source[index]] ?? columns.source[index]}: “${columns.instruction[index]}”`);
     if (!fromPlot) charts.forEach((chart) => chart.point(index));
@@ -50,16 +60,16 @@ export function replay(episode, changed) {
     if (closed) charts.forEach((chart) => chart.close());
     show(0);
   }).catch((error) => says.replaceChildren(notice(error.message, error.remedy, "bad")));
-  return { node, close() { closed = true; rest(); charts.forEach((chart) => chart.close()); } };
+  /** update(episode): as it is listed now; hold(yes): a training reads it. */
+  return { node, update, hold: change.hold, close() { closed = true; rest(); charts.forEach((chart) => chart.close()); } };
 }
 
-const ROLE = { human_teleop: "a person drove", autonomous: "the autopilot drove" };
+const KIND = { lesson: "a lesson: a person drove", "simulated lesson": "a lesson: the simulator’s driver drove", correction: "a correction: a person took the wheel", drive: "the autopilot drove" };
 const SOURCE = { human_teleop_xr: "A person drove", human_teleop: "A person drove", autopilot: "The autopilot drove" };
 
 function findings(episode) {
   const found = episode.findings ?? [];
-  if (!found.length) return null;
-  return el("div", { class: "stack" }, found.map((f) => notice(f.problem, f.remedy, f.severity === "error" ? "bad" : "warn")));
+  return found.map((f) => notice(f.problem, f.remedy, f.severity === "error" ? "bad" : "warn"));
 }
 
 async function draw(host, c, onCursor) {
@@ -83,13 +93,15 @@ async function draw(host, c, onCursor) {
   return charts;
 }
 
-function actions(path, episode, changed) {
-  const label = el("input", { id: "relabel", value: episode.instruction, list: "suggestions", maxlength: "400", autocomplete: "off" });
+/** Label, mark and deletion of one episode; which one it is now is told by `update`. */
+function actions(path, changed) {
+  let episode = null;
+  const label = el("input", { id: "relabel", list: "suggestions", maxlength: "400", autocomplete: "off" });
   const run = async (work, words) => {
     try {
       await work();
       toast(words, "", "good");
-      changed();
+      await changed();
     } catch (error) {
       toast(error.message, error.remedy);
     }
@@ -102,9 +114,25 @@ function actions(path, episode, changed) {
     const detail = episode.learned ? "An adapter learned from it. It is gone for good, and cannot be looked at again." : "Nothing learned from it yet. It is gone for good.";
     if (await confirmed(`Delete “${episode.instruction}”?`, detail, "Delete", { danger: true })) run(() => ask(path, { method: "DELETE" }), "The episode was deleted.");
   };
-  return el("div", { class: "stack" },
-    el("form", { class: "field", onsubmit: relabel }, el("label", { for: "relabel" }, "What was asked of the driver"), el("div", { class: "joined" }, label, el("button", { type: "submit" }, "Relabel"))),
-    el("div", { class: "row spread" },
-      el("button", { type: "button", "aria-pressed": String(Boolean(episode.bad)), onclick: () => run(() => post(path, { bad: !episode.bad }), episode.bad ? "It is used again." : "Training leaves it out now.") }, episode.bad ? "Use it again" : "Mark as bad"),
-      el("button", { type: "button", class: "danger", onclick: remove }, "Delete")));
+  const say = el("button", { type: "submit" }, "Relabel");
+  const mark = el("button", { type: "button", onclick: () => run(() => post(path, { bad: !episode.bad }), episode.bad ? "It is used again." : "Training leaves it out now.") });
+  const gone = el("button", { type: "button", class: "danger", onclick: remove }, "Delete");
+  const why = el("p", { class: "soft", role: "status", hidden: true });
+  return {
+    node: el("div", { class: "stack" },
+      el("form", { class: "field", onsubmit: relabel }, el("label", { for: "relabel" }, "What was asked of the driver"), el("div", { class: "joined" }, label, say)),
+      el("div", { class: "row spread" }, mark, gone), why),
+    update(now) {
+      // What is being typed is not overwritten by a look at the list.
+      if (now.instruction !== episode?.instruction) label.value = now.instruction;
+      episode = now;
+      setText(mark, now.bad ? "Use it again" : "Mark as bad");
+      mark.setAttribute("aria-pressed", String(Boolean(now.bad)));
+    },
+    hold(yes) {
+      say.disabled = gone.disabled = yes;
+      why.hidden = !yes;
+      setText(why, yes ? "A training reads the episodes: label and deletion wait until it is over. A mark counts from the next training on." : "");
+    },
+  };
 }

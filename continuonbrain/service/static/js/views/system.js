@@ -17,11 +17,13 @@ export function open(main, robot) {
       el("div", { class: "stack" }, panel("Processes", processes), panel("Tick profile", profile), logs.node),
       el("div", { class: "stack" }, panel("Machine", machine), doctor)));
 
+  for (const place of [processes, profile, machine]) place.append(el("p", { class: "soft" }, "Looking …"));
   async function look() {
     let told;
     try {
       told = await ask("/v1/system");
     } catch (error) {
+      for (const place of [profile, machine]) place.replaceChildren(el("p", { class: "soft" }, "Not known."));
       processes.replaceChildren(notice(error.message, error.remedy, "bad"));
       return;
     }
@@ -90,7 +92,7 @@ function logsPanel() {
       text.textContent = words;
       if (atEnd) text.scrollTop = text.scrollHeight;
     } catch (error) {
-      text.textContent = `${error.message} ${error.remedy ?? ""}`;
+      text.textContent = [error.message, error.remedy].filter(Boolean).join("\n");
     }
   };
   which.addEventListener("change", () => { text.textContent = ""; look(); });

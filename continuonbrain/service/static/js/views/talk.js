@@ -16,6 +16,7 @@ export function open(main) {
   const explain = el("button", { type: "button" }, "Explain the last decision");
   const greeting = el("li", {}, "Ask what it sees, does or has learned. Nothing leaves this robot.");
   let asking = null;
+  let silent = false; // its base has no words
   const add = (by, text, mine = false) => {
     greeting.remove();
     const words = el("span", {}, text);
@@ -26,13 +27,16 @@ export function open(main) {
   };
   list.append(greeting);
   ask("/v1/status").then(({ engines }) => {
-    if (engines && engines.words === null) greeting.textContent = "This base drives and has no words: a Gemma 3n folder as base would have. It can still explain its last decision.";
+    if (!engines || engines.words !== null) return;
+    greeting.textContent = "This base drives and has no words: a Gemma 3n folder as base would have. It can still explain its last decision.";
+    silent = box.disabled = send.disabled = true;
+    setText(hint, "Nothing can be asked: this base has no words.");
   }).catch(() => {});
   for (const { role, content } of said) add(role === "user" ? "You" : "The model", content, role === "user");
 
   const talk = async () => {
     const text = box.value.trim();
-    if (asking) return;
+    if (asking || silent) return;
     hint.dataset.tone = text ? "" : "warn";
     setText(hint, text ? HINT : "Write a question first, or have the last decision explained.");
     if (!text) { box.focus(); return; }

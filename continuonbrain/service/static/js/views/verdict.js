@@ -2,7 +2,29 @@
 
 import { ask } from "../api.js";
 import { el, facts, notice, table } from "../dom.js";
-import { short } from "../words.js";
+import { many, short } from "../words.js";
+
+const percent = (share) => `${Math.round(Math.abs(share) * 100)} %`;
+
+/** What a verdict comes to, for who reads no table; "before" is what drove when it was judged. */
+export function verdictInWords(verdict) {
+  const checks = verdict.checks ?? [];
+  const found = Object.fromEntries(checks.filter((c) => typeof c.value === "number").map((c) => [c.name, c]));
+  const { completion, following, imitation_steering: steering, forgetting } = found;
+  const figures = [];
+  if (completion && completion.n) figures.push(Math.abs(completion.value) < 0.005 ? "drives as far as before" : `drives ${percent(completion.value)} of a lap ${completion.value > 0 ? "further" : "less far"} than before (on ${many(completion.n, "track")})`);
+  if (following && following.n) {
+    const more = Math.round(following.value * following.n);
+    figures.push(more ? `obeys ${Math.abs(more)} of ${following.n} instructions ${more > 0 ? "more" : "fewer"}` : "obeys as many instructions");
+  }
+  if (steering && Math.abs(steering.value) >= 0.005) figures.push(`steers ${percent(steering.value)} ${steering.value < 0 ? "closer to" : "further from"} the driver on episodes that were held out`);
+  if (forgetting) figures.push(forgetting.value < -0.005 ? `drives ${percent(forgetting.value)} of a lap less far on the roads that the base knew` : "has forgotten nothing of the roads that the base knew");
+  const failed = checks.filter((check) => !check.passed).length;
+  const all = !checks.length ? "Nothing was measured." : failed ? `${failed} of ${many(checks.length, "check")} failed.` : `All ${many(checks.length, "check")} passed.`;
+  if (!figures.length) return all;
+  const last = figures.pop();
+  return `${all} It ${figures.length ? `${figures.join(", ")}, and ${last}` : last}.`;
+}
 
 /** Every check of `verdict.json`: what was measured, its interval, what was asked for, and what it means. */
 export function verdictTable(verdict) {
@@ -20,8 +42,9 @@ export function verdictTable(verdict) {
   const failed = (verdict.checks ?? []).filter((check) => !check.passed);
   const hashes = Object.entries(verdict.hashes ?? {}).filter(([, sha]) => sha).map(([name, sha]) => [name.replaceAll("_", " "), String(sha).slice(0, 12)]);
   return el("div", { class: "stack" },
-    table("Checks of the verdict", ["", "Check", "Estimate#", "Interval#", "Asked for#", "From"], rows),
+    el("p", {}, verdictInWords(verdict)),
     failed.map((check) => notice(`${check.name.replaceAll("_", " ")}: ${check.meaning}`, "", "bad")),
+    rows.length ? el("details", {}, el("summary", {}, "All measurements"), table("Checks of the verdict", ["", "Check", "Estimate#", "Interval#", "Asked for#", "From"], rows)) : null,
     hashes.length ? el("details", {}, el("summary", {}, "Bound to (sha256)"), facts(hashes)) : null);
 }
 
