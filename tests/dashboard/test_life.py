@@ -121,7 +121,7 @@ def test_a_person_teaches_it_and_takes_back_what_it_learned(brain: BrainRoot, op
         page.get_by_role("button", name="It learns").wait_for(timeout=60_000)
         trained_s = time.monotonic()
         page.locator(".plot[data-last-step]").wait_for(timeout=300_000)
-        page.get_by_text("Measurement").wait_for(timeout=600_000)
+        page.get_by_text("Measurement", exact=True).wait_for(timeout=600_000)
         judged_s = time.monotonic()
         # What passes drives at once, on probation; what does not says why.
         ended = page.locator(".timeline").get_by_text("Promoted").or_(page.get_by_text("Refused:"))
@@ -143,7 +143,7 @@ def test_a_person_teaches_it_and_takes_back_what_it_learned(brain: BrainRoot, op
             print(f"refused, and said why: {reason}; {time.monotonic() - began:.0f} s in all")
             return
         page.get_by_text("on probation").wait_for()
-        page.get_by_text("Its verdict").click()
+        page.get_by_text("All measurements").click()
         page.get_by_role("row").filter(has_text="stop obeyed").filter(has_text="ok").wait_for()
         page.get_by_role("button", name="Roll back").click()
         page.get_by_role("dialog").get_by_role("button", name="Roll back").click()

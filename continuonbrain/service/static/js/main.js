@@ -177,6 +177,7 @@ async function begin() {
   if (!session.paired) {
     document.querySelector(".tabs").hidden = true;
     stopButton.hidden = true;
+    setText(document.getElementById("robot-state-text"), "not paired yet");
     pairing(main, () => location.replace("/"));
     return;
   }

@@ -125,7 +125,10 @@ function livePicture(robot) {
     show();
   };
   const paint = () => {
-    if (!robot.view.linked) { empty.hidden = false; setText(empty, "No connection. The last picture is not shown: it is not now."); }
+    if (!robot.view.linked || !robot.view.tick) {
+      empty.hidden = false;
+      setText(empty, `${robot.view.linked ? "Nothing is heard of the control process." : "No connection."}${at ? " The last picture is not shown: it is not now." : ""}`);
+    }
     const since = at ? performance.now() - at + (robot.view.shown ?? 0) : Infinity;
     setText(age, since === Infinity ? "no frame" : since < OLD_MS ? `${Math.round(robot.view.shown)} ms old` : `${(since / 1000).toFixed(1)} s old`);
     age.classList.toggle("old", since >= OLD_MS);

@@ -21,7 +21,7 @@ export function history(entries, adapters) {
     return el("li", { "data-tone": tone },
       el("span", {}, el("b", {}, words), ": ", name),
       el("span", { class: "soft" }, [moment(entry.at_unix_s * 1000), entry.by && `by ${BY[entry.by] ?? entry.by}`, entry.from && `before: ${entry.from}`].filter(Boolean).join(" · ")),
-      entry.reason ? el("span", { class: "soft" }, reasonOf(entry.reason)) : null,
+      entry.reason && entry.reason !== "by_hand" ? el("span", { class: "soft" }, reasonOf(entry.reason)) : null,
       verdict ? el("span", { class: "soft" }, verdict) : null,
       episodes.length ? el("details", {}, el("summary", { class: "soft" }, taughtInWords(episodes, entry.event === "promote" ? card?.held_out : [])), el("p", { class: "soft" }, episodes.join(", "))) : null);
   }));

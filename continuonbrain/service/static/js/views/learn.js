@@ -114,7 +114,7 @@ function trainingPanel(robot, looked) {
     setText(state, paused ? "Paused by a person." : `${sentence(PHASES[told.phase] ?? told.phase ?? "not running")}${none ? " No trainer runs now." : ""}`);
     setText(hurried, told.short ? sentence(told.short) : "");
     hurried.hidden = !told.short;
-    setText(detail, [told.detail, told.left_out?.length ? `Left out: ${many(told.left_out.length, "episode")}.` : ""].filter(Boolean).join(" "));
+    setText(detail, [told.detail && sentence(told.detail), told.left_out?.length ? `Left out: ${many(told.left_out.length, "episode")}.` : ""].filter(Boolean).join(" "));
     detail.hidden = !detail.textContent;
     // A wish stands until it has been fulfilled: the button says so, and what it waits for stands beside it.
     const waits = told.wanted && !works && !paused;
@@ -207,7 +207,7 @@ async function paintEarlier(host, adapters, entries, robot, again) {
 /** How what drives was judged, and how it drives beside what drove before. */
 function paintJudged(host, current) {
   host.replaceChildren(...(current ? [
-    current.verdict ? el("details", {}, el("summary", {}, "Its verdict"), verdictTable(current.verdict)) : "",
+    current.verdict ? el("h3", {}, "Its verdict") : "", current.verdict ? verdictTable(current.verdict) : "",
     rollouts(current.id),
   ] : []));
 }

@@ -4,7 +4,7 @@ import { ask } from "../api.js";
 import { el, notice, panel, setText } from "../dom.js";
 import { recording } from "./record.js";
 import { replay } from "./replay.js";
-import { duration, many, moment, sentence } from "../words.js";
+import { duration, many, moment } from "../words.js";
 
 const PAGE = 48;
 const MOST = 200;
@@ -98,7 +98,7 @@ function entry(episode, choose, pressed) {
   ];
   const button = el("button", { type: "button", class: "episode", "aria-pressed": String(pressed), "data-bad": episode.bad || null, "data-id": episode.id },
     el("img", { src: episode.thumbnail, alt: "", loading: "lazy", width: "160", height: "120" }),
-    el("span", { class: "about" }, el("b", {}, episode.instruction), el("span", { class: "soft" }, `${KINDS[episode.kind] ?? sentence(episode.role)} · ${duration(episode.seconds)} · ${moment(episode.started_unix_ms)}`), tags.some(Boolean) && el("span", { class: "row tight" }, tags)));
+    el("span", { class: "about" }, el("b", {}, episode.instruction), el("span", { class: "soft" }, KINDS[episode.kind] ?? episode.role), el("span", { class: "soft" }, `${duration(episode.seconds)} · ${moment(episode.started_unix_ms)}`), tags.some(Boolean) && el("span", { class: "row tight" }, tags)));
   button.addEventListener("click", () => choose(episode, button));
   return el("li", {}, button);
 }
