@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 pytest.importorskip("torch")
@@ -89,6 +90,8 @@ def test_a_start_is_a_wish_to_a_sidecar_that_lives(
     assert "no trainer runs" in refused.json()["detail"]
     name = "continuonbrain.loops.mid"
     sidecar = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", name])
+    while name not in psutil.Process(sidecar.pid).cmdline():  # its fork alone is nobody yet
+        time.sleep(0.01)
     try:
         status = {**{k: getattr(Status(), k) for k in Status.__dataclass_fields__}, "pid": sidecar.pid}
         brain.layout.status_path.write_text(json.dumps(status))

@@ -133,7 +133,7 @@ function trainingPanel(robot, looked) {
       ["Step", works && told.steps ? `${told.step} of ${told.steps}` : null],
       ["Loss", told.loss === null || told.loss === undefined ? null : short(told.loss)],
       ["Time left", works && typeof told.seconds_left === "number" ? duration(told.seconds_left) : null],
-      ["Episodes, with those held out to judge", told.episodes || null],
+      ["Episodes", told.episodes ? `${told.episodes}, some held out` : null],
       ...budget(told.budget),
     ]));
     drawLoss(told.losses ?? [], told.loss_steps ?? []);
