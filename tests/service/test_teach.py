@@ -19,6 +19,7 @@ from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.loops.mid import MidLoop
 from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
+from continuonbrain.rlds.marking import CORRECTION_TAG, LESSON_TAG
 from continuonbrain.rlds.reader import open_episode
 from continuonbrain.rlds.recorder import EpisodeRecorder
 from continuonbrain.rlds.writer import STEPS_FILE
@@ -34,7 +35,7 @@ def brain(tmp_path: Path) -> BrainRoot:
         metadata = replace(
             make_metadata_example(f"e{i}"),
             start_time_unix_ms=1_700_000_000_000 + i,
-            tags=("teleop", "instruction:keep left") if i else ("teleop",),
+            tags=("garage", "instruction:keep left") if i else ("garage",),
             control_role="autonomous" if i == 4 else "human_teleop",
         )
         recorder = EpisodeRecorder(layout.episodes_dir, metadata=metadata)
@@ -124,6 +125,25 @@ def test_a_label_a_mark_and_the_end_of_an_episode(brain: BrainRoot, client: Test
     assert client.delete("/v1/episodes/e2").status_code == 204
     assert client.delete("/v1/episodes/e2").status_code == 404
     assert sorted(p.name for p in folder.iterdir()) == ["e0", "e1", "e3", "e4"]
+
+
+def test_a_lesson_of_a_moment_teaches_and_is_not_waited_for(brain: BrainRoot, client: TestClient) -> None:
+    for name, tag, steps in (
+        ("blip", LESSON_TAG, 100),
+        ("nudge", CORRECTION_TAG, 60),
+        ("lesson", LESSON_TAG, 101),
+        ("long", CORRECTION_TAG, 140),
+    ):
+        metadata = replace(make_metadata_example(name), tags=(tag,), control_role="human_teleop")
+        with EpisodeRecorder(brain.layout.episodes_dir, metadata=metadata, queue_size=200) as recorder:
+            for tick in range(steps):
+                assert recorder.append(make_step_example(tick, size=(1, 1)))
+    assert client.get("/v1/episodes").json()["taught"] == 6
+    mid = MidLoop(brain)
+    assert {"blip", "nudge", "lesson", "long"} <= {p.name for p in mid.new_episodes()[0]}
+    told = mid.round().detail
+    assert told.startswith("6 of 16 episodes")
+    assert "2 shorter than 5 s" in told
 
 
 def test_while_somebody_learns_nothing_is_changed_under_them(brain: BrainRoot, client: TestClient) -> None:
