@@ -144,7 +144,7 @@ class Sidecar:
     def new_episodes(self) -> tuple[list[Path], bool]:
         """The newest `max_episodes` finished episodes that a human drove, and whether any is new since the last
         candidate. What the policy drove itself is no lesson: it is kept, and not counted, as is what a person has
-        marked as bad."""
+        marked as bad. Those that are too short to be waited for (`marking.is_short`) are among them."""
         taught = []
         for path in list_episodes(self.layout.episodes_dir, finished_only=True):
             metadata = read_metadata(path / METADATA_FILE)

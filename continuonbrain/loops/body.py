@@ -50,6 +50,11 @@ class Body(Protocol):
         """How often it has left the road, where the body knows; else 0."""
         ...
 
+    @property
+    def astray(self) -> str:
+        """Why it obeys nobody for a moment and is somewhere else after it, where a body knows that; else ""."""
+        ...
+
     def open(self) -> None:
         """Bring it up, at rest; may take seconds. Raises `BrainError`, with all released again, when it cannot be."""
         ...

@@ -58,6 +58,7 @@ from continuonbrain.policy.open_watch import open_watches
 from continuonbrain.policy.open_world import open_vetoes
 from continuonbrain.policy.pilot import Pilot
 from continuonbrain.policy.watch import HeadCalibration
+from continuonbrain.rlds.marking import CORRECTION_TAG, LESSON_TAG
 from continuonbrain.rlds.recorder import EpisodeRecorder
 from continuonbrain.rlds.recovery import recover_unfinished
 from continuonbrain.rlds.step import SOURCE_HUMAN
@@ -250,6 +251,7 @@ class ControlProcess:
             served_by=self._client.connects if self._client.connected else 0,
         )
         self._body.ticked(tick)
+        self._loop.astray(self._body.astray != "")
         self._loop.hold(self._body.unfit())
         asked, stood = self._body.asked(), self._loop.pilot.guard.emergency_stopped
         if asked == "stop":
@@ -316,7 +318,7 @@ class ControlProcess:
         metadata = episode_metadata(
             instruction,
             environment=self._body.environment,
-            tags=(("correction" if self._loop.mode == "assisted" else "teleop") if by_hand else "drive",),
+            tags=((CORRECTION_TAG if self._loop.mode == "assisted" else LESSON_TAG) if by_hand else "drive",),
             robot_model=self._body.robot_model,
         )
         return EpisodeRecorder(

@@ -36,7 +36,7 @@ GAUGES = (
         "emergency_stop",
     ),
     *("reasons", "safety_head", "fault", "instruction", "adapter_sha256", "decision_ms", "latency_ms"),
-    *("missed_ticks", "tick", "recording", "off_road", "policy"),
+    *("missed_ticks", "tick", "recording", "off_road", "astray", "policy"),
 )
 """Of the status, what `view.sock` tells."""
 
@@ -155,14 +155,17 @@ class ControlSnapshot:
         }
 
     def _recording(self) -> dict[str, Any]:
-        """on: what is driven now is recorded, as what `as` says; lessons, drives: the two switches."""
+        """on: what is driven now is recorded, as what `as` says; waits: nothing is until somebody drives again;
+        lessons, drives: the two switches."""
         episode, steps = self._loop.being_recorded()
         switches, kind = self._loop.recording, str(self._loop.recorded_as())
+        waits = self._loop.recording_waits()
         if self.phase == "teach":  # the simulated teacher records by itself, many cars at once
             kind, steps = "simulated lesson", 0 if self._life is None else self._life.lesson[0]
+            waits = False
         elif self.phase == "stopped":
             kind = ""
-        told = {"on": kind != "", "as": kind, "episode": episode, "steps": steps}
+        told = {"on": kind != "", "as": kind, "waits": waits, "episode": episode, "steps": steps}
         return {**told, "able": switches.able, "lessons": switches.lessons, "drives": switches.drives}
 
     def _profile(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class DonkeyBody:
     robot_model = "donkeycar"
     environment = "real"
     off_road = 0
+    astray = ""
 
     def __init__(
         self, config: BrainConfig, *, config_path: Path, disk_path: Path, bus: RetryingBus | None = None

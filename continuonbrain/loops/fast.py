@@ -37,7 +37,7 @@ from continuonbrain.loops.loop_report import Durations, FastReport, Profile
 from continuonbrain.loops.loop_tick import PARKED, LoopTick, Mode, PathSource, Teleop
 from continuonbrain.loops.policy_client import Answer
 from continuonbrain.loops.realtime import quiet_collector
-from continuonbrain.loops.recording import Kind, Part, Recording, kind_of
+from continuonbrain.loops.recording import Attended, Kind, Part, Recording, is_driven, kind_of
 from continuonbrain.loops.reflex_keeper import ReflexSource
 from continuonbrain.loops.remote import Hand
 from continuonbrain.loops.robot_link import RobotLink
@@ -119,6 +119,7 @@ class FastLoop:
         self._heads = Heads(pilot, reflexes, self._tally)
         self._link = RobotLink(robot, pilot, self._tally, forget=self._forget, clock=clock)
         self._driven = False
+        self._attended, self._astray = Attended(), False
         pilot.instruct(instruction)
 
     # What may be told between two ticks (from `on_tick` or `should_stop`, which run on the loop's thread).
@@ -140,19 +141,29 @@ class FastLoop:
         self._forget()
         # Rest is where both modes begin: no slew from a command of long ago, no gap in the guard's clock.
         self.pilot.guard.reset()
-        if self._keeper is not None:
-            self._keeper.cut()
+        self._cut()
 
     def record(self, part: Part, on: bool) -> None:
         """Record a person's lessons, or all other drives, from the next tick on, or no more; a change ends the
         episode."""
-        if self.recording.switch(part, on) and self._keeper is not None:
-            self._keeper.cut()
+        if self.recording.switch(part, on):
+            self._cut()
+
+    def astray(self, is_astray: bool) -> None:
+        """While the body obeys nobody, because it waits to be put somewhere else, nothing is recorded; what is driven
+        then is another episode."""
+        if is_astray and not self._astray:
+            self._cut()
+        self._astray = is_astray
 
     def recorded_as(self) -> Kind:
         """What is recorded of the driving now, "" for nothing. From any thread."""
         kind = kind_of(self.mode, self._by)
         return kind if self.recording.takes(kind) else ""
+
+    def recording_waits(self) -> bool:
+        """Whether nothing is recorded of what `recorded_as` says, because nobody drives. From any thread."""
+        return self.recorded_as() != "" and (self._astray or not self._attended.begun)
 
     def being_recorded(self) -> tuple[str, int]:
         """Folder name of the episode that is open and its steps; ("", 0) when none is. From any thread."""
@@ -211,8 +222,7 @@ class FastLoop:
             self._seconds += self._clock() - started
             with contextlib.suppress(Exception):  # the way out must not be blocked by the body
                 self.robot.stop()
-            if self._keeper is not None:
-                self._keeper.cut()
+            self._cut()
         return self.report()
 
     def close(self) -> FastReport:
@@ -386,7 +396,7 @@ class FastLoop:
         return (0.0, 0.0), inf
 
     def _record(self, tick: LoopTick) -> None:
-        if self._keeper is None or not self.recorded_as():
+        if self._keeper is None or self._astray or not self.recorded_as():
             return
         self._driven |= tick.chunk is not None or tick.mode == "teleop"
         if not self._driven:
@@ -396,4 +406,13 @@ class FastLoop:
         except EpisodeError as error:  # what no reader would take; the robot drives on without it
             self._keeper.lose(error)
             return
-        self._keeper.append(step)
+        kept, ended = self._attended.take(step, driven=is_driven(tick))
+        for one in kept:
+            self._keeper.append(one)
+        if ended:
+            self._keeper.cut()
+
+    def _cut(self) -> None:
+        self._attended.end()
+        if self._keeper is not None:
+            self._keeper.cut()

@@ -18,7 +18,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from continuonbrain.loops.promotion import Promotion, announce_unfinished, promo
 from continuonbrain.loops.remembering import bring_up_to_date
 from continuonbrain.loops.slow import SlowLoop
 from continuonbrain.model.base_identity import base_sha256
-from continuonbrain.rlds.marking import bad_episodes
+from continuonbrain.rlds.marking import LEAST_S, bad_episodes, is_short
 from continuonbrain.rlds.reader import is_being_recorded, list_episodes, read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.storage.adapters import AdapterVersion
@@ -93,12 +93,19 @@ class MidLoop(Sidecar):
             driven.append(f"{recording} being recorded")
         if bad := len(bad_episodes(self.layout.episodes_dir)):
             driven.append(f"{bad} marked as bad")
+        if short := self._short():
+            driven.append(f"{short} shorter than {LEAST_S:g} s")
         if unfinished:
             more = ", ..." if len(unfinished) > _NAMED else ""
             driven.append(
                 f"{len(unfinished)} unfinished or unreadable ({', '.join(unfinished[:_NAMED])}{more})"
             )
         return [f"not counted: {', '.join(driven)}"] if driven else []
+
+    def _short(self, episodes: Sequence[Path] | None = None) -> int:
+        """How many of these (of all that a human drove, for None) are too short to count."""
+        found = self.new_episodes()[0] if episodes is None else episodes
+        return sum(is_short(read_metadata(p / METADATA_FILE)) for p in found)
 
     def _standing_candidate(self) -> Promotion | None:
         """Promote a candidate whose passing verdict stands but whose promotion never came (a crash, --hold, another one
@@ -163,9 +170,10 @@ class MidLoop(Sidecar):
         except StaleVerdict:
             stale = True
         episodes, fresh = self.new_episodes()
-        self.say(episodes=len(episodes))
-        if len(episodes) < self.config.min_episodes:
-            words = f"{len(episodes)} of {self.config.min_episodes} episodes (min_episodes) driven by a human"
+        counted = len(episodes) - self._short(episodes)
+        self.say(episodes=counted)
+        if counted < self.config.min_episodes:
+            words = f"{counted} of {self.config.min_episodes} episodes (min_episodes) driven by a human"
             return self._end("waiting", "; ".join([words, *self._not_counted()]))
         waiting = None if again else self._waits_for_judgment()
         if waiting is None and not fresh and not again and not stale:

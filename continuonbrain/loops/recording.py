@@ -8,18 +8,25 @@
 
 Lessons begin switched off: who tries the wheel teaches nothing. They stay on over a change of the mode, until the
 process ends: whoever drives sees it, and a gamepad has no key for it.
+
+An episode is what somebody drove (`Attended`): while nobody has the wheel nothing is recorded, and where that lasts, or
+the robot is put somewhere else, the episode ends and the next one begins when it is driven again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Final, Literal
 
-from continuonbrain.loops.loop_tick import Mode
+from continuonbrain.loops.loop_tick import LoopTick, Mode
+from continuonbrain.rlds.step import Step
+from continuonbrain.safety.reasons import Reason
 
 Part = Literal["lessons", "drives"]
 PARTS: tuple[Part, ...] = ("lessons", "drives")
 Kind = Literal["lesson", "correction", "drive", ""]
+HANDS_OFF_S: Final = 2.0
+"""Who drives by keys lets go of them again and again: so long is part of the same episode."""
 
 
 def kind_of(mode: Mode, by: Mode) -> Kind:
@@ -48,3 +55,41 @@ class Recording:
     def takes(self, kind: Kind) -> bool:
         """Whether that kind of driving is recorded now."""
         return self.able and kind != "" and (self.lessons if kind == "lesson" else self.drives)
+
+
+def is_driven(tick: LoopTick) -> bool:
+    """Whether somebody drives: not a hand that is off, and not a person whose robot an emergency stop holds."""
+    if Reason.DEADMAN in tick.guarded.reasons:
+        return False
+    return tick.mode != "teleop" or Reason.EMERGENCY_STOP not in tick.guarded.reasons
+
+
+@dataclass(slots=True)
+class Attended:
+    """Which steps of a drive are kept. Those in which nobody drives wait: they belong to the episode when it is driven
+    on within `HANDS_OFF_S`, and are left out when it is not. So an episode begins and ends with somebody who drives,
+    and its steps follow each other without a gap, as readers take for granted."""
+
+    begun: bool = False
+    """It is being driven, or was a moment ago."""
+    _waiting: list[Step] = field(default_factory=list)
+
+    def take(self, step: Step, *, driven: bool) -> tuple[list[Step], bool]:
+        """The steps to record now, oldest first; and whether the episode has ended instead."""
+        waiting = self._waiting
+        if driven:
+            self._waiting, self.begun = [], True
+            # What another leaves behind, or was told before, is nobody's.
+            same = [s for s in waiting if (s.source, s.instruction) == (step.source, step.instruction)]
+            return [*same, step], False
+        if not self.begun:
+            return [], False
+        if waiting and step.monotonic_ns - waiting[0].monotonic_ns >= HANDS_OFF_S * 1e9:
+            self.end()
+            return [], True
+        waiting.append(step)
+        return [], False
+
+    def end(self) -> None:
+        """What is driven from now on is another episode."""
+        self._waiting, self.begun = [], False

@@ -36,6 +36,11 @@ class SimBody:
         """How often it has left the road."""
         return self.robot.off_road
 
+    @property
+    def astray(self) -> str:
+        """It has left the road, and its owner puts it back."""
+        return "it left the road: it is put back" if self.robot.astray else ""
+
     def open(self) -> None:
         """It always is."""
 
@@ -71,6 +76,7 @@ class SimBody:
         return {
             "laps": round(self.robot.laps, 3),
             "off_road": self.robot.off_road,
+            "astray": self.astray,
             "lane_error_m": round(self.robot.lane_error_m, 4),
             "pose": [round(float(v[0]), 3) for v in (fleet.x, fleet.y, fleet.heading)],
             "trail": list(self._trail),

@@ -31,12 +31,31 @@ TEACHER_TAG: Final = "teach"
 """Of lessons that the simulator's expert drove, with one that begins with `TRACK_TAG`."""
 TRACK_TAG: Final = "track:"
 """Begins the tag that names a simulated episode's track by its seed."""
+LESSON_TAG: Final = "teleop"
+CORRECTION_TAG: Final = "correction"
+"""Of what a person drove through the running brain: by hand, and over the autopilot."""
+LEAST_S: Final = 5.0
+"""A lesson or a correction that is shorter teaches, but is no episode of those that a training waits for."""
 _LONGEST = 200
 
 
 def is_bad(metadata: EpisodeMetadata) -> bool:
     """Whether a person said that nobody should learn from it."""
     return BAD in metadata.tags
+
+
+def counts(metadata: EpisodeMetadata) -> bool:
+    """Whether it is one of the episodes that a training waits for: driven by a person, marked by none, and long enough
+    where it was driven here. What was imported or driven by the simulator's expert was chosen as it is."""
+    if not metadata.control_role.startswith("human") or is_bad(metadata):
+        return False
+    return not is_short(metadata)
+
+
+def is_short(metadata: EpisodeMetadata) -> bool:
+    """Whether it is a person's lesson or correction of less than `LEAST_S`."""
+    here = LESSON_TAG in metadata.tags or CORRECTION_TAG in metadata.tags
+    return here and metadata.duration_ms is not None and metadata.duration_ms < LEAST_S * 1000
 
 
 def driver_of(metadata: EpisodeMetadata) -> str:

@@ -16,7 +16,7 @@ from continuonbrain.errors import BrainError
 from continuonbrain.loops.taught_by import Fate, fates
 from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.finding import Finding
-from continuonbrain.rlds.marking import driver_of, instruction_of, is_bad
+from continuonbrain.rlds.marking import counts, driver_of, instruction_of, is_bad
 from continuonbrain.rlds.metadata import EpisodeMetadata, RecordingState
 from continuonbrain.rlds.reader import Episode, list_episodes, open_episode, read_metadata
 from continuonbrain.rlds.step import Step
@@ -58,8 +58,8 @@ class Shelf:
         return sorted(found, key=lambda k: (k.started_ms, k.path.name), reverse=True)
 
     def taught(self, known: Iterable[_Known]) -> int:
-        """How many a person drove and nobody marked."""
-        return sum(k.metadata.control_role.startswith("human") and not is_bad(k.metadata) for k in known)
+        """How many count as episodes to learn from."""
+        return sum(counts(k.metadata) for k in known)
 
     def page(self, known: list[_Known], *, limit: int, before: str) -> list[EpisodeOut]:
         """`limit` of them after the one that is called `before`; "" for the first."""

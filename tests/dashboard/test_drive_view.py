@@ -161,6 +161,11 @@ def test_the_sentence_is_true_in_every_situation(fake: Server, open_page: Opener
             "until it has learned what it was taught; then it will drive",
         ),
         (tick("teach", phase="teach"), {}, "being taught by the simulator’s own driver"),
+        (
+            tick("teleop", astray="it left the road: it is put back"),
+            {"held": True},
+            "It left the road: it is put back.",
+        ),
         (tick("park", speed_mps=0.0), {}, "parked until a person chooses a mode"),
         (
             tick(

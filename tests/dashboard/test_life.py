@@ -96,7 +96,7 @@ def test_a_person_teaches_it_and_takes_back_what_it_learned(brain: BrainRoot, op
         for words in LESSONS:
             page.get_by_label("What you show it").fill(words)
             page.get_by_role("button", name="Record", exact=True).click()
-            page.get_by_text(f"Recording your lesson “{words}”").wait_for()
+            page.get_by_text(f"Your lesson “{words}” waits").wait_for()
             moves += driver.drive(words, LESSON_S)
             page.get_by_role("button", name="Stop recording").click()
             page.get_by_role("button", name="Record", exact=True).wait_for()

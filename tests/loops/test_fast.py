@@ -110,7 +110,8 @@ def test_a_person_drives_until_they_fall_silent() -> None:
     steps = [s for m in r.episodes for s in m.steps]
     assert {s.source for s in steps} == {"human_teleop_xr"}
     # The policy looks on: what it computes for a step that teaches is kept under that step's time.
-    assert r.paths.kept == [s.frame_monotonic_ns for s in steps]
+    assert r.paths.kept[: len(steps)] == [s.frame_monotonic_ns for s in steps]
+    assert not any("deadman" in s.reasons for s in steps)  # and then nobody drives, and it is no lesson
     assert [s.monotonic_ns for s in steps] == [s.frame_monotonic_ns for s in steps]  # one look, one time
 
 

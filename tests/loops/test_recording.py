@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from continuonbrain.brain_root import open_brain
+from continuonbrain.loops.control_process import ControlOptions, ControlProcess
 from continuonbrain.loops.drive_session import DriveError, command_control, read_status
 from continuonbrain.loops.loop_tick import MODES, Mode
-from continuonbrain.loops.recording import PARTS, Recording, kind_of
+from continuonbrain.loops.recording import HANDS_OFF_S, PARTS, Attended, Recording, kind_of
+from continuonbrain.rlds.examples import make_step_example
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
 from tests.loops.fast_rig import Rig, rig
@@ -87,6 +91,121 @@ def test_a_lesson_is_what_was_driven_while_it_was_switched_on() -> None:
     assert [[s.tick for s in m.steps] for m in r.episodes] == [list(range(11, 31))]
 
 
+MOST_OFF = round(HANDS_OFF_S * 20)
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 2 * MOST_OFF)), max_size=4))
+def test_an_episode_is_what_somebody_drove_without_a_gap(turns: list[tuple[int, int]]) -> None:
+    attended, episodes, tick = Attended(), [[]], 0
+    driven: set[int] = set()
+    for on, off in turns:
+        for is_on in [True] * on + [False] * off:
+            driven |= {tick} if is_on else set()
+            kept, ended = attended.take(make_step_example(tick, size=(1, 1)), driven=is_on)
+            episodes[-1] += [s.tick for s in kept]
+            episodes += [[]] if ended else []
+            tick += 1
+    assert driven == {t for e in episodes for t in e} & driven
+    for ticks in filter(None, episodes):
+        assert ticks == list(range(ticks[0], ticks[-1] + 1))
+        assert {ticks[0], ticks[-1]} <= driven
+    gaps = [b[0] - a[-1] for a, b in pairwise(episodes) if a and b]
+    assert all(gap > MOST_OFF for gap in gaps)
+
+
+def hands(off: range, away: range = range(0)) -> Rig:
+    """A person whose hand is off in some ticks; the body is astray in others."""
+    r = rig()
+    r.loop.teleop = lambda: ((0.3, 0.4), 9.0 if r.loop.ticks in off else 0.0)
+    r.loop.set_mode("teleop")
+    r.loop.record("lessons", True)
+    r.run(200, lambda tick: r.loop.astray(tick.number + 1 in away))
+    return r
+
+
+def ticks_of(r: Rig) -> list[list[int]]:
+    return [[s.tick for s in m.steps] for m in r.episodes]
+
+
+def test_a_hand_that_is_off_for_a_moment_is_part_of_the_lesson() -> None:
+    r = hands(range(50, 50 + MOST_OFF))
+    assert ticks_of(r) == [list(range(200))]
+    assert {"deadman"} == {reason for s in r.episodes[0].steps[50 : 50 + MOST_OFF] for reason in s.reasons}
+
+
+def test_a_hand_that_stays_off_ends_the_lesson_where_it_was_taken_off() -> None:
+    assert ticks_of(hands(range(50, 150))) == [list(range(50)), list(range(150, 200))]
+    assert ticks_of(hands(range(50, 200))) == [list(range(50))]
+    assert ticks_of(hands(range(200))) == []
+
+
+def test_where_the_simulator_puts_the_car_back_another_lesson_begins() -> None:
+    assert ticks_of(hands(range(0), range(60, 80))) == [list(range(60)), list(range(80, 200))]
+
+
+def test_an_emergency_stop_is_no_part_of_a_lesson() -> None:
+    r = held_by_hand()
+    r.loop.record("lessons", True)
+
+    def stop(tick: Any) -> None:
+        if tick.number == 20:
+            r.loop.emergency_stop()
+
+    r.run(120, stop)
+    assert ticks_of(r) == [list(range(21))]
+
+
+def test_assisted_with_nobody_at_the_wheel_records_nothing() -> None:
+    r = rig()
+    r.loop.set_mode("assisted")
+    assert r.run(100).recorded_steps == 0
+    assert r.loop.recorded_as() == "drive"
+    assert r.loop.recording_waits()
+
+
+def test_the_status_says_that_a_lesson_waits_for_a_hand() -> None:
+    waits: dict[int, bool] = {}
+    r = rig()
+    r.loop.teleop = lambda: ((0.3, 0.4), 9.0 if 50 <= r.loop.ticks < 150 else 0.0)
+    r.loop.set_mode("teleop")
+    r.loop.record("lessons", True)
+    r.run(200, lambda tick: waits.update({tick.number: r.loop.recording_waits()}))
+    assert [t for t in waits if waits[t]] == list(range(50 + MOST_OFF, 150))
+
+
+def test_a_car_that_is_put_back_is_told_and_is_another_lesson(layout: BrainLayout) -> None:
+    process = ControlProcess(open_brain(layout.root), ControlOptions())
+    loop, told = process._loop, set()
+    try:
+        assert process._change_mode("teleop") == ""
+        loop.record("lessons", True)
+        loop.teleop = lambda: ((1.0, 1.0), 0.0)
+        loop.hz = 100.0
+
+        def look(tick: Any) -> None:
+            process._on_tick(tick)
+            told.add(process._snapshot.gauges()["astray"])
+
+        end: list[int] = []
+
+        def over() -> bool:
+            robot = process._body.robot
+            if not end and robot.off_road and not robot.astray:
+                end.append(loop.ticks + 5)
+            return loop.ticks >= (end or [2000])[0]
+
+        loop.run(over, look)
+    finally:
+        process._client.close()
+        process._reflexes.close()
+        loop.close()
+    assert told == {"", "it left the road: it is put back"}
+    found = [list(open_episode(p)) for p in list_episodes(layout.episodes_dir)]
+    first, second = sorted(found, key=lambda steps: steps[0].tick)
+    assert second[0].tick - first[-1].tick == 21
+    assert len(second) == 5
+
+
 def test_the_autopilot_is_recorded_as_ever_and_lessons_do_not_change_that() -> None:
     r = rig()
     r.run(30, lambda tick: r.loop.record("lessons", False) if tick.number == 10 else None)
@@ -110,8 +229,15 @@ def test_the_status_says_what_is_recorded_and_as_what(layout: BrainLayout) -> No
             with pytest.raises(DriveError, match="is none of lessons, drives"):
                 command_control(layout, {"type": "record", "on": True, "what": what})
         command_control(layout, {"type": "record", "on": True, "what": "lessons"})
-        told = wait_for(session, lambda s: s["recording"]["steps"] > 3)["recording"]
-        assert (told["on"], told["as"]) == (True, "lesson")
+        told = wait_for(session, lambda s: s["recording"]["lessons"])["recording"]
+        assert (told["on"], told["as"], told["waits"], told["steps"]) == (True, "lesson", True, 0)
+
+        def driven(status: dict[str, Any]) -> bool:
+            command_control(layout, {"type": "teleop", "steering": 0.1, "throttle": 0.1})
+            return bool(status["recording"]["steps"] > 3)
+
+        told = wait_for(session, driven)["recording"]
+        assert (told["on"], told["as"], told["waits"]) == (True, "lesson", False)
         command_control(layout, {"type": "mode", "mode": "park"})
         told = wait_for(session, lambda s: s["mode"] == "park")["recording"]
         assert (told["on"], told["lessons"]) == (False, True)  # it stands: nothing is recorded

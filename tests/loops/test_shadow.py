@@ -99,9 +99,10 @@ def test_the_autopilot_surprises_nobody() -> None:
 def test_a_person_whom_the_guard_stops_is_not_compared() -> None:
     r = teleoperated((0.5, 0.4))
     r.run(40, lambda tick: r.loop.emergency_stop() if tick.number == 20 else None)
-    found = surprises(r)
+    found = [tick.surprise for tick in r.ticks]
     assert found[20] is not None
     assert set(found[21:]) == {None}
+    assert surprises(r) == found[:21]
 
 
 def test_a_decision_on_what_was_told_before_is_no_prediction_of_what_is_told_now() -> None:

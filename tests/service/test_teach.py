@@ -19,6 +19,7 @@ from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.loops.mid import MidLoop
 from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
+from continuonbrain.rlds.marking import CORRECTION_TAG, LESSON_TAG
 from continuonbrain.rlds.reader import open_episode
 from continuonbrain.rlds.recorder import EpisodeRecorder
 from continuonbrain.rlds.writer import STEPS_FILE
@@ -41,7 +42,8 @@ def brain(tmp_path: Path) -> BrainRoot:
         )
         recorder = EpisodeRecorder(layout.episodes_dir, metadata=metadata)
         for tick in range(6):
-            assert recorder.append(make_step_example(tick))
+            step, at_ns = make_step_example(tick), 1_000_000_000 + tick * 1_200_000_000
+            assert recorder.append(replace(step, monotonic_ns=at_ns, frame_monotonic_ns=at_ns - 2_000_000))
         recorder.close()
     return open_brain(layout.root)
 
@@ -97,7 +99,7 @@ def test_a_replay_is_what_was_recorded(brain: BrainRoot, client: TestClient) -> 
     told = client.get("/v1/episodes/e1").json()
     episode = open_episode(brain.layout.episodes_dir / "e1")
     assert told["steps"] == len(episode) == 6
-    assert told["time_s"] == pytest.approx([0.05 * i for i in range(6)])
+    assert told["time_s"] == pytest.approx([1.2 * i for i in range(6)])
     assert told["guarded_steering"] == pytest.approx([s.command[0] for s in episode])
     assert told["steering"] == pytest.approx([s.proposed[0] for s in episode if s.proposed])
     assert told["reasons"][0] == ["slew"]
@@ -128,6 +130,25 @@ def test_a_label_a_mark_and_the_end_of_an_episode(brain: BrainRoot, client: Test
     assert client.delete("/v1/episodes/e2").status_code == 204
     assert client.delete("/v1/episodes/e2").status_code == 404
     assert sorted(p.name for p in folder.iterdir()) == ["e0", "e1", "e3", "e4"]
+
+
+def test_a_lesson_of_a_moment_teaches_and_is_not_waited_for(brain: BrainRoot, client: TestClient) -> None:
+    for name, tag, steps in (
+        ("blip", LESSON_TAG, 100),
+        ("nudge", CORRECTION_TAG, 60),
+        ("lesson", LESSON_TAG, 101),
+        ("long", CORRECTION_TAG, 140),
+    ):
+        metadata = replace(make_metadata_example(name), tags=(tag,), control_role="human_teleop")
+        with EpisodeRecorder(brain.layout.episodes_dir, metadata=metadata, queue_size=200) as recorder:
+            for tick in range(steps):
+                assert recorder.append(make_step_example(tick, size=(1, 1)))
+    assert client.get("/v1/episodes").json()["taught"] == 6
+    mid = MidLoop(brain)
+    assert {"blip", "nudge", "lesson", "long"} <= {p.name for p in mid.new_episodes()[0]}
+    told = mid.round().detail
+    assert told.startswith("6 of 16 episodes")
+    assert "2 shorter than 5 s" in told
 
 
 def test_while_somebody_learns_nothing_is_changed_under_them(brain: BrainRoot, client: TestClient) -> None:

@@ -44,6 +44,11 @@ class SimRobot:
         speed, yaw_rate = self.fleet.measured()
         return Observation(self.fleet.render()[0], float(speed[0]), float(yaw_rate[0]), time.monotonic())
 
+    @property
+    def astray(self) -> bool:
+        """It has left the road, and stands there until it is put back."""
+        return self._astray > 0
+
     def act(self, steering: float, throttle: float) -> None:
         fleet = self.fleet
         if self._astray:

@@ -1,6 +1,6 @@
 // What the robot does and what the person can do about it, in one sentence: the only place that says so. Pure.
 
-import { reasonsInWords } from "./words.js";
+import { reasonsInWords, sentence } from "./words.js";
 
 const STANDING_MPS = 0.05; // of what is measured: below it a car stands
 const DRIVES = new Set(["teleop", "autopilot", "assisted"]);
@@ -41,6 +41,7 @@ export function situation({ linked, tick, driver = "none", held = false, lost = 
   }
   const watch = held ? "" : WATCH[driver] ?? "";
   if (tick.fault) return tell("fault", "bad", `Fault: ${tick.fault}.`, watch);
+  if (tick.astray) return tell("off the road", "warn", sentence(tick.astray), watch);
   const found = ofMode(tick, { driver, held, letGo, known, watch });
   if (!lost || held || watch) return found;
   return { ...found, tone: found.tone === "bad" ? "bad" : "warn", words: `You gave the wheel back: ${lost}. ${found.words}`, action: "understood" };

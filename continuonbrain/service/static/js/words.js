@@ -45,7 +45,7 @@ export function recordedInWords(tick, linked = true, driver = "none") {
   const what = `“${tick.instruction}”`;
   const next = told.lessons ? ` Your lesson ${what} is recorded when you drive by hand.` : "";
   switch (told.as) {
-    case "lesson": return `Recording your lesson ${what}: you switched it on, and it teaches.`;
+    case "lesson": if (told.waits) return `Your lesson ${what} waits: nothing is recorded until somebody drives.`; return `Recording your lesson ${what}: you switched it on, and it teaches.`;
     case "correction": return `Recording your correction to ${what}: it teaches.`;
     case "simulated lesson": return "The simulated teacher drives, and its lessons are recorded.";
     case "drive": return `Recording what the autopilot drives: it is kept, and teaches nothing.${tick.mode === "assisted" ? " Take the wheel, and that is recorded as a correction, which teaches." : next}`;
