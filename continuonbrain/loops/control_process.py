@@ -45,6 +45,7 @@ from continuonbrain.loops.loop_tick import LoopTick, Mode
 from continuonbrain.loops.open_body import body_of
 from continuonbrain.loops.policy_client import PolicyClient
 from continuonbrain.loops.realtime import lift_other_threads, prefer_this_thread
+from continuonbrain.loops.recording import Kind
 from continuonbrain.loops.reflex_keeper import ReflexKeeper
 from continuonbrain.loops.remote import RemoteControl
 from continuonbrain.loops.sim_body import SimBody
@@ -313,12 +314,12 @@ class ControlProcess:
         self.enter(driving=False)
         return ""
 
-    def _open_recorder(self, instruction: str, source: str) -> EpisodeRecorder:
+    def _open_recorder(self, instruction: str, source: str, kind: Kind) -> EpisodeRecorder:
         by_hand = source == SOURCE_HUMAN
         metadata = episode_metadata(
             instruction,
             environment=self._body.environment,
-            tags=((CORRECTION_TAG if self._loop.mode == "assisted" else LESSON_TAG) if by_hand else "drive",),
+            tags=((CORRECTION_TAG if kind == "correction" else LESSON_TAG) if by_hand else "drive",),
             robot_model=self._body.robot_model,
         )
         return EpisodeRecorder(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.recording import Kind
 from continuonbrain.rlds.step import Step
 
 log = logging.getLogger(__name__)
@@ -49,18 +50,19 @@ class EpisodeKeeper:
 
     Args:
         open_recorder: makes the recorder of an episode with this instruction, driven by this source
-            (`Step.source`); called on the thread.
+            (`Step.source`), as this kind; called on the thread, when the robot may long be driven otherwise.
         steps_per_episode: longer drives are cut.
     """
 
     def __init__(
-        self, open_recorder: Callable[[str, str], Recorder], *, steps_per_episode: int = 600
+        self, open_recorder: Callable[[str, str, Kind], Recorder], *, steps_per_episode: int = 600
     ) -> None:
         self._open_recorder = open_recorder
         self._steps_per_episode = steps_per_episode
-        self._queue: queue.SimpleQueue[tuple[Step, int] | bool] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Step, Kind, int] | bool] = queue.SimpleQueue()
         self._recorder: Recorder | None = None
         self._instruction = self._source = ""
+        self._kind: Kind = ""
         self._steps = 0
         self._retry_s = 0.0
         self._closed = False
@@ -93,13 +95,14 @@ class EpisodeKeeper:
         open_one = self._recorder
         return ("", 0) if open_one is None else (open_one.path.name, self._steps)
 
-    def append(self, step: Step) -> bool:
-        """Hand a step over; microseconds. False when it was dropped: the disk is far behind, or it is closed."""
+    def append(self, step: Step, kind: Kind = "") -> bool:
+        """Hand a step over, driven as `kind`; microseconds. False when it was dropped: the disk is far behind, or it is
+        closed."""
         if self._closed or self._queue.qsize() >= _LONGEST_BACKLOG:
             self._dropped_at_queue += 1
             self._unmarked_at_queue += 1
             return False
-        self._queue.put((step, self._unmarked_at_queue))
+        self._queue.put((step, kind, self._unmarked_at_queue))
         self._unmarked_at_queue = 0
         return True
 
@@ -136,13 +139,13 @@ class EpisodeKeeper:
             if not item:
                 return
 
-    def _take(self, step: Step, dropped_before: int) -> None:
+    def _take(self, step: Step, kind: Kind, dropped_before: int) -> None:
         self._untold += dropped_before
         full = self._steps >= self._steps_per_episode
-        another = (step.instruction, step.source) != (self._instruction, self._source)
+        another = (step.instruction, step.source, kind) != (self._instruction, self._source, self._kind)
         if self._recorder is not None and (full or another):
             self._close_episode()
-        if self._recorder is None and not self._open_episode(step.instruction, step.source):
+        if self._recorder is None and not self._open_episode(step.instruction, step.source, kind):
             self._dropped_unopened += 1
             self._untold += 1
             return
@@ -159,17 +162,17 @@ class EpisodeKeeper:
             self._told += self._untold
             self._untold = 0
 
-    def _open_episode(self, instruction: str, source: str) -> bool:
+    def _open_episode(self, instruction: str, source: str, kind: Kind) -> bool:
         if time.monotonic() < self._retry_s:
             return False
         try:
-            self._recorder = self._open_recorder(instruction, source)
+            self._recorder = self._open_recorder(instruction, source, kind)
         except (OSError, BrainError) as error:
             # A full disk: the robot drives on, and the next second tries again.
             self._retry_s = time.monotonic() + _RETRY_S
             self._note(f"cannot open an episode: {error}")
             return False
-        self._instruction, self._source, self._steps = instruction, source, 0
+        self._instruction, self._source, self._kind, self._steps = instruction, source, kind, 0
         return True
 
     def _close_episode(self) -> None:

@@ -61,7 +61,7 @@ class FastLoop:
     Args:
         robot, pilot, client: body, driver, source of paths.
         hz: control rate.
-        recorder_factory: opens the recorder of an episode with this instruction and source (on a thread of its own);
+        recorder_factory: opens the recorder of an episode of an instruction, source and kind (on a thread of its own);
             None records nothing.
         instruction: what the robot is told at first.
         mode: at first.
@@ -79,7 +79,7 @@ class FastLoop:
         client: PathSource,
         *,
         hz: float = 20.0,
-        recorder_factory: Callable[[str, str], Recorder] | None = None,
+        recorder_factory: Callable[[str, str, Kind], Recorder] | None = None,
         instruction: str = "drive",
         mode: Mode = "autopilot",
         teleop: Teleop | None = None,
@@ -396,7 +396,8 @@ class FastLoop:
         return (0.0, 0.0), inf
 
     def _record(self, tick: LoopTick) -> None:
-        if self._keeper is None or self._astray or not self.recorded_as():
+        kind = self.recorded_as()
+        if self._keeper is None or self._astray or not kind:
             return
         self._driven |= tick.chunk is not None or tick.mode == "teleop"
         if not self._driven:
@@ -408,7 +409,7 @@ class FastLoop:
             return
         kept, ended = self._attended.take(step, driven=is_driven(tick))
         for one in kept:
-            self._keeper.append(one)
+            self._keeper.append(one, kind)
         if ended:
             self._keeper.cut()
 

@@ -181,7 +181,7 @@ def rig(heads: Heads | None = None, *, pilot: Pilot | None = None, **body: Calla
     paths = Paths(time)
     episodes: list[Memory] = []
 
-    def open_recorder(_instruction: str, _source: str) -> Memory:
+    def open_recorder(_instruction: str, _source: str, _kind: str) -> Memory:
         episodes.append(Memory())
         return episodes[-1]
 

@@ -75,7 +75,7 @@ class World:
         self.observed_s = None
         return [Answer(chunk, Calibration())]
 
-    def open(self, _instruction: str, source: str) -> Recorder:
+    def open(self, _instruction: str, source: str, _kind: str) -> Recorder:
         self.episodes.append((source, []))
         return Recorder(self.episodes[-1][1])
 

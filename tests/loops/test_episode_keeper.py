@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_steps_that_found_no_episode_are_marked_in_the_first_one(
     monkeypatch.setattr(episode_keeper, "_RETRY_S", 0.0)
     refusals = [OSError(errno.ENOSPC, "No space left on device")] * 3
 
-    def open_recorder(_instruction: str, _source: str) -> EpisodeRecorder:
+    def open_recorder(_instruction: str, _source: str, _kind: str) -> EpisodeRecorder:
         if refusals:
             raise refusals.pop()
         return EpisodeRecorder(tmp_path, metadata=make_metadata_example("e"))
@@ -65,7 +66,7 @@ def test_steps_that_found_the_queue_full_are_marked_in_the_next_one(
                 time.sleep(0.001)
             return super().append(step)
 
-    keeper = EpisodeKeeper(lambda _i, _s: Slow(tmp_path, metadata=make_metadata_example("e")))
+    keeper = EpisodeKeeper(lambda _i, _s, _k: Slow(tmp_path, metadata=make_metadata_example("e")))
     keeper.append(make_step_example(0, size=(8, 8)))
     _wait(lambda: keeper._queue.empty())
     kept = [keeper.append(make_step_example(tick, size=(8, 8))) for tick in range(1, 8)]
@@ -86,3 +87,21 @@ def test_steps_that_found_the_queue_full_are_marked_in_the_next_one(
     assert (sum(marks), dropped, keeper.dropped) == (4, 4 + late, 4 + late)
     assert late > 0
     assert open_episode(tmp_path / "e").metadata.provenance["undelivered_drops"] == late
+
+
+def test_an_episode_is_of_the_kind_that_its_steps_were_driven_as_however_late_the_disk_is(
+    tmp_path: Path,
+) -> None:
+    opened: list[tuple[str, str]] = []
+
+    def open_late(_instruction: str, source: str, kind: str) -> EpisodeRecorder:
+        time.sleep(0.2)  # by then the mode is another one
+        opened.append((source, kind))
+        return EpisodeRecorder(tmp_path, metadata=make_metadata_example(f"e{len(opened)}"))
+
+    keeper = EpisodeKeeper(open_late)
+    for tick, kind in enumerate(("lesson", "lesson", "correction", "lesson")):
+        assert keeper.append(replace(make_step_example(tick), source="human"), kind)  # type: ignore[arg-type]
+    keeper.close()
+    assert opened == [("human", "lesson"), ("human", "correction"), ("human", "lesson")]
+    assert [len(open_episode(tmp_path / name)) for name in keeper.episodes] == [2, 1, 1]

@@ -76,7 +76,7 @@ class Person:
 
 
 def test_each_intervention_lands_in_the_metadata_of_its_step(tmp_path: Path) -> None:
-    def open_recorder(instruction: str, _source: str) -> EpisodeRecorder:
+    def open_recorder(instruction: str, _source: str, _kind: str) -> EpisodeRecorder:
         metadata = EpisodeMetadata("trainer", "human_teleop", "test", (), Software())
         return EpisodeRecorder(tmp_path, metadata=metadata)
 

@@ -99,7 +99,7 @@ def test_a_disk_that_becomes_read_only_is_named_and_used_again_when_it_is_not(di
     folder = disk / "episodes"
     folder.mkdir()
     keeper = EpisodeKeeper(
-        lambda instruction, _source: EpisodeRecorder(
+        lambda instruction, _source, _kind: EpisodeRecorder(
             folder, metadata=make_metadata_example(instruction.replace(" ", "-"))
         )
     )
