@@ -56,8 +56,8 @@ def installs() -> str:
     groups = run(["id", "-nG", USER]).split()
     for group in ("video", "i2c", "gpio", "input", "render", "dialout"):
         need(group in groups, f"{USER} is not in {group}")
-    command = ["runuser", "-u", USER, "--", "continuonbrain", "adapters", "list", "--root", str(ROOT)]
-    run(command)  # as a person types it, in the folders that sudo looks in
+    command = "/usr/local/bin/continuonbrain"  # where sudo looks, whatever this script's own PATH
+    run(["runuser", "-u", USER, "--", command, "adapters", "list", "--root", str(ROOT)])
     before = snapshot(*_INSTALLED)
     again = brain("install", "--preset", "sim-donkey")
     need("nothing to do" in again, f"a second install says {again!r}")
