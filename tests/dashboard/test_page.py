@@ -330,6 +330,8 @@ def test_a_robot_that_was_away_is_found_again(open_page: Opener) -> None:
     server = start_fake("--episodes", "0", port=port)
     try:
         page = open_page(f"{server.url}/#drive")
+        # A view whose file did not come would be loaded anew, with the page.
+        page.get_by_role("button", name="By hand").wait_for()
         until(page, "continuonbrain.view.linked")
     finally:
         end(server)
