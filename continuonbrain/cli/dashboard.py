@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 
 from continuonbrain.errors import BrainError, installing
+from continuonbrain.service.addresses import reachable
 from continuonbrain.storage.layout import BrainLayout
 
 USUAL_PORT = 8080
@@ -48,13 +49,14 @@ class Dashboard:
             return cls(layout, _bound(host, 0), listen)
 
     @property
+    def addresses(self) -> list[str]:
+        """For a browser: any of them."""
+        return reachable(self.listen, self.port)
+
+    @property
     def address(self) -> str:
-        """For a browser."""
-        if self.listen is None:
-            return f"http://127.0.0.1:{self.port}"
-        if self.listen in ("0.0.0.0", "::"):
-            return f"http://{socket.gethostname().partition('.')[0]}.local:{self.port}"
-        return f"http://{f'[{self.listen}]' if ':' in self.listen else self.listen}:{self.port}"
+        """The one to tell first."""
+        return self.addresses[0]
 
     @property
     def code(self) -> str:
@@ -67,7 +69,7 @@ class Dashboard:
 
     def in_words(self) -> str:
         """One line for a screen that only its owner sees."""
-        line = f"dashboard: {self.address}"
+        line = f"dashboard: {' or '.join(self.addresses)}"
         if self.listen is None:
             return line
         if not sys.stderr.isatty():  # a log is no place for it

@@ -130,12 +130,13 @@ def run(
         Supervisor(brain, plans) as supervisor,
     ):
         if as_json:
-            address = None if shown is None else shown.address
+            found = [] if shown is None else shown.addresses
+            where = {"dashboard": found[0] if found else None, "dashboard_addresses": found}
             _repeat(
                 supervisor,
                 over,
                 _LINE_EVERY_S,
-                lambda shot: typer.echo(json.dumps({**shot, "dashboard": address})),
+                lambda shot: typer.echo(json.dumps({**shot, **where})),
             )
         elif console.is_terminal:
             with Live(console=console, auto_refresh=False, transient=True) as live:

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from continuonbrain.errors import BrainError, told_from, told_from_import
@@ -162,12 +162,13 @@ class ChildProcess:
         return lines[-1] if lines else f"nothing in {self.log_path}"
 
 
-def end_together(children: Sequence[ChildProcess], timeout_s: float) -> list[ChildProcess]:
-    """Ask all to end, wait for all until `timeout_s` is over, kill the rest: these are returned."""
-    deadline = time.monotonic() + timeout_s
-    for child in children:
+def end_together(timeouts_s: Mapping[ChildProcess, float]) -> list[ChildProcess]:
+    """Ask all to end, wait for each until its seconds are over, kill who is still there: these are returned."""
+    began = time.monotonic()
+    for child in timeouts_s:
         child.ask_to_end()
-    return [child for child in children if not child.end(max(0.0, deadline - time.monotonic()))]
+    least_first = sorted(timeouts_s, key=timeouts_s.__getitem__)
+    return [c for c in least_first if not c.end(max(0.0, began + timeouts_s[c] - time.monotonic()))]
 
 
 def _become(parent: int, module: str, arguments: list[str]) -> None:

@@ -22,6 +22,7 @@ from continuonbrain.loops import notify
 from continuonbrain.loops.base_watch import MOVED, BaseWatch
 from continuonbrain.loops.wire import listen_unix
 from continuonbrain.service.access import Pairing
+from continuonbrain.service.addresses import reachable
 from continuonbrain.service.app import create_app
 from continuonbrain.service.door import names_of_this_machine
 
@@ -63,7 +64,7 @@ def serve(
         if tcp_port is not None or listen is not None:
             tcp = _tcp(listen or "127.0.0.1", tcp_port or 0)
             sockets.append(tcp)
-            addresses.append(f"http://{_reachable(listen)}:{tcp.getsockname()[1]}")
+            addresses += reachable(listen, tcp.getsockname()[1])
         if listen is None:
             app = create_app(brain)
         else:
@@ -177,15 +178,6 @@ def _tcp(address: str, port: int) -> socket.socket:
         ) from error
     sock.listen(_BACKLOG)
     return sock
-
-
-def _reachable(listen: str | None) -> str:
-    """The address as a browser elsewhere may write it."""
-    if listen in (None, ""):
-        return "127.0.0.1"
-    if listen in ("0.0.0.0", "::"):
-        return f"{socket.gethostname().partition('.')[0]}.local"
-    return f"[{listen}]" if ":" in str(listen) else str(listen)
 
 
 def _keep_code(path: Path, code: str) -> None:

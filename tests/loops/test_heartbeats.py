@@ -203,3 +203,28 @@ def test_a_process_that_is_stopped_and_goes_on_in_time_is_left_alone(tmp_path: P
             supervisor.poll()
             time.sleep(0.05)
         assert supervisor.child("sidecar").pid == child.pid
+
+
+TAKES_ITS_TIME = """
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(time.monotonic()))
+notify.ready()
+while not asked or time.monotonic() - asked[0] < 3.0:
+    notify.watchdog()
+    time.sleep(0.05)
+"""
+
+
+def test_who_puts_work_down_or_shows_pages_has_time_to_end_and_who_has_nothing_to_lose_has_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = module(tmp_path, "takes_its_time", TAKES_ITS_TIME, monkeypatch)
+    layout = init_brain_root(tmp_path / "brain", "sim-donkey")
+    plans = [ChildPlan(name, slow, ()) for name in ("policy", "sidecar", "service")]
+    with Supervisor(open_brain(layout.root), plans) as supervisor:
+        poll_until(supervisor, lambda: all(w.heartbeat.worked_s() > 0.2 for w in supervisor._watched))
+        children = {plan.name: supervisor.child(plan.name) for plan in plans}
+        summary = supervisor.stop()
+    assert summary.troubles == ("policy did not end within 2 s of being asked and was killed",)
+    codes = {name: child.exit_code for name, child in children.items()}
+    assert codes == {"policy": -signal.SIGKILL, "sidecar": 0, "service": 0}
