@@ -44,6 +44,7 @@ class FakeLearning:
         self.bent: dict[str, Any] = {}
         self.fate = ""
         self.engines: dict[str, Any] = {"driving": "torch", "words": "torch"}
+        self.base: dict[str, Any] = {"slot": "", "previous": None, "state": "confirmed"}
 
     def taught(self) -> int:
         return sum(e.role == "human_teleop" and not e.bad for e in self.robot.episodes)
@@ -182,7 +183,7 @@ class FakeLearning:
             name = self.current["id"] if self.current else ""
             return {
                 "current": name, "probation": p, "problem": "", "gates": {}, "training": {},
-                "engines": self.engines, "last_event": len(self.entries),
+                "engines": self.engines, "last_event": len(self.entries), "base": self.base,
             }  # fmt: skip
 
         @app.get("/v1/adapters")

@@ -95,6 +95,8 @@ def create_app(robot: FakeRobot, code: str = "") -> FastAPI:
             learning.bent = what["training"]
         if "train" in what:
             learning.seconds = what["train"]
+        if "base" in what:
+            learning.base = what["base"]
         if "engines" in what:
             learning.engines = what["engines"]
         if "revert" in what:

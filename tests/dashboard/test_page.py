@@ -189,6 +189,18 @@ def test_two_drivers(fake: Server, open_page: Opener) -> None:
     until(second, "continuonbrain.wheel.held")
 
 
+def test_the_base_that_drives_is_named_where_there_is_more_than_one(fake: Server, open_page: Opener) -> None:
+    page = open_page(f"{fake.url}/#learn")
+    page.locator("#base").wait_for(state="attached")
+    assert page.locator("#base").text_content() == ""
+    slot = "0123456789abcdef"
+    probation = {"state": "probation", "ticks": 7, "of_ticks": 400, "minutes": 0.0, "of_minutes": 0.0}
+    fake.bend(base={"slot": slot, "previous": "", **probation})
+    page.get_by_text(f"the imported base {slot}, on probation: 7 of 400 ticks driven").wait_for()
+    fake.bend(base={"slot": "", "previous": slot, "state": "confirmed"})
+    page.get_by_text(f"the base of config.json. Before it drove the imported base {slot}.").wait_for()
+
+
 def test_record_train_promote_and_roll_back(fake: Server, open_page: Opener) -> None:
     fake.bend(train=2.0)
     page = open_page(f"{fake.url}/#drive")

@@ -223,7 +223,8 @@ function paintDriving(host, status, adapters, entries, robot, again) {
   const current = adapters.find((a) => a.slots.includes("current"));
   const previous = adapters.find((a) => a.slots.includes("previous"));
   const on = p.state === "probation";
-  const key = JSON.stringify([status.current, p, status.problem, previous?.id, entries.length]);
+  const base = status.base ?? {};
+  const key = JSON.stringify([status.current, p, status.problem, previous?.id, entries.length, base]);
   if (host.dataset.key === key) return;
   host.dataset.key = key;
   const back = el("button", { type: "button", class: "danger", id: "rollback", disabled: !current }, "Roll back");
@@ -236,12 +237,22 @@ function paintDriving(host, status, adapters, entries, robot, again) {
   host.replaceChildren(
     status.problem ? notice(status.problem, "Look at System, or roll back.", "bad") : "",
     el("p", {}, el("b", {}, status.current || "The base alone"), status.current ? (on ? ", on probation" : ", confirmed") : ""),
+    el("p", { class: "soft", id: "base" }, onBase(base)),
     on ? el("div", { class: "field" },
       el("span", { class: "label", id: "probation-label" }, `Probation: ${countdown(p)}`),
       el("progress", { "aria-labelledby": "probation-label", max: 1, value: Math.min(share(p.ticks, p.of_ticks), share(p.minutes, p.of_minutes)) }),
       el("span", { class: "soft" }, incidents ? `Incidents: ${incidents}` : "No incidents so far.")) : "",
     current ? el("div", { class: "row" }, back, on ? confirm : "") : el("p", { class: "soft" }, nothingDrives(entries)),
     current ? taughtBy(current.card) : "");
+}
+
+/** Which base all that is learned stands on; "" for the only one that there ever was. */
+function onBase({ slot = "", previous = null, state = "", ...p }) {
+  if (!slot && previous === null) return "";
+  const name = (of) => (of ? `the imported base ${of}` : "the base of config.json");
+  const before = previous === null ? "" : ` Before it drove ${name(previous)}.`;
+  if (state !== "probation") return `It stands on ${name(slot)}.${before}`;
+  return `It stands on ${name(slot)}, on probation: ${countdown(p)}.${before} By hand: continuonbrain base confirm, or base rollback.`;
 }
 
 /** Why the base alone drives. */
