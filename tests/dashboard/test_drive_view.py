@@ -406,7 +406,7 @@ def test_two_touches_drive_a_phone_held_either_way(
     for selector in ("#stop", ".joystick", "#wheel", ".segmented", ".situation", ".picture.main"):
         assert in_sight(page, selector), selector
     page.get_by_role("button", name="By hand").tap()  # the first
-    page.get_by_text("You hold the wheel").wait_for()
+    page.locator(".situation").get_by_text("You hold the wheel").wait_for()
     for selector in ("#stop", ".joystick"):
         assert in_sight(page, selector), selector
     box = page.locator(".joystick").bounding_box()

@@ -106,7 +106,9 @@ function setDriver(now, watchers) {
   session.watchers = watchers;
   told = now;
   // The wheel is ours but not this page's: the same browser shows another one.
-  const is = robot.wheel.held ? "me" : now === "me" ? "tab" : now;
+  // While this page takes it, it is no other's.
+  const taking = robot.wheel.socket?.readyState === WebSocket.CONNECTING;
+  const is = robot.wheel.held ? "me" : now !== "me" ? now : taking ? "none" : "tab";
   if (is === driver) return;
   driver = is;
   robot.view.dispatchEvent(new Event("driver"));
