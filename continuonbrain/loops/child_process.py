@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from continuonbrain.errors import BrainError, told_from, told_from_import
@@ -130,6 +130,11 @@ class ChildProcess:
     def end(self, timeout_s: float) -> bool:
         """SIGTERM, and after `timeout_s` SIGKILL; also to whatever it left behind. True: it ended by itself."""
         self.ask_to_end()
+        return self.finish(timeout_s)
+
+    def finish(self, timeout_s: float) -> bool:
+        """`end` of one that was asked already. A second SIGTERM would kill it while its interpreter is taken down,
+        where no handler is in place any more."""
         orderly = self.wait(timeout_s) is not None
         self.kill()
         return orderly
@@ -162,13 +167,12 @@ class ChildProcess:
         return lines[-1] if lines else f"nothing in {self.log_path}"
 
 
-def end_together(timeouts_s: Mapping[ChildProcess, float]) -> list[ChildProcess]:
-    """Ask all to end, wait for each until its seconds are over, kill who is still there: these are returned."""
-    began = time.monotonic()
-    for child in timeouts_s:
+def end_together(children: Sequence[ChildProcess], timeout_s: float) -> list[ChildProcess]:
+    """Ask all to end, wait for all until `timeout_s` is over, kill the rest: these are returned."""
+    deadline = time.monotonic() + timeout_s
+    for child in children:
         child.ask_to_end()
-    least_first = sorted(timeouts_s, key=timeouts_s.__getitem__)
-    return [c for c in least_first if not c.end(max(0.0, began + timeouts_s[c] - time.monotonic()))]
+    return [child for child in children if not child.finish(max(0.0, deadline - time.monotonic()))]
 
 
 def _become(parent: int, module: str, arguments: list[str]) -> None:

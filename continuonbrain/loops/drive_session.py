@@ -198,7 +198,7 @@ class DriveSession:
         if self.control is not None:
             self.control.end(_END_TIMEOUT_S)
         if self.policy is not None:
-            end_together({self.policy: _END_TIMEOUT_S})
+            end_together([self.policy], _END_TIMEOUT_S)
 
 
 def _ended(child: ChildProcess) -> DriveError:

@@ -12,7 +12,7 @@ Rules:
 - A process that ends because another base drives is started again at once.
 - An adapter, or a base, on probation is looked after once a second (`loops/probation.py`).
 - The end: control first (it stops the robot and closes its recording), then the others together. Who has not ended in
-  time (`_END_S`) is killed, and the summary says so.
+  time (`_CONTROL_END_S`, `_OTHERS_END_S`) is killed, and the summary says so.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from continuonbrain.brain_root import BrainRoot, open_brain
@@ -48,10 +48,10 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 8.0
 _FORGIVEN_AFTER_S = 60.0
 _NEEDS_A_PERSON = 2
 _GIVE_UP_AFTER = 3
-_END_S = MappingProxyType({"control": 3.0, "policy": 2.0, "sidecar": 8.0, "service": 8.0})
-"""The policy process has nothing to lose. The sidecar ends the step under way and puts its job down; the service gives
-answers under way two seconds and its open pages their good-bye: on a machine that trains and shows pages all at once
-either takes several times as long as on one that rests."""
+_CONTROL_END_S, _OTHERS_END_S = 3.0, 8.0
+"""The sidecar ends the step under way and puts its job down; the service gives answers under way two seconds and its
+open pages their good-bye; torch is taken down. On a machine that trains and shows pages all at once each takes several
+times as long as on one that rests."""
 _AFTERWARDS_S = 10.0
 _EVENTS = 8
 _RESUBSCRIBE_S = 1.0
@@ -183,8 +183,8 @@ class Supervisor:
         self._probation.close()
         status = read_status(self._layout)
         controls = [w for w in self._watched if w.plan.name == "control"]
-        troubles = self._end(controls)
-        troubles += self._end([w for w in self._watched if w.plan.name != "control"])
+        troubles = self._end(controls, _CONTROL_END_S)
+        troubles += self._end([w for w in self._watched if w.plan.name != "control"], _OTHERS_END_S)
         for watched in self._watched:
             watched.heartbeat.close()
         if self._notices is not None:
@@ -230,13 +230,10 @@ class Supervisor:
             environment=heartbeat.environment,
         )
 
-    def _end(self, watched: list[_Watched]) -> list[str]:
-        """End these together; what did not go as it should."""
-        given = {w.plan.name: _END_S.get(w.plan.name, _END_S["policy"]) for w in watched}
-        killed = end_together({w.child: given[w.plan.name] for w in watched})
-        told = [
-            f"{c.name} did not end within {given[c.name]:g} s of being asked and was killed" for c in killed
-        ]
+    def _end(self, watched: list[_Watched], timeout_s: float) -> list[str]:
+        """End these; what did not go as it should."""
+        killed = end_together([w.child for w in watched], timeout_s)
+        told = [f"{c.name} did not end within {timeout_s:g} s of being asked and was killed" for c in killed]
         return told + [trouble for w in watched if (trouble := self._leave_stopped(w))]
 
     def _leave_stopped(self, watched: _Watched) -> str:

@@ -212,10 +212,11 @@ notify.ready()
 while not asked or time.monotonic() - asked[0] < 3.0:
     notify.watchdog()
     time.sleep(0.05)
+sys.exit(len(asked) - 1)
 """
 
 
-def test_who_puts_work_down_or_shows_pages_has_time_to_end_and_who_has_nothing_to_lose_has_not(
+def test_who_puts_work_down_or_shows_pages_has_time_to_end_on_a_busy_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = module(tmp_path, "takes_its_time", TAKES_ITS_TIME, monkeypatch)
@@ -223,8 +224,9 @@ def test_who_puts_work_down_or_shows_pages_has_time_to_end_and_who_has_nothing_t
     plans = [ChildPlan(name, slow, ()) for name in ("policy", "sidecar", "service")]
     with Supervisor(open_brain(layout.root), plans) as supervisor:
         poll_until(supervisor, lambda: all(w.heartbeat.worked_s() > 0.2 for w in supervisor._watched))
-        children = {plan.name: supervisor.child(plan.name) for plan in plans}
+        children = [supervisor.child(plan.name) for plan in plans]
+        began = time.monotonic()
         summary = supervisor.stop()
-    assert summary.troubles == ("policy did not end within 2 s of being asked and was killed",)
-    codes = {name: child.exit_code for name, child in children.items()}
-    assert codes == {"policy": -signal.SIGKILL, "sidecar": 0, "service": 0}
+    assert summary.troubles == ()
+    assert [child.exit_code for child in children] == [0, 0, 0]  # asked once
+    assert time.monotonic() - began < 6.0  # together, not one after the other
