@@ -13,7 +13,14 @@ from rich.table import Table
 from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.errors import BrainError
-from continuonbrain.storage.backup import backup_folder, backups, check_backup, restore
+from continuonbrain.storage.backup import (
+    backup_folder,
+    backups,
+    check_backup,
+    restore,
+    restore_of_base,
+    slots_in,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -51,9 +58,26 @@ def list_backups(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -
 def restore_backup(
     backup: Annotated[Path, typer.Argument(help="The backup's folder, as `backup list` names it.")],
     root: Annotated[Path, typer.Option("--root", help="Where to: a root without settings and adapters yet.")],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base", help="Only what was learned on this imported base, into a root that has the base again."
+        ),
+    ] = None,
 ) -> None:
-    """Put a backup into a new root. Nothing that is there is overwritten; episodes and the base model are not in it."""
+    """Put a backup into a new root. Nothing that is there is overwritten; episodes and base models are not in it."""
     if not backup.is_dir():
         raise BrainError(f"there is no folder {backup}", remedy="see: continuonbrain backup list --root ROOT")
+    if base is not None:
+        count = restore_of_base(backup, open_brain(root, slot="").layout, base)
+        typer.echo(
+            f"{count} files of base {base} restored; next: continuonbrain base verdict {base} --root {root}"
+        )
+        return
     count = restore(backup, root.expanduser().absolute())
     typer.echo(f"{count} files restored; next: continuonbrain init --root {root} (puts a base model there)")
+    for slot in slots_in(backup):
+        typer.echo(
+            f"then, for what was learned on base {slot}: continuonbrain cloud import ITS_BUNDLE --root {root}, and "
+            f"continuonbrain backup restore {backup} --root {root} --base {slot}"
+        )

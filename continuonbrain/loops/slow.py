@@ -39,8 +39,9 @@ from continuonbrain.loops.two_adapters import no_room_for_two
 from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.finding import ERROR
 from continuonbrain.rlds.reader import list_episodes
-from continuonbrain.storage.adapters import AdapterVersion
+from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 from continuonbrain.storage.backup import back_up, backup_folder
+from continuonbrain.storage.base_slots import BaseSlots
 from continuonbrain.storage.durable import write_json_durably
 from continuonbrain.storage.promotion_rule import OnProbation, PromotionRefused
 from continuonbrain.trainer.build_gates import gates_from_config
@@ -279,13 +280,26 @@ class SlowLoop:
         return Part("cache", outcome, f"{freed / 2**20:.1f} MiB are free again", {"bytes": freed})
 
     def _backup(self) -> Part:
-        versions = protected_versions(self.mid.store)
-        if (slow := standing_slow(self.mid.store)) is not None:
-            versions.add(slow.version.version_id)
-        folder = backup_folder(self.layout, self.config.slow.backup_dir)
-        made = back_up(self.layout, folder, versions=versions, keep=self.config.slow.backups)
+        brain = self.mid.brain
+        slots = ("", *(entry.slot for entry in BaseSlots(self.layout).list()))
+        versions = {slot: self._kept(slot) for slot in slots}
+        folder = backup_folder(brain.configured, self.config.slow.backup_dir)
+        made = back_up(brain.configured, folder, versions=versions, keep=self.config.slow.backups)
         figures = {"path": str(made.path), "files": made.files, "bytes": made.bytes}
         return Part("backup", "done", f"{made.files} files in {made.path}", figures)
+
+    def _kept(self, slot: str) -> set[str]:
+        """Ids of a base's adapters that a backup holds."""
+        store = AdapterStore(self.mid.brain.on(slot).layout)
+        try:
+            versions = protected_versions(store)
+            if (slow := standing_slow(store)) is not None:
+                versions.add(slow.version.version_id)
+        except BrainError:
+            if slot == self.layout.base_slot:
+                raise
+            return set()  # what does not drive, and is damaged, keeps nobody from the others' backup
+        return versions
 
     def _export(self) -> Part:
         if not self.config.cloud.opt_in:

@@ -1,8 +1,11 @@
 """Copies of what a robot cannot learn again: settings, adapters with their history, the safety head's calibration.
 
-A backup is a folder `<number>/` that is laid out as the brain root is, without the base model (shipped, gigabytes) and
-without episodes, and `contents.json` with the sha256 of every file. Private keys are never in it. It is made beside its
-place, synced, read back, and only then renamed; the oldest go afterwards.
+A backup is a folder `<number>/` that is laid out as the brain root is, without base models (shipped or imported,
+gigabytes) and without episodes, and `contents.json` with the sha256 of every file. Private keys are never in it, nor
+which base drives. It is made beside its place, synced, read back, and only then renamed; the oldest go afterwards.
+
+What was learned on an imported base lies in it below `model/bases/SLOT/`. It is of no use without that base, and comes
+back once the base was imported again (`restore_of_base`).
 """
 
 from __future__ import annotations
@@ -12,17 +15,20 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from continuonbrain.errors import BrainError
 from continuonbrain.storage.adapter_version import VERSION_ID
+from continuonbrain.storage.base_slot_rule import SLOT
 from continuonbrain.storage.durable import new_directory_durably, remove_staging_leftovers, sync_directory
 from continuonbrain.storage.layout import BrainLayout
 
 CONTENTS_FILE = "contents.json"
 _FORMAT = "continuonbrain.backup.1"
 _PIECE = 1 << 20
+_OF_A_BASE = re.compile(rf"model/bases/({SLOT.pattern})/")
 _LINK = re.compile(rf"-> versions/{VERSION_ID.pattern}")
 """The only links there are: `current` and `previous`. Any other could lead what is restored somewhere else."""
 
@@ -40,11 +46,13 @@ class Backup:
     bytes: int
 
 
-def back_up(layout: BrainLayout, folder: Path, *, versions: set[str], keep: int) -> Backup:
+def back_up(layout: BrainLayout, folder: Path, *, versions: Mapping[str, set[str]], keep: int) -> Backup:
     """Copy a root's adapters and settings to a new backup in `folder`. For whoever holds the trainer's lock.
 
     Args:
-        versions: ids of the adapters that are copied; the history names more, which are then gone.
+        layout: of the base that config.json names, whichever drives.
+        versions: ids of the adapters that are copied, by the slot of their base, "" for that of config.json; a history
+            names more, which are then gone.
         keep: so many backups stay, the newest; at least one.
 
     Raises:
@@ -142,21 +150,57 @@ def check_backup(path: Path) -> list[str]:
 
 
 def restore(path: Path, root: Path) -> int:
-    """Put a backup into a root that has no adapters and no settings yet; how many files.
+    """Put a backup into a root that has no adapters and no settings yet; how many files. What was learned on imported
+    bases stays in it (`slots_in`).
 
     Raises:
         BackupError: the backup is not whole, or something of it is there already; nothing was changed.
     """
+    return _restored(path, root, [name for name in _named(path) if _slot_of(name) is None])
+
+
+def slots_in(path: Path) -> list[str]:
+    """The imported bases of which a backup holds what was learned on them. Raises BackupError when it is not whole."""
+    return sorted({slot for name in _named(path) if (slot := _slot_of(name)) is not None})
+
+
+def restore_of_base(path: Path, layout: BrainLayout, slot: str) -> int:
+    """Put what was learned on an imported base beside that base, which is there again; how many files.
+
+    Raises:
+        BackupError: as `restore`; or the base is not there, or the backup has nothing of it.
+    """
+    wanted = [name for name in _named(path) if _slot_of(name) == slot]
+    if not wanted:
+        raise BackupError(
+            f"{path} holds nothing of base {slot!r}", remedy="continuonbrain backup list names others"
+        )
+    if not layout.slot_dir(slot).is_dir():
+        raise BackupError(
+            f"base {slot} is not in {layout.root}", remedy="first: continuonbrain cloud import ITS_BUNDLE"
+        )
+    return _restored(path, layout.root, wanted)
+
+
+def _named(path: Path) -> list[str]:
     if problems := check_backup(path):
         raise BackupError(f"{path} is not whole: {problems[0]}", remedy="restore another one")
-    told = json.loads((path / CONTENTS_FILE).read_bytes())["files"]
+    return sorted(json.loads((path / CONTENTS_FILE).read_bytes())["files"])
+
+
+def _slot_of(name: str) -> str | None:
+    found = _OF_A_BASE.match(name)
+    return None if found is None else found[1]
+
+
+def _restored(path: Path, root: Path, told: list[str]) -> int:
     there = sorted(name for name in told if os.path.lexists(root / name))
     if there:
         raise BackupError(
             f"{root} has {there[0]} already", remedy="restore into a new root, or move that one away first"
         )
     try:
-        for name in sorted(told):
+        for name in told:
             target = root / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path / name, target, follow_symlinks=False)
@@ -169,27 +213,32 @@ def restore(path: Path, root: Path) -> int:
     return len(told)
 
 
-def _sources(layout: BrainLayout, versions: set[str]) -> list[tuple[Path, str]]:
+def _sources(layout: BrainLayout, versions: Mapping[str, set[str]]) -> list[tuple[Path, str]]:
     """Files and links with their names in a root of the standard layout."""
     standard = BrainLayout(Path("/"))
     wanted: list[tuple[Path, Path]] = [
         (layout.config_path, standard.config_path),
         (layout.manifest_path, standard.manifest_path),
-        (layout.history_path, standard.history_path),
-        (layout.history_head_path, standard.history_head_path),
         (layout.reservoir_path, standard.reservoir_path),
         (layout.slow_path, standard.slow_path),
+        *_below(layout.safety_dir, standard.safety_dir),
     ]
-    for mine, theirs in (
-        (layout.driving_dir, standard.driving_dir),
-        (layout.safety_dir, standard.safety_dir),
-        *((layout.versions_dir / v, standard.versions_dir / v) for v in sorted(versions)),
-    ):
-        wanted += [(p, theirs / p.relative_to(mine)) for p in sorted(mine.rglob("*")) if p.is_file()]
-    for link, theirs in ((layout.current, standard.current), (layout.previous, standard.previous)):
-        if link.is_symlink():
-            wanted.append((link, theirs))
+    for slot, ids in versions.items():
+        mine, theirs = (one.on_slot(slot) if slot else one for one in (layout, standard))
+        wanted += [
+            (mine.history_path, theirs.history_path),
+            (mine.history_head_path, theirs.history_head_path),
+            (mine.current, theirs.current),
+            (mine.previous, theirs.previous),
+            *_below(mine.driving_dir, theirs.driving_dir),
+        ]
+        for version_id in sorted(ids):
+            wanted += _below(mine.versions_dir / version_id, theirs.versions_dir / version_id)
     return [(p, str(name.relative_to("/"))) for p, name in wanted if p.is_symlink() or p.is_file()]
+
+
+def _below(mine: Path, theirs: Path) -> list[tuple[Path, Path]]:
+    return [(p, theirs / p.relative_to(mine)) for p in sorted(mine.rglob("*")) if p.is_file()]
 
 
 def _is_ours(path: Path) -> bool:

@@ -10,7 +10,15 @@ import pytest
 
 from continuonbrain.storage import backup, durable
 from continuonbrain.storage.adapters import AdapterStore
-from continuonbrain.storage.backup import BackupError, back_up, backups, check_backup, restore
+from continuonbrain.storage.backup import (
+    BackupError,
+    back_up,
+    backups,
+    check_backup,
+    restore,
+    restore_of_base,
+    slots_in,
+)
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
 
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"}
@@ -31,8 +39,8 @@ def root(tmp_path: Path) -> BrainLayout:
     return layout
 
 
-def versions(layout: BrainLayout) -> set[str]:
-    return {v.version_id for v in AdapterStore(layout).list()[:1]}
+def versions(layout: BrainLayout) -> dict[str, set[str]]:
+    return {"": {v.version_id for v in AdapterStore(layout).list()[:1]}}
 
 
 def test_a_backup_is_laid_out_as_the_root_without_keys_and_episodes(
@@ -41,7 +49,7 @@ def test_a_backup_is_laid_out_as_the_root_without_keys_and_episodes(
     made = back_up(root, tmp_path / "out", versions=versions(root), keep=3)
     copy = BrainLayout(made.path)
     assert copy.config_path.read_bytes() == root.config_path.read_bytes()
-    assert [v.version_id for v in AdapterStore(copy).list()] == sorted(versions(root))
+    assert [v.version_id for v in AdapterStore(copy).list()] == sorted(versions(root)[""])
     assert os.readlink(copy.current) == os.readlink(root.current)
     assert copy.current.resolve().is_dir()
     told = "\n".join(str(p) for p in made.path.rglob("*"))
@@ -155,3 +163,47 @@ def test_what_is_no_backup_of_ours_is_never_deleted(root: BrainLayout, tmp_path:
     for _ in range(3):
         back_up(root, tmp_path / "out", versions=versions(root), keep=1)
     assert photos.is_dir()
+
+
+SLOT = "0123456789abcdef"
+
+
+def with_an_imported_base(root: BrainLayout) -> tuple[BrainLayout, str]:
+    """What was learned on it, and by which adapter."""
+    there = root.on_slot(SLOT)
+    (there.base_model_dir).mkdir(parents=True)
+    (there.base_model_dir / "model.safetensors").write_bytes(b"gigabytes")
+    version = AdapterStore(there).stage(FILES | {"calibration.json": b"of the other base"})
+    os.symlink(f"versions/{version.version_id}", there.current)
+    there.history_path.write_text('{"of": "the other base"}\n')
+    root.base_slot_path.write_text("{}")
+    return there, version.version_id
+
+
+def test_what_was_learned_on_an_imported_base_comes_back_beside_that_base(
+    root: BrainLayout, tmp_path: Path
+) -> None:
+    there, version_id = with_an_imported_base(root)
+    made = back_up(root, tmp_path / "out", versions=versions(root) | {SLOT: {version_id}}, keep=2)
+    assert not list(made.path.rglob("base_slot.json"))
+    assert b"gigabytes" not in b"".join(p.read_bytes() for p in made.path.rglob("*") if p.is_file())
+    new = BrainLayout(tmp_path / "new")
+    restore(made.path, new.root)
+    assert (
+        new.history_path.read_bytes() == root.history_path.read_bytes()
+    )  # of the base that config.json names
+    assert os.readlink(new.current) == os.readlink(root.current)
+    assert not new.bases_dir.exists()
+    assert slots_in(made.path) == [SLOT]
+    with pytest.raises(BackupError, match="is not in"):
+        restore_of_base(made.path, new, SLOT)
+    with pytest.raises(BackupError, match="holds nothing of base"):
+        restore_of_base(made.path, new, "f" * 16)
+    (new.on_slot(SLOT).base_model_dir).mkdir(parents=True)  # it was imported again
+    (new.slot_dir(SLOT) / "adapters").mkdir()
+    restore_of_base(made.path, new, SLOT)
+    back = AdapterStore(new.on_slot(SLOT))
+    assert back.current_id() == version_id
+    assert new.on_slot(SLOT).history_path.read_bytes() == there.history_path.read_bytes()
+    with pytest.raises(BackupError, match="already"):
+        restore_of_base(made.path, new, SLOT)
