@@ -17,7 +17,7 @@ export function open(main, robot) {
   const why = el("p", { class: "why" });
   const modes = modeSwitch(robot);
   const pad = drivePad(robot);
-  const driving = panel("Who drives", modes.node, pad.node);
+  const driving = panel("Who drives", modes.node, pad.node, modes.teach); // below the stick, which it must not move
   driving.firstElementChild.append(pad.wheel);
   const more = el("div");
   const words = instructions(robot);
@@ -172,7 +172,7 @@ function modeSwitch(robot) {
   const buttons = Object.entries(MODES).map(([mode, words]) => el("button", { type: "button", "data-mode": mode, "aria-pressed": "false", onclick: () => choose(mode) }, words));
   const teach = el("button", { type: "button", class: "small", id: "teach-it", hidden: true, onclick: () => robot.command("/v1/mode", { mode: "teach" }) }, "Let the simulator’s driver teach it");
   return {
-    node: [el("div", { class: "segmented", role: "group", "aria-label": "Mode" }, buttons), teach],
+    node: el("div", { class: "segmented", role: "group", "aria-label": "Mode" }, buttons), teach,
     paint(tick) {
       teach.hidden = tick?.life !== "taken"; // once a person has taken part, nothing happens by itself
       teach.disabled = robot.driver() === "other";
