@@ -41,7 +41,7 @@ def test_it_is_valid_and_keeps_nothing_of_the_machine_it_ran_on() -> None:
         assert word not in said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not has_board(), reason="TensorBoard is not installed (extra `cloud`)")
 def test_it_runs_from_top_to_bottom_with_nothing_given(
