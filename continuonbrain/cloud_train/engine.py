@@ -9,6 +9,7 @@ with this program.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from continuonbrain.cloud_train.errors import TrainRefused
 from continuonbrain.cloud_train.objective import Batch, Objective
 from continuonbrain.cloud_train.plan import Plan
 from continuonbrain.model.decoder import decoder_of
@@ -36,6 +38,11 @@ class Engine:
             mixed_precision=plan.recipe.mixed_precision,
         )
         self._optimiser: Any = None
+        if self.workers != (started := int(os.environ.get("WORLD_SIZE", "1"))):
+            raise TrainRefused(
+                f"{started} workers were started, and this one knows of {self.workers}",
+                remedy="start them by `continuonbrain cloud train`; a plan for a machine without a GPU says cpu",
+            )
 
     @property
     def worker(self) -> int:

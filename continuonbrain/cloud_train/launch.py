@@ -20,6 +20,15 @@ from continuonbrain.cloud_train.plan import Plan
 WORKER = "continuonbrain.cloud_train.worker"
 
 
+def has_accelerator() -> bool:
+    """Whether there is anything but CPUs here. Accelerate makes workers on CPUs known to each other only where it is
+    told that these are what they compute on."""
+    import torch
+    from accelerate.utils import is_torch_xla_available
+
+    return bool(torch.accelerator.is_available() or is_torch_xla_available())
+
+
 def command(plan: Plan, workers: int) -> list[str]:
     """The command line of torchrun. It restarts nobody: a run is taken up again by the same command, from its state."""
     return [

@@ -113,6 +113,8 @@ def _train(asked: Asked, sha256: str, say: Callable[[str], None]) -> dict[str, A
     prepared = _prepared(asked, bundles, config, unfinished, asked_for, say)
     robot = _whose_calibration(asked, prepared)
     recipe = asked.recipe(config, prepared.measured)
+    from continuonbrain.cloud_train.launch import has_accelerator, run_workers
+
     plan = Plan(
         out=asked.out.absolute(),
         base=asked.base.absolute(),
@@ -121,14 +123,13 @@ def _train(asked: Asked, sha256: str, say: Callable[[str], None]) -> dict[str, A
         recipe=recipe,
         robots=tuple(prepared.robots),
         robot_of=tuple(prepared.robot_of),
-        cpu=asked.cpu,
+        cpu=asked.cpu or not has_accelerator(),
         sharded=asked.sharded,
         save_every=asked.save_every,
         eval_every=asked.eval_every,
         cache_mib=asked.cache_mib,
     )
     plan.write()
-    from continuonbrain.cloud_train.launch import run_workers
 
     say(f"training on {prepared.train} samples with {asked.workers} workers")
     figures = run_workers(plan, asked.workers)

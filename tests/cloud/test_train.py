@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from continuonbrain.cloud.errors import BundleRefused
@@ -121,7 +122,7 @@ def command(given: Given, tmp_path: Path) -> list[str]:
     return [
         sys.executable, "-m", "continuonbrain", "cloud", "train", str(given.bundle), "--base", str(BASE),
         "--key", str(key), "--workers", "2", "--steps", str(STEPS), "--batch", str(BATCH), "--reflex-steps", "0",
-        "--save-every", "2", "--eval-every", "3", "--cpu", "--json",
+        "--save-every", "2", "--eval-every", "3", "--json", *(["--cpu"] if torch.accelerator.is_available() else []),
     ]  # fmt: skip
 
 
