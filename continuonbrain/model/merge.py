@@ -73,6 +73,8 @@ def merge_adapter(base: Path, adapter: Path, out: Path) -> Merged:
         for name in _COPIED:
             shutil.copyfile(base / name, making / name)
         save_file(_merged(base, lora), making / WEIGHTS, metadata={"format": "pt"})
+        # Some releases of safetensors write for their user alone; a base is copied by whoever carries it.
+        shutil.copymode(making / "config.json", making / WEIGHTS)
         head = next((f / REFLEX_FILE for f in (adapter, base) if (f / REFLEX_FILE).is_file()), None)
         if head is not None:
             shutil.copyfile(head, making / REFLEX_FILE)
