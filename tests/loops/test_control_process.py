@@ -34,7 +34,7 @@ class Machine:
 class Switched:
     """A body with a switch of its own. says: what its person asks for; pressed: why it does not let a mode begin."""
 
-    robot_model, environment, off_road = "test", "test", 0
+    robot_model, environment, off_road, astray = "test", "test", 0, ""
     teleop: Teleop | None = None
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ def test_a_mode_begins_only_when_the_body_lets_go_and_park_needs_nobody(
     for number, mode in enumerate(modes, 1):
         assert process._change_mode(mode) == body.pressed
         assert process._loop.mode == "park"
-        assert process._state.held
+        assert process._state.hand.parked
         assert process._loop.pilot.guard.emergency_stopped
         assert body.releases == number
     assert process._change_mode("park") == ""
