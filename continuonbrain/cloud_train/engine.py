@@ -14,12 +14,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from continuonbrain.cloud_train.errors import TrainRefused
+from continuonbrain.cloud_train.launch import MEETING
 from continuonbrain.cloud_train.objective import Batch, Objective
 from continuonbrain.cloud_train.plan import Plan
 from continuonbrain.model.decoder import decoder_of
@@ -28,11 +30,28 @@ _FP16_TRIES = 24
 """The scale of fp16 losses halves until the gradients fit."""
 
 
+def _meet(plan: Plan) -> None:
+    """Join the other workers over the file that whoever started them has named; nothing where torchrun did."""
+    meeting = os.environ.get(MEETING)
+    if meeting is None:
+        return
+    rank, workers = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if not plan.cpu and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # Accelerate takes a group that is there; it asks for an address all the same, and uses none.
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", "0")
+    backend = "gloo" if plan.cpu else None
+    store = dist.FileStore(meeting, workers)  # type: ignore[attr-defined]  # it is, from the C++ part
+    dist.init_process_group(backend, store=store, rank=rank, world_size=workers)
+
+
 class Engine:
     """This process among its workers."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        _meet(plan)
         self._accelerator = Accelerator(
             cpu=plan.cpu,
             mixed_precision=plan.recipe.mixed_precision,

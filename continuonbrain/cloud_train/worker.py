@@ -1,4 +1,5 @@
-"""One worker of a run: `torchrun ... -m continuonbrain.cloud_train.worker OUT/unfinished/plan.json`.
+"""One worker of a run: `python -m continuonbrain.cloud_train.worker OUT/unfinished/plan.json`, in an environment that
+says which of how many it is (`launch.py`; torchrun's names).
 
 The steps are the robot's own (`trainer.steps.StepLoop`: one cycle of the learning rate, clipping, the watch over the
 loss), and so is their state on disk; Accelerate averages gradients over the workers and knows the machine. Every worker

@@ -1,4 +1,4 @@
-"""Training elsewhere: real processes under torchrun, gloo on CPUs, the tiny base."""
+"""Training elsewhere: real workers, gloo on CPUs, the tiny base."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def workers_below(process: psutil.Process) -> list[psutil.Process]:
             words = child.cmdline()
         except psutil.Error:
             continue
-        if "torch.distributed.run" not in words and any("cloud_train.worker" in w for w in words):
+        if any("cloud_train.worker" in w for w in words):
             found.append(child)
     return found
 
@@ -140,12 +140,14 @@ def killed_in_the_middle(command: list[str], out: Path) -> bool:
             assert time.monotonic() < deadline
             time.sleep(0.002)
         assert len(victims) == 2
+        heard_at = [c.laddr.ip for v in victims for c in v.net_connections("inet") if c.status == "LISTEN"]
         os.kill(victims[1].pid, signal.SIGKILL)
         _, said = run.communicate(timeout=200)
     finally:
         run.kill()
     if run.returncode == 0:  # it had just ended
         return False
+    assert set(heard_at) <= {"127.0.0.1"}  # nobody else may hand the workers anything
     assert run.returncode == 2, said
     assert b"the same command again" in said
     assert not (out / "training.json").exists()
