@@ -88,6 +88,10 @@ def manifest_bytes(contents: Contents) -> bytes:
     )
 
 
+_OF_A_DATASET = {"height", "width", "episodes", "steps"}
+_INFO = "dataset_info.json"
+
+
 def document_of(manifest: bytes, base_sha256: str) -> Document:
     """What is signed; key and counter are still to be filled in."""
     signed = SignedFile(hashlib.sha256(manifest).hexdigest(), len(manifest))
@@ -127,6 +131,12 @@ def parse_manifest(data: bytes, *, what: str) -> Contents:
     names = [m.name for m in members]
     if len(set(names)) != len(names) or not all(map(is_member_name, names)):
         raise BundleRefused(f"{what}: manifest.json: a member's name is none, or there twice", remedy=_REMEDY)
+    for folder, told in contents.datasets.items():
+        # What is read is what was signed: a dataset is a folder of members, and nothing beside the bundle.
+        if told.keys() != _OF_A_DATASET or f"{folder}/{_INFO}" not in names:
+            raise BundleRefused(
+                f"{what}: manifest.json: dataset {folder[:80]!r} is none of its members", remedy=_REMEDY
+            )
     return contents
 
 

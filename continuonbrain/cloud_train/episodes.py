@@ -23,6 +23,8 @@ from continuonbrain.trainer.dataset import Drive, drive_of
 _ID = re.compile(r"(e-[0-9a-f]{16})(?:\.(\d{1,6}))?")
 _TEXTS = ("language_instruction", "source", "safety_violations")
 _REMEDY = "have the bundle exported again"
+_LATEST_NS = 2**62
+"""A hundred years after a machine was switched on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,10 @@ class BundledEpisode:
             found = _steps(columns, part.file, clock, digest)
             self.steps += found
             clock = found[-1].monotonic_ns + 1 if found else clock
+            if not 0 <= clock <= _LATEST_NS:
+                raise EpisodeError(
+                    f"a step at {clock} ns", file=part.file, field="monotonic_ns", remedy=_REMEDY
+                )
         self.content = digest.hexdigest()
         self._open: tuple[int, dict[str, Column]] | None = None
 
@@ -96,18 +102,24 @@ class BundledEpisode:
 def episodes_of(bundle: OpenBundle) -> Iterator[BundledEpisode | EpisodeError]:
     """Every episode of a bundle in the order of its datasets, in which a robot's are in the order of time; or why one
     cannot be read."""
+    members = {bundle.folder / member.name for member in bundle.contents.members}
     for folder, told in sorted(bundle.contents.datasets.items()):
         pixels = told["height"] * told["width"]
-        for name, parts in _gathered(bundle.folder / folder).items():
+        for name, parts in _gathered(bundle.folder / folder, members).items():
             try:
                 yield BundledEpisode(bundle.contents.robot, name, parts, pixels)
             except EpisodeError as error:
                 yield error
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+                # Signed by somebody who is trusted, and still no numbers of a drive: the others' are learned from.
+                yield EpisodeError(f"{name} holds what no drive has: {error!r}", file=parts[0].file)
 
 
-def _gathered(folder: Path) -> dict[str, list[_Place]]:
+def _gathered(folder: Path, members: set[Path]) -> dict[str, list[_Place]]:
     found: dict[str, dict[int, _Place]] = {}
     for shard in read_info(folder).shards:
+        if shard.file not in members:
+            raise EpisodeError("this shard is none of the bundle's members", file=shard.file, remedy=_REMEDY)
         for offset in index_records(shard.file):
             columns = view_example(Record(shard.file, offset))
             column = columns.get("episode_metadata/episode_id")

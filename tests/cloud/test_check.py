@@ -6,6 +6,7 @@ import json
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +16,7 @@ from continuonbrain.brain_root import BrainRoot
 from continuonbrain.cloud.check import check_bundle
 from continuonbrain.cloud.manifest import parse_manifest
 from continuonbrain.errors import BrainError
+from continuonbrain.storage.canonical_json import signable_bytes
 from continuonbrain.storage.public_key import PublicKey, parse_public_key
 from continuonbrain.storage.signing import new_private_key, public_key_of
 from continuonbrain.storage.trusted_keys import PrivateKeys
@@ -121,6 +123,28 @@ def test_a_document_of_another_kind_is_none(brain: BrainRoot, key: PublicKey, tm
     path = tmp_path / "d.zip"
     path.write_bytes(zipped({**files, "bundle.json": sign(document, own.load(KEY))}))
     assert "not this manifest" in refused(path, key)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda sets: {"/somebody/elses/dataset": next(iter(sets.values()))},
+        lambda sets: {"../../elsewhere": next(iter(sets.values()))},
+        lambda sets: {**sets, "rlds/none": next(iter(sets.values()))},
+        lambda sets: {name: {} for name in sets},
+        lambda sets: {name: {**told, "more": 1} for name, told in sets.items()},
+    ],
+)
+def test_a_dataset_that_is_no_folder_of_its_members_is_refused_whoever_signed_it(
+    brain: BrainRoot, tmp_path: Path, change: Any
+) -> None:
+    """Else a robot that is trusted could have files read that nobody signed."""
+    files = in_order(export(brain, tmp_path / "folder", as_zip=False).path)
+    told = json.loads(files["manifest.json"])
+    parse_manifest(files["manifest.json"], what="test")
+    told["datasets"] = change(told["datasets"])
+    with pytest.raises(BrainError, match=r"is none of its members"):
+        parse_manifest(signable_bytes(told), what="test")
 
 
 def test_folders(brain: BrainRoot, key: PublicKey, tmp_path: Path) -> None:
