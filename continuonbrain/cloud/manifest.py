@@ -8,6 +8,7 @@ last, so that a bundle can be written in one pass, and one that was cut short ha
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -88,6 +89,7 @@ def manifest_bytes(contents: Contents) -> bytes:
     )
 
 
+_ROBOT = re.compile(r"robot-[0-9a-f]{16}")
 _OF_A_DATASET = {"height", "width", "episodes", "steps"}
 _INFO = "dataset_info.json"
 
@@ -131,6 +133,8 @@ def parse_manifest(data: bytes, *, what: str) -> Contents:
     names = [m.name for m in members]
     if len(set(names)) != len(names) or not all(map(is_member_name, names)):
         raise BundleRefused(f"{what}: manifest.json: a member's name is none, or there twice", remedy=_REMEDY)
+    if not _ROBOT.fullmatch(contents.robot):
+        raise BundleRefused(f"{what}: manifest.json: robot is no robot's pseudonym", remedy=_REMEDY)
     for folder, told in contents.datasets.items():
         # What is read is what was signed: a dataset is a folder of members, and nothing beside the bundle.
         if told.keys() != _OF_A_DATASET or f"{folder}/{_INFO}" not in names:

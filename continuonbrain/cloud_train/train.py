@@ -90,6 +90,7 @@ def _train(asked: Asked, sha256: str, say: Callable[[str], None]) -> dict[str, A
     unfinished = asked.out / "unfinished"
     bundles = [_told(path, say, asked, sha256, unfinished) for path in asked.bundles]
     bundles = sorted({b.manifest_sha256: b for b in bundles}.values(), key=lambda b: b.manifest_sha256)
+    _one_key_each(bundles)
     config = common([b.settings for b in bundles]) if asked.config is None else config_of(asked.config)[0]
     recipe = asked.recipe(config, True)
     if recipe.batch_size < asked.workers:
@@ -134,6 +135,20 @@ def _train(asked: Asked, sha256: str, say: Callable[[str], None]) -> dict[str, A
     say(f"training on {prepared.train} samples with {asked.workers} workers")
     figures = run_workers(plan, asked.workers)
     return _finish(asked, plan, prepared, bundles, config, figures, robot, asked_for, say)
+
+
+def _one_key_each(bundles: Sequence[OpenBundle]) -> None:
+    """Raises TrainRefused where a robot's name comes with two keys: whoever is trusted may send lessons of their own
+    robots, and put nobody else's in their place."""
+    first: dict[str, OpenBundle] = {}
+    for bundle in bundles:
+        known = first.setdefault(bundle.contents.robot, bundle)
+        if known.key.key_id != bundle.key.key_id:
+            raise TrainRefused(
+                f"{known.path} and {bundle.path} say that they are of one robot ({bundle.contents.robot}), and are "
+                f"signed with two keys ({known.key.key_id[:16]}, {bundle.key.key_id[:16]})",
+                remedy="leave out the one whose key is not that robot's; one with a new key exports its memory again",
+            )
 
 
 def _told(path: Path, say: Callable[[str], None], asked: Asked, sha256: str, unfinished: Path) -> OpenBundle:

@@ -53,7 +53,7 @@ def refused(path: Path, key: PublicKey) -> str:
     return caught.value.message
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_byte_of_a_zip_can_change(
     brain: BrainRoot, key: PublicKey, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

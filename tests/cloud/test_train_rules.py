@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from continuonbrain.cloud_train.errors import TrainRefused
 from continuonbrain.cloud_train.order import passes_of, rows_of_step, rows_of_worker
 from continuonbrain.cloud_train.projection import ModuleError, projected, total, truncated
 from continuonbrain.cloud_train.recipe import common, recipe_of
+from continuonbrain.cloud_train.train import _one_key_each
 from continuonbrain.config.load import load_preset
 from continuonbrain.trainer.dataset import sampling_weights
 
@@ -166,3 +170,20 @@ def test_robots_that_do_not_train_alike_need_a_word() -> None:
     other = CONFIG.with_overrides({"learning_rate": 1e-4})
     with pytest.raises(TrainRefused, match=r"learning_rate is 0.003 and 0.0001"):
         common([CONFIG, other])
+
+
+def test_a_robots_name_comes_with_one_key() -> None:
+    """Who is trusted with lessons of their own robots puts nobody else's in their place."""
+
+    def bundle(robot: str, key_id: str) -> Any:
+        return SimpleNamespace(
+            path=Path(f"{key_id}.zip"),
+            contents=SimpleNamespace(robot=robot),
+            key=SimpleNamespace(key_id=key_id * 64),
+        )
+
+    _one_key_each(
+        [bundle("robot-1", "a"), bundle("robot-2", "b"), bundle("robot-1", "a"), bundle("robot-3", "b")]
+    )
+    with pytest.raises(TrainRefused, match=r"a\.zip and b\.zip say that they are of one robot \(robot-1\)"):
+        _one_key_each([bundle("robot-1", "a"), bundle("robot-1", "b")])

@@ -346,7 +346,7 @@ STATES: list[list[str]] = [
 ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.long)])
 def test_every_button_can_be_read_in_every_state(fake: Server, open_page: Opener, scheme: str) -> None:
     page = open_page(f"{fake.url}/#drive", color_scheme=scheme, reduced_motion="reduce")
     page.get_by_role("button", name="keep left", exact=True).wait_for()

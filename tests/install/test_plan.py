@@ -68,7 +68,7 @@ def test_a_second_run_has_nothing_to_do(machine: Machine) -> None:
 
 
 @given(done=st.sets(st.integers(0, STEPS - 1)))
-@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@hypothesis_settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_is_done_already_it_ends_the_same(done: set[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         whole, partly = fake_machine(Path(folder) / "whole"), fake_machine(Path(folder) / "partly")

@@ -49,7 +49,9 @@ def operation(name: str) -> crash_points.Operation:
     return next(o for o in crash_points.OPERATIONS if o.name == name)
 
 
-@pytest.mark.parametrize("name", [pytest.param("confirm", marks=pytest.mark.long), "stage"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) for name in ("confirm", "stage")]
+)
 def test_killed_at_every_call_nothing_is_ever_half_done(tmp_path: Path, name: str) -> None:
     found = crash_points.crash(operation(name), tmp_path)
     assert found.violations == []
