@@ -19,7 +19,7 @@ from typing import Any
 import PIL
 
 from continuonbrain import __version__
-from continuonbrain.brain_root import BrainRoot
+from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.cloud.errors import ExportRefused, NothingToExport
 from continuonbrain.cloud.faces import FaceFinder
 from continuonbrain.cloud.journal import Done, Journal
@@ -48,6 +48,7 @@ from continuonbrain.cloud.secret import pseudonyms_of
 from continuonbrain.cloud.shards import ShardWriter, folder_of, member_of
 from continuonbrain.cloud.sinks import Sink, open_sink, remove_growing
 from continuonbrain.cloud.survey import files_of
+from continuonbrain.errors import BrainError
 from continuonbrain.model.base_identity import checkpoint_sha256
 from continuonbrain.rlds.metadata import EpisodeMetadata
 from continuonbrain.rlds.sharing import answer_of
@@ -253,6 +254,13 @@ class _Job:
                 self._put(sink, journal, name, content)
         if next(done, None) is None:
             self._put(sink, journal, MANIFEST, [self._manifest(shards, journal)])
+        try:  # an export takes a while, and its owner may have thought better of it
+            refuse_without_opt_in(open_brain(self.brain.layout.root))
+        except BrainError:
+            sink.close()
+            remove_growing(sink.path)
+            journal.remove()
+            raise
         if next(done, None) is None:
             manifest = self._manifest(shards, journal)
             sha256 = hashlib.sha256(manifest).hexdigest()

@@ -23,8 +23,8 @@ class Board:
         if has_board():
             from torch.utils.tensorboard import SummaryWriter
 
-            purge = from_step or None
-            self._writer = SummaryWriter(str(folder), purge_step=purge)
+            # What stands there of the steps that are now to come counts no more: also of a run that was begun anew.
+            self._writer = SummaryWriter(str(folder), purge_step=from_step + 1)
 
     @property
     def written(self) -> bool:

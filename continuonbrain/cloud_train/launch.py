@@ -84,6 +84,9 @@ def run_workers(plan: Plan, workers: int) -> dict[str, Any]:
                 )
             code = _end_of(running)
             _end(running)
+    except KeyboardInterrupt:
+        print(f"ended: {_goes_on(plan)}", file=sys.stderr)
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
         _end(running)
@@ -95,10 +98,13 @@ def run_workers(plan: Plan, workers: int) -> dict[str, Any]:
         raise TrainRefused(str(told["message"]), remedy=str(told["remedy"]))
     raise TrainInterrupted(
         f"a worker ended before its time ({_how(code)}); the lines above say how",
-        remedy="give the same command again: it goes on from the last state that was saved"
-        if plan.state_path.exists()
-        else "give the same command again",
+        remedy=_goes_on(plan),
     )
+
+
+def _goes_on(plan: Plan) -> str:
+    again = "give the same command again"
+    return f"{again}: it goes on from the last state that was saved" if plan.state_path.exists() else again
 
 
 def _how(code: int) -> str:

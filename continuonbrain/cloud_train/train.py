@@ -181,8 +181,12 @@ def _prepared(
         known = json.loads(paper.read_bytes())
         if known["asked_for"] == asked_for:
             return Prepared.from_json(known["prepared"])
+        raise TrainRefused(
+            f"{asked.out} holds an unfinished training of other bundles, options or settings",
+            remedy=f"go on with what it was given, or give another folder with --out, or remove {unfinished}",
+        )
     except (OSError, ValueError, KeyError, TypeError):
-        pass
+        pass  # nothing was begun, or nothing of it is left
     paper.unlink(missing_ok=True)
     unfinished.mkdir(parents=True, exist_ok=True)
     prepared = prepare(bundles, asked.base, config, unfinished, say=say)

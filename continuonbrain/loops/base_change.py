@@ -78,7 +78,7 @@ def switch_base(
                 "confirm, or adapters rollback",
             )
         slot = slots.get(slot_id)
-        _is_trusted(brain, slot)
+        require_trusted(brain, slot)
         verdict = slot.verdict()
         # The rule first: it costs nothing, hashing a base minutes.
         for sha256 in (slot.base_sha256, _hashed(slot)):
@@ -184,7 +184,8 @@ def _calibration_sha256(slot: BaseSlot) -> str:
         return ""
 
 
-def _is_trusted(brain: BrainRoot, slot: BaseSlot) -> None:
+def require_trusted(brain: BrainRoot, slot: BaseSlot) -> None:
+    """Raises SwitchRefused, KeyRefused where the key that an imported base came by is not, or no longer, trusted."""
     imported = slot.about.get("imported")
     key_id = imported.get("key_id") if isinstance(imported, dict) else None
     if not isinstance(key_id, str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from continuonbrain.loops.base_change import SwitchRefused, drives_sha256
+from continuonbrain.loops.base_change import SwitchRefused, drives_sha256, require_trusted
 from continuonbrain.loops.judging import rules_of, with_what_computed
 from continuonbrain.loops.lessons import read_lessons
 from continuonbrain.model.base_identity import base_sha256
@@ -53,6 +53,7 @@ def judge_slot(mid: Sidecar, slot_id: str, *, course: Course | None = None) -> d
             raise SwitchRefused(
                 f"base {slot_id} is not judged, gates are closed: {closed}", remedy="try again then"
             )
+        require_trusted(mid.brain, slot)
         sha256 = base_sha256(slot.base)
         if sha256 != slot.base_sha256:
             raise SwitchRefused(

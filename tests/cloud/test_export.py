@@ -246,3 +246,20 @@ def test_a_zip_beyond_four_gigabytes_is_one_that_others_read(tmp_path: Path) -> 
         assert [i.file_size for i in opened.infolist()] == [size, 9]
         assert opened.read("small") == b"behind it"
     assert isinstance(big, Member)
+
+
+def test_who_takes_the_opt_in_back_while_it_is_exported_has_nothing_signed(
+    brain: BrainRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from continuonbrain.cloud.export import _Job
+
+    papers = _Job._papers
+
+    def thinks_better(self: Any, *given: Any) -> Any:
+        yield from papers(self, *given)
+        set_config(brain.layout.root, opt_in=False)
+
+    monkeypatch.setattr(_Job, "_papers", thinks_better)
+    with pytest.raises(ExportRefused, match="opt_in is false"):
+        export(brain, tmp_path / "a.zip")
+    assert not [p for p in tmp_path.rglob("a.zip*") if p.is_file()]

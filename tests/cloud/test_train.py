@@ -17,7 +17,7 @@ import torch
 from safetensors.numpy import load_file
 
 from continuonbrain.cloud.errors import BundleRefused
-from continuonbrain.cloud_train.board import has_board
+from continuonbrain.cloud_train.board import Board, has_board
 from continuonbrain.cloud_train.errors import TrainRefused
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.storage.adapter_version import adapter_sha256_on_disk
@@ -100,6 +100,31 @@ def test_the_log_is_tensorboards(of_two: Path) -> None:
     ]
     assert [step for tag, step in found if tag == "train/loss"] == [1, 2, 3, 4, 5, 6]
     assert [step for tag, step in found if tag == "held_out/loss"] == [3, 6]
+
+
+@pytest.mark.skipif(not has_board(), reason="TensorBoard is not installed (extra `cloud`)")
+def test_steps_that_are_done_again_stand_in_the_log_once(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def steps_of(folder: Path) -> list[tuple[int, float]]:
+        found = EventAccumulator(str(folder))
+        found.Reload()
+        return [(event.step, event.value) for event in found.Scalars("train/loss")]
+
+    for from_step, to, loss in ((0, 5, 1.0), (2, 6, 2.0)):
+        board = Board(tmp_path / "resumed", from_step=from_step)
+        for step in range(from_step + 1, to + 1):
+            board.add(step, train__loss=loss)
+        board.close()
+        time.sleep(1.1)  # a file's name is of its second
+    assert steps_of(tmp_path / "resumed") == [(1, 1.0), (2, 1.0), *((n, 2.0) for n in (3, 4, 5, 6))]
+    for loss in (1.0, 2.0):  # begun anew
+        board = Board(tmp_path / "anew", from_step=0)
+        for step in (1, 2, 3):
+            board.add(step, train__loss=loss)
+        board.close()
+        time.sleep(1.1)
+    assert steps_of(tmp_path / "anew") == [(1, 2.0), (2, 2.0), (3, 2.0)]
 
 
 def workers_below(process: psutil.Process) -> list[psutil.Process]:

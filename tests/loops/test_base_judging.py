@@ -26,6 +26,7 @@ from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.base_slots import BaseSlots
 from continuonbrain.storage.base_verdict_rule import BASE_VERDICT_VERSION
 from continuonbrain.storage.lock import LockHeldError, ProcessLock
+from continuonbrain.storage.trusted_keys import TrustedKeys
 from continuonbrain.trainer.evidence import Evidence
 from tests.loops.test_base_change import BOOT, Robot
 from tests.trainer.test_base_verdict import DRIVEN
@@ -159,3 +160,11 @@ def test_nothing_is_judged_while_something_is_learned(robot: Robot, measuring: M
         judged(robot)
     assert measuring.asked == []
     assert BaseSlots(robot.brain.layout).get(robot.slot).verdict() is None
+
+
+def test_a_base_whose_key_was_revoked_is_not_opened(robot: Robot, measuring: Measuring) -> None:
+    imported = robot.entry.about["imported"]
+    TrustedKeys(robot.brain.layout).revoke(imported["key_id"])
+    with pytest.raises(BrainError, match="revoked"):
+        judged(robot)
+    assert robot.entry.verdict() is None
