@@ -45,7 +45,7 @@ PRIVACY: Final[Mapping[str, Any]] = {
         "monotonic_ns": "from the first step on: the clock itself tells how long the robot was on",
         "source, control_role, xr_mode": "who drove: a person, the policy, or other",
         "tags": "only this project's own",
-        "images": "without Exif, comments and thumbnails",
+        "images": "without all that is not of the picture; a JPEG that libjpeg would not write so is encoded again",
     },
     "dropped": [
         "names of people, accounts and machines",
