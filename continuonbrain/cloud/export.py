@@ -290,7 +290,7 @@ class _Job:
         for slot in self.slots:
             for file in slot.files:
                 yield f"adapters/{slot.name}/{file.name}", _pieces(file)
-        decoded = self.plan.frames == "half" or (self.faces is not None and self.plan.frames != "none")
+        decoded = self.plan.frames != "none"
         small = {
             "base.json": base_paper(self.base_sha256, self.slots),
             "config.json": settings_paper(self.brain),

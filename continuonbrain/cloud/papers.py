@@ -80,7 +80,7 @@ def doctor_paper(facts: Iterable[Mapping[str, Any]], *, decoded: bool) -> bytes:
     """`doctor.json`: what was seen of the episodes while they were read.
 
     Args:
-        decoded: whether pixels were looked at, too; where pictures are copied, checksums and markers are.
+        decoded: whether pictures left, and so were decoded.
     """
     lines = [line for fact in facts for line in fact.get("doctor", ())]
     return _text(

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from continuonbrain.cloud.images import Size
+from continuonbrain.cloud.plain_jpeg import Size
 from continuonbrain.rlds.sharing import Answer
 
 Frames: TypeAlias = Literal["keep", "half", "none"]

@@ -24,6 +24,7 @@ from continuonbrain.rlds.metadata import SCHEMA_VERSION, EpisodeMetadata, Softwa
 from continuonbrain.rlds.sharing import CLOUD
 from continuonbrain.rlds.step import SOURCE_AUTOPILOT, SOURCE_HUMAN, Step
 from continuonbrain.rlds.tfrecord import FeatureIn
+from continuonbrain.safety.reasons import Reason
 
 DAY_MS: Final = 86_400_000
 SECRET_BYTES: Final = 32
@@ -33,24 +34,25 @@ PRIVACY: Final[Mapping[str, Any]] = {
     "kept": [
         "action, proposed action, measured speed and yaw rate",
         "language_instruction: what the robot was told, word for word",
-        "safety_violations: reason codes",
+        "safety_violations: the codes of this project's guard",
         "adapter_sha256",
-        "metadata: robot_model, software, duration_ms, share.cloud",
+        "metadata: robot_model where it is one of this project's, versions of software, duration_ms, share.cloud",
     ],
     "coarsened": {
         "robot_id": "a pseudonym under a secret of the robot",
         "episode_id": "a pseudonym: the name tells the time of recording",
-        "environment_id": "a pseudonym, but for the simulator's",
+        "environment_id": "a pseudonym, but for the simulator's own worlds",
         "start_time_unix_ms": "the day, UTC",
         "monotonic_ns": "from the first step on: the clock itself tells how long the robot was on",
         "source, control_role, xr_mode": "who drove: a person, the policy, or other",
         "tags": "only this project's own",
-        "images": "without Exif, comments and thumbnails",
+        "images": "without all that is not of the picture; a JPEG that libjpeg would not write so is encoded again",
     },
     "dropped": [
         "names of people, accounts and machines",
         "GPS and poses: every field of the observation that is not named here",
         "audio",
+        "reasons, robot models and versions that are none of this project's",
         "wall-clock times of steps",
         "provenance: paths, names of imported folders, repair reports",
         "share but for share.cloud",
@@ -76,8 +78,29 @@ def privacy_with(faces: str) -> Mapping[str, Any]:
 
 _TAGS = frozenset(("drive", "teleop", "donkeycar", "tub", "imported"))
 _XR_MODES = frozenset(("trainer", "autonomous", "observer"))
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,39}")
-_REASON = re.compile(r"[a-z][a-z0-9_.:-]{0,47}")
+_VERSION = re.compile(r"none|unknown|[0-9]{1,4}(\.[0-9]{1,4}){1,2}((a|b|rc|\.dev|\.post)[0-9]{1,4})?")
+_REASONS = frozenset(reason.value for reason in Reason)
+_ROBOT_MODELS = frozenset(("donkeycar", "sim-donkeycar"))
+SIM_WORLDS: Final = frozenset(
+    (
+        *(
+            "none",
+            "tape",
+            "trim",
+            "reverse",
+            "pitch",
+            "dark",
+            "gain",
+            "throttle",
+            "wheelbase",
+            "height",
+            "yaw",
+        ),
+        *("colour", "invert", "narrow"),
+    )
+)
+"""Names of `robot.sim.shifts.SHIFTS`, written down: to import them would load the simulator."""
+_SIM_PLACE = re.compile(r"sim/([a-z]+)(?:/track-[0-9]{1,6})?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FIELD = re.compile(r"[a-z_]+(\.[a-z_]+){0,3}")
 
@@ -146,11 +169,13 @@ def clean_metadata(
         control_role=_who(metadata.control_role, "human_teleop", "autonomous"),
         environment_id=place if _is_simulated(place) else "place-" + names.of("place", place),
         tags=tuple(tag for tag in metadata.tags if tag in _TAGS),
-        software=Software(**{name: _word(getattr(software, name)) for name in Software.__dataclass_fields__}),
+        software=Software(
+            **{name: _version(getattr(software, name)) for name in Software.__dataclass_fields__}
+        ),
         schema_version=SCHEMA_VERSION,
         episode_id=episode_id,
         robot_id="robot-" + names.of("robot", metadata.robot_id) if metadata.robot_id else names.root,
-        robot_model=_word(metadata.robot_model),
+        robot_model=metadata.robot_model if metadata.robot_model in _ROBOT_MODELS else "",
         start_time_unix_ms=None if start is None else start // DAY_MS * DAY_MS,
         duration_ms=metadata.duration_ms if whole else duration_ms,
         share={CLOUD: True},
@@ -165,9 +190,7 @@ def clean_features(features: Mapping[str, FeatureIn], steps: Sequence[Step]) -> 
     return {
         **features,
         "steps/source": [_who(s.source, SOURCE_HUMAN, SOURCE_AUTOPILOT).encode() for s in steps],
-        "steps/safety_violations": [
-            ",".join(r for r in s.reasons if _REASON.fullmatch(r)).encode() for s in steps
-        ],
+        "steps/safety_violations": [",".join(r for r in s.reasons if r in _REASONS).encode() for s in steps],
         "steps/adapter_sha256": [
             s.adapter_sha256.encode() if _SHA256.fullmatch(s.adapter_sha256) else b"" for s in steps
         ],
@@ -215,9 +238,10 @@ def _known(text: str, known: frozenset[str]) -> str:
     return text if text in known else OTHER
 
 
-def _word(text: str) -> str:
-    return text if _WORD.fullmatch(text) else ""
+def _version(text: str) -> str:
+    return text if _VERSION.fullmatch(text) else ""
 
 
 def _is_simulated(place: str) -> bool:
-    return re.fullmatch(r"sim/[a-z0-9_/+-]{1,64}", place) is not None
+    found = _SIM_PLACE.fullmatch(place)
+    return found is not None and found[1] in SIM_WORLDS

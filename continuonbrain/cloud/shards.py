@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from continuonbrain.cloud.faces import FaceFinder
-from continuonbrain.cloud.images import Size, bare_image, blurred_image, half_image
+from continuonbrain.cloud.images import bare_image, blurred_image, half_image
+from continuonbrain.cloud.plain_jpeg import Size
 from continuonbrain.cloud.plan import Dataset, Frames, Shard
 from continuonbrain.cloud.privacy import Pseudonyms, clean_features, clean_field, clean_metadata
 from continuonbrain.cloud.sinks import Sink

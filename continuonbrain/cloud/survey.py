@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from continuonbrain.cloud.images import Size, bare_image
+from continuonbrain.cloud.images import bare_image
+from continuonbrain.cloud.plain_jpeg import Size
 from continuonbrain.cloud.plan import Candidate
 from continuonbrain.rlds.checked import parse_json
 from continuonbrain.rlds.errors import EpisodeError

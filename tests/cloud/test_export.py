@@ -85,7 +85,7 @@ def test_the_members_of_a_bundle(brain: BrainRoot, tmp_path: Path) -> None:
     assert found.contents.datasets == {dataset: {"height": 24, "width": 32, "episodes": 3, "steps": 15}}
     folder = unpacked(done.path, tmp_path / "unpacked")
     doctor = json.loads((folder / "doctor.json").read_text())
-    assert doctor == {"schema": 1, "healthy": True, "pictures_decoded": False, "findings": []}
+    assert doctor == {"schema": 1, "healthy": True, "pictures_decoded": True, "findings": []}
     lines = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
     assert [line["steps"] for line in lines] == [5, 7, 3]
     told = json.loads((folder / "manifest.json").read_text())["privacy"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,11 @@ def written(image: Image.Image, form: str, **options: Any) -> bytes:
     height=st.integers(1, 40),
     width=st.integers(1, 40),
     quality=st.integers(1, 100),
-    progressive=st.booleans(),
     subsampling=st.sampled_from((0, 1, 2)),
     seed=st.integers(0, 9),
 )
 def test_a_jpeg_keeps_its_pixels_and_nothing_else(
-    height: int, width: int, quality: int, progressive: bool, subsampling: int, seed: int
+    height: int, width: int, quality: int, subsampling: int, seed: int
 ) -> None:
     exif = Image.Exif()
     exif[0x010E] = CANARY.decode()
@@ -45,7 +45,6 @@ def test_a_jpeg_keeps_its_pixels_and_nothing_else(
         picture(height, width, seed),
         "JPEG",
         quality=quality,
-        progressive=progressive,
         subsampling=subsampling,
         exif=exif,
         comment=CANARY,
@@ -58,6 +57,70 @@ def test_a_jpeg_keeps_its_pixels_and_nothing_else(
     assert size == (height, width)
     np.testing.assert_array_equal(decode_image(bare), decode_image(data))
     assert bare_image(bare)[0] == bare
+
+
+def test_a_plain_jpeg_leaves_byte_for_byte() -> None:
+    for quality in (1, 60, 90, 100):
+        data = written(picture(24, 32), "JPEG", quality=quality)
+        assert bare_image(data) == (data, (24, 32))
+
+
+def with_segment(data: bytes, marker: int) -> bytes:
+    return data[:2] + bytes((0xFF, marker)) + (len(CANARY) + 2).to_bytes(2, "big") + CANARY + data[2:]
+
+
+def test_no_segment_of_a_jpeg_carries_a_text_out() -> None:
+    data = written(picture(24, 32), "JPEG")
+    markers = [*range(0x02, 0xC0), 0xC8, 0xCC, 0xDB, *range(0xDC, 0xE0), *range(0xE0, 0xFF)]
+    refused = 0
+    for marker in markers:
+        try:
+            bare, size = bare_image(with_segment(data, marker))
+        except EpisodeError:
+            refused += 1
+            continue
+        assert (CANARY in bare, size) == (False, (24, 32)), hex(marker)
+    assert refused < len(markers)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}])
+def test_no_scan_carries_a_text_behind_its_last_block(options: dict[str, Any]) -> None:
+    data = written(picture(24, 32), "JPEG", quality=90, **options)
+    last_scan = data.rindex(b"\xff\xda")
+    restart = data.find(b"\xff\xd0", last_scan)
+    for at in (len(data) - 2, restart if restart > 0 else len(data) - 2):
+        bare, size = bare_image(data[:at] + CANARY + data[at:])
+        assert (CANARY in bare, size) == (False, (24, 32))
+        off = np.abs(decode_image(bare).astype(int) - decode_image(data).astype(int))
+        assert off.mean() < 8
+
+
+def test_one_byte_behind_the_last_block_is_taken_away() -> None:
+    data = written(picture(24, 32), "JPEG", quality=90)
+    assert bare_image(data[:-2] + b"\x37" + data[-2:])[0] == bare_image(data[:-2] + b"\x7e" + data[-2:])[0]
+
+
+def test_a_table_that_nothing_uses_carries_no_text_out() -> None:
+    data = written(picture(24, 32), "JPEG")
+    text = (CANARY * 3)[:64]
+    table = b"\xff\xdb\x00\x43\x03" + text
+    bare, _ = bare_image(data[:20] + table + data[20:])
+    assert text not in bare
+    assert decode_image(bare).shape == (24, 32, 3)
+
+
+def test_no_chunk_of_a_png_carries_a_text_out() -> None:
+    data = written(picture(9, 7), "PNG")
+
+    def chunk(kind: bytes, text: bytes) -> bytes:
+        return len(text).to_bytes(4, "big") + kind + text + zlib.crc32(kind + text).to_bytes(4, "big")
+
+    end = data.index(b"IEND") - 4
+    behind, palette = chunk(b"IDAT", CANARY), chunk(b"PLTE", CANARY)
+    for altered in (data[:end] + behind + data[end:], data[:33] + palette + data[33:]):
+        bare, _ = bare_image(altered)
+        assert CANARY not in bare
+        np.testing.assert_array_equal(decode_image(bare), decode_image(data))
 
 
 def test_a_png_keeps_its_pixels_and_nothing_else() -> None:
