@@ -14,7 +14,6 @@ class Entry:
         paths, a word with a star for the one path that it fits, and NAME-OF:PATH for that path's last part.
     code: how it ends; None where that depends on the machine.
     local: it listens or talks on this machine's loopback interface: that is its job.
-    backwards: its libraries ask what a loopback address is called, and that may go to the machine's name server.
     long: minutes.
     stop_s: it is interrupted so long after its start, or after the file `ready` is there.
     meanwhile: another command, which runs before that, and ends with 0.
@@ -24,7 +23,6 @@ class Entry:
     words: str
     code: int | None = 0
     local: bool = False
-    backwards: bool = False
     long: bool = False
     stop_s: float | None = None
     ready: str = ""
@@ -105,9 +103,8 @@ ENTRIES = (
         "cloud train {work}/memory.zip --key {docked}/keys/public/robot.pub --base {tiny} --out {work}/trained "
         "--rank 12 --steps 6 --batch 8 --reflex-steps 2 --workers 2 --cpu",
         local=True,
-        backwards=True,  # torch's c10d names its peers in its log
         long=True,
-        processes=4,
+        processes=3,
     ),
     Entry("cloud fit {work}/trained --for {robot} --out {work}/fitted", long=True),
     Entry("cloud pack {work}/fitted {work}/fitted.bundle --key robot --root {robot}", long=True),

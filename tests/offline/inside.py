@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from listeners import Listeners
 from wire import Wire, close_in
 
 _SETTLE_S = 0.15
@@ -107,18 +108,22 @@ def _ended(
 def main(trial: Path) -> None:
     """Run all, and write down what was seen."""
     asked = json.loads(trial.read_text())
-    wire = None
+    wire = listeners = None
     if asked["closed"]:
         close_in()
-        wire = Wire()
+        wire, listeners = Wire(), Listeners()
     found = []
     for given in asked["runs"]:
+        if listeners is not None:
+            listeners.local = given["local"]
         row = run(given, Path(asked["log"]))
-        if wire is not None:
+        if wire is not None and listeners is not None:
             time.sleep(_SETTLE_S)
-            row["packets"] = wire.taken()
+            row["packets"], row["listeners"] = wire.taken(), listeners.taken()
         found.append(row)
     missed = 0 if wire is None else wire.close()
+    if listeners is not None:
+        listeners.close()
     Path(asked["out"]).write_text(json.dumps({"runs": found, "missed": missed}))
 
 

@@ -1,9 +1,9 @@
 """No command ever asks anybody for anything: each is run as a process of its own where an attempt cannot get out,
 cannot fail unseen, and is told with the place that made it.
 
-Two watchers: a hook of Python's in every Python process (`hook/sitecustomize.py`), which knows who asked, also for
-names and for loopback; and everything that is sent in a network namespace of its own (`wire.py`), which hears native
-code and other programs as well.
+Three watchers: a hook of Python's in every Python process (`hook/sitecustomize.py`), which knows who asked, also for
+names and for loopback; and, in a network namespace of its own, everything that is sent (`wire.py`) and every socket
+that waits for somebody (`listeners.py`): these hear native code and other programs as well.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ pytest.importorskip("torch")
 from continuonbrain.cli.main import COMMANDS, _load
 from tests.offline.commands import ENTRIES, Entry
 from tests.offline.given import everything
-from tests.offline.wire import LOOPBACK_BACKWARDS, way_in
+from tests.offline.wire import way_in
 
 HERE = Path(__file__).parent
 LIMIT_S = 1500.0
@@ -122,6 +122,18 @@ NATIVE = {
     "another program": 'subprocess.run(["getent", "ahosts", "robots.example"])',
 }
 ASKED_FOR_A_NAME = {"a name, looked up by connect itself", "another program"}
+WAITING = {
+    "native code that listens to everybody": 'wire.listen_natively("0.0.0.0", 0.5)',
+    "native code that listens on loopback, which is not its job": 'wire.listen_natively("127.0.0.1", 0.5)',
+    "a Python without the hook that listens": (
+        "subprocess.run([sys.executable, '-S', '-E', '-c', 'import socket, time; s = socket.socket(); "
+        's.bind(("0.0.0.0", 0)); s.listen(); time.sleep(0.5)\'])'
+    ),
+    "a Python without the hook that takes datagrams": (
+        "subprocess.run([sys.executable, '-S', '-E', '-c', 'import socket, time; "
+        's = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.bind(("::", 0)); time.sleep(0.5)\'])'
+    ),
+}
 HARMLESS = {
     "a Unix socket": 'a, b = socket.socketpair(); a.send(b"x")',
     "an inet socket that goes nowhere": "socket.socket().close()",
@@ -149,7 +161,7 @@ def tempted(code: str) -> dict[str, Any]:
 
 
 def test_whoever_tries_is_caught_however_silent(tmp_path: Path) -> None:
-    cases = {**TEMPTED, **NATIVE, **HARMLESS}
+    cases = {**TEMPTED, **NATIVE, **WAITING, **HARMLESS}
     found = trial([tempted(code) for code in cases.values()], tmp_path)
     for case, row in zip(cases, found["runs"], strict=True):
         assert row["code"] == 0, (case, row["said"])
@@ -158,8 +170,13 @@ def test_whoever_tries_is_caught_however_silent(tmp_path: Path) -> None:
         if case in TEMPTED:
             assert heard["hook"], case
             assert not heard["wire"], (case, row["packets"])  # refused before anything was sent
+            assert not row.get("listeners"), (case, row)
         elif case in HARMLESS:
             assert heard == {"hook": False, "wire": False}, (case, row)
+            assert not row.get("listeners"), (case, row)
+        elif case in WAITING:
+            assert heard == {"hook": False, "wire": False}, (case, row)
+            assert row.get("listeners") or not found["closed"], case
         else:
             assert not heard["hook"], case
             if not found["closed"] or (case in ASKED_FOR_A_NAME and not names_go_out()):
@@ -173,15 +190,20 @@ def test_loopback_is_free_where_it_is_a_commands_job(tmp_path: Path) -> None:
     bound = (
         's = socket.socket(); s.bind(("127.0.0.1", 0)); s.listen(); socket.create_connection(s.getsockname())'
     )
-    (inside, everybody) = trial(
+    found = trial(
         [
             tempted(bound) | {"local": True},
             tempted('socket.socket().bind(("", 0))') | {"local": True},
+            tempted('wire.listen_natively("127.0.0.1", 0.5)') | {"local": True},
+            tempted('wire.listen_natively("0.0.0.0", 0.5)') | {"local": True},
         ],
         tmp_path,
-    )["runs"]
-    assert (inside["attempts"], inside.get("packets", [])) == ([], [])
+    )
+    inside, everybody, native, natively_everybody = found["runs"]
+    assert (inside["attempts"], inside.get("packets", []), inside.get("listeners", [])) == ([], [], [])
     assert [row["event"] for row in everybody["attempts"]] == ["socket.bind"]
+    assert (native["attempts"], native.get("listeners", [])) == ([], [])
+    assert natively_everybody.get("listeners") or not found["closed"]
 
 
 def tried(entries: list[Entry], folder: Path, taught: Path) -> None:
@@ -207,9 +229,9 @@ def tried(entries: list[Entry], folder: Path, taught: Path) -> None:
     wrong = []
     for entry, row in zip(entries, found["runs"], strict=True):
         print(f"{row['seconds']:8.2f} s {row['processes']:3d} processes  {entry.words}")
-        sent = set(row.get("packets", ())) - (LOOPBACK_BACKWARDS if entry.backwards else set())
-        if row["attempts"] or sent:
-            wrong.append(f"{entry.words}: tried {row['attempts']}, sent {sorted(sent)}")
+        sent, waits = set(row.get("packets", ())), row.get("listeners", [])
+        if row["attempts"] or sent or waits:
+            wrong.append(f"{entry.words}: tried {row['attempts']}, sent {sorted(sent)}, {waits}")
         if row["code"] != entry.code and (entry.code is not None or row["code"] is None):
             wrong.append(f"{entry.words}: ended with {row['code']}, not {entry.code}: {row['said']}")
         if row["processes"] < entry.processes:

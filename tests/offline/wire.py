@@ -15,6 +15,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 
 _ALL, _IPV4, _IPV6 = 0x0003, 0x0800, 0x86DD
 _SOL_PACKET, _PACKET_STATISTICS = 263, 6
@@ -24,11 +25,6 @@ _UNREACHABLE = {_ICMP: 3, _ICMP6: 1}
 _NAMES = 53
 _UDP_HEADER, _DNS_HEADER = 8, 12
 _FIRST_BYTES = 400
-
-LOOPBACK_BACKWARDS = frozenset(
-    f"asks for the name {ipaddress.ip_address(a).reverse_pointer}" for a in ("127.0.0.1", "::1")
-)
-"""What a loopback address is called: a question that goes to the name server where /etc/hosts has no answer."""
 
 
 def way_in() -> list[str] | None:
@@ -129,4 +125,15 @@ def connect_natively(address: str, port: int) -> None:
     opened = libc.socket(int(socket.AF_INET), int(socket.SOCK_STREAM), 0)
     where = struct.pack("=H", int(socket.AF_INET)) + struct.pack("!H", port) + socket.inet_aton(address)
     libc.connect(opened, where + bytes(8), 16)
+    libc.close(opened)
+
+
+def listen_natively(address: str, seconds: float) -> None:
+    """Wait for somebody as native code does. For the trial of the trial."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    opened = libc.socket(int(socket.AF_INET), int(socket.SOCK_STREAM), 0)
+    where = struct.pack("=H", int(socket.AF_INET)) + struct.pack("!H", 0) + socket.inet_aton(address)
+    if libc.bind(opened, where + bytes(8), 16) or libc.listen(opened, 1):
+        raise RuntimeError(f"errno {ctypes.get_errno()}")
+    time.sleep(seconds)
     libc.close(opened)
