@@ -22,10 +22,10 @@ def import_bundle(
     as_json: JsonOption = False,
 ) -> None:
     """Take a signed adapter of a trusted key as candidate. It drives only after a verdict of this brain."""
-    from continuonbrain.loops.adapter_import import import_adapter
+    from continuonbrain.loops.cloud_import import import_fitting
 
     brain = open_brain(root)
-    print_imported(import_adapter(brain, file), brain.layout.root, as_json=as_json)
+    print_imported(import_fitting(brain, file), brain.layout.root, as_json=as_json)
 
 
 def print_imported(taken: Imported, root: Path, *, as_json: bool) -> None:

@@ -18,7 +18,7 @@ from continuonbrain.cli import cloud_train
 from continuonbrain.cli.cloud_import import import_bundle, pack_base
 from continuonbrain.cli.episodes_common import disk_errors, print_json, progress_bar
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
-from continuonbrain.cloud.check import check_bundle
+from continuonbrain.cloud.check import USUAL_NAME, check_bundle
 from continuonbrain.cloud.export import Exported, export_bundle, key_for, refuse_without_opt_in
 from continuonbrain.cloud.faces import face_finder
 from continuonbrain.cloud.plan import Plan, what_leaves
@@ -38,7 +38,6 @@ app.command("train")(cloud_train.train)
 app.command("fit")(cloud_train.fit)
 app.command("pack")(cloud_train.pack)
 
-_NAME = "continuonbrain-memory"
 _NAMED = 5
 _LARGEST_KEY_FILE = 64 << 10
 
@@ -61,7 +60,7 @@ def export(
     root: RootOption = DEFAULT_ROOT,
     out: Annotated[
         Path, typer.Option("--out", help="NAME.zip for one file; any other name, or a stick, for a folder.")
-    ] = Path(f"{_NAME}.zip"),
+    ] = Path(f"{USUAL_NAME}.zip"),
     frames: Annotated[
         FrameChoice, typer.Option("--frames", help="Pictures as they are, at half the size, or none.")
     ] = FrameChoice.KEEP,
@@ -153,7 +152,7 @@ def verify(
 def _target(out: Path) -> tuple[Path, bool]:
     """The bundle's own path, and whether it is a zip file."""
     if out.is_dir():
-        return out.absolute() / _NAME, False
+        return out.absolute() / USUAL_NAME, False
     return out.absolute(), out.suffix == ".zip"
 
 

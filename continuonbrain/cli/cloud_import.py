@@ -12,6 +12,7 @@ from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.adapters_exchange import print_imported
 from continuonbrain.cli.episodes_common import disk_errors, print_json
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
+from continuonbrain.cloud.check import is_memory
 from continuonbrain.errors import BrainError
 
 
@@ -26,6 +27,11 @@ def import_bundle(
 
     brain = open_brain(root)
     with disk_errors(file):
+        if is_memory(file):
+            raise BrainError(
+                f"{file} is a robot's memory: there is no adapter or base in it to take",
+                remedy="train on it: continuonbrain cloud train BUNDLE; what comes of that is packed, and imported",
+            )
         taken = take(brain, file)
     if isinstance(taken, Imported):
         print_imported(taken, brain.layout.root, as_json=as_json)

@@ -25,9 +25,12 @@ from continuonbrain.cloud.manifest import (
     checked,
     parse_manifest,
 )
-from continuonbrain.rlds.files import open_regular
+from continuonbrain.rlds.files import open_regular, read_limited
 from continuonbrain.storage.public_key import PublicKey
 from continuonbrain.storage.zip64 import LONGEST_HEADER, Member, directory, local_header, read_local_header
+
+USUAL_NAME = "continuonbrain-memory"
+"""What an export is called where its owner says no name."""
 
 _PIECE = 1 << 20
 _MOST_MEMBERS = 100_000
@@ -56,6 +59,7 @@ def check_bundle(path: Path, key: PublicKey) -> CheckedBundle:
     """
     found = _Found()
     if path.is_dir():
+        _refuse_outside(path)
         _read_folder(path, found)
     else:
         _read_zip(path, found)
@@ -73,6 +77,47 @@ def check_bundle(path: Path, key: PublicKey) -> CheckedBundle:
         sum(m.bytes for m in members),
         document.files[MANIFEST].sha256,
     )
+
+
+def read_envelope(path: Path) -> bytes:
+    """The envelope in a bundle, of which nothing is checked yet. Raises BundleRefused, OSError."""
+    if path.is_dir():
+        _refuse_outside(path)
+        if (path / ENVELOPE).exists():
+            return read_limited(path / ENVELOPE, LARGEST_ENVELOPE)
+    else:
+        with open_regular(path) as file:
+            for name, begin, length in _places(file):
+                if name == ENVELOPE:
+                    file.seek(begin)
+                    return file.read(min(length, LARGEST_ENVELOPE))
+    raise BundleRefused(f"{path}: there is no {ENVELOPE}: it is no bundle, or not all of one", remedy=_REMEDY)
+
+
+def is_memory(path: Path) -> bool:
+    """Whether this is what a robot remembers and no adapter or base, to tell somebody who took one for the other: of
+    those, none holds a manifest. Raises OSError."""
+    if path.is_dir():
+        return (path / MANIFEST).is_file() or (path / USUAL_NAME / MANIFEST).is_file()
+    with open_regular(path) as file:
+        return any(name == MANIFEST for name, *_ in _places(file))
+
+
+def _places(file: BinaryIO) -> Iterator[tuple[str, int, int]]:
+    """Name, place and length of the members that lie whole in a zip, one behind the other from its beginning."""
+    size, at = os.fstat(file.fileno()).st_size, 0
+    while (header := _header(file, at)) is not None:
+        begin = at + len(local_header(*header))
+        at = begin + header[1]
+        if at > size:
+            return
+        yield header[0], begin, header[1]
+
+
+def _refuse_outside(folder: Path) -> None:
+    inside = folder / USUAL_NAME
+    if not (folder / MANIFEST).exists() and (inside / MANIFEST).exists():
+        raise BundleRefused(f"{folder} is no bundle, but there is one in it", remedy=f"give {inside}")
 
 
 class _Found:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from continuonbrain.cloud.check import check_bundle
+from continuonbrain.cloud.check import check_bundle, read_envelope
 from continuonbrain.cloud.errors import BundleRefused
-from continuonbrain.cloud.manifest import ENVELOPE, LARGEST_ENVELOPE, Contents, SignedMember
+from continuonbrain.cloud.manifest import Contents, SignedMember
 from continuonbrain.cloud_train.errors import TrainRefused
 from continuonbrain.config.brain import BrainConfig
 from continuonbrain.config.error import ConfigError
@@ -84,24 +84,9 @@ def open_bundle(path: Path, keys: Sequence[PublicKey], *, base_sha256: str, unfi
 
 def _key_of(path: Path, keys: Sequence[PublicKey]) -> PublicKey:
     """The key that a bundle says it was signed with, if it is one of these; the signature is checked later."""
-    try:
-        if path.is_dir():
-            envelope = read_limited(path / ENVELOPE, LARGEST_ENVELOPE)
-        else:
-            with (
-                open_regular(path) as file,
-                zipfile.ZipFile(file) as archive,
-                archive.open(ENVELOPE) as member,
-            ):
-                envelope = member.read(LARGEST_ENVELOPE + 1)
-    except FileNotFoundError as error:
-        if not path.exists():
-            raise BundleRefused(
-                f"{path}: there is no such bundle", remedy="give what `cloud export` wrote"
-            ) from error
-        raise BundleRefused(f"{path}: there is no {ENVELOPE}: it is no bundle", remedy=_REMEDY) from error
-    except (zipfile.BadZipFile, KeyError, RuntimeError, NotImplementedError, EOFError) as error:
-        raise BundleRefused(f"{path} is no bundle, or not all of one ({error})", remedy=_REMEDY) from error
+    if not path.exists():
+        raise BundleRefused(f"{path}: there is no such bundle", remedy="give what `cloud export` wrote")
+    envelope = read_envelope(path)
     key_id = parse_envelope(envelope).document.key_id
     for key in keys:
         if key.key_id == key_id:

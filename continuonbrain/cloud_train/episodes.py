@@ -101,11 +101,21 @@ class BundledEpisode:
 
 def episodes_of(bundle: OpenBundle) -> Iterator[BundledEpisode | EpisodeError]:
     """Every episode of a bundle in the order of its datasets, in which a robot's are in the order of time; or why one
-    cannot be read."""
+    cannot be read. Raises EpisodeError where it cannot be said which episodes there are."""
     members = {bundle.folder / member.name for member in bundle.contents.members}
     for folder, told in sorted(bundle.contents.datasets.items()):
         pixels = told["height"] * told["width"]
-        for name, parts in _gathered(bundle.folder / folder, members).items():
+        try:
+            gathered = _gathered(bundle.folder / folder, members)
+        except EpisodeError as error:
+            raise EpisodeError(
+                f"{bundle.path} cannot be used: {error}",
+                remedy="leave that bundle out, or have it exported again",
+            ) from error
+        for name, parts in gathered.items():
+            if not parts:
+                yield EpisodeError(f"{name} has no first part", file=bundle.path, remedy=_REMEDY)
+                continue
             try:
                 yield BundledEpisode(bundle.contents.robot, name, parts, pixels)
             except EpisodeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ def fit(folder: Path, shape: RobotShape, *, elsewhere: Elsewhere = "refuse") -> 
     Raises:
         LoraError: it cannot be read, or is more than LoRA of one rank.
         FitRefused: it lies on modules that the robot does not adapt, and they are not to be dropped; or on none that
-            it does.
+            it does; or its numbers are too large to reckon with.
     """
     from continuonbrain.model.plain_lora import read_plain
 
@@ -82,7 +83,19 @@ def fit(folder: Path, shape: RobotShape, *, elsewhere: Elsewhere = "refuse") -> 
             "--elsewhere drop",
         )
     pairs = {name: (a.numpy(), b.numpy()) for name, (a, b) in lora.pairs.items()}
-    found: Projected = projected(pairs, modules, min(shape.rank, lora.rank))
+    too_large = FitRefused(
+        f"{folder}: its numbers, or lora_alpha, are too large to reckon with",
+        remedy="train it again with a smaller learning rate, or give another adapter",
+    )
+    if not all(np.isfinite(matrix).all() for pair in pairs.values() for matrix in pair):
+        raise too_large  # with its scale in it, B is none of finite numbers any more
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            found: Projected = projected(pairs, modules, min(shape.rank, lora.rank))
+    except np.linalg.LinAlgError as error:
+        raise too_large from error
+    if not all(math.isfinite(e.norm) for e in found.errors.values()):
+        raise too_large
     if not foreign and lora.rank <= shape.rank:
         files = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS)}
         nothing = {n: ModuleError(e.norm, 0.0) for n, e in found.errors.items()}
@@ -94,6 +107,8 @@ def fit(folder: Path, shape: RobotShape, *, elsewhere: Elsewhere = "refuse") -> 
         # safetensors writes the memory as it lies, whatever order numpy has it in.
         tensors[f"base_model.model.{name}.lora_A.weight"] = np.ascontiguousarray(a)
         tensors[f"base_model.model.{name}.lora_B.weight"] = np.ascontiguousarray((b / scale).astype(b.dtype))
+    if not all(np.isfinite(array).all() for array in tensors.values()):
+        raise too_large
     settings = json.loads((folder / CONFIG).read_bytes())
     settings |= {
         "r": found.rank,

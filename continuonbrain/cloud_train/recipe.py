@@ -102,7 +102,7 @@ def recipe_of(
 
 
 def common(configs: Sequence[BrainConfig]) -> BrainConfig:
-    """The settings of the robots, where all of them train alike. Raises TrainRefused."""
+    """The settings of the robots, where all of them train and hold out alike. Raises TrainRefused."""
     told = [_training_of(config) for config in configs]
     for name, value in told[0].items():
         if other := next((t[name] for t in told if t[name] != value), None):
@@ -114,7 +114,7 @@ def common(configs: Sequence[BrainConfig]) -> BrainConfig:
 
 
 def _training_of(config: BrainConfig) -> dict[str, str]:
-    t = config.training
+    t, p = config.training, config.promotion
     values = {
         "lora_layers": config.lora_layers,
         "learning_rate": config.learning_rate,
@@ -124,5 +124,9 @@ def _training_of(config: BrainConfig) -> dict[str, str]:
         "training.rank": t.rank,
         "training.alpha": t.alpha,
         "training.reflex_steps": t.reflex_steps,
+        # Who says what is held out must not be whoever's bundle comes first.
+        "promotion.eval_tail_episodes": p.eval_tail_episodes,
+        "promotion.min_eval_episodes": p.min_eval_episodes,
+        "promotion.max_eval_steps": p.max_eval_steps,
     }
     return {name: json.dumps(value) for name, value in values.items()}

@@ -10,6 +10,7 @@ from continuonbrain.loops.adapter_import import Imported, import_adapter, regula
 from continuonbrain.loops.base_import import ImportedBase, import_base
 from continuonbrain.model.base_identity import is_driving_base
 from continuonbrain.model.weight_shapes import adapter_refusal
+from continuonbrain.policy.reflex import REFLEX_FILE, Reflex, ReflexError
 from continuonbrain.storage.large_bundle import is_large
 
 _HEAD = 16
@@ -23,9 +24,19 @@ def import_bundle(brain: BrainRoot, path: Path) -> Imported | ImportedBase:
     if is_large(head):
         return import_base(brain, path)
 
+    return import_fitting(brain, path)
+
+
+def import_fitting(brain: BrainRoot, path: Path) -> Imported:
+    """Take an adapter that this brain's base and reflex could be driven with. Raises as `import_adapter`."""
     base = brain.layout.base_model_dir
 
     def fits(files: Mapping[str, bytes]) -> str:
+        if REFLEX_FILE in files:
+            try:
+                Reflex(files[REFLEX_FILE])
+            except ReflexError as error:
+                return error.message
         return adapter_refusal(files, base) if is_driving_base(base) else ""
 
     return import_adapter(brain, path, fits=fits)

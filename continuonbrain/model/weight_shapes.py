@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load
 
@@ -50,19 +51,23 @@ def other_shapes(own: Path, grown_from: Path) -> str:
 def adapter_refusal(files: Mapping[str, bytes], base: Path) -> str:
     """Why an adapter in memory does not fit the weights of the base in `base`, "" when it does.
 
-    Its tensors must be the A `[rank, in]` and B `[out, rank]` of one rank, of weights `[out, in]` that the base has.
+    Its tensors must be the A `[rank, in]` and B `[out, rank]` of one rank, of weights `[out, in]` that the base has,
+    of finite numbers in fp16, fp32 or fp64.
     """
     try:
         settings = json.loads(files["adapter_config.json"])
         rank = settings["r"] if isinstance(settings, dict) else None
-        found = {name: tuple(array.shape) for name, array in load(files["adapter_model.safetensors"]).items()}
+        tensors = load(files["adapter_model.safetensors"])
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"adapter_model.safetensors or adapter_config.json cannot be read: {error!r}"
     if type(rank) is not int or not 1 <= rank <= _MOST_RANK:
         return f"adapter_config.json: r = {rank!r} is no rank from 1 to {_MOST_RANK}"
+    if (kind := settings.get("peft_type", "LORA")) != "LORA":
+        return f"adapter_config.json: peft_type = {kind!r} is not LORA"
     weights = shapes_of(base / "model.safetensors")
     sides: dict[str, set[str]] = {}
-    for name, shape in sorted(found.items()):
+    for name, array in sorted(tensors.items()):
+        shape = tuple(array.shape)
         named = _FACTOR.fullmatch(name)
         if named is None:
             return f"adapter_model.safetensors: {name[:100]} is no LoRA matrix"
@@ -72,6 +77,8 @@ def adapter_refusal(files: Mapping[str, bytes], base: Path) -> str:
         wanted = (rank, weight[1]) if named["side"] == "A" else (weight[0], rank)
         if shape != wanted:
             return f"adapter_model.safetensors: {name} is {list(shape)}, {list(wanted)} fits this base"
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            return f"adapter_model.safetensors: {name} ({array.dtype}) holds other than finite floating-point numbers"
         sides.setdefault(named["module"], set()).add(named["side"])
     if half := sorted(module for module, both in sides.items() if both != {"A", "B"}):
         return f"adapter_model.safetensors: {half[0]} has one matrix of two"

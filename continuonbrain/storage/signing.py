@@ -48,6 +48,9 @@ _ALGORITHM = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
 _ASK_AGAIN = "ask whoever made it for a new one: continuonbrain adapters export"
 
 
+_MADE_WITH = {KIND_ADAPTER: "adapters export", KIND_BASE: "cloud pack-base", "memory": "cloud export"}
+
+
 class SignatureRefused(BrainError):
     """A document or its signature is not what it has to be."""
 
@@ -211,11 +214,17 @@ def verify(envelope: Envelope, public: bytes) -> tuple[Signature, ...]:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     document, signature = envelope.document, envelope.signatures[0]
+    if (given := key_id_of(public)) != document.key_id:
+        raise SignatureRefused(
+            f"the signature is one of key {document.key_id[:16]}; the key that was given is {given[:16]}",
+            remedy="give the .pub file of whoever signed it, if you trust them",
+        )
+    again = _MADE_WITH.get(document.kind, "")
     refused = SignatureRefused(
         f"the signature does not belong to this document and key {document.key_id[:16]}",
-        remedy="do not use it; " + _ASK_AGAIN,
+        remedy="do not use it; ask whoever made it for a new one" + (again and f": continuonbrain {again}"),
     )
-    if signature.alg != ED25519 or key_id_of(public) != document.key_id:
+    if signature.alg != ED25519:
         raise refused
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(

@@ -12,7 +12,8 @@ import pytest
 
 from continuonbrain.model.base_identity import checkpoint_sha256, tiny_base_folder
 from continuonbrain.storage.adapters import AdapterStore
-from continuonbrain.storage.layout import init_brain_root
+from continuonbrain.storage.layout import BrainLayout, init_brain_root
+from tests.loops.test_cloud_attacks import adapter_files
 
 
 @pytest.fixture
@@ -25,12 +26,7 @@ def roots(tmp_path: Path) -> tuple[Path, Path]:
         layout.base_model_dir.symlink_to(tiny_base_folder())
         found.append(layout)
     card = {"base_sha256": checkpoint_sha256(tiny_base_folder())}
-    files = {
-        "adapter_model.safetensors": b"weights",
-        "adapter_config.json": b"{}",
-        "card.json": json.dumps(card).encode(),
-    }
-    AdapterStore(found[0]).stage(files)
+    AdapterStore(found[0]).stage(adapter_files() | {"card.json": json.dumps(card).encode()})
     return found[0].root, found[1].root
 
 
@@ -98,6 +94,11 @@ def test_every_refusal_says_what_to_do_next(roots: tuple[Path, Path], tmp_path: 
     run("adapters", "import", out, "--root", here)
     refused("adapters", "import", out, "--root", here, next_step="exported again")
     refused("adapters", "import", public, "--root", here, next_step="copy it again")
+    card = json.dumps({"base_sha256": checkpoint_sha256(tiny_base_folder())}).encode()
+    AdapterStore(BrainLayout(there)).stage(adapter_files(float("nan")) | {"card.json": card})
+    odd = tmp_path / "odd.bundle"
+    run("adapters", "export", "candidate", odd, "--key", "shop", "--root", there)
+    refused("adapters", "import", odd, "--root", here, next_step="exported again, for this base")
     refused("adapters", "import", tmp_path / "absent", "--root", here, next_step="check that path")
     refused("keys", "trust", out, "--root", here, next_step="keys new")
     refused("keys", "new", "shop", "--root", there, next_step="another name")

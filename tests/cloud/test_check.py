@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from continuonbrain.brain_root import BrainRoot
-from continuonbrain.cloud.check import check_bundle
+from continuonbrain.cloud.check import check_bundle, is_memory, read_envelope
 from continuonbrain.cloud.manifest import parse_manifest
 from continuonbrain.errors import BrainError
 from continuonbrain.storage.canonical_json import signable_bytes
@@ -196,3 +196,55 @@ def test_a_header_is_read_as_it_was_written(name: str, size: int, crc32: int) ->
     header = local_header(name, size, crc32)
     assert read_local_header(header + b"content") == (name, size, crc32)
     assert struct.unpack_from("<I", header)[0] == 0x04034B50
+
+
+def test_the_envelope_is_read_whatever_is_around_it(brain: BrainRoot, key: PublicKey, tmp_path: Path) -> None:
+    """A zip that others made, or that is damaged, is no bundle: that is said, and nothing else happens."""
+    import io
+    import zipfile
+
+    path = tmp_path / "a.zip"
+    folder = export(brain, tmp_path / "folder", as_zip=False).path
+    files = in_order(folder)
+    whole = zipped(files)
+    path.write_bytes(whole)
+    assert read_envelope(path) == read_envelope(folder) == files["bundle.json"]
+    assert is_memory(path)
+    assert is_memory(folder)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bundle.json", files["bundle.json"])
+    deflated = bytearray(packed.getvalue())
+    deflated[41:81] = b"\xff" * 40  # behind the header of 30 bytes and the name
+    name = whole.index(b"PK\x01\x02")
+    directory_name = bytearray(whole)
+    directory_name[name + 9] |= 0x08  # "the name is UTF-8"
+    directory_name[name + 46] = 0xFF
+    for odd in (bytes(deflated), b"", b"PK\x03\x04", whole[:1000]):
+        path.write_bytes(odd)
+        with pytest.raises(BrainError, match=r"there is no bundle\.json"):
+            read_envelope(path)
+    path.write_bytes(directory_name)
+    assert read_envelope(path) == files["bundle.json"], "what is behind it is checked with all the rest"
+    assert "directory" in refused(path, key)
+
+
+def test_a_folder_around_a_bundle_is_none_and_says_where_it_is(
+    brain: BrainRoot, key: PublicKey, tmp_path: Path
+) -> None:
+    (tmp_path / "stick").mkdir()
+    inside = export(brain, tmp_path / "stick" / "continuonbrain-memory", as_zip=False).path
+    for read in (lambda p: check_bundle(p, key), read_envelope):
+        with pytest.raises(BrainError, match="there is one in it") as told:
+            read(tmp_path / "stick")
+        assert str(inside) in told.value.remedy
+
+
+def test_another_key_is_named_with_the_one_that_signed(
+    brain: BrainRoot, key: PublicKey, tmp_path: Path
+) -> None:
+    other = PublicKey("other", public_key_of(new_private_key()))
+    done = export(brain, tmp_path / "a.zip")
+    said = refused(done.path, other)
+    assert key.key_id[:16] in said
+    assert other.key_id[:16] in said

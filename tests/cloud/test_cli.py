@@ -74,6 +74,10 @@ def test_export_and_verify(brain: BrainRoot, tmp_path: Path) -> None:
     )
     run("cloud", "export", "--root", root, "--out", tmp_path / "stick", "--frames", "half")
     run("cloud", "verify", tmp_path / "stick" / "continuonbrain-memory", "--key", key)
+    for memory in (tmp_path / "o.zip", tmp_path / "stick"):
+        refused = run("cloud", "import", memory, "--root", root, code=2).stderr
+        assert "is a robot's memory" in refused
+        assert "cloud train" in refused
     data = bytearray((tmp_path / "o.zip").read_bytes())
     data[500] ^= 1
     (tmp_path / "o.zip").write_bytes(data)

@@ -172,6 +172,14 @@ def test_robots_that_do_not_train_alike_need_a_word() -> None:
         common([CONFIG, other])
 
 
+@pytest.mark.parametrize("name", ["eval_tail_episodes", "min_eval_episodes", "max_eval_steps"])
+def test_no_robot_alone_says_what_is_held_out(name: str) -> None:
+    other = CONFIG.with_overrides({"promotion": {name: getattr(CONFIG.promotion, name) + 1}})
+    for order in ([CONFIG, other], [other, CONFIG]):
+        with pytest.raises(TrainRefused, match=f"promotion.{name} is"):
+            common(order)
+
+
 def test_a_robots_name_comes_with_one_key() -> None:
     """Who is trusted with lessons of their own robots puts nobody else's in their place."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save
 
 from continuonbrain.cloud_train.errors import FitRefused, TrainRefused
 from continuonbrain.cloud_train.fit import fit, is_of_shape
@@ -104,6 +105,21 @@ def test_a_higher_rank_is_projected_and_the_error_told(of_two_robots: tuple[Path
     assert not is_of_shape(out / "full", SHAPE)
     settings = json.loads((out / "adapter" / "adapter_config.json").read_bytes())
     assert (settings["r"], settings["lora_alpha"]) == (8, 32.0)
+
+
+@pytest.mark.parametrize("alpha", [1e30, 1e200])
+def test_numbers_too_large_to_reckon_with_are_refused(tmp_path: Path, alpha: float) -> None:
+    random = np.random.default_rng(3)
+    name = "base_model.model.model.layers.7.self_attn.q_proj"
+    tensors = {
+        f"{name}.lora_A.weight": (random.normal(size=(16, 40)) * 1e18).astype(np.float32),
+        f"{name}.lora_B.weight": (random.normal(size=(24, 16)) * 1e18).astype(np.float32),
+    }
+    (tmp_path / "adapter_model.safetensors").write_bytes(save(tensors))
+    settings = {"r": 16, "lora_alpha": alpha, "peft_type": "LORA", "target_modules": ["q_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(FitRefused, match="too large to reckon with"):
+        fit(tmp_path, SHAPE)
 
 
 def test_it_comes_home_as_a_candidate(of_two_robots: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

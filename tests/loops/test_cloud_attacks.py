@@ -374,3 +374,25 @@ def test_the_small_spelling_of_a_base_and_the_large_of_an_adapter_are_refused(tm
     robot.refused(bundle_bytes(robot.envelope(small), small), "kind")
     other = Attacked(tmp_path / "other", "adapter")
     other.refused(zipped(other.envelope(), sorted(other.files.items())), "kind")
+
+
+@pytest.mark.parametrize("fill", [np.float32(np.nan), np.float16(np.inf), np.bool_(True), np.int8(1)])
+def test_numbers_of_which_no_adapter_is(tmp_path: Path, fill: np.generic) -> None:
+    """Of whoever is trusted, and in the right shapes."""
+    robot = Attacked(tmp_path, "adapter")
+    name = f"base_model.model.{MODULE}"
+    tensors = {
+        f"{name}.lora_A.weight": np.full((4, 128), fill, fill.dtype),
+        f"{name}.lora_B.weight": np.zeros((128, 4), np.float32),
+    }
+    odd = robot.files | {"adapter_model.safetensors": save(tensors)}
+    robot.refused(robot.zip(robot.envelope(odd), odd), "other than finite")
+
+
+def test_another_method_than_lora_and_a_reflex_that_is_none(tmp_path: Path) -> None:
+    robot = Attacked(tmp_path, "adapter")
+    settings = {"r": 4, "lora_alpha": 8, "peft_type": "IA3"}
+    other = robot.files | {"adapter_config.json": json.dumps(settings).encode()}
+    robot.refused(robot.zip(robot.envelope(other), other), "'IA3' is not LORA")
+    junk = robot.files | {"reflex.safetensors": b"junk" * 10}
+    robot.refused(robot.zip(robot.envelope(junk), junk), "no reflex head")

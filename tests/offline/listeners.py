@@ -14,7 +14,8 @@ _TABLES = ("tcp", "tcp6", "udp", "udp6")
 _WAITS = {"tcp": "0A", "tcp6": "0A", "udp": "07", "udp6": "07"}
 """TCP_LISTEN; and TCP_CLOSE, which a UDP socket has that takes datagrams from anybody."""
 _WORD = 8
-_EVERY_S = 0.05
+_EVERY_S = 0.2
+"""A look costs some milliseconds, of which `wire.py` has to make up in the same process."""
 
 
 def waiting(kind: str, table: str, *, local: bool) -> set[str]:
@@ -34,7 +35,7 @@ def waiting(kind: str, table: str, *, local: bool) -> set[str]:
 
 
 class Listeners:
-    """Looks at the namespace's sockets all the time. One that is there for less than some hundredths of a second is
+    """Looks at the namespace's sockets all the time. One that is there for less than `_EVERY_S` may be
     missed."""
 
     def __init__(self) -> None:

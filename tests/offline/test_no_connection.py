@@ -123,15 +123,15 @@ NATIVE = {
 }
 ASKED_FOR_A_NAME = {"a name, looked up by connect itself", "another program"}
 WAITING = {
-    "native code that listens to everybody": 'wire.listen_natively("0.0.0.0", 0.5)',
-    "native code that listens on loopback, which is not its job": 'wire.listen_natively("127.0.0.1", 0.5)',
+    "native code that listens to everybody": 'wire.listen_natively("0.0.0.0", 1)',
+    "native code that listens on loopback, which is not its job": 'wire.listen_natively("127.0.0.1", 1)',
     "a Python without the hook that listens": (
         "subprocess.run([sys.executable, '-S', '-E', '-c', 'import socket, time; s = socket.socket(); "
-        's.bind(("0.0.0.0", 0)); s.listen(); time.sleep(0.5)\'])'
+        's.bind(("0.0.0.0", 0)); s.listen(); time.sleep(1)\'])'
     ),
     "a Python without the hook that takes datagrams": (
         "subprocess.run([sys.executable, '-S', '-E', '-c', 'import socket, time; "
-        's = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.bind(("::", 0)); time.sleep(0.5)\'])'
+        's = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.bind(("::", 0)); time.sleep(1)\'])'
     ),
 }
 HARMLESS = {
@@ -194,8 +194,8 @@ def test_loopback_is_free_where_it_is_a_commands_job(tmp_path: Path) -> None:
         [
             tempted(bound) | {"local": True},
             tempted('socket.socket().bind(("", 0))') | {"local": True},
-            tempted('wire.listen_natively("127.0.0.1", 0.5)') | {"local": True},
-            tempted('wire.listen_natively("0.0.0.0", 0.5)') | {"local": True},
+            tempted('wire.listen_natively("127.0.0.1", 1)') | {"local": True},
+            tempted('wire.listen_natively("0.0.0.0", 1)') | {"local": True},
         ],
         tmp_path,
     )
