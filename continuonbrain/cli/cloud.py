@@ -98,6 +98,7 @@ def export(
             frames=frames.value,
             since_unix_ms=None if since is None else round(since.replace(tzinfo=UTC).timestamp() * 1000),
         )
+    key_name = key_for(brain, key)
     if dry_run:
         privacy = privacy_with("" if faces is None else faces_blurred(faces.told))
         _print_preview(brain, plan, privacy, as_json=as_json)
@@ -105,7 +106,7 @@ def export(
     target, as_zip = _target(out)
     with disk_errors(target), progress_bar("exporting steps", hidden=as_json) as progress:
         done = export_bundle(
-            brain, plan, target, as_zip=as_zip, key_name=key_for(brain, key), faces=faces, progress=progress
+            brain, plan, target, as_zip=as_zip, key_name=key_name, faces=faces, progress=progress
         )
     _print_done(done, plan, brain, as_json=as_json)
 
@@ -161,11 +162,12 @@ def _print_preview(brain: BrainRoot, plan: Plan, privacy: Mapping[str, Any], *, 
     if as_json:
         value: dict[str, Any] = {
             "dry_run": True,
+            "read_whole": False,
             "episodes": len(plan.going),
             "steps": plan.steps,
             "names": [c.name for c in plan.going],
             "members": [{"what": p.what, "count": p.count, "bytes": p.bytes} for p in parts],
-            "bytes": sum(p.bytes for p in parts),
+            "bytes": sum(p.bytes or 0 for p in parts),
             "stays": [{"episode": s.name, "reason": s.reason} for s in plan.stays],
             "privacy": dict(privacy),
         }
@@ -174,8 +176,8 @@ def _print_preview(brain: BrainRoot, plan: Plan, privacy: Mapping[str, Any], *, 
     console = Console(highlight=False)
     table = Table("what would leave", Column("how many", justify="right"), Column("bytes", justify="right"))
     for part in parts:
-        table.add_row(Text(part.what), str(part.count), f"{part.bytes:,}")
-    table.add_row("in all", "", f"{sum(p.bytes for p in parts):,}", style="bold")
+        table.add_row(Text(part.what), str(part.count), "small" if part.bytes is None else f"{part.bytes:,}")
+    table.add_row("in all", "", f"{sum(p.bytes or 0 for p in parts):,}", style="bold")
     console.print(table)
     for name in [c.name for c in plan.going[:_NAMED]]:
         console.print(f"  {name}", markup=False, soft_wrap=True)
@@ -188,6 +190,11 @@ def _print_preview(brain: BrainRoot, plan: Plan, privacy: Mapping[str, Any], *, 
     console.print("never leaves:")
     for what in privacy["dropped"]:
         console.print(f"  {what}", markup=False, soft_wrap=True)
+    console.print(
+        "Metadata and first frames were looked at, no more: the export leaves out, and names, what it finds damaged or "
+        "altered behind them.",
+        soft_wrap=True,
+    )
     console.print("nothing was written")
 
 

@@ -10,6 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from continuonbrain.brain_root import BrainRoot
+from continuonbrain.cloud.adapter_texts import (
+    header_bytes,
+    strange_calibration,
+    strange_header,
+    strange_setting,
+    texts_of,
+)
 from continuonbrain.cloud.errors import ExportRefused
 from continuonbrain.cloud.plan import Dataset
 from continuonbrain.cloud.privacy import clean_settings
@@ -20,6 +27,7 @@ from continuonbrain.storage.adapter_reader import AdapterReader
 from continuonbrain.storage.adapters import BEHAVIOURAL_FILES
 
 _LARGEST_JSON = 1 << 20
+_HEADER_LENGTH = 8
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ def slots_of(brain: BrainRoot) -> tuple[Slot, ...]:
 
     Raises:
         AdapterError: what drives is damaged.
-        ExportRefused: a file of theirs names this machine.
+        ExportRefused: a file of theirs names this machine, or says what no adapter of this project says.
     """
     store = AdapterReader(brain.layout)
     current, slow = store.current(), standing_slow(store)
@@ -54,8 +62,7 @@ def slots_of(brain: BrainRoot) -> tuple[Slot, ...]:
         files = tuple(version.path / n for n in sorted(BEHAVIOURAL_FILES) if (version.path / n).is_file())
         sha256 = version.whole_sha256(root=brain.layout.root)
         for file in files:
-            if file.suffix == ".json":
-                refuse_places(file.read_bytes()[:_LARGEST_JSON], brain, str(file))
+            _refuse_texts(file, brain)
         kind = card_of(version).get(KIND)
         slots.append(
             Slot(name, version.version_id, sha256, kind if kind in ("fast", "slow") else "fast", files)
@@ -112,13 +119,39 @@ def dataset_papers(dataset: Dataset, facts: Sequence[Mapping[str, Any]]) -> dict
 
 
 def refuse_places(data: bytes, brain: BrainRoot, what: str) -> None:
-    """Refuse a text that names where things lie on this machine. Raises ExportRefused."""
+    """Refuse bytes that name where things lie on this machine, also as this project spells JSON. Raises
+    ExportRefused."""
     for place in {str(brain.layout.root), str(brain.layout.root.resolve()), os.path.expanduser("~")}:
-        if len(place) > 1 and place.encode() in data:
+        spellings = (os.fsencode(place), json.dumps(place)[1:-1].encode())
+        if len(place) > 1 and any(spelling in data for spelling in spellings):
             raise ExportRefused(
                 f"{what} names a folder of this machine ({place}), and would take it out of the house",
                 remedy="train the adapter again with this version, or take that text out and stage it anew",
             )
+
+
+def _refuse_texts(file: Path, brain: BrainRoot) -> None:
+    """Refuse a file of an adapter for what it says beside numbers. Raises ExportRefused."""
+    with open(file, "rb") as opened:
+        if file.suffix == ".json":
+            data = opened.read(_LARGEST_JSON + 1)
+            told = data
+            is_settings = file.name == "adapter_config.json"
+            strange = strange_setting(data) if is_settings else strange_calibration(data)
+        else:
+            start = opened.read(_HEADER_LENGTH)
+            data = start + opened.read(header_bytes(start))
+            told = data[_HEADER_LENGTH:]
+            strange = strange_header(data)
+    for text in (told, *(text.encode("utf-8", "surrogateescape") for text in texts_of(told))):
+        refuse_places(text, brain, str(file))
+    if len(data) > _LARGEST_JSON and file.suffix == ".json":
+        strange = "more than a megabyte"
+    if strange:
+        raise ExportRefused(
+            f"{file}: {strange} is nothing that this project writes there, and would leave word for word",
+            remedy="train the adapter again with this version, or take that out and stage it anew",
+        )
 
 
 def _text(value: Mapping[str, Any]) -> bytes:

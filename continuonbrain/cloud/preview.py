@@ -11,11 +11,20 @@ from continuonbrain.cloud.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class PreviewPart:
-    """One row: what, how many, and bytes: of episodes, as they lie in the memory."""
+    """One row: what, how many, and bytes: of episodes, as they lie in the memory; None where only the export knows."""
 
     what: str
     count: int
-    bytes: int
+    bytes: int | None
+
+
+_MADE_OF_WHAT_IS_READ = (
+    "base.json: which base and adapters",
+    "doctor.json: what was wrong with episodes",
+    "episodes.jsonl: pseudonym, steps and sha256 of each record",
+    "manifest.json: every file with its sha256, and the privacy list",
+    "bundle.json: the signature",
+)
 
 
 def preview(brain: BrainRoot, plan: Plan) -> tuple[PreviewPart, ...]:
@@ -31,4 +40,7 @@ def preview(brain: BrainRoot, plan: Plan) -> tuple[PreviewPart, ...]:
         size_of = sum(file.stat().st_size for file in slot.files)
         rows.append(PreviewPart(f"adapter {slot.version_id} ({slot.name})", 1, size_of))
     rows.append(PreviewPart("settings without paths and free texts", 1, len(settings_paper(brain))))
+    rows += [PreviewPart(what, 1, None) for what in _MADE_OF_WHAT_IS_READ]
+    if datasets := len(plan.datasets()):
+        rows.append(PreviewPart("dataset_info.json and features.json of a dataset", 2 * datasets, None))
     return tuple(rows)

@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.cloud.export import Exported, export_bundle
@@ -27,6 +29,10 @@ from continuonbrain.storage.trusted_keys import PrivateKeys
 
 KEY = "robot"
 YES = {"cloud": True}
+ADAPTER_WEIGHTS = save(
+    {"base_model.model.model.layers.4.mlp.up_proj.lora_A.weight": np.zeros((8, 20), np.float32)},
+    metadata={"format": "pt"},
+)
 
 Record = Callable[..., Path]
 MakeRoot = Callable[..., BrainRoot]
@@ -51,7 +57,7 @@ def new_root(path: Path, **cloud: Any) -> BrainRoot:
     base = checkpoint_sha256(tiny_base_folder())
     version = store.stage(
         {
-            "adapter_model.safetensors": b"weights" * 100,
+            "adapter_model.safetensors": ADAPTER_WEIGHTS,
             "adapter_config.json": json.dumps({"r": 8, "base": f"continuonbrain:{base}"}).encode(),
             "card.json": json.dumps({"kind": "fast", "episodes": ["the name of an episode"]}).encode(),
         }

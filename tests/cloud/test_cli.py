@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,10 +44,22 @@ def test_a_dry_run_shows_what_would_leave_and_leaves_nothing(brain: BrainRoot, t
         "in all",
         "1 episodes stay: its share says no",
         "GPS",
+        "manifest.json",
+        "dataset_info.json",
+        "Metadata and first frames were looked at, no more",
         "nothing was written",
     ):
         assert words in table
     assert tree(tmp_path) == before
+
+
+def test_a_dry_run_without_a_key_refuses_as_the_export_does(brain: BrainRoot, tmp_path: Path) -> None:
+    shutil.rmtree(brain.layout.private_keys_dir)
+    for more in (("--dry-run",), ("--out", tmp_path / "o.zip")):
+        assert (
+            "continuonbrain keys new"
+            in run("cloud", "export", "--root", brain.layout.root, *more, code=2).stderr
+        )
 
 
 def test_export_and_verify(brain: BrainRoot, tmp_path: Path) -> None:

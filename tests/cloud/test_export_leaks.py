@@ -20,7 +20,7 @@ from continuonbrain.rlds.step import Step
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.trusted_keys import PrivateKeys
 
-from .conftest import KEY, MakeRoot, Record, export, files_in, public_key
+from .conftest import ADAPTER_WEIGHTS, KEY, MakeRoot, Record, export, files_in, public_key
 
 
 def commented(step: Step, comment: bytes) -> bytes:
@@ -111,10 +111,16 @@ def test_the_slow_adapter_below_travels_too(brain: BrainRoot, tmp_path: Path) ->
     store = AdapterStore(layout)
     config = b'{"r": 8}'
     slow = store.stage(
-        {"adapter_model.safetensors": b"s", "adapter_config.json": config, "card.json": b'{"kind": "slow"}'}
+        {
+            "adapter_model.safetensors": ADAPTER_WEIGHTS,
+            "adapter_config.json": config,
+            "card.json": b'{"kind": "slow"}',
+        }
     )
     card = json.dumps({"kind": "fast", "slow": slow.version_id}).encode()
-    fast = store.stage({"adapter_model.safetensors": b"f", "adapter_config.json": config, "card.json": card})
+    fast = store.stage(
+        {"adapter_model.safetensors": ADAPTER_WEIGHTS, "adapter_config.json": b'{"r": 4}', "card.json": card}
+    )
     layout.current.unlink()
     layout.current.symlink_to(Path("versions") / fast.version_id)
     done = export(brain, tmp_path / "out", as_zip=False)
@@ -123,7 +129,7 @@ def test_the_slow_adapter_below_travels_too(brain: BrainRoot, tmp_path: Path) ->
         "current": (fast.version_id, "fast"),
         "slow": (slow.version_id, "slow"),
     }
-    assert (done.path / "adapters" / "slow" / "adapter_model.safetensors").read_bytes() == b"s"
+    assert (done.path / "adapters" / "slow" / "adapter_config.json").read_bytes() == config
     assert not list(done.path.rglob("card.json"))
 
 
@@ -131,7 +137,7 @@ def test_an_adapter_that_names_a_folder_of_this_machine_stays(brain: BrainRoot, 
     layout = brain.layout
     version = AdapterStore(layout).stage(
         {
-            "adapter_model.safetensors": b"w",
+            "adapter_model.safetensors": ADAPTER_WEIGHTS,
             "adapter_config.json": json.dumps({"at": str(layout.root)}).encode(),
         }
     )
