@@ -102,15 +102,15 @@ class Timeline:
         self.rows.append(row)
 
     def _sidecar_group(self, phase: str, pid: int) -> str | None:
-        """None while it works, which takes memory that is given back, and until its second round of work is over: what
-        it loads in the first, whole or taken up half done, it keeps."""
+        """None while it works, which takes memory that is given back, and until its first round of work is over: what
+        it loads then it keeps."""
         if phase not in _RESTING:
             self._at_work = pid
             return None
         if self._at_work == pid:
             self._rounds[pid] += 1
             self._at_work = 0
-        return "rested" if self._rounds[pid] > 1 else None
+        return "rested" if self._rounds[pid] > 0 else None
 
     def _note_verdicts(self, now_s: float) -> None:
         known = {one["version"] for one in self.rounds}

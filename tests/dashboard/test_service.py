@@ -327,3 +327,19 @@ def test_on_the_lan_a_browser_pairs_by_the_code_on_the_console(taught: Rig, open
         stranger.get_by_label("code").wait_for()
     finally:
         rig.end()
+
+
+TALKING_BASE = Path(__file__).parents[1] / "talking_base" / "base"
+
+
+def test_a_base_that_talks_answers_on_the_page(tmp_path: Path, open_page: Opener) -> None:
+    """Its own words, by the engine that a robot has, streamed to the page."""
+    rig = Rig(init_brain_root(tmp_path / "t", "sim-donkey", base_model=TALKING_BASE), free_port())
+    rig.start()
+    try:
+        page = open_page(f"{rig.url}/#talk")
+        page.locator("#say").fill("who are you")
+        page.get_by_role("button", name="Ask").click()
+        page.get_by_text("I am a small robot with a brain of my own.").wait_for()
+    finally:
+        rig.end()

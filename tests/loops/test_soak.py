@@ -50,11 +50,18 @@ def test_work_that_needs_memory_for_a_while_is_no_growth() -> None:
     assert slope_per_h(rest + work) == pytest.approx(0.0, abs=5.0)
 
 
-def test_the_sidecar_is_looked_at_once_it_has_had_two_rounds() -> None:
+def test_the_sidecar_is_looked_at_once_it_has_had_a_round() -> None:
     unused: Any = SimpleNamespace()
     timeline = Timeline(unused, 0.0)
     phases = ("waiting", "train", "judge", "refused", "waiting", "cache", "promoted", "waiting")
-    assert [timeline._sidecar_group(phase, 7) for phase in phases] == [None] * 6 + ["rested"] * 2
+    assert [timeline._sidecar_group(phase, 7) for phase in phases] == [
+        *[None] * 3,
+        "rested",
+        "rested",
+        None,
+        "rested",
+        "rested",
+    ]
     assert timeline._sidecar_group("waiting", 8) is None  # another life
 
 
