@@ -340,6 +340,8 @@ def test_a_base_that_talks_answers_on_the_page(tmp_path: Path, open_page: Opener
         page = open_page(f"{rig.url}/#talk")
         page.locator("#say").fill("who are you")
         page.get_by_role("button", name="Ask").click()
-        page.get_by_text("I am a small robot with a brain of my own.").wait_for()
+        answer = page.get_by_role("list", name="Conversation").get_by_text("a brain of my own.")
+        answer.wait_for()
+        assert answer.text_content() == "I am a small robot with a brain of my own."
     finally:
         rig.end()
