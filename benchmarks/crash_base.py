@@ -7,7 +7,6 @@ can be seen is whole, byte by byte; after the next start everybody was told once
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -24,7 +23,8 @@ from benchmarks.crash_points import (
     new_root,
     run_apart,
 )
-from benchmarks.crash_reader import contents
+from benchmarks.crash_reader import contents, sha256_of
+from benchmarks.small_verdict import small_base_verdict
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.base_change import roll_back_base, switch_base
@@ -34,7 +34,6 @@ from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.storage.base_files import BEHAVIOUR_FILES
 from continuonbrain.storage.base_slots import BaseSlots
-from continuonbrain.storage.base_verdict_rule import BASE_VERDICT_VERSION
 from continuonbrain.storage.driving_record import DrivingRecord, write_record
 from continuonbrain.storage.public_key import parse_public_key
 from continuonbrain.storage.trusted_keys import PrivateKeys, TrustedKeys
@@ -85,12 +84,8 @@ def base_unsettled(root: Path) -> list[str]:
 
 
 def sha256_of_base(folder: Path) -> str:
-    """Of the files that decide how a base behaves: length and name, length and content of each, by name."""
-    digest = hashlib.sha256()
-    for name in sorted(n for n in _FILES if (folder / n).is_file()):
-        data = (folder / name).read_bytes()
-        digest.update(len(name).to_bytes(8, "big") + name.encode() + len(data).to_bytes(8, "big") + data)
-    return digest.hexdigest()
+    """Of the files that decide how a base behaves."""
+    return sha256_of(folder, _FILES)
 
 
 # What operations begin with. The other machine is a root beside this one, and is not killed.
@@ -139,18 +134,7 @@ def _passed(brain: BrainRoot) -> dict[str, str]:
     _offered(brain)
     taken = import_base(brain, _bundle(brain))
     servo = Calibration().to_json()
-    verdict = {
-        "version": BASE_VERDICT_VERSION,
-        "passed": True,
-        "reason": "",
-        "checks": [{"name": "completion", "passed": True}],
-        "evidence": {"held_out_steps": 0},
-        "base_sha256": taken.base_sha256,
-        "adapter_sha256": "",
-        "calibration_sha256": hashlib.sha256(servo).hexdigest(),
-        "against_base_sha256": base_sha256(brain.layout.base_model_dir),
-        "against_adapter_sha256": "",
-    }
+    verdict = small_base_verdict(taken.base_sha256, base_sha256(brain.layout.base_model_dir), servo)
     BaseSlots(brain.layout).get(taken.slot).judged(verdict, servo)
     return {}
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,11 @@ def chain(path: Path) -> tuple[list[dict[str, Any]], str]:
     return entries, ""
 
 
-def sha256_of(folder: Path) -> str:
-    """Of an adapter's behavioural files: length and name, length and content of each, by name."""
+def sha256_of(folder: Path, names: Iterable[str] = _BEHAVIOUR) -> str:
+    """Of the files that decide how something behaves (an adapter's, without names): length and name, length and content
+    of each, by name."""
     digest = hashlib.sha256()
-    for name in sorted(n for n in _BEHAVIOUR if (folder / n).is_file()):
+    for name in sorted(n for n in names if (folder / n).is_file()):
         data = (folder / name).read_bytes()
         digest.update(len(name).to_bytes(8, "big") + name.encode() + len(data).to_bytes(8, "big") + data)
     return digest.hexdigest()

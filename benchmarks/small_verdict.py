@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from continuonbrain.storage.adapter_version import AdapterVersion, adapter_sha256_on_disk
+from continuonbrain.storage.base_verdict_rule import BASE_VERDICT_VERSION
 from continuonbrain.storage.promotion_rule import VERDICT_VERSION
 
 
@@ -21,6 +23,24 @@ def small_verdict(candidate_sha256: str, base_sha256: str, current_sha256: str =
             {"name": "completion", "value": 1.0, "threshold": 0.5, "passed": True, "meaning": "drives"}
         ],
         "evidence": {"held_out_steps": 0},
+    }
+
+
+def small_base_verdict(
+    base_sha256: str, against_base_sha256: str, calibration: bytes, *, against_adapter_sha256: str = ""
+) -> dict[str, Any]:
+    """The same for a base without an adapter. calibration: the servo that it was given with."""
+    return {
+        "version": BASE_VERDICT_VERSION,
+        "passed": True,
+        "reason": "",
+        "checks": [{"name": "completion", "passed": True}],
+        "evidence": {"held_out_steps": 0},
+        "base_sha256": base_sha256,
+        "adapter_sha256": "",
+        "calibration_sha256": hashlib.sha256(calibration).hexdigest(),
+        "against_base_sha256": against_base_sha256,
+        "against_adapter_sha256": against_adapter_sha256,
     }
 
 

@@ -140,7 +140,7 @@ def announce_base(brain: BrainRoot, *, policy: bool = True) -> BaseChange:
         signal_listeners(layout.listeners_dir)
         data = {"slot": state.current, "event": event.get("event", ""), "change": state.change}
         events = EventLog(layout.events_dir)
-        told = _is_noted(events, state.change) or events.note(
+        told = events.tells_of(state.change, {"base"}) or events.note(
             "base", {**data, "reason": str(event.get("reason", ""))}
         )
     except OSError as error:
@@ -238,14 +238,6 @@ def _told(brain: BrainRoot) -> str:
         return "0"
     except (OSError, UnicodeDecodeError):
         return ""
-
-
-def _is_noted(events: EventLog, change: int) -> bool:
-    try:
-        kept = events.after(0)
-    except OSError:
-        return False
-    return any(e.kind == "base" and e.data.get("change") == change for e in kept)
 
 
 def _last_event(state: BaseState) -> dict[str, Any]:

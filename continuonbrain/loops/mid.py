@@ -18,7 +18,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,8 @@ class Outcome:
 class MidLoop(Sidecar):
     """One brain root's trainer, learning what is new."""
 
-    def _not_counted(self) -> list[str]:
-        """The episodes of this root that are no lessons, in words."""
+    def _not_counted(self, short: int) -> list[str]:
+        """The episodes of this root that are no lessons, in words. short: how many of a person's are too short."""
         finished = set(list_episodes(self.layout.episodes_dir, finished_only=True))
         others = [p for p in list_episodes(self.layout.episodes_dir) if p not in finished]
         unfinished = [p.name for p in others if not is_being_recorded(p)]
@@ -93,7 +93,7 @@ class MidLoop(Sidecar):
             driven.append(f"{recording} being recorded")
         if bad := len(bad_episodes(self.layout.episodes_dir)):
             driven.append(f"{bad} marked as bad")
-        if short := self._short():
+        if short:
             driven.append(f"{short} shorter than {LEAST_S:g} s")
         if unfinished:
             more = ", ..." if len(unfinished) > _NAMED else ""
@@ -101,11 +101,6 @@ class MidLoop(Sidecar):
                 f"{len(unfinished)} unfinished or unreadable ({', '.join(unfinished[:_NAMED])}{more})"
             )
         return [f"not counted: {', '.join(driven)}"] if driven else []
-
-    def _short(self, episodes: Sequence[Path] | None = None) -> int:
-        """How many of these (of all that a human drove, for None) are too short to count."""
-        found = self.new_episodes()[0] if episodes is None else episodes
-        return sum(is_short(read_metadata(p / METADATA_FILE)) for p in found)
 
     def _standing_candidate(self) -> Promotion | None:
         """Promote a candidate whose passing verdict stands but whose promotion never came (a crash, --hold, another one
@@ -170,11 +165,12 @@ class MidLoop(Sidecar):
         except StaleVerdict:
             stale = True
         episodes, fresh = self.new_episodes()
-        counted = len(episodes) - self._short(episodes)
+        short = sum(is_short(read_metadata(p / METADATA_FILE)) for p in episodes)
+        counted = len(episodes) - short
         self.say(episodes=counted)
         if counted < self.config.min_episodes:
             words = f"{counted} of {self.config.min_episodes} episodes (min_episodes) driven by a human"
-            return self._end("waiting", "; ".join([words, *self._not_counted()]))
+            return self._end("waiting", "; ".join([words, *self._not_counted(short)]))
         waiting = None if again else self._waits_for_judgment()
         if waiting is None and not fresh and not again and not stale:
             words = f"nothing new in {len(episodes)} episodes since the last candidate"

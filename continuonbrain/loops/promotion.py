@@ -227,7 +227,7 @@ def announce(
     before = "" if last is None else last.prev_hash
     known = kind == "confirm" and _told(layout.announced_path) in (before, _apps(before))
     events = EventLog(layout.events_dir)
-    noted = _is_noted(events, change)
+    noted = change != "" and events.tells_of(change, get_args(ChangeKind))
     apps = noted or known or _told(layout.announced_path) == _apps(change) or _tell_apps(brain, change)
     named = {"change": change} if change else {}
     if last is not None and kind in ("confirm", "revert"):
@@ -327,16 +327,6 @@ def _told(path: Path) -> str:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError):
         return ""
-
-
-def _is_noted(events: EventLog, change: str) -> bool:
-    try:
-        kept = events.after(0)
-    except OSError:
-        return False
-    return bool(change) and any(
-        e.data.get("change") == change for e in kept if e.kind in get_args(ChangeKind)
-    )
 
 
 def _in_words(answer: NoticeAnswer) -> str:

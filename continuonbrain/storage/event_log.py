@@ -15,7 +15,7 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -93,6 +93,14 @@ class EventLog:
             log.error("the event %s could not be noted: %s", kind, error)
             return False
         return True
+
+    def tells_of(self, change: object, kinds: Collection[str]) -> bool:
+        """Whether an event of one of these kinds names this change; no where the log cannot be read now."""
+        try:
+            kept = self.after(0)
+        except OSError:
+            return False
+        return any(event.kind in kinds and event.data.get("change") == change for event in kept)
 
     def after(self, sequence: int) -> list[Event]:
         """All that is kept behind a number, in order. The first may be later than `sequence + 1`: what was before it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import signal
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.small_verdict import judged
+from benchmarks.small_verdict import judged, small_base_verdict
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
 from continuonbrain.loops import base_change, base_probation, promotion
@@ -31,7 +30,6 @@ from continuonbrain.policy.calibration import Calibration
 from continuonbrain.storage.adapters import AdapterStore, OnProbation
 from continuonbrain.storage.base_slot_rule import BaseState
 from continuonbrain.storage.base_slots import BaseSlot, BaseSlotError, BaseSlots
-from continuonbrain.storage.base_verdict_rule import BASE_VERDICT_VERSION
 from continuonbrain.storage.driving_record import DrivingRecord, write_record
 from continuonbrain.storage.event_log import EventLog
 from continuonbrain.storage.lock import ProcessLock
@@ -64,18 +62,12 @@ class Robot:
     def passes(self, **changes: Any) -> None:
         calibration = Calibration().to_json()
         current = AdapterStore(self.brain.layout).current()
-        verdict = {
-            "version": BASE_VERDICT_VERSION,
-            "passed": True,
-            "reason": "",
-            "checks": [{"name": "completion", "passed": True}],
-            "evidence": {"held_out_steps": 0},
-            "base_sha256": self.sha256,
-            "adapter_sha256": "",
-            "calibration_sha256": hashlib.sha256(calibration).hexdigest(),
-            "against_base_sha256": base_sha256(tiny_base_folder()),
-            "against_adapter_sha256": "" if current is None else current.compute_sha256(),
-        }
+        verdict = small_base_verdict(
+            self.sha256,
+            base_sha256(tiny_base_folder()),
+            calibration,
+            against_adapter_sha256="" if current is None else current.compute_sha256(),
+        )
         self.entry.judged(verdict | changes, calibration)
 
     def adapter(self, tag: str, *, terms: Terms | None = None, servo: Calibration | None = None) -> str:
