@@ -206,7 +206,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing of ours runs after it."""
 
 
-@pytest.mark.parametrize("at", ["write_manifest", "signal_listeners", "_mark", "_is_noted", "ask_notice"])
+@pytest.mark.parametrize("at", ["write_manifest", "signal_listeners", "_mark", "tells_of", "ask_notice"])
 @pytest.mark.parametrize("change", ["promotion", "rollback"])
 def test_a_change_whose_maker_was_killed_is_told_by_the_next_round_once(
     helpers: Any, driving: BrainRoot, monkeypatch: pytest.MonkeyPatch, at: str, change: str
@@ -224,7 +224,7 @@ def test_a_change_whose_maker_was_killed_is_told_by_the_next_round_once(
         patch.setattr(
             promotion, "ask_notice", lambda _path, event: asked.append(event) or NoticeAnswer(*NOBODY)
         )
-        patch.setattr(promotion, at, kill)
+        patch.setattr(EventLog if at == "tells_of" else promotion, at, kill)
         with pytest.raises(Killed):
             (promote_candidate if change == "promotion" else roll_back)(driving)
     monkeypatch.setattr(
