@@ -1,6 +1,8 @@
 """A person drives, teaches, has it learn, sees the verdict, and takes back what drives: everything is real.
 
-Real Chromium, service, control process, simulator, policy process, sidecar, training and exam. Minutes:
+Real Chromium, service, control process, simulator, policy process, sidecar, training and exam. Twice: a short life,
+in every run (one lesson is a person's and the others lay there, few steps of training, a few tracks a measure: see
+`short_course.py`), and a whole one, nothing cut, of some minutes:
 
     pytest tests/dashboard/test_life.py -m long -s
 """
@@ -14,7 +16,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,51 +27,94 @@ pytest.importorskip("fastapi")
 pytest.importorskip("websockets")
 
 from continuonbrain.brain_root import BrainRoot, open_brain
+from continuonbrain.loops.child_plan import SIDECAR_MODULE
+from continuonbrain.loops.teach import lessons, record_expert
 from continuonbrain.model.base_identity import tiny_base_folder
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.open_engine import open_engine
 from continuonbrain.rlds.marking import driver_of, instruction_of
 from continuonbrain.rlds.reader import list_episodes, open_episode
-from continuonbrain.robot.sim.shifts import SHIFTS
+from continuonbrain.robot.sim.shifts import SHIFTS, world
+from continuonbrain.safety.guards import Limits
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.layout import init_brain_root
-from tests.dashboard.conftest import Opener, free_port
+from tests.dashboard.conftest import ROOT, Opener, free_port
 from tests.dashboard.driver import Driver
 from tests.dashboard.test_page import until
 
-pytestmark = [pytest.mark.browser, pytest.mark.long, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(3000)]
 
-SHIFT = "trim"  # the wheels point 11 degrees off: what a person does about it is worth learning
-LESSONS = ("drive", "keep left", "keep right", "drive slowly") * 4
-LESSON_S = 6.0
-SETTINGS = {"max_wall_time_s": 300}  # time for all steps beside a browser
+
+@dataclass(frozen=True)
+class Life:
+    """What is taught and learned. before: lessons that lie there already; lessons: what the person at the page shows,
+    lesson_s seconds each; may_fail: the verdict may refuse what was learned, if it says why."""
+
+    shift: str
+    lessons: tuple[str, ...]
+    lesson_s: float
+    settings: dict[str, Any]
+    before: int = 0
+    sidecar: tuple[str, ...] = (SIDECAR_MODULE,)
+    may_fail: bool = False
+
+
+WHOLE = Life(
+    shift="trim",  # the wheels point 11 degrees off: what a person does about it is worth learning
+    lessons=("drive", "keep left", "keep right", "drive slowly") * 4,
+    lesson_s=6.0,
+    settings={"max_wall_time_s": 300},  # time for all steps beside a browser
+    may_fail=True,  # a person's lessons may be too few or too poor
+)
+SHORT = Life(
+    shift="reverse",
+    lessons=("keep left",),
+    lesson_s=6.0,
+    settings={"max_steps": 24, "training": {"reflex_steps": 0}, "robot": {"decision_time_s": 0.2}},
+    before=15,
+    sidecar=("tests.dashboard.short_course", SIDECAR_MODULE),
+)
 VERDICT_S = 2400.0
 
 
-@pytest.fixture
-def brain(tmp_path: Path) -> BrainRoot:
-    layout = init_brain_root(tmp_path / "b", "sim-donkey", base_model=tiny_base_folder())
-    settings = json.loads(layout.config_path.read_text()) | SETTINGS
-    settings["robot"]["shift"] = SHIFT
+def rooted(folder: Path, life: Life) -> BrainRoot:
+    """The robot before anybody is at the page."""
+    layout = init_brain_root(folder, "sim-donkey", base_model=tiny_base_folder())
+    settings = json.loads(layout.config_path.read_text())
+    for key, value in life.settings.items():
+        settings[key] = settings[key] | value if isinstance(value, dict) else value
+    settings["robot"] |= {"shift": life.shift}
     layout.config_path.write_text(json.dumps(settings))
-    return open_brain(layout.root)
+    brain = open_brain(layout.root)
+    if life.before:
+        record_expert(
+            layout.episodes_dir,
+            world(life.shift),
+            instructions=lessons(life.before),
+            steps=80,
+            seed=60_000,
+            limits=Limits.from_config(brain.config.guards),
+        )
+    return brain
 
 
 @contextlib.contextmanager
-def robot(brain: BrainRoot, port: int) -> Iterator[None]:
+def robot(brain: BrainRoot, port: int, sidecar: tuple[str, ...]) -> Iterator[None]:
     """The four processes, as systemd starts them: parked, nobody teaches."""
     root = ("--root", str(brain.layout.root))
     commands = (
         ("continuonbrain", "serve", *root, "--json", "--tcp", str(port)),
         ("continuonbrain.loops.control_process", *root, "--park"),
         ("continuonbrain.loops.policy_process", *root),
-        ("continuonbrain.loops.mid", *root, "--probation"),
+        (*sidecar, *root, "--probation"),
     )
     running = []
     try:
         for command in commands:
             running.append(
-                subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True)
+                subprocess.Popen(
+                    [sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True, cwd=ROOT
+                )
             )
         first = running[0].stdout
         assert first is not None
@@ -80,34 +127,44 @@ def robot(brain: BrainRoot, port: int) -> Iterator[None]:
             process.wait(30)
 
 
-def test_a_person_teaches_it_and_takes_back_what_it_learned(brain: BrainRoot, open_page: Opener) -> None:
+@pytest.mark.parametrize("life", [SHORT, pytest.param(WHOLE, marks=pytest.mark.long)], ids=["short", "whole"])
+def test_a_person_teaches_it_and_takes_back_what_it_learned(
+    life: Life, tmp_path: Path, open_page: Opener
+) -> None:
+    brain = rooted(tmp_path / "b", life)
     port, began = free_port(), time.monotonic()
     url, layout = f"http://127.0.0.1:{port}", brain.layout
-    with robot(brain, port):
+    there = [p.name for p in list_episodes(layout.episodes_dir)]
+    with robot(brain, port, life.sidecar):
         page = open_page(f"{url}/#drive")
         page.get_by_role("button", name="By hand").click(timeout=60_000)
         until(page, "continuonbrain.wheel.held && continuonbrain.view.tick?.mode === 'teleop'")
-        hands = Calibration(steering_trim_rad=SHIFTS[SHIFT].steering_trim_rad)
+        hands = Calibration(
+            steering_gain=SHIFTS[life.shift].steering_gain,
+            steering_trim_rad=SHIFTS[life.shift].steering_trim_rad,
+        )
         driver = Driver(page, open_engine(layout.base_model_dir, brain.config.policy), hands)
         driver.drive("drive", 2.0)  # nothing of this teaches
         driver.halt("drive")
-        assert list_episodes(layout.episodes_dir) == []
+        assert [p.name for p in list_episodes(layout.episodes_dir)] == there
         moves = 0
-        for words in LESSONS:
+        for words in life.lessons:
             page.get_by_label("What you show it").fill(words)
             page.get_by_role("button", name="Record", exact=True).click()
             page.get_by_text(f"Your lesson “{words}” waits").wait_for()
-            moves += driver.drive(words, LESSON_S)
+            moves += driver.drive(words, life.lesson_s)
             page.get_by_role("button", name="Stop recording").click()
             page.get_by_role("button", name="Record", exact=True).wait_for()
             driver.halt(words)
-        assert len(LESSONS) == brain.config.min_episodes
-        print(f"\n{len(LESSONS)} lessons, {moves / len(LESSONS) / LESSON_S:.1f} moves of the hands a second")
+        assert life.before + len(life.lessons) == brain.config.min_episodes
+        shown_s = len(life.lessons) * life.lesson_s
+        print(f"\n{len(life.lessons)} lessons, {moves / shown_s:.1f} moves of the hands a second")
         off_road = page.evaluate("continuonbrain.view.tick.off_road")
         page.goto(f"{url}/#teach")
-        page.get_by_text(f"{len(LESSONS)} episodes taught: enough to learn from").wait_for()
-        told = [open_episode(p).metadata for p in list_episodes(layout.episodes_dir, finished_only=True)]
-        assert sorted(instruction_of(m) for m in told) == sorted(LESSONS)
+        page.get_by_text(f"{brain.config.min_episodes} episodes taught: enough to learn from").wait_for()
+        finished = [p for p in list_episodes(layout.episodes_dir, finished_only=True) if p.name not in there]
+        told = [open_episode(p).metadata for p in finished]
+        assert sorted(instruction_of(m) for m in told) == sorted(life.lessons)
         assert {driver_of(m) for m in told} == {"person"}
 
         page.goto(f"{url}/#learn")
@@ -130,9 +187,7 @@ def test_a_person_teaches_it_and_takes_back_what_it_learned(brain: BrainRoot, op
             f"off the road {off_road} times; training {judged_s - trained_s:.0f} s, "
             f"judging {time.monotonic() - judged_s:.0f} s"
         )
-        if page.get_by_text(
-            "Refused:"
-        ).count():  # a person's lessons may be too few or too poor: the page says why
+        if life.may_fail and page.get_by_text("Refused:").count():  # the page says why
             refused = AdapterStore(layout).candidate()
             assert refused is not None
             reason = (refused.verdict() or {})["reason"]
