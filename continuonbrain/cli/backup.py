@@ -64,17 +64,25 @@ def restore_backup(
             "--base", help="Only what was learned on this imported base, into a root that has the base again."
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Put a backup into a new root. Nothing that is there is overwritten; episodes and base models are not in it."""
     if not backup.is_dir():
         raise BrainError(f"there is no folder {backup}", remedy="see: continuonbrain backup list --root ROOT")
     if base is not None:
         count = restore_of_base(backup, open_brain(root, slot="").layout, base)
+        if as_json:
+            typer.echo(json.dumps({"files": count, "root": str(root), "base": base, "bases": []}))
+            return
         typer.echo(
             f"{count} files of base {base} restored; next: continuonbrain base verdict {base} --root {root}"
         )
         return
     count = restore(backup, root.expanduser().absolute())
+    if as_json:
+        told = {"files": count, "root": str(root), "base": "", "bases": list(slots_in(backup))}
+        typer.echo(json.dumps(told))
+        return
     typer.echo(f"{count} files restored; next: continuonbrain init --root {root} (puts a base model there)")
     for slot in slots_in(backup):
         typer.echo(

@@ -96,6 +96,9 @@ def train(
     cache_mib: Annotated[
         int, typer.Option("--cache-mib", min=0, help="Of each worker, for what the frozen layers compute.")
     ] = 2048,
+    skip_refused: Annotated[
+        bool, typer.Option("--skip-refused", help="Train without bundles that are refused, and name them.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train an adapter from bundles, as the robot does, on more than a robot has. Begun again, it goes on."""
@@ -138,6 +141,7 @@ def train(
         save_every=save_every,
         eval_every=eval_every,
         cache_mib=cache_mib,
+        skip_refused=skip_refused,
     )
     said = Console(stderr=True, highlight=False)
     with disk_errors(out):
@@ -208,7 +212,7 @@ def _print_trained(out: Path, done: dict[str, Any]) -> None:
         markup=False,
         soft_wrap=True,
     )
-    for words in done["left_out"][:5]:
+    for words in [*done.get("refused", []), *done["left_out"]][:5]:
         console.print(f"left out: {words}", style="yellow", markup=False, soft_wrap=True)
     _print_fit(done["fit"])
     if not done["tensorboard"]:

@@ -16,6 +16,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from continuonbrain.robot.protocol import FRAME_SHAPE
+from continuonbrain.storage.content_hash import sha256_of_files
 from continuonbrain.storage.durable import write_json_durably
 from continuonbrain.trainer.dataset import Samples
 
@@ -47,6 +48,11 @@ def write_samples(folder: Path, parts: Iterable[Samples]) -> int:
     save_file({"speeds": speeds, "which": which, **arrays}, folder / _ARRAYS)
     write_json_durably(folder / _PAPER, {"samples": len(said), "instructions": words})
     return len(said)
+
+
+def store_sha256(folder: Path) -> str:
+    """Of all that `write_samples` wrote. Raises OSError."""
+    return sha256_of_files(folder, (_FRAMES, _ARRAYS, _PAPER))
 
 
 def read_samples(folder: Path) -> Samples | None:

@@ -27,9 +27,10 @@ from continuonbrain.cloud_train.fit import Elsewhere
 from continuonbrain.cloud_train.plan import Plan
 from continuonbrain.cloud_train.prepare import HELD, REPLAY, TRAIN, Prepared, prepare
 from continuonbrain.cloud_train.recipe import Recipe, common
-from continuonbrain.cloud_train.sample_store import read_samples, write_samples
+from continuonbrain.cloud_train.sample_store import store_sha256, write_samples
 from continuonbrain.cloud_train.shape import config_of, shape_of
 from continuonbrain.config.brain import BrainConfig
+from continuonbrain.errors import BrainError
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.storage.adapter_version import CARD_FILE, adapter_sha256
 from continuonbrain.storage.content_hash import sha256_of_json
@@ -51,6 +52,7 @@ class Asked:
         recipe: of those settings.
         robot: whose calibration travels with the adapter; None: the only one's.
         elsewhere: what becomes of modules that a robot does not adapt.
+        skip_refused: train without bundles that are refused; they are named in `training.json`.
     """
 
     bundles: tuple[Path, ...]
@@ -67,6 +69,7 @@ class Asked:
     save_every: int = 50
     eval_every: int = 50
     cache_mib: int = 2048
+    skip_refused: bool = False
 
 
 def train(asked: Asked, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
@@ -88,7 +91,7 @@ def train(asked: Asked, say: Callable[[str], None] = lambda _: None) -> dict[str
 
 def _train(asked: Asked, sha256: str, say: Callable[[str], None]) -> dict[str, Any]:
     unfinished = asked.out / "unfinished"
-    bundles = [_told(path, say, asked, sha256, unfinished) for path in asked.bundles]
+    bundles, refused = _opened(asked, sha256, unfinished, say)
     bundles = sorted({b.manifest_sha256: b for b in bundles}.values(), key=lambda b: b.manifest_sha256)
     _one_key_each(bundles)
     config = common([b.settings for b in bundles]) if asked.config is None else config_of(asked.config)[0]
@@ -134,7 +137,7 @@ def _train(asked: Asked, sha256: str, say: Callable[[str], None]) -> dict[str, A
 
     say(f"training on {prepared.train} samples with {asked.workers} workers")
     figures = run_workers(plan, asked.workers)
-    return _finish(asked, plan, prepared, bundles, config, figures, robot, asked_for, say)
+    return _finish(asked, plan, prepared, bundles, config, figures, robot, asked_for, refused, say)
 
 
 def _one_key_each(bundles: Sequence[OpenBundle]) -> None:
@@ -151,9 +154,28 @@ def _one_key_each(bundles: Sequence[OpenBundle]) -> None:
             )
 
 
-def _told(path: Path, say: Callable[[str], None], asked: Asked, sha256: str, unfinished: Path) -> OpenBundle:
-    say(f"checking {path.name}")
-    return open_bundle(path, asked.keys, base_sha256=sha256, unfinished=unfinished / "bundles")
+def _opened(
+    asked: Asked, sha256: str, unfinished: Path, say: Callable[[str], None]
+) -> tuple[list[OpenBundle], list[str]]:
+    """The bundles that are taken, and why others are not, which are an error unless they may be skipped."""
+    found: list[OpenBundle] = []
+    refused: list[str] = []
+    for path in asked.bundles:
+        say(f"checking {path.name}")
+        try:
+            found.append(open_bundle(path, asked.keys, base_sha256=sha256, unfinished=unfinished / "bundles"))
+        except BrainError as error:
+            if not asked.skip_refused:
+                if len(asked.bundles) > 1:
+                    say(f"{path.name} is refused; to train without it: --skip-refused")
+                raise
+            say(f"left out: {error}")
+            refused.append(str(error))
+    if not found:
+        raise TrainRefused(
+            f"none of {len(refused)} bundles is taken: {refused[0]}", remedy="export them again"
+        )
+    return found, refused
 
 
 def _done(asked: Asked, asked_for: str) -> dict[str, Any] | None:
@@ -179,12 +201,14 @@ def _prepared(
     paper = unfinished / "prepared.json"
     try:
         known = json.loads(paper.read_bytes())
-        if known["asked_for"] == asked_for:
+        if known["asked_for"] != asked_for:
+            raise TrainRefused(
+                f"{asked.out} holds an unfinished training of other bundles, options or settings",
+                remedy=f"go on with what it was given, or give another folder with --out, or remove {unfinished}",
+            )
+        if known["samples_sha256"] == _samples_sha256(unfinished):
             return Prepared.from_json(known["prepared"])
-        raise TrainRefused(
-            f"{asked.out} holds an unfinished training of other bundles, options or settings",
-            remedy=f"go on with what it was given, or give another folder with --out, or remove {unfinished}",
-        )
+        say(f"the samples in {unfinished} are not those that were written there: they are prepared again")
     except (OSError, ValueError, KeyError, TypeError):
         pass  # nothing was begun, or nothing of it is left
     paper.unlink(missing_ok=True)
@@ -195,7 +219,10 @@ def _prepared(
     say("drawing what the base knows")
     replay = replay_for(asked.base, asked.recipe(config, True).seed)
     write_samples(unfinished / REPLAY, [] if replay is None else [replay])
-    write_json_durably(paper, {"asked_for": asked_for, "prepared": prepared.to_json()})
+    sha256 = _samples_sha256(unfinished)
+    write_json_durably(
+        paper, {"asked_for": asked_for, "samples_sha256": sha256, "prepared": prepared.to_json()}
+    )
     return prepared
 
 
@@ -212,8 +239,7 @@ def _whose_calibration(asked: Asked, prepared: Prepared) -> str | None:
 def _samples_sha256(unfinished: Path) -> str:
     digest = hashlib.sha256()
     for name in (TRAIN, HELD, REPLAY):
-        samples = read_samples(unfinished / name)
-        digest.update(f"{name} {'' if samples is None else samples.sha256()}\n".encode())
+        digest.update(f"{name} {store_sha256(unfinished / name)}\n".encode())
     return digest.hexdigest()
 
 
@@ -226,6 +252,7 @@ def _finish(
     figures: dict[str, Any],
     robot: str | None,
     asked_for: str,
+    refused: Sequence[str],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     from continuonbrain.cloud_train.finish import (
@@ -263,6 +290,7 @@ def _finish(
         "held_out": prepared.held_out,
         "duplicates": prepared.duplicates,
         "left_out": prepared.left_out,
+        "refused": list(refused),
         "tensorboard": figures["tensorboard"],
     }
     errors: dict[str, Any] = {}

@@ -107,17 +107,17 @@ class Exported:
     counter: int
 
 
-def no_refusal(_files: Mapping[str, bytes]) -> str:
+def no_refusal(_files: Mapping[str, bytes], _base_sha256: str) -> str:
     """Nothing more speaks against these files."""
     return ""
 
 
 def import_adapter(
-    brain: BrainRoot, path: Path, *, fits: Callable[[Mapping[str, bytes]], str] = no_refusal
+    brain: BrainRoot, path: Path, *, fits: Callable[[Mapping[str, bytes], str], str] = no_refusal
 ) -> Imported:
     """Take the adapter in the bundle `path` as candidate. It drives only after a verdict of this brain.
 
-    fits: given the verified files, says what else speaks against them, "" for nothing.
+    fits: given the verified files and this brain's base, says what else speaks against them, "" for nothing.
 
     Raises:
         BrainError: it is refused, with nothing changed (`ImportRefused`, `BundleError`, `SignatureRefused`,
@@ -137,7 +137,7 @@ def import_adapter(
         before = store.candidate_id()
         store.last_change()  # a damaged history would refuse the candidate after its counter was used up
         checked = _checked_bundle(path, keys, base_sha256=serving)
-        if why := fits(checked.files):
+        if why := fits(checked.files, serving):
             raise ImportRefused(f"{path} is refused: {why}", remedy="have it exported again, for this base")
         files = {n: d for n, d in checked.files.items() if n in BEHAVIOURAL_FILES}
         files[CARD_FILE] = _card(checked, sha256=adapter_sha256(files), base_sha256=serving)

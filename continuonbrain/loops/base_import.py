@@ -2,7 +2,7 @@
 
 Before a byte of it is written: the envelope's form, its key and signature, kind, names and sizes, which base it grew
 from, the counter, the file's own length, free space on the disk. Then every file is hashed while it is written below
-one hidden folder in `model/bases`; after the last one the base's identity, its JSON, the shapes of its weights beside
+one hidden folder in `model/bases`; after the last one the base's identity, its JSON, its numbers, their shapes beside
 those that it grew from, and whose graphs it brings. What is refused leaves nothing behind.
 
 What is accepted makes two durable changes, in this order: the counter of the key, then the folder's name. Killed
@@ -28,13 +28,14 @@ from continuonbrain.errors import BrainError
 from continuonbrain.loops.adapter_import import (
     ExportRefused,
     ImportRefused,
-    json_object,
     keys_of,
     regular_file,
 )
 from continuonbrain.model.base_identity import base_sha256, check_base_files
 from continuonbrain.model.serving.spec import DrivingSpec
-from continuonbrain.model.weight_shapes import ShapeError, other_shapes, shapes_of
+from continuonbrain.model.weight_shapes import ShapeError, not_finite, other_shapes
+from continuonbrain.policy.reflex import REFLEX_FILE, Reflex
+from continuonbrain.storage.adapter_version import CARD_FILE
 from continuonbrain.storage.base_files import (
     LARGEST,
     PRECISIONS,
@@ -45,6 +46,7 @@ from continuonbrain.storage.base_files import (
 from continuonbrain.storage.base_slots import SLOT_FILE, BaseSlots
 from continuonbrain.storage.durable import new_directory_durably, remove_staging_leftovers, sync_directory
 from continuonbrain.storage.large_bundle import file_member, unpack_large, write_large
+from continuonbrain.storage.plain_json import load_strict
 from continuonbrain.storage.public_key import PublicKey
 from continuonbrain.storage.signing import (
     KIND_BASE,
@@ -185,7 +187,7 @@ def pack_base(
         raise ExportRefused(f"{out} exists already", remedy="remove it, or choose another name")
     sha256 = base_sha256(folder)
     check_base_files(folder)
-    grown_from = grown_from or _grown_from_card(folder)
+    grown_from = _growth(folder, grown_from)
     members = [file_member(folder / name, name) for name in sorted(LARGEST) if (folder / name).is_file()]
     files = {m.name: SignedFile(m.sha256, m.bytes) for m in members}
     if why := _graphs_refusal(folder, sha256, files):
@@ -254,9 +256,14 @@ def _content_refusal(base: Path, document: Document, grown: Path) -> str:
     try:
         for name in document.files:
             if name.endswith(".json"):
-                json_object((base / name).read_bytes(), name)
-            elif name.endswith(".safetensors"):
-                shapes_of(base / name)
+                _check_json(base / name)
+            elif name.endswith(".safetensors") and (odd := not_finite(base / name)):
+                return f"{name}: {odd} holds numbers that are none (infinity or NaN)"
+        if (told := _card_growth(base)) not in (None, document.grown_from):
+            signed = _short(document.grown_from)
+            return f"{CARD_FILE} says that it grew from {_short(told)}, what was signed from {signed}"
+        if REFLEX_FILE in document.files:
+            Reflex.from_file(base / REFLEX_FILE)
         for name in _COMPARED:
             if why := other_shapes(base / name, grown / name):
                 return why
@@ -322,12 +329,40 @@ def _remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _grown_from_card(folder: Path) -> GrownFrom:
-    try:
-        told = json.loads((folder / "card.json").read_bytes())["grown_from"]
-        return GrownFrom(str(told["base_sha256"]), str(told["adapter_sha256"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+def _growth(folder: Path, said: GrownFrom | None) -> GrownFrom:
+    """What a base grew from: what is said, or stands in its card. ExportRefused where neither does, or they differ."""
+    told = _card_growth(folder)
+    if said is not None and told not in (None, said):
         raise ExportRefused(
-            f"{folder / 'card.json'} does not say what this base grew from (grown_from)",
+            f"{folder / CARD_FILE} says that this base grew from {_short(told)}, not {_short(said)}",
+            remedy="leave out --grown-from and --adapter: what `model merge` wrote there is signed",
+        )
+    if (known := said or told) is None:
+        raise ExportRefused(
+            f"{folder / CARD_FILE} does not say what this base grew from (grown_from)",
             remedy="give a folder that `continuonbrain model merge` wrote, or --grown-from BASE and --adapter ADAPTER",
-        ) from error
+        )
+    return known
+
+
+def _card_growth(folder: Path) -> GrownFrom | None:
+    """What a base's card says that it grew from; None where it says nothing that can be understood."""
+    try:
+        told = load_strict((folder / CARD_FILE).read_bytes())["grown_from"]
+        return GrownFrom(str(told["base_sha256"]), str(told["adapter_sha256"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _short(grown: GrownFrom | None) -> str:
+    return f"base {grown.base_sha256[:8]} with adapter {grown.adapter_sha256[:8]}" if grown else "nothing"
+
+
+def _check_json(path: Path) -> None:
+    """ImportRefused for a file that is no JSON object which everybody reads alike."""
+    try:
+        value = load_strict(path.read_bytes())
+    except ValueError as error:
+        raise ImportRefused(f"{path.name} is no JSON ({error})", remedy=_AGAIN) from error
+    if not isinstance(value, dict):
+        raise ImportRefused(f"{path.name} holds no JSON object", remedy=_AGAIN)

@@ -10,7 +10,9 @@ from continuonbrain.loops.adapter_import import Imported, import_adapter, regula
 from continuonbrain.loops.base_import import ImportedBase, import_base
 from continuonbrain.model.base_identity import is_driving_base
 from continuonbrain.model.weight_shapes import adapter_refusal
+from continuonbrain.policy.calibration import Calibration, CalibrationError
 from continuonbrain.policy.reflex import REFLEX_FILE, Reflex, ReflexError
+from continuonbrain.storage.adapter_version import CALIBRATION_FILE
 from continuonbrain.storage.large_bundle import is_large
 
 _HEAD = 16
@@ -31,12 +33,16 @@ def import_fitting(brain: BrainRoot, path: Path) -> Imported:
     """Take an adapter that this brain's base and reflex could be driven with. Raises as `import_adapter`."""
     base = brain.layout.base_model_dir
 
-    def fits(files: Mapping[str, bytes]) -> str:
-        if REFLEX_FILE in files:
-            try:
+    def fits(files: Mapping[str, bytes], base_sha256: str) -> str:
+        try:
+            if REFLEX_FILE in files:
                 Reflex(files[REFLEX_FILE])
-            except ReflexError as error:
-                return error.message
-        return adapter_refusal(files, base) if is_driving_base(base) else ""
+            if CALIBRATION_FILE in files:
+                Calibration.from_json(files[CALIBRATION_FILE])
+        except (ReflexError, CalibrationError) as error:
+            return error.message
+        if not is_driving_base(base):
+            return ""
+        return adapter_refusal(files, base, base_sha256=base_sha256)
 
     return import_adapter(brain, path, fits=fits)

@@ -10,15 +10,30 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load
+from safetensors import SafetensorError, deserialize, safe_open
 
 from continuonbrain.errors import BrainError
+from continuonbrain.model.serving.adapter_inputs import (
+    BASE_PREFIX,
+    LARGEST_ALPHA,
+    LARGEST_FACTOR,
+    factor_of,
+)
+from continuonbrain.storage.plain_json import load_strict
 
 _FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _MOST_RANK = 1024
+_PIECE = 4 << 20
+_EXPONENTS: dict[str, tuple[np.dtype[Any], int]] = {
+    "F16": (np.dtype("<u2"), 0x7C00),
+    "BF16": (np.dtype("<u2"), 0x7F80),
+    "F32": (np.dtype("<u4"), 0x7F80_0000),
+    "F64": (np.dtype("<u8"), 0x7FF0_0000_0000_0000),
+}
+"""A floating-point number as bits, and those of its exponent: all of them are set in infinity and in NaN (IEEE 754)."""
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -48,26 +63,47 @@ def other_shapes(own: Path, grown_from: Path) -> str:
     return ""
 
 
-def adapter_refusal(files: Mapping[str, bytes], base: Path) -> str:
+def not_finite(path: Path) -> str:
+    """The first tensor in a safetensors file that holds a number that is none (infinity, NaN), "" when there is none.
+    A file of any size is read in pieces. Raises ShapeError for a file that is none."""
+    shapes_of(path)
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header: dict[str, Any] = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        for name, entry in sorted(header.items(), key=lambda item: int(item[1]["data_offsets"][0])):
+            if entry["dtype"] not in _EXPONENTS:
+                continue  # whole numbers
+            kind, exponent = _EXPONENTS[entry["dtype"]]
+            begin, end = entry["data_offsets"]
+            file.seek(8 + length + begin)
+            left = end - begin
+            while left:
+                piece = np.frombuffer(file.read(min(left, _PIECE)), kind)
+                if bool(((piece & kind.type(exponent)) == exponent).any()):
+                    return str(name)
+                left -= piece.nbytes
+    return ""
+
+
+def adapter_refusal(files: Mapping[str, bytes], base: Path, *, base_sha256: str) -> str:
     """Why an adapter in memory does not fit the weights of the base in `base`, "" when it does.
 
     Its tensors must be the A `[rank, in]` and B `[out, rank]` of one rank, of weights `[out, in]` that the base has,
-    of finite numbers in fp16, fp32 or fp64.
+    of finite floating-point numbers; its settings name this base, a rank and a scale.
     """
     try:
-        settings = json.loads(files["adapter_config.json"])
-        rank = settings["r"] if isinstance(settings, dict) else None
-        tensors = load(files["adapter_model.safetensors"])
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        settings = load_strict(files["adapter_config.json"])
+        tensors = dict(deserialize(files["adapter_model.safetensors"]))  # type: ignore[no-untyped-call]
+    except (SafetensorError, ValueError, KeyError) as error:
         return f"adapter_model.safetensors or adapter_config.json cannot be read: {error!r}"
-    if type(rank) is not int or not 1 <= rank <= _MOST_RANK:
-        return f"adapter_config.json: r = {rank!r} is no rank from 1 to {_MOST_RANK}"
-    if (kind := settings.get("peft_type", "LORA")) != "LORA":
-        return f"adapter_config.json: peft_type = {kind!r} is not LORA"
+    if why := _settings_refusal(settings, base_sha256):
+        return f"adapter_config.json: {why}"
+    rank = settings["r"]
     weights = shapes_of(base / "model.safetensors")
     sides: dict[str, set[str]] = {}
-    for name, array in sorted(tensors.items()):
-        shape = tuple(array.shape)
+    for name, stored in sorted(tensors.items()):
+        shape = tuple(stored["shape"])
         named = _FACTOR.fullmatch(name)
         if named is None:
             return f"adapter_model.safetensors: {name[:100]} is no LoRA matrix"
@@ -77,9 +113,27 @@ def adapter_refusal(files: Mapping[str, bytes], base: Path) -> str:
         wanted = (rank, weight[1]) if named["side"] == "A" else (weight[0], rank)
         if shape != wanted:
             return f"adapter_model.safetensors: {name} is {list(shape)}, {list(wanted)} fits this base"
-        if array.dtype.kind != "f" or not np.isfinite(array).all():
-            return f"adapter_model.safetensors: {name} ({array.dtype}) holds other than finite floating-point numbers"
+        if factor_of(stored) is None:
+            return (
+                f"adapter_model.safetensors: {name} ({stored['dtype']}) holds other than finite floating-point numbers "
+                f"up to {LARGEST_FACTOR:g}"
+            )
         sides.setdefault(named["module"], set()).add(named["side"])
     if half := sorted(module for module, both in sides.items() if both != {"A", "B"}):
         return f"adapter_model.safetensors: {half[0]} has one matrix of two"
     return "" if sides else "adapter_model.safetensors holds no tensors"
+
+
+def _settings_refusal(settings: object, base_sha256: str) -> str:
+    if not isinstance(settings, dict):
+        return "is no JSON object"
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= _MOST_RANK:
+        return f"r = {rank!r} is no rank from 1 to {_MOST_RANK}"
+    if (kind := settings.get("peft_type", "LORA")) != "LORA":
+        return f"peft_type = {kind!r} is not LORA"
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not 0 < alpha <= LARGEST_ALPHA:
+        return f"lora_alpha = {alpha!r} is no number above 0, up to {LARGEST_ALPHA:g}"
+    if (named := settings.get("base_model_name_or_path")) != BASE_PREFIX + base_sha256:
+        return f"base_model_name_or_path = {str(named)[:100]!r} is not this base, {BASE_PREFIX}{base_sha256}"
+    return ""

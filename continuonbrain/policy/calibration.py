@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from continuonbrain.errors import BrainError
+from continuonbrain.storage.plain_json import load_strict
 
 MAX_WHEEL_RAD = 0.4
 WHEELBASE_M = 0.26
@@ -80,11 +81,21 @@ class Calibration:
         if not path.exists():
             return cls()
         try:
-            raw = json.loads(path.read_bytes())
+            return cls.from_json(path.read_bytes(), what=str(path))
+        except OSError as error:
+            raise CalibrationError(
+                f"{path} is not a calibration: {error}", remedy="train a new adapter"
+            ) from error
+
+    @classmethod
+    def from_json(cls, data: bytes, *, what: str = "calibration.json") -> Calibration:
+        """What `to_json` gave, or another wrote. Raises CalibrationError, which names `what`."""
+        try:
+            raw = load_strict(data)
             return cls(**{k: float(v) for k, v in raw.items()})
         except (ValueError, TypeError, AttributeError) as error:
             raise CalibrationError(
-                f"{path} is not a calibration: {error}", remedy="train a new adapter"
+                f"{what} is not a calibration: {error}", remedy="train a new adapter"
             ) from error
 
 

@@ -13,10 +13,11 @@ from continuonbrain.storage.content_hash import sha256_of_contents, sha256_of_fi
 from continuonbrain.storage.plain_json import load_strict
 
 REFLEX_FILE = "reflex.safetensors"
+CALIBRATION_FILE = "calibration.json"
 BEHAVIOURAL_FILES: tuple[str, ...] = (
     "adapter_config.json",
     "adapter_model.safetensors",
-    "calibration.json",
+    CALIBRATION_FILE,
     REFLEX_FILE,
 )
 """What decides how the robot behaves, and therefore what the sha256 of an adapter covers."""

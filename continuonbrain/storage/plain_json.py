@@ -1,7 +1,7 @@
 """JSON that others wrote, as everybody can read it on.
 
 A file may hold what is JSON to its reader and to nobody behind it: half of a surrogate pair (a file name that was no
-UTF-8), NaN, a thousand arrays in each other. Whoever passes it on would break at it, each time anew.
+UTF-8), NaN, a thousand arrays in each other, UTF-16. Whoever passes it on would break at it, each time anew.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def load_plain(data: bytes | str) -> Any:
         ValueError: no JSON, or nested deeper than 64.
     """
     try:
-        return _plain(json.loads(data), _DEEPEST)
+        return _plain(json.loads(_text(data)), _DEEPEST)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 
@@ -34,11 +34,16 @@ def load_strict(data: bytes | str) -> Any:
         ValueError: no JSON, nested deeper than 64, broken text, or a number that is none (NaN, 1e999, 10^400).
     """
     try:
-        value = json.loads(data)
+        value = json.loads(_text(data))
     except RecursionError as error:
         raise ValueError("nested too deep") from error
     strict(value)
     return value
+
+
+def _text(data: bytes | str) -> str:
+    """As UTF-8, without a mark before it (RFC 8259, section 8.1): Python alone would guess UTF-16, too."""
+    return data if isinstance(data, str) else data.decode("utf-8")
 
 
 def strict(value: object, *, depth: int = _DEEPEST) -> None:

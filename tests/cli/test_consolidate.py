@@ -43,8 +43,11 @@ def test_a_fresh_root_is_checked_and_backed_up(root: BrainLayout, tmp_path: Path
     (made,) = listed
     assert made["whole"] is True
     new = tmp_path / "new"
-    restored = said("backup", "restore", made["path"], "--root", str(new))
+    restored = said("backup", "restore", made["path"], "--root", str(new), "--json")
     assert restored.returncode == 0, restored.stderr
+    told = json.loads(restored.stdout)
+    there = [p for p in new.rglob("*") if p.is_file() and p.name != ".lock"]
+    assert told == {"files": len(there), "root": str(new), "base": "", "bases": []}
     assert (new / "config.json").read_bytes() == root.config_path.read_bytes()
     again = said("backup", "restore", made["path"], "--root", str(new))
     assert again.returncode == 2

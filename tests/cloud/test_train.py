@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 from continuonbrain.cloud.errors import BundleRefused
 from continuonbrain.cloud_train.board import Board, has_board
 from continuonbrain.cloud_train.errors import TrainRefused
+from continuonbrain.cloud_train.train import train
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.storage.adapter_version import adapter_sha256_on_disk
 
@@ -76,6 +77,7 @@ def test_what_a_run_leaves_behind(given: Given, of_two: Path) -> None:
     assert told["adapter_sha256"] == adapter_sha256_on_disk(of_two / "adapter")
     names = {p.name for p in (of_two / "adapter").iterdir()}
     assert names == {"adapter_config.json", "adapter_model.safetensors", "calibration.json", "card.json"}
+    assert told["refused"] == []
     metrics = json.loads((of_two / "metrics.json").read_bytes())
     assert [step for step, _ in metrics["held_out_losses"]] == [0, 3, 6]
     (errors,) = metrics["held_out_errors"].values()
@@ -231,6 +233,66 @@ def test_a_bundle_of_nobody_known_or_altered_is_refused_before_anything_is_unpac
         trained(given, tmp_path / "out", workers=64)
     found = [p for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name != ".lock"]
     assert {p.relative_to(tmp_path / "out").parts[:2] for p in found} <= {("unfinished", "bundles")}
+
+
+class Enough(Exception):
+    """The run has come to where workers would start."""
+
+
+@pytest.fixture
+def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise Enough
+
+    monkeypatch.setattr("continuonbrain.cloud_train.launch.run_workers", stop)
+
+
+@pytest.mark.usefixtures("no_workers")
+@pytest.mark.parametrize(
+    "what", ["train/frames.u8", "train/arrays.safetensors", "held/samples.json", "replay/frames.u8"]
+)
+def test_samples_that_changed_on_the_disk_are_prepared_again(given: Given, tmp_path: Path, what: str) -> None:
+    said: list[str] = []
+
+    def run() -> dict[str, bytes]:
+        said.clear()
+        with pytest.raises(Enough):
+            train(asked(given, tmp_path / "out"), said.append)
+        folder = tmp_path / "out" / "unfinished"
+        return {
+            str(p.relative_to(folder)): p.read_bytes()
+            for name in ("train", "held", "replay")
+            for p in (folder / name).iterdir()
+        }
+
+    first = run()
+    assert "decoding pictures" in said
+    assert run() == first
+    assert "decoding pictures" not in said
+    path = tmp_path / "out" / "unfinished" / what
+    changed = bytearray(path.read_bytes())
+    changed[-2] ^= 0x01
+    path.write_bytes(changed)
+    assert run() == first
+    assert "are not those that were written there" in " ".join(said)
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_one_bad_bundle_of_many_ends_a_run_unless_it_may_be_skipped(given: Given, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.zip"
+    data = bytearray(given.bundle.read_bytes())
+    data[len(data) // 2] ^= 0x01
+    bad.write_bytes(data)
+    said: list[str] = []
+    many = (bad, given.bundle, tmp_path / "absent.zip")
+    with pytest.raises(BundleRefused):
+        train(asked(given, tmp_path / "out", bundles=many), said.append)
+    assert "--skip-refused" in said[-1]
+    with pytest.raises(Enough):
+        train(asked(given, tmp_path / "out", bundles=many, skip_refused=True), said.append)
+    assert len([words for words in said if words.startswith("left out: ")]) == 2
+    with pytest.raises(TrainRefused, match="none of 1 bundles is taken"):
+        train(asked(given, tmp_path / "other", bundles=(bad,), skip_refused=True))
 
 
 def test_the_samples_are_those_that_the_robot_makes_itself(given: Given, tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ from continuonbrain.storage.zip64 import Member, directory, local_header
 ADAPTER = "a" * 64
 
 
-def grown(folder: Path, *, by: float = 1.001) -> Path:
-    """The tiny base with slightly larger numbers in one weight: another base of the same shapes, without graphs."""
+def grown(folder: Path, *, by: float = 1.001, of: str = "") -> Path:
+    """The tiny base with slightly larger numbers in one weight: another base of the same shapes, without graphs. of:
+    what its card says that it grew from, "" for the tiny base."""
     folder.mkdir()
     for name in (
         "config.json",
@@ -40,7 +41,7 @@ def grown(folder: Path, *, by: float = 1.001) -> Path:
     weights[name] = weights[name] * weights[name].dtype.type(by)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     card = json.loads((tiny_base_folder() / "card.json").read_bytes())
-    card["grown_from"] = {"base_sha256": base_sha256(tiny_base_folder()), "adapter_sha256": ADAPTER}
+    card["grown_from"] = {"base_sha256": of or base_sha256(tiny_base_folder()), "adapter_sha256": ADAPTER}
     (folder / "card.json").write_text(json.dumps(card))
     return folder
 

@@ -16,7 +16,7 @@ from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
 from continuonbrain.storage.base_slots import BaseSlots
 from continuonbrain.storage.signing import GrownFrom
 from continuonbrain.storage.trusted_keys import TrustedKeys
-from tests.loops.base_bundles import ADAPTER, BasePair, grown, listing
+from tests.loops.base_bundles import ADAPTER, BasePair, grown, listing, zipped
 
 
 @pytest.fixture
@@ -62,8 +62,8 @@ def test_graphs_come_along_in_their_folders(pair: BasePair) -> None:
 def test_a_slot_may_grow_from_a_slot(pair: BasePair, tmp_path: Path) -> None:
     import_bundle(pair.here, pair.packed())
     first = pair.sha256
-    pair.base = grown(tmp_path / "second", by=1.002)
-    taken = import_bundle(pair.here, pair.packed(grown_from=GrownFrom(first, ADAPTER)))
+    pair.base = grown(tmp_path / "second", by=1.002, of=first)
+    taken = import_bundle(pair.here, pair.packed())
     assert isinstance(taken, ImportedBase)
     assert taken.grown_from.base_sha256 == first
     assert len(BaseSlots(pair.here.layout).list()) == 2
@@ -76,6 +76,7 @@ def test_a_slot_may_grow_from_a_slot(pair: BasePair, tmp_path: Path) -> None:
     ],
 )
 def test_a_base_that_grew_elsewhere_is_refused(pair: BasePair, options: dict[str, Any], match: str) -> None:
+    (pair.base / "card.json").unlink()
     bundle = pair.packed(**options)
     before = listing(pair.folder)
     with pytest.raises(ImportRefused, match=match):
@@ -114,6 +115,63 @@ def test_a_base_of_other_shapes_is_refused(pair: BasePair) -> None:
     bundle = pair.packed()
     before = listing(pair.folder)
     with pytest.raises(ImportRefused, match="in the base it grew from"):
+        import_bundle(pair.here, bundle)
+    assert listing(pair.folder) == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "connector.safetensors"])
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_a_base_with_numbers_that_are_none_is_refused(pair: BasePair, name: str, number: float) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    weights = load_file(pair.base / name)
+    odd = sorted(weights)[-1]
+    weights[odd].reshape(-1)[-1] = number
+    save_file(weights, pair.base / name)
+    bundle = pair.packed()
+    before = listing(pair.folder)
+    with pytest.raises(ImportRefused, match=f"{name}: {odd} holds numbers that are none"):
+        import_bundle(pair.here, bundle)
+    assert listing(pair.folder) == before
+
+
+@pytest.mark.parametrize("spelled", ["utf-16", "utf-8-sig"])
+def test_a_base_whose_json_not_everybody_reads_is_refused(pair: BasePair, spelled: str) -> None:
+    path = pair.base / "connector.json"
+    path.write_bytes(path.read_text().encode(spelled))
+    bundle = pair.packed()
+    before = listing(pair.folder)
+    with pytest.raises(ImportRefused, match=r"connector.json is no JSON"):
+        import_bundle(pair.here, bundle)
+    assert listing(pair.folder) == before
+
+
+def test_a_base_whose_card_says_something_else_than_what_was_signed_is_not_packed_and_not_taken(
+    pair: BasePair,
+) -> None:
+    other = GrownFrom(base_sha256(tiny_base_folder()), "b" * 64)
+    with pytest.raises(ExportRefused, match="says that this base grew from"):
+        pair.packed(grown_from=other)
+    files = pair.contents()
+    by_hand = pair.write(zipped(pair.envelope(files, grown_from=other), list(files.items())))
+    before = listing(pair.folder)
+    with pytest.raises(
+        ImportRefused, match=r"card.json says that it grew from .* adapter aaaaaaaa, .* bbbbbbbb"
+    ):
+        import_bundle(pair.here, by_hand)
+    assert listing(pair.folder) == before
+
+
+def test_a_reflex_head_that_is_none_is_refused_with_its_base(pair: BasePair) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    path = pair.base / "reflex.safetensors"
+    tensors = load_file(path)
+    tensors.pop(sorted(tensors)[0])
+    save_file(tensors, path)
+    bundle = pair.packed()
+    before = listing(pair.folder)
+    with pytest.raises(ImportRefused, match="reflex"):
         import_bundle(pair.here, bundle)
     assert listing(pair.folder) == before
 

@@ -50,11 +50,12 @@ def adapter_files(tag: float = 1.0, *, rank: int = 4, width: int = 128) -> Files
         f"{name}.lora_A.weight": np.full((rank, width), tag, np.float32),
         f"{name}.lora_B.weight": np.zeros((128, rank), np.float32),
     }
-    settings = {"r": rank, "lora_alpha": 8}
+    named = f"continuonbrain:{base_sha256(tiny_base_folder())}"
+    settings = {"r": rank, "lora_alpha": 8, "base_model_name_or_path": named}
     return {
         "adapter_model.safetensors": save(tensors),
         "adapter_config.json": json.dumps(settings).encode(),
-        "calibration.json": b'{"steering_trim": 0.0}',
+        "calibration.json": b'{"steering_trim_rad": 0.0}',
     }
 
 
@@ -396,3 +397,30 @@ def test_another_method_than_lora_and_a_reflex_that_is_none(tmp_path: Path) -> N
     robot.refused(robot.zip(robot.envelope(other), other), "'IA3' is not LORA")
     junk = robot.files | {"reflex.safetensors": b"junk" * 10}
     robot.refused(robot.zip(robot.envelope(junk), junk), "no reflex head")
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        b'{"steering_trim_rad": NaN}',
+        b'{"steering_trim_rad": 1e999}',
+        b'{"steering_gain": 0.0}',
+        b'{"steering_gain": 40}',
+        b'{"delay_s": -1}',
+        b'{"top_speed": 1}',
+        '{"steering_trim_rad": 0.0}'.encode("utf-16"),
+    ],
+)
+def test_a_calibration_that_no_servo_has(tmp_path: Path, calibration: bytes) -> None:
+    robot = Attacked(tmp_path, "adapter")
+    odd = robot.files | {"calibration.json": calibration}
+    robot.refused(robot.zip(robot.envelope(odd), odd), "calibration")
+
+
+def test_settings_that_name_another_base_than_what_was_signed(tmp_path: Path) -> None:
+    robot = Attacked(tmp_path, "adapter")
+    settings = json.loads(robot.files["adapter_config.json"]) | {
+        "base_model_name_or_path": f"continuonbrain:{'c' * 64}"
+    }
+    other = robot.files | {"adapter_config.json": json.dumps(settings).encode()}
+    robot.refused(robot.zip(robot.envelope(other), other), "is not this base")

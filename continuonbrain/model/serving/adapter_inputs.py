@@ -20,7 +20,7 @@ from continuonbrain.model.serving.spec import LoraSpec
 from continuonbrain.storage.durable import write_bytes_durably
 
 F32 = NDArray[np.float32]
-_LARGEST_ALPHA = 1e6
+LARGEST_ALPHA = 1e6
 LARGEST_FACTOR = 1e3
 """Of a number in an adapter: trained ones are below ten."""
 LARGEST_CHANGE = 1e4
@@ -89,7 +89,7 @@ def adapter_inputs(adapter: Path, lora: LoraSpec, *, base_sha256: str) -> dict[s
                 f"{path}: {site} takes no adapter in this bundle",
                 remedy=f"train LoRA on modules of its layers: {', '.join(_leaves(lora))}",
             )
-        factor = _factor(stored)
+        factor = factor_of(stored)
         if factor is None:
             raise AdapterInputError(
                 f"{path}: {name} holds {stored['dtype']}, or numbers that are not finite in fp32, or beyond "
@@ -131,8 +131,9 @@ def _check_change(path: Path, site: str, a: F32, b: F32) -> None:
         )
 
 
-def _factor(stored: Mapping[str, Any]) -> F32 | None:
-    """A stored tensor in fp32; None when it holds no such numbers."""
+def factor_of(stored: Mapping[str, Any]) -> F32 | None:
+    """A tensor as safetensors' `deserialize` gives it, in fp32; None when it holds other than floating-point numbers
+    that are finite there and not beyond `LARGEST_FACTOR`."""
     kind = _FLOATS.get(stored["dtype"])
     if kind is None:
         return None
@@ -319,7 +320,7 @@ def _layers_named(path: Path, config: Mapping[str, Any]) -> set[int] | None:
 def _scale(folder: Path, config: Mapping[str, Any], module: str, rank: int) -> float:
     """alpha / r as PEFT takes it: patterns name modules by the end of their path, as regular expressions."""
     alpha = by_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= _LARGEST_ALPHA:
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) <= LARGEST_ALPHA:
         raise AdapterInputError(
             f"{folder}/adapter_config.json: lora_alpha = {alpha!r} is no scale", remedy="train again"
         )

@@ -1,0 +1,147 @@
+"""What an import asks of numbers and settings, before anybody reckons with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
+from continuonbrain.model.weight_shapes import adapter_refusal, not_finite, shapes_of
+
+RANK = 4
+
+
+@pytest.fixture(scope="module")
+def sha256() -> str:
+    return base_sha256(tiny_base_folder())
+
+
+@pytest.fixture(scope="module")
+def fitting(sha256: str) -> dict[str, bytes]:
+    """One module's adapter."""
+    shapes = shapes_of(tiny_base_folder() / "model.safetensors")
+    module = next(n for n in sorted(shapes) if n.endswith("q_proj.weight")).removesuffix(".weight")
+    outputs, inputs = shapes[f"{module}.weight"]
+    tensors = {
+        f"base_model.model.{module}.lora_A.weight": np.full((RANK, inputs), 0.01, np.float32),
+        f"base_model.model.{module}.lora_B.weight": np.full((outputs, RANK), 0.01, np.float32),
+    }
+    settings = {
+        "peft_type": "LORA",
+        "r": RANK,
+        "lora_alpha": 16,
+        "base_model_name_or_path": f"continuonbrain:{sha256}",
+    }
+    return {
+        "adapter_config.json": json.dumps(settings).encode(),
+        "adapter_model.safetensors": save(tensors),
+    }
+
+
+def test_one_that_fits_is_taken(fitting: dict[str, bytes], sha256: str) -> None:
+    assert adapter_refusal(fitting, tiny_base_folder(), base_sha256=sha256) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"r": True}, "r = True is no rank"),
+        ({"r": 0}, "r = 0 is no rank"),
+        ({"r": 1025}, "r = 1025 is no rank"),
+        ({"r": "4"}, "is no rank"),
+        ({"r": 5}, "fits this base"),
+        ({"peft_type": "IA3"}, "is not LORA"),
+        ({"lora_alpha": 0}, "lora_alpha = 0"),
+        ({"lora_alpha": -16}, "lora_alpha = -16"),
+        ({"lora_alpha": 1e7}, "lora_alpha"),
+        ({"lora_alpha": float("nan")}, "cannot be read"),
+        ({"lora_alpha": float("inf")}, "cannot be read"),
+        ({"lora_alpha": "16"}, "lora_alpha"),
+        ({"lora_alpha": None}, "lora_alpha"),
+        ({"lora_alpha": True}, "lora_alpha"),
+        ({"base_model_name_or_path": "continuonbrain:" + "c" * 64}, "is not this base"),
+        ({"base_model_name_or_path": "google/gemma-3n-E2B"}, "is not this base"),
+        ({"base_model_name_or_path": None}, "is not this base"),
+    ],
+)
+def test_settings_that_are_not_a_plain_adapters_of_this_base_are_refused(
+    fitting: dict[str, bytes], sha256: str, changes: dict[str, Any], says: str
+) -> None:
+    settings = json.loads(fitting["adapter_config.json"]) | changes
+    files = {**fitting, "adapter_config.json": json.dumps(settings).encode()}
+    assert says in adapter_refusal(files, tiny_base_folder(), base_sha256=sha256)
+
+
+@pytest.mark.parametrize(
+    "respelled",
+    [
+        lambda data: data.decode().encode("utf-16"),
+        lambda data: data.decode().encode("utf-32-le"),
+        lambda data: b"\xef\xbb\xbf" + data,
+        lambda data: b"[" + data + b"]",
+        lambda data: b"null",
+        lambda data: b"[" * 100_000,
+    ],
+    ids=["UTF-16", "UTF-32", "with a mark", "a list", "null", "deep"],
+)
+def test_settings_that_not_every_reader_reads_alike_are_refused(
+    fitting: dict[str, bytes], sha256: str, respelled: Callable[[bytes], bytes]
+) -> None:
+    files = {**fitting, "adapter_config.json": respelled(fitting["adapter_config.json"])}
+    assert adapter_refusal(files, tiny_base_folder(), base_sha256=sha256).startswith("adapter_")
+
+
+BITS = {
+    "F16": (np.uint16, 0x7C00, 0x7BFF),
+    "BF16": (np.uint16, 0x7F80, 0x7F7F),
+    "F32": (np.uint32, 0x7F80_0000, 0x7F7F_FFFF),
+    "F64": (np.uint64, 0x7FF0_0000_0000_0000, 0x7FEF_FFFF_FFFF_FFFF),
+}
+"""A type's infinity and its largest number."""
+
+
+def written(path: Path, kind: str, bits: int, at: int, count: int) -> Path:
+    """A file of two tensors, in the second of which one number has these bits."""
+    numbers = np.zeros(count, BITS[kind][0])
+    numbers[at] = bits
+    whole = np.full(4, -1, np.int64).tobytes()
+    header = {
+        "first": {"dtype": "I64", "shape": [4], "data_offsets": [0, 32]},
+        "second": {"dtype": kind, "shape": [count], "data_offsets": [32, 32 + numbers.nbytes]},
+    }
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + whole + numbers.tobytes())
+    return path
+
+
+@pytest.mark.parametrize("kind", sorted(BITS))
+@pytest.mark.parametrize("at", [0, 12, 99])
+def test_a_number_that_is_none_is_found_in_every_type_and_the_largest_is_one(
+    tmp_path: Path, kind: str, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("continuonbrain.model.weight_shapes._PIECE", 64)  # more than one piece
+    whole, infinite, largest = BITS[kind]
+    sign = 1 << (8 * np.dtype(whole).itemsize - 1)
+    for bits in (infinite, infinite | sign, infinite + 1, (infinite + 1) | sign, sign - 1):
+        assert not_finite(written(tmp_path / "f", kind, bits, at, 100)) == "second"
+    for bits in (largest, largest | sign, 0, sign, 1):
+        assert not_finite(written(tmp_path / "f", kind, bits, at, 100)) == ""
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e4])
+def test_an_adapter_of_numbers_to_which_nothing_can_be_added_is_refused(
+    fitting: dict[str, bytes], sha256: str, number: float
+) -> None:
+    from safetensors.numpy import load
+
+    tensors = load(fitting["adapter_model.safetensors"])
+    name = sorted(tensors)[1]
+    tensors[name][-1, -1] = number
+    files = {**fitting, "adapter_model.safetensors": save(tensors)}
+    assert "other than finite" in adapter_refusal(files, tiny_base_folder(), base_sha256=sha256)
