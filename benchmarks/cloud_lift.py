@@ -79,8 +79,9 @@ from continuonbrain.storage.durable import write_json_durably
 from continuonbrain.storage.layout import init_brain_root
 from continuonbrain.storage.public_key import PublicKey
 from continuonbrain.storage.trusted_keys import PrivateKeys
-from continuonbrain.trainer.dataset import build_samples, calibrate, hold_out, read_drive
+from continuonbrain.trainer.dataset import build_samples, calibrate, read_drive
 from continuonbrain.trainer.evaluate import answers
+from continuonbrain.trainer.held_out import hold_out, instructions_by_name
 from continuonbrain.trainer.job import JobSettings, train_adapter
 from continuonbrain.trainer.recorded import steering_of
 from continuonbrain.trainer.score import drive_score, follow_score
@@ -170,7 +171,10 @@ def on_device(school: School, out: Path) -> dict[str, Any]:
     drives = [read_drive(p) for p in list_episodes(brain.layout.episodes_dir)]
     calibration = calibrate(drives)
     kept = hold_out(
-        [d.episode.path for d in drives], tail=rules.eval_tail_episodes, least=rules.min_eval_episodes
+        [d.episode.path for d in drives],
+        tail=rules.eval_tail_episodes,
+        least=rules.min_eval_episodes,
+        said=instructions_by_name(drives),
     )[0]
     samples = build_samples([d for d in drives if d.episode.path in kept], calibration)
     engine = TorchEngine(tiny_base_folder())

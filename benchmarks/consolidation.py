@@ -47,7 +47,8 @@ from continuonbrain.policy.open_engine import open_engine
 from continuonbrain.policy.torch_engine import TorchEngine
 from continuonbrain.robot.sim.shifts import world
 from continuonbrain.safety.guards import Limits
-from continuonbrain.trainer.dataset import Samples, build_samples, hold_out, read_drive
+from continuonbrain.trainer.dataset import Samples, build_samples, read_drive
+from continuonbrain.trainer.held_out import hold_out, instructions_by_name
 from continuonbrain.trainer.job import JobSettings, train_adapter
 from continuonbrain.trainer.reservoir import Remembered, chosen, look_of
 from continuonbrain.trainer.score import drive_score
@@ -84,7 +85,12 @@ class School:
             )
         )
         rules = self.config.promotion
-        held = hold_out(self.stages[-1], tail=rules.eval_tail_episodes, least=rules.min_eval_episodes)[1]
+        held = hold_out(
+            self.stages[-1],
+            tail=rules.eval_tail_episodes,
+            least=rules.min_eval_episodes,
+            said=instructions_by_name([read_drive(p) for p in self.stages[-1]]),
+        )[1]
         self.held_out |= {str(p) for p in held}
 
     def samples(self, episodes: list[Path]) -> Samples:

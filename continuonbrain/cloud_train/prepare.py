@@ -28,9 +28,9 @@ from continuonbrain.trainer.dataset import (
     Samples,
     build_samples,
     calibrate,
-    hold_out,
     mirrored_instruction,
 )
+from continuonbrain.trainer.held_out import hold_out, instructions_by_name
 
 TRAIN, HELD, REPLAY = "train", "held", "replay"
 _STRIDE = 3
@@ -95,7 +95,10 @@ def prepare(
         out.calibrations[robot] = calibrate(own)
         kept = set(
             hold_out(
-                [d.episode.path for d in own], tail=rules.eval_tail_episodes, least=rules.min_eval_episodes
+                [d.episode.path for d in own],
+                tail=rules.eval_tail_episodes,
+                least=rules.min_eval_episodes,
+                said=instructions_by_name(own),
             )[1]
         )
         train += [d for d in own if d.episode.path not in kept]

@@ -148,7 +148,8 @@ class PromotionConfig(Group):
     """Largest mean |action - recorded action| on held-out episodes."""
     max_eval_steps: Annotated[int, Field(ge=1)] = 1024
     eval_tail_episodes: Annotated[int, Field(ge=1)] = 8
-    """At most so many episodes are held out of training and judged on: every eighth, from the newest back."""
+    """At most so many episodes are held out of training and judged on: one of eight, from the newest back, of
+    every instruction in its turn."""
     min_eval_episodes: Annotated[int, Field(ge=2, le=64)] = 4
     """With fewer held-out episodes recordings prove nothing: refused where no simulator fits the robot. A quarter of
     the lessons is held out until there are so many: sixteen lessons are enough for four."""

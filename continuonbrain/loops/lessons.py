@@ -25,12 +25,12 @@ from continuonbrain.trainer.dataset import (
     Samples,
     build_samples,
     calibrate,
-    hold_out,
     join,
     mirrored_instruction,
     read_drive,
 )
 from continuonbrain.trainer.exam import Paper, name_of_question
+from continuonbrain.trainer.held_out import hold_out, instructions_by_name
 from continuonbrain.trainer.reservoir import sizes
 from continuonbrain.trainer.safety_evidence import fit_head
 
@@ -94,7 +94,13 @@ def read_lessons(
     if choice is None:
         rules = mid.config.promotion
         paths = [d.episode.path for d in drives]
-        _, held = hold_out(paths, tail=rules.eval_tail_episodes, least=rules.min_eval_episodes, unseen=unseen)
+        _, held = hold_out(
+            paths,
+            tail=rules.eval_tail_episodes,
+            least=rules.min_eval_episodes,
+            unseen=unseen,
+            said=instructions_by_name(drives),
+        )
         names = frozenset(p.name for p in held)
         choice = Choice(calibrate(drives), names, unseen=frozenset(unseen) - names)
     return _shared_out(mid, drives, choice, left_out, watched)

@@ -13,7 +13,7 @@ commanded motion stands in for the measured one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -420,30 +420,3 @@ def sampling_weights(instructions: Sequence[str]) -> F64:
     weight = counts[inverse].astype(float) ** -0.5
     out: F64 = weight / weight.sum()
     return out
-
-
-def hold_out(
-    episodes: Sequence[Path], *, tail: int, least: int = 1, unseen: Collection[str] = ()
-) -> tuple[list[Path], list[Path]]:
-    """Split into training and held-out episodes: every eighth from the newest back, at most `tail`; every fourth until
-    there are `least` where every eighth gives fewer, so that few episodes cost at most a quarter of the lessons. None
-    of fewer than four. Episodes, never single steps: neighbouring frames are nearly the same.
-
-    unseen: names of those that nobody may train on. Of eight or four neighbours one of these is held out before another
-    is, so that what was held out for good costs no further lessons; the others of them are in neither list.
-    """
-    ordered = list(episodes)
-    newest = ordered[::-1]
-
-    def pick(stride: int, most: int) -> set[Path]:
-        found = set()
-        for start in range(0, len(newest) - 3, stride)[:most]:
-            block = newest[start : start + stride]
-            found.add(next((p for p in block if p.name in unseen), block[3]))
-        return found
-
-    held = pick(8, tail)
-    if len(held) < min(least, tail):
-        held = pick(4, min(least, tail))
-    train = [p for p in ordered if p not in held and p.name not in unseen]
-    return train, [p for p in ordered if p in held]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.cloud.check import check_bundle, is_memory, read_envelope
 from continuonbrain.cloud.manifest import parse_manifest
+from continuonbrain.cloud.privacy import FACES
 from continuonbrain.errors import BrainError
 from continuonbrain.storage.canonical_json import signable_bytes
 from continuonbrain.storage.public_key import PublicKey, parse_public_key
@@ -145,6 +148,65 @@ def test_a_dataset_that_is_no_folder_of_its_members_is_refused_whoever_signed_it
     told["datasets"] = change(told["datasets"])
     with pytest.raises(BrainError, match=r"is none of its members"):
         parse_manifest(signable_bytes(told), what="test")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"format": "continuonbrain.memory.2"}, "format is 'continuonbrain.memory.2'"),
+        ({"format": None}, "format is"),
+        ({"robot": "my car"}, "no robot's pseudonym"),
+        ({"robot": "robot-0123456789ABCDEF"}, "no robot's pseudonym"),
+        ({"robot": "robot-0123456789abcdef0"}, "no robot's pseudonym"),
+        ({"robot": 7}, "is not one"),
+        ({"frames": "k" * 257}, "is not one"),
+        ({"episodes": -1}, "is not one"),
+        ({"episodes": True}, "is not one"),
+        ({"steps": "12"}, "is not one"),
+        ({"steps": None}, "is not one"),
+        ({"datasets": []}, "is not one"),
+        ({"adapters": {"current": {"version": 1}}}, "is not one"),
+        ({"members": [{"name": "config.json", "bytes": -1, "sha256": "0" * 64}]}, "is not one"),
+        ({"members": [{"name": "config.json", "bytes": 1}]}, "is not one"),
+        (
+            {"members": [{"name": "../config.json", "bytes": 1, "sha256": "0" * 64}]},
+            "a member's name is none",
+        ),
+        ({"members": [{"name": "a.json", "bytes": 1, "sha256": "0" * 64}] * 2}, "there twice"),
+        ({"privacy": {"coarsened": {FACES: 1}}}, "is not one"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused_whoever_signed_it(
+    brain: BrainRoot, tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    files = in_order(export(brain, tmp_path / "folder", as_zip=False).path)
+    told = {**json.loads(files["manifest.json"]), **change}
+    with pytest.raises(BrainError, match=re.escape(says)):
+        parse_manifest(signable_bytes(told), what="test")
+
+
+def test_the_largest_and_the_smallest_that_a_manifest_says(brain: BrainRoot, tmp_path: Path) -> None:
+    files = in_order(export(brain, tmp_path / "folder", as_zip=False).path)
+    told = {**json.loads(files["manifest.json"]), "frames": "k" * 256, "episodes": 0}
+    contents = parse_manifest(signable_bytes(told), what="test")
+    assert (len(contents.frames), contents.episodes) == (256, 0)
+
+
+def test_a_manifest_and_its_signature_name_one_base(brain: BrainRoot, key: PublicKey, tmp_path: Path) -> None:
+    from continuonbrain.cloud.manifest import document_of
+    from continuonbrain.storage.signing import sign
+
+    files = in_order(export(brain, tmp_path / "folder", as_zip=False).path)
+    own = PrivateKeys(brain.layout)
+    path = tmp_path / "e.zip"
+    real = json.loads(files["manifest.json"])["base_sha256"]
+    for base, says in ((real, ""), ("0" * 64, "name two bases")):
+        document = replace(document_of(files["manifest.json"], base), key_id=key.key_id, counter=9)
+        path.write_bytes(zipped({**files, "bundle.json": sign(document, own.load(KEY))}))
+        if says:
+            assert says in refused(path, key)
+        else:
+            check_bundle(path, key)
 
 
 def test_folders(brain: BrainRoot, key: PublicKey, tmp_path: Path) -> None:

@@ -300,7 +300,8 @@ def test_the_samples_are_those_that_the_robot_makes_itself(given: Given, tmp_pat
     from continuonbrain.cloud_train.prepare import TRAIN, prepare
     from continuonbrain.cloud_train.sample_store import read_samples
     from continuonbrain.rlds.reader import list_episodes
-    from continuonbrain.trainer.dataset import build_samples, calibrate, hold_out, read_drive
+    from continuonbrain.trainer.dataset import build_samples, calibrate, read_drive
+    from continuonbrain.trainer.held_out import hold_out, instructions_by_name
 
     bundle = open_bundle(
         given.bundle,
@@ -313,8 +314,13 @@ def test_the_samples_are_those_that_the_robot_makes_itself(given: Given, tmp_pat
     assert found is not None
     rules = given.brain.config.promotion
     paths = list_episodes(given.brain.layout.episodes_dir)
-    train, held = hold_out(paths, tail=rules.eval_tail_episodes, least=rules.min_eval_episodes)
     drives = [read_drive(p) for p in paths]
+    train, held = hold_out(
+        paths,
+        tail=rules.eval_tail_episodes,
+        least=rules.min_eval_episodes,
+        said=instructions_by_name(drives),
+    )
     calibration = calibrate(drives)
     own = build_samples([d for d in drives if d.episode.path in train], calibration)
     (fitted,) = prepared.calibrations.values()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from continuonbrain.errors import BrainError
 from continuonbrain.loops import base_import
 from continuonbrain.loops.adapter_import import ExportRefused, ImportRefused
 from continuonbrain.loops.base_import import ImportedBase, pack_base
@@ -15,7 +16,7 @@ from continuonbrain.loops.cloud_import import import_bundle
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
 from continuonbrain.storage.base_slots import BaseSlots
 from continuonbrain.storage.signing import GrownFrom
-from continuonbrain.storage.trusted_keys import TrustedKeys
+from continuonbrain.storage.trusted_keys import PrivateKeys, TrustedKeys
 from tests.loops.base_bundles import ADAPTER, BasePair, grown, listing, zipped
 
 
@@ -181,3 +182,37 @@ def test_what_cannot_say_where_it_grew_is_not_packed(pair: BasePair) -> None:
     with pytest.raises(ExportRefused, match="grew from"):
         pack_base(pair.there, pair.base, pair.folder / "out", key_name="shop")
     assert not (pair.folder / "out").exists()
+
+
+def test_a_base_that_grew_from_itself_is_refused(pair: BasePair) -> None:
+    (pair.base / "card.json").unlink()
+    with pytest.raises(ExportRefused, match="names the base itself"):
+        pair.packed(grown_from=GrownFrom(pair.sha256, ADAPTER))
+    files = pair.contents()
+    envelope = pair.envelope(files, grown_from=GrownFrom(pair.sha256, ADAPTER))
+    with pytest.raises(ImportRefused, match="names the base itself"):
+        import_bundle(pair.here, pair.write(zipped(envelope, list(files.items()))))
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_what_is_there_is_not_written_over(pair: BasePair, link: bool) -> None:
+    out = pair.folder / "there.base"
+    if link:
+        out.symlink_to(pair.folder / "nowhere")
+    else:
+        out.write_bytes(b"mine")
+    with pytest.raises(ExportRefused, match="exists already"):
+        pack_base(pair.there, pair.base, out, key_name="shop")
+    assert out.is_symlink() if link else out.read_bytes() == b"mine"
+    assert PrivateKeys(pair.there.layout).next_counter(pair.key.key_id) == 1, "its counter is not used up"
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "connector.safetensors", "tokenizer.json", "model.safetensors"]
+)
+def test_half_a_base_is_not_packed(pair: BasePair, name: str) -> None:
+    (pair.base / name).unlink()
+    out = pair.folder / "half.base"
+    with pytest.raises(BrainError, match=name):
+        pack_base(pair.there, pair.base, out, key_name="shop")
+    assert not out.exists()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -281,3 +282,17 @@ def test_what_a_killed_opening_left_is_removed_after_a_day(tmp_path: Path) -> No
     os.utime(old, (1, 1))
     assert recover_unfinished(tmp_path) == []
     assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_episodes_sort_by_when_they_began_within_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    from continuonbrain.rlds import writer
+
+    began = 1_795_000_000 * 10**9
+    moments = [began + ms * 10**6 + 999_999 for ms in (0, 1, 9, 10, 255, 256, 998, 999, 1000, 2000)]
+    names = []
+    for moment in moments:
+        monkeypatch.setattr(writer.time, "time_ns", lambda moment=moment: moment)
+        names.append(writer.new_episode_id())
+    assert names == sorted(names)
+    assert all(re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{8}", name) for name in names)
+    assert len({writer.new_episode_id() for _ in range(100)}) == 100

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from continuonbrain.errors import BrainError
 from continuonbrain.policy.calibration import Calibration, fit_calibration
@@ -30,7 +28,6 @@ from continuonbrain.trainer.dataset import (
     build_samples,
     calibrate,
     frame_at,
-    hold_out,
     join,
     mirrored,
     read_drive,
@@ -341,55 +338,3 @@ def test_rare_instructions_are_drawn_more_often_but_not_equally() -> None:
     assert chances.sum() == pytest.approx(1.0)
     assert chances[-1] == pytest.approx(3 * chances[0])
     assert 10 / 100 < chances[-10:].sum() < 0.5
-
-
-# ---------------------------------------------------------------------------------------- held out
-
-
-@pytest.mark.parametrize(
-    ("count", "held"),
-    [(3, 0), (4, 1), (8, 2), (15, 3), (16, 4), (31, 4), (32, 4), (40, 5), (64, 8), (200, 8)],
-)
-def test_few_episodes_give_a_quarter_until_there_are_enough_to_judge_by(count: int, held: int) -> None:
-    train, out = hold_out([Path(f"e{i:04}") for i in range(count)], tail=8, least=4)
-    assert (len(train), len(out)) == (count - held, held)
-
-
-@given(st.integers(0, 300), st.integers(1, 20), st.randoms())
-def test_held_out_episodes_are_never_trained_on(count: int, tail: int, random: object) -> None:
-    episodes = [Path(f"e{i:04}") for i in range(count)]
-    shuffled = list(episodes)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
-    train, held = hold_out(shuffled, tail=tail)
-    assert not set(train) & set(held)
-    assert sorted([*train, *held]) == episodes
-    assert len(held) <= tail
-    assert (len(held) >= 1) == (count >= 4)
-    assert hold_out(shuffled, tail=tail) == (train, held)
-
-
-@pytest.mark.parametrize("count", range(16, 33))
-def test_what_is_kept_unseen_judges_and_costs_no_further_lessons(count: int) -> None:
-    """As it comes when sixteen were learned from, and some more are there at the next round."""
-    first = [Path(f"e{i:04}") for i in range(16)]
-    kept = {p.name for p in hold_out(first, tail=8, least=4)[1]}
-    episodes = [Path(f"e{i:04}") for i in range(count)]
-    train, held = hold_out(episodes, tail=8, least=4, unseen=kept)
-    assert len(held) == 4
-    assert not kept & {p.name for p in train}
-    assert len(train) >= count - 4 - 4 + sum(p.name in kept for p in held)
-    if count == 16:
-        assert {p.name for p in held} == kept
-
-
-@given(st.integers(0, 100), st.integers(1, 20), st.sets(st.integers(0, 100)))
-def test_unseen_episodes_are_never_trained_on_and_as_many_judge(
-    count: int, tail: int, numbers: set[int]
-) -> None:
-    episodes = [Path(f"e{i:04}") for i in range(count)]
-    unseen = {f"e{i:04}" for i in numbers}
-    train, held = hold_out(episodes, tail=tail, least=4, unseen=unseen)
-    assert not unseen & {p.name for p in train}
-    assert not set(train) & set(held)
-    assert len(held) == len(hold_out(episodes, tail=tail, least=4)[1])
-    assert {p.name for p in episodes} - {p.name for p in (*train, *held)} <= unseen
