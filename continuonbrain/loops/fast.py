@@ -36,7 +36,7 @@ from continuonbrain.loops.heads import Heads
 from continuonbrain.loops.loop_report import Durations, FastReport, Profile
 from continuonbrain.loops.loop_tick import PARKED, LoopTick, Mode, PathSource, Teleop
 from continuonbrain.loops.policy_client import Answer
-from continuonbrain.loops.realtime import quiet_collector
+from continuonbrain.loops.realtime import quiet_collector, sleep_punctually
 from continuonbrain.loops.recording import Attended, Kind, Part, Recording, is_driven, kind_of
 from continuonbrain.loops.reflex_keeper import ReflexSource
 from continuonbrain.loops.remote import Hand
@@ -87,7 +87,7 @@ class FastLoop:
         reflexes: ReflexSource | None = None,
         steps_per_episode: int = 600,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] = sleep_punctually,
     ) -> None:
         self.robot = robot
         self.pilot = pilot

@@ -11,6 +11,7 @@ import gc
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ _NICE = -10
 _OTHERS_PRIORITY, _OTHERS_NICE = 1, -5
 _SWITCH_INTERVAL_S = 0.0001
 _TASKS = "/proc/self/task"
+_AWAKE_S = 0.0003
 _SET_TIMERSLACK = 29
 """PR_SET_TIMERSLACK, linux/prctl.h."""
 
@@ -82,6 +84,19 @@ def lift_other_threads(granted: Granted) -> None:
                 os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(_OTHERS_PRIORITY))
             else:  # one that the loop's thread started has its niceness
                 os.setpriority(os.PRIO_PROCESS, thread, _OTHERS_NICE)
+
+
+def sleep_punctually(seconds: float) -> None:
+    """Sleep, but stay awake for the last 0.3 ms: 1.5 % of a core at 50 Hz.
+
+    Waking up takes a sleeper 50 us, and several times that now and then: a core that idles has to be woken itself, and
+    that of a virtual machine be lent again by its host.
+    """
+    until = time.monotonic() + seconds
+    if seconds > _AWAKE_S:
+        time.sleep(seconds - _AWAKE_S)
+    while time.monotonic() < until:
+        pass
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from continuonbrain.loops.base_import import ImportedBase, pack_base
 from continuonbrain.loops.cloud_import import import_bundle
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
 from continuonbrain.storage.base_slots import BaseSlots
+from continuonbrain.storage.durable import STAGING_PREFIX
 from continuonbrain.storage.signing import GrownFrom
 from continuonbrain.storage.trusted_keys import PrivateKeys, TrustedKeys
 from tests.loops.base_bundles import ADAPTER, BasePair, grown, listing, zipped
@@ -216,3 +217,19 @@ def test_half_a_base_is_not_packed(pair: BasePair, name: str) -> None:
     with pytest.raises(BrainError, match=name):
         pack_base(pair.there, pair.base, out, key_name="shop")
     assert not out.exists()
+
+
+def test_the_base_that_serves_already_is_no_news(pair: BasePair) -> None:
+    pair.base = tiny_base_folder()
+    files = pair.contents()
+    envelope = pair.envelope(files, grown_from=GrownFrom("c" * 64, ADAPTER))
+    with pytest.raises(ImportRefused, match=r"the base that config\.json names"):
+        import_bundle(pair.here, pair.write(zipped(envelope, list(files.items()))))
+
+
+def test_what_a_killed_import_left_is_gone_after_the_next(pair: BasePair) -> None:
+    left = pair.here.layout.bases_dir / f"{STAGING_PREFIX}0123abcd-{'e' * 16}" / "base"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"half")
+    import_bundle(pair.here, pair.packed())
+    assert [p.name for p in pair.here.layout.bases_dir.iterdir() if p.name != ".lock"] == [pair.sha256[:16]]

@@ -117,3 +117,27 @@ os.sched_setscheduler = os.setpriority = no
 
 def test_granted_is_nothing_by_default() -> None:
     assert Granted("ordinary", None).refused == ()
+
+
+def test_a_punctual_sleep_ends_on_time_and_is_a_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    from continuonbrain.loops import realtime
+
+    now, slept = 100.0, []
+
+    def clock() -> float:
+        nonlocal now
+        now += 1e-5  # what a look at the clock takes
+        return now
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        slept.append(seconds)
+        now += seconds + 8e-5  # woken up late
+
+    monkeypatch.setattr(realtime.time, "monotonic", clock)
+    monkeypatch.setattr(realtime.time, "sleep", sleep)
+    for seconds in (0.02, 0.001, 0.0002, 0.0, -0.1):
+        began = now
+        realtime.sleep_punctually(seconds)
+        assert max(seconds, 0.0) <= now - began <= max(seconds, 0.0) + 3e-5
+    assert slept == pytest.approx([0.0197, 0.0007])
