@@ -28,7 +28,8 @@ from benchmarks.small_verdict import small_base_verdict
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.base_change import roll_back_base, switch_base
-from continuonbrain.loops.base_import import import_base, pack_base
+from continuonbrain.loops.base_import import import_base
+from continuonbrain.loops.base_pack import pack_base
 from continuonbrain.loops.base_probation import look_after_base, open_to_serve
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
 from continuonbrain.policy.calibration import Calibration

@@ -82,7 +82,7 @@ def pack_base(
     as_json: JsonOption = False,
 ) -> None:
     """Write a base with its graphs as one signed file for a robot. --root: where the key is."""
-    from continuonbrain.loops.base_import import pack_base as pack
+    from continuonbrain.loops.base_pack import pack_base as pack
     from continuonbrain.storage.signing import GrownFrom
 
     if (base is None) != (adapter is None):

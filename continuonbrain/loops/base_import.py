@@ -24,47 +24,27 @@ from pathlib import Path
 from typing import Any
 
 from continuonbrain.brain_root import BrainRoot
-from continuonbrain.errors import BrainError
-from continuonbrain.loops.adapter_import import (
-    ExportRefused,
-    ImportRefused,
-    keys_of,
-    regular_file,
-)
-from continuonbrain.model.base_identity import base_sha256, check_base_files
-from continuonbrain.model.serving.spec import DrivingSpec
-from continuonbrain.model.weight_shapes import ShapeError, not_finite, other_shapes
-from continuonbrain.policy.reflex import REFLEX_FILE, Reflex
-from continuonbrain.storage.adapter_version import CARD_FILE
-from continuonbrain.storage.base_files import (
-    LARGEST,
-    PRECISIONS,
-    SERVING,
-    files_refusal,
-    graph_files,
-)
+from continuonbrain.loops.adapter_import import ImportRefused, keys_of, regular_file
+from continuonbrain.loops.base_content import base_refusal, content_refusal
+from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.storage.base_slots import SLOT_FILE, BaseSlots
 from continuonbrain.storage.durable import new_directory_durably, remove_staging_leftovers, sync_directory
-from continuonbrain.storage.large_bundle import file_member, unpack_large, write_large
-from continuonbrain.storage.plain_json import load_strict
+from continuonbrain.storage.large_bundle import unpack_large
 from continuonbrain.storage.public_key import PublicKey
 from continuonbrain.storage.signing import (
-    KIND_BASE,
     Document,
     Envelope,
     GrownFrom,
     SignedFile,
     parse_envelope,
-    sign,
     verify,
 )
-from continuonbrain.storage.trusted_keys import PrivateKeys, TrustedKeys
+from continuonbrain.storage.trusted_keys import TrustedKeys
 
 SLOT_DIGITS = 16
 _KEPT_FREE = 256 << 20
 """Bytes that an import leaves free on the disk."""
 _AGAIN = "have it packed again: continuonbrain cloud pack-base"
-_COMPARED = ("model.safetensors", "connector.safetensors")
 
 
 @dataclass(frozen=True)
@@ -78,19 +58,6 @@ class ImportedBase:
     counter: int
     bytes: int
     not_verified: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Packed:
-    """What was written."""
-
-    path: Path
-    bytes: int
-    base_sha256: str
-    grown_from: GrownFrom
-    precisions: tuple[str, ...]
-    key_id: str
-    counter: int
 
 
 def import_base(brain: BrainRoot, path: Path) -> ImportedBase:
@@ -133,7 +100,7 @@ def import_base(brain: BrainRoot, path: Path) -> ImportedBase:
         base = unpack_large(file, size, check, begin, what=str(path))
         envelope, key, not_verified, sha256, grown = found[0]
         document = envelope.document
-        if why := _content_refusal(base, document, grown):
+        if why := content_refusal(base, document, grown):
             raise ImportRefused(f"{path} is refused: {why}", remedy=_AGAIN)
         about = _about(document, key, not_verified, sha256)
         (base.parent / SLOT_FILE).write_text(json.dumps(about, indent=2) + "\n")
@@ -149,76 +116,6 @@ def import_base(brain: BrainRoot, path: Path) -> ImportedBase:
         sum(signed.bytes for signed in document.files.values()),
         not_verified,
     )
-
-
-def base_refusal(document: Document) -> str:
-    """What speaks against a document of a base whose signature is good, "" when nothing does. Pure."""
-    if document.kind != KIND_BASE or document.grown_from is None:
-        return f"document.kind={document.kind!r}, not {KIND_BASE!r}"
-    if document.grown_from.base_sha256 == document.base_sha256:
-        return "document.grown_from names the base itself"
-    return files_refusal(document.files)
-
-
-def pack_base(
-    brain: BrainRoot,
-    folder: Path,
-    out: Path,
-    *,
-    key_name: str,
-    grown_from: GrownFrom | None = None,
-    counter: int | None = None,
-) -> Packed:
-    """Write a base as a bundle signed with a key of this root.
-
-    Durable changes, in this order: the key's counter is used up, then `out` appears whole.
-
-    Args:
-        folder: a base that drives, with its graphs where it has any.
-        out: must not exist.
-        grown_from: None takes what `model merge` left in the folder's card.
-        counter: to sign with; None takes the last one + 1.
-
-    Raises:
-        ExportRefused: the folder is no whole base, or nobody can say what it grew from.
-        BaseModelError, KeyFileError, FileNotSafeError, CounterLostError, OSError.
-    """
-    if out.exists() or out.is_symlink():
-        raise ExportRefused(f"{out} exists already", remedy="remove it, or choose another name")
-    sha256 = base_sha256(folder)
-    check_base_files(folder)
-    grown_from = _growth(folder, grown_from)
-    members = [file_member(folder / name, name) for name in sorted(LARGEST) if (folder / name).is_file()]
-    files = {m.name: SignedFile(m.sha256, m.bytes) for m in members}
-    if why := _graphs_refusal(folder, sha256, files):
-        raise ExportRefused(f"{folder}: {why}", remedy="export its graphs again: continuonbrain model export")
-    own = PrivateKeys(brain.layout)
-    private, key_id = own.load(key_name), own.key_id(key_name)
-    staging = out.with_name(f".staging-{os.getpid():08x}-{out.name}")
-    try:
-        with TrustedKeys(brain.layout).lock("pack a base"):
-            document = Document(
-                kind=KIND_BASE,
-                key_id=key_id,
-                counter=own.next_counter(key_id, counter=counter),
-                base_sha256=sha256,
-                files=files,
-                grown_from=grown_from,
-            )
-            if why := base_refusal(document):
-                raise ExportRefused(f"{folder}: {why}", remedy="give the folder of a base that drives")
-            envelope = sign(document, private)
-            own.issue(key_id, document.counter)
-        with open(staging, "xb") as file:
-            length = write_large(file, envelope, folder, members)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(staging, out)  # unlike a rename it replaces nothing
-    finally:
-        staging.unlink(missing_ok=True)
-    sync_directory(out.parent)
-    there = tuple(p for p in PRECISIONS if graph_files(p)[0] in files)
-    return Packed(out, length, sha256, grown_from, there, key_id, document.counter)
 
 
 def _grown_from(brain: BrainRoot, slots: BaseSlots, document: Document, path: Path) -> Path:
@@ -249,42 +146,6 @@ def _grown_from(brain: BrainRoot, slots: BaseSlots, document: Document, path: Pa
             remedy="merge the adapter into a base that this robot has",
         )
     return configured
-
-
-def _content_refusal(base: Path, document: Document, grown: Path) -> str:
-    """What speaks against the files of a base, which are those that were signed; "" when nothing does."""
-    try:
-        for name in document.files:
-            if name.endswith(".json"):
-                _check_json(base / name)
-            elif name.endswith(".safetensors") and (odd := not_finite(base / name)):
-                return f"{name}: {odd} holds numbers that are none (infinity or NaN)"
-        if (told := _card_growth(base)) not in (None, document.grown_from):
-            signed = _short(document.grown_from)
-            return f"{CARD_FILE} says that it grew from {_short(told)}, what was signed from {signed}"
-        if REFLEX_FILE in document.files:
-            Reflex.from_file(base / REFLEX_FILE)
-        for name in _COMPARED:
-            if why := other_shapes(base / name, grown / name):
-                return why
-        if base_sha256(base) != document.base_sha256:
-            return f"its files are another base than document.base_sha256 ({document.base_sha256[:8]}) says"
-    except (ShapeError, BrainError) as error:
-        return error.message
-    return _graphs_refusal(base, document.base_sha256, document.files)
-
-
-def _graphs_refusal(base: Path, sha256: str, files: Mapping[str, SignedFile]) -> str:
-    for precision in PRECISIONS:
-        if graph_files(precision)[0] not in files:
-            continue
-        try:
-            spec = DrivingSpec.read(base / SERVING / precision)
-        except BrainError as error:
-            return error.message
-        if spec.base_sha256 != sha256 or spec.precision != precision:
-            return f"{SERVING}/{precision} holds graphs of base {spec.base_sha256[:8]} in {spec.precision}"
-    return ""
 
 
 def _about(document: Document, key: PublicKey, not_verified: tuple[str, ...], sha256: str) -> dict[str, Any]:
@@ -327,42 +188,3 @@ def _make_folder(brain: BrainRoot, undo: ExitStack) -> None:
 def _remove_empty(folder: Path) -> None:
     with suppress(OSError):
         folder.rmdir()
-
-
-def _growth(folder: Path, said: GrownFrom | None) -> GrownFrom:
-    """What a base grew from: what is said, or stands in its card. ExportRefused where neither does, or they differ."""
-    told = _card_growth(folder)
-    if said is not None and told not in (None, said):
-        raise ExportRefused(
-            f"{folder / CARD_FILE} says that this base grew from {_short(told)}, not {_short(said)}",
-            remedy="leave out --grown-from and --adapter: what `model merge` wrote there is signed",
-        )
-    if (known := said or told) is None:
-        raise ExportRefused(
-            f"{folder / CARD_FILE} does not say what this base grew from (grown_from)",
-            remedy="give a folder that `continuonbrain model merge` wrote, or --grown-from BASE and --adapter ADAPTER",
-        )
-    return known
-
-
-def _card_growth(folder: Path) -> GrownFrom | None:
-    """What a base's card says that it grew from; None where it says nothing that can be understood."""
-    try:
-        told = load_strict((folder / CARD_FILE).read_bytes())["grown_from"]
-        return GrownFrom(str(told["base_sha256"]), str(told["adapter_sha256"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _short(grown: GrownFrom | None) -> str:
-    return f"base {grown.base_sha256[:8]} with adapter {grown.adapter_sha256[:8]}" if grown else "nothing"
-
-
-def _check_json(path: Path) -> None:
-    """ImportRefused for a file that is no JSON object which everybody reads alike."""
-    try:
-        value = load_strict(path.read_bytes())
-    except ValueError as error:
-        raise ImportRefused(f"{path.name} is no JSON ({error})", remedy=_AGAIN) from error
-    if not isinstance(value, dict):
-        raise ImportRefused(f"{path.name} holds no JSON object", remedy=_AGAIN)

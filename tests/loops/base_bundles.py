@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.numpy import load_file, save_file
 
 from continuonbrain.brain_root import BrainRoot, open_brain
-from continuonbrain.loops.base_import import pack_base
+from continuonbrain.loops.base_pack import pack_base
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
 from continuonbrain.storage.base_files import LARGEST
 from continuonbrain.storage.layout import init_brain_root

@@ -11,7 +11,8 @@ import pytest
 from continuonbrain.errors import BrainError
 from continuonbrain.loops import base_import
 from continuonbrain.loops.adapter_import import ExportRefused, ImportRefused
-from continuonbrain.loops.base_import import ImportedBase, pack_base
+from continuonbrain.loops.base_import import ImportedBase
+from continuonbrain.loops.base_pack import pack_base
 from continuonbrain.loops.cloud_import import import_bundle
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
 from continuonbrain.storage.base_slots import BaseSlots

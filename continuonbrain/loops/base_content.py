@@ -1,0 +1,88 @@
+"""What speaks against a base that somebody signed: of its names and sizes before it is written, then of its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from continuonbrain.errors import BrainError
+from continuonbrain.loops.adapter_import import ImportRefused
+from continuonbrain.model.base_identity import base_sha256
+from continuonbrain.model.serving.spec import DrivingSpec
+from continuonbrain.model.weight_shapes import ShapeError, not_finite, other_shapes
+from continuonbrain.policy.reflex import REFLEX_FILE, Reflex
+from continuonbrain.storage.adapter_version import CARD_FILE
+from continuonbrain.storage.base_files import PRECISIONS, SERVING, files_refusal, graph_files
+from continuonbrain.storage.plain_json import load_strict
+from continuonbrain.storage.signing import KIND_BASE, Document, GrownFrom, SignedFile
+
+_COMPARED = ("model.safetensors", "connector.safetensors")
+_AGAIN = "have it packed again: continuonbrain cloud pack-base"
+
+
+def base_refusal(document: Document) -> str:
+    """What speaks against a document of a base whose signature is good, "" when nothing does. Pure."""
+    if document.kind != KIND_BASE or document.grown_from is None:
+        return f"document.kind={document.kind!r}, not {KIND_BASE!r}"
+    if document.grown_from.base_sha256 == document.base_sha256:
+        return "document.grown_from names the base itself"
+    return files_refusal(document.files)
+
+
+def content_refusal(base: Path, document: Document, grown: Path) -> str:
+    """What speaks against the files of a base, which are those that were signed; "" when nothing does."""
+    try:
+        for name in document.files:
+            if name.endswith(".json"):
+                _check_json(base / name)
+            elif name.endswith(".safetensors") and (odd := not_finite(base / name)):
+                return f"{name}: {odd} holds numbers that are none (infinity or NaN)"
+        if (told := card_growth(base)) not in (None, document.grown_from):
+            signed = short(document.grown_from)
+            return f"{CARD_FILE} says that it grew from {short(told)}, what was signed from {signed}"
+        if REFLEX_FILE in document.files:
+            Reflex.from_file(base / REFLEX_FILE)
+        for name in _COMPARED:
+            if why := other_shapes(base / name, grown / name):
+                return why
+        if base_sha256(base) != document.base_sha256:
+            return f"its files are another base than document.base_sha256 ({document.base_sha256[:8]}) says"
+    except (ShapeError, BrainError) as error:
+        return error.message
+    return graphs_refusal(base, document.base_sha256, document.files)
+
+
+def graphs_refusal(base: Path, sha256: str, files: Mapping[str, SignedFile]) -> str:
+    for precision in PRECISIONS:
+        if graph_files(precision)[0] not in files:
+            continue
+        try:
+            spec = DrivingSpec.read(base / SERVING / precision)
+        except BrainError as error:
+            return error.message
+        if spec.base_sha256 != sha256 or spec.precision != precision:
+            return f"{SERVING}/{precision} holds graphs of base {spec.base_sha256[:8]} in {spec.precision}"
+    return ""
+
+
+def card_growth(folder: Path) -> GrownFrom | None:
+    """What a base's card says that it grew from; None where it says nothing that can be understood."""
+    try:
+        told = load_strict((folder / CARD_FILE).read_bytes())["grown_from"]
+        return GrownFrom(str(told["base_sha256"]), str(told["adapter_sha256"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def short(grown: GrownFrom | None) -> str:
+    return f"base {grown.base_sha256[:8]} with adapter {grown.adapter_sha256[:8]}" if grown else "nothing"
+
+
+def _check_json(path: Path) -> None:
+    """ImportRefused for a file that is no JSON object which everybody reads alike."""
+    try:
+        value = load_strict(path.read_bytes())
+    except ValueError as error:
+        raise ImportRefused(f"{path.name} is no JSON ({error})", remedy=_AGAIN) from error
+    if not isinstance(value, dict):
+        raise ImportRefused(f"{path.name} holds no JSON object", remedy=_AGAIN)
