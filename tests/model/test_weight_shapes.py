@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save
 
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
-from continuonbrain.model.weight_shapes import adapter_refusal, not_finite, shapes_of
+from continuonbrain.model.weight_shapes import ShapeError, adapter_refusal, not_finite, shapes_of
 
 RANK = 4
 
@@ -145,3 +145,36 @@ def test_an_adapter_of_numbers_to_which_nothing_can_be_added_is_refused(
     tensors[name][-1, -1] = number
     files = {**fitting, "adapter_model.safetensors": save(tensors)}
     assert "other than finite" in adapter_refusal(files, tiny_base_folder(), base_sha256=sha256)
+
+
+def test_an_adapter_is_pairs_of_matrices_of_weights_that_the_base_has(
+    fitting: dict[str, bytes], sha256: str
+) -> None:
+    from safetensors.numpy import load
+
+    def refusal(change: Callable[[dict[str, Any]], None]) -> str:
+        tensors = load(fitting["adapter_model.safetensors"])
+        change(tensors)
+        files = {**fitting, "adapter_model.safetensors": save(tensors)}
+        return adapter_refusal(files, tiny_base_folder(), base_sha256=sha256)
+
+    a, b = sorted(load(fitting["adapter_model.safetensors"]))
+    assert "has one matrix of two" in refusal(lambda t: t.pop(a))
+    assert "has one matrix of two" in refusal(lambda t: t.pop(b))
+    assert "holds no tensors" in refusal(lambda t: t.clear())
+    assert "is no LoRA matrix" in refusal(lambda t: t.update({a.replace("lora_A", "lora_C"): t.pop(a)}))
+    assert "the base has no" in refusal(lambda t: t.update({a.replace("q_proj", "x_proj"): t.pop(a)}))
+    norm = next(n for n in shapes_of(tiny_base_folder() / "model.safetensors") if n.endswith("norm.weight"))
+    of_a_norm = f"base_model.model.{norm.removesuffix('.weight')}.lora_A.weight"
+    assert "the base has no" in refusal(lambda t: t.update({of_a_norm: t.pop(a)}))
+
+
+def test_free_metadata_are_no_tensor(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(save({"a": np.ones(3, np.float32)}, {"format": "pt"}))
+    assert not_finite(tmp_path / "f") == ""
+
+
+def test_a_file_that_is_none_is_told_and_not_read(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes((1 << 40).to_bytes(8, "little") + b"{}")
+    with pytest.raises(ShapeError, match="no safetensors file"):
+        not_finite(tmp_path / "f")

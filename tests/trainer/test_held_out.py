@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from continuonbrain.trainer.held_out import hold_out
+from continuonbrain.trainer.held_out import hold_out, instructions_by_name
 
 
 @pytest.mark.parametrize(
@@ -95,3 +98,32 @@ def test_the_newest_lessons_are_learned_where_nothing_speaks_against_it() -> Non
     episodes, said = told(["drive"] * 16)
     train, _ = hold_out(episodes, tail=8, least=4, said=said)
     assert set(episodes[-3:]) <= set(train)
+
+
+def test_without_instructions_it_is_the_fourth_from_the_newest_back() -> None:
+    episodes, _ = told(["drive"] * 17)
+    _, held = hold_out(episodes, tail=8, least=4)
+    assert [p.name for p in held] == ["e0001", "e0005", "e0009", "e0013"]
+
+
+def test_shares_are_dhondts() -> None:
+    """Of twelve and four: 12, 12/2, 12/3 or 4, which are as much."""
+    episodes, said = told(["a", "a", "b", "a"] * 4)
+    _, held = hold_out(episodes, tail=8, least=4, said=said)
+    assert Counter(said[p.name] for p in held) == {"a": 3, "b": 1}
+
+
+def test_an_episodes_instruction_is_what_a_person_mostly_drove_to() -> None:
+    def drive(name: str, said: list[str], labelled: list[bool]) -> Any:
+        return SimpleNamespace(
+            episode=SimpleNamespace(path=Path(name)), instructions=said, labelled=np.array(labelled)
+        )
+
+    found = instructions_by_name(
+        [
+            drive("x/one", ["a", "b", "b", "c", "c", "c"], [True, True, True, False, False, False]),
+            drive("x/two", ["a", "a"], [False, True]),
+            drive("x/nobody", ["a"], [False]),
+        ]
+    )
+    assert found == {"one": "b", "two": "a"}
