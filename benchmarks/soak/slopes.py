@@ -2,7 +2,7 @@
 
 Theil-Sen (Theil 1950, Sen 1968): the median of the slopes of all pairs of samples. Pairs are of one life of a process
 and of one phase, so that neither a restart nor work that needs memory for a while counts as growth. The sidecar is
-looked at between two rounds of learning, once it has had one.
+looked at between two rounds of learning, once it has trained in one.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from benchmarks.soak.days import Days
 
 _RESTING = ("waiting", "gates", "promoted", "refused", "judged", "stopped", "failed", "")
+_TRAINS = "train"
 
 
 class Timeline:
@@ -32,8 +33,7 @@ class Timeline:
         self.lessons = 0
         self.promoted_today = False
         self._phase = self._adapter = ""
-        self._rounds: dict[int, int] = defaultdict(int)
-        self._at_work = 0
+        self._trained: set[int] = set()
         self.rounds: list[dict[str, Any]] = []
         """Every candidate that was judged: when, which, whether it passed and why not."""
 
@@ -92,6 +92,7 @@ class Timeline:
             if seen is None:
                 continue
             row["processes"][name] = [pid, round(seen.rss_mib, 2), seen.handles, seen.threads, seen.state]
+            row["processes"][name].append(round(seen.anon_mib, 2))
             for kept, value in (
                 (self.memory, seen.rss_mib),
                 (self.handles, float(seen.handles)),
@@ -102,15 +103,11 @@ class Timeline:
         self.rows.append(row)
 
     def _sidecar_group(self, phase: str, pid: int) -> str | None:
-        """None while it works, which takes memory that is given back, and until its first round of work is over: what
-        it loads then it keeps."""
-        if phase not in _RESTING:
-            self._at_work = pid
-            return None
-        if self._at_work == pid:
-            self._rounds[pid] += 1
-            self._at_work = 0
-        return "rested" if self._rounds[pid] > 0 else None
+        """None while it works, which takes memory that is given back, and until the first round in which it trained is
+        over: what it loads then it keeps. (One that only judges what another began loads less.)"""
+        if phase == _TRAINS:
+            self._trained.add(pid)
+        return "rested" if phase in _RESTING and pid in self._trained else None
 
     def _note_verdicts(self, now_s: float) -> None:
         known = {one["version"] for one in self.rounds}

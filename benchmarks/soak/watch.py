@@ -28,7 +28,8 @@ _PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One process now. handles: open file descriptors."""
+    """One process now. handles: open file descriptors; anon_mib: of its memory what is no file's, so that the kernel
+    cannot take it back."""
 
     pid: int
     age_s: float
@@ -36,6 +37,7 @@ class Seen:
     rss_mib: float
     handles: int
     threads: int
+    anon_mib: float
 
 
 def look_at(pid: int) -> Seen | None:
@@ -43,13 +45,15 @@ def look_at(pid: int) -> Seen | None:
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         handles = len(os.listdir(f"/proc/{pid}/fd"))
+        of_memory = Path(f"/proc/{pid}/statm").read_text().split()
         up_s = float(Path("/proc/uptime").read_text().split()[0])
     except (OSError, IndexError):
         return None
     if after_name[0] in "ZX":
         return None
     age_s = up_s - int(after_name[19]) / _TICKS_PER_S
-    return Seen(pid, age_s, after_name[0], int(after_name[21]) * _PAGE_MIB, handles, int(after_name[17]))
+    rss, of_files = (int(of_memory[n]) * _PAGE_MIB for n in (1, 2))
+    return Seen(pid, age_s, after_name[0], rss, handles, int(after_name[17]), rss - of_files)
 
 
 def marked(work: Path) -> set[int]:

@@ -107,8 +107,8 @@ MemoryMax=512M
 MemorySwapMax=0
 LimitRTPRIO=60
 LimitNICE=-10
-# For the car's watchdog process alone, a quarter of this large.
-LimitMEMLOCK=64M
+# What was used stays in memory, programs as well; MemoryMax bounds it.
+LimitMEMLOCK=infinity
 RestrictRealtime=no
 """,
         own="""\

@@ -44,7 +44,7 @@ from continuonbrain.loops.loop_report import FastReport
 from continuonbrain.loops.loop_tick import LoopTick, Mode
 from continuonbrain.loops.open_body import body_of
 from continuonbrain.loops.policy_client import PolicyClient
-from continuonbrain.loops.realtime import lift_other_threads, prefer_this_thread
+from continuonbrain.loops.realtime import lift_other_threads, prefer_this_thread, stay_in_memory
 from continuonbrain.loops.recording import Kind
 from continuonbrain.loops.reflex_keeper import ReflexKeeper
 from continuonbrain.loops.remote import RemoteControl
@@ -199,7 +199,7 @@ class ControlProcess:
                 keeper.start()
                 wanted = self._config.robot
                 self._state.granted = prefer_this_thread(priority=wanted.realtime_priority, cpu=wanted.cpu)
-                for refusal in self._state.granted.refused:
+                for refusal in filter(None, (*self._state.granted.refused, stay_in_memory())):
                     log.warning("the control loop is less punctual than it could be: %s", refusal)
                 try:
                     until = time.monotonic() + options.seconds if options.seconds is not None else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import resource
 import sys
 import threading
 import time
@@ -25,6 +26,10 @@ _TASKS = "/proc/self/task"
 _AWAKE_S = 0.0003
 _SET_TIMERSLACK = 29
 """PR_SET_TIMERSLACK, linux/prctl.h."""
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
+"""linux/mman.h."""
+_CAP_IPC_LOCK = 14
+"""linux/capability.h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,31 @@ def lift_other_threads(granted: Granted) -> None:
                 os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(_OTHERS_PRIORITY))
             else:  # one that the loop's thread started has its niceness
                 os.setpriority(os.PRIO_PROCESS, thread, _OTHERS_NICE)
+
+
+def stay_in_memory() -> str:
+    """Keep the pages of this process that it has used: its programs, too, which the kernel otherwise drops when a
+    trainer beside it wants memory, and reads again from the disk in the middle of a tick. Why it could not, else "".
+
+    What is mapped later is kept as well where nothing limits how much (LimitMEMLOCK=infinity of the unit of
+    `continuonbrain install`): with a limit, memory that is asked for above it would be refused from then on.
+    """
+    kept = _MCL_CURRENT | _MCL_ONFAULT
+    if _may_lock_anything():
+        kept |= _MCL_FUTURE
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.mlockall(kept):
+        return f"pages kept in memory: {os.strerror(ctypes.get_errno())}"
+    return ""
+
+
+def _may_lock_anything() -> bool:
+    if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY:
+        return True
+    with suppress(OSError, ValueError, StopIteration), open("/proc/self/status") as status:
+        told = next(line for line in status if line.startswith("CapEff:"))
+        return bool(int(told.split()[1], 16) >> _CAP_IPC_LOCK & 1)
+    return False
 
 
 def sleep_punctually(seconds: float) -> None:

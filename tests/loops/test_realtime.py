@@ -141,3 +141,39 @@ def test_a_punctual_sleep_ends_on_time_and_is_a_sleep(monkeypatch: pytest.Monkey
         realtime.sleep_punctually(seconds)
         assert max(seconds, 0.0) <= now - began <= max(seconds, 0.0) + 3e-5
     assert slept == pytest.approx([0.0197, 0.0007])
+
+
+KEPT = """
+import json, mmap, os, sys
+from continuonbrain.loops.realtime import stay_in_memory
+if len(sys.argv) > 1:
+    import resource
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 16, 1 << 16))
+    os.setgid(65534)
+    os.setuid(65534)
+def locked_kib():
+    with open("/proc/self/status") as file:
+        return int(next(line for line in file if line.startswith("VmLck:")).split()[1])
+why = stay_in_memory()
+before = locked_kib()
+later = mmap.mmap(-1, 64 << 20)
+later[: 1 << 20] = bytes(1 << 20)
+print(json.dumps([why, before, locked_kib()]))
+"""
+
+
+def test_what_was_used_stays_in_memory_and_what_comes_later_as_well() -> None:
+    done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True)
+    why, before, after = json.loads(done.stdout)
+    if why:
+        pytest.skip(f"this user may not keep memory: {why}")
+    assert before > 10_000
+    assert after >= before + (64 << 10)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+def test_who_may_not_is_told_and_has_memory_all_the_same() -> None:
+    done = subprocess.run([sys.executable, "-c", KEPT, "x"], capture_output=True, text=True, check=True)
+    why, before, after = json.loads(done.stdout)
+    assert why == "pages kept in memory: Cannot allocate memory"
+    assert before == after == 0

@@ -50,7 +50,7 @@ def test_work_that_needs_memory_for_a_while_is_no_growth() -> None:
     assert slope_per_h(rest + work) == pytest.approx(0.0, abs=5.0)
 
 
-def test_the_sidecar_is_looked_at_once_it_has_had_a_round() -> None:
+def test_the_sidecar_is_looked_at_once_it_has_trained() -> None:
     unused: Any = SimpleNamespace()
     timeline = Timeline(unused, 0.0)
     phases = ("waiting", "train", "judge", "refused", "waiting", "cache", "promoted", "waiting")
@@ -62,7 +62,8 @@ def test_the_sidecar_is_looked_at_once_it_has_had_a_round() -> None:
         "rested",
         "rested",
     ]
-    assert timeline._sidecar_group("waiting", 8) is None  # another life
+    # Another life, which judges what the one before had trained.
+    assert [timeline._sidecar_group(phase, 8) for phase in ("waiting", "judge", "refused")] == [None] * 3
 
 
 def test_short_lives_tell_nothing() -> None:
