@@ -36,8 +36,13 @@ export class Wheel extends EventTarget {
         this.tell();
         resolve();
       };
-      socket.onmessage = (event) => this.hear(JSON.parse(event.data));
+      // What an earlier socket still has to say, be it that it is closed, is nothing of this one.
+      socket.onmessage = (event) => { if (socket === this.socket) this.hear(JSON.parse(event.data)); };
       socket.onclose = () => {
+        if (socket !== this.socket) {
+          reject(new Error("The wheel was asked for once more."));
+          return;
+        }
         if (!this.held) reject(new Error("The robot refused the wheel."));
         this.end(this.reason || "the connection was lost");
       };

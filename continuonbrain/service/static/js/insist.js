@@ -11,10 +11,12 @@ export class Insisting {
     this.path = path;
     this.changed = changed;
     this.on = false;
+    this.turn = 0;
   }
 
   /** Say it until it is heard. missed(error): called once, when it was not heard at first. */
   async begin(missed) {
+    this.turn += 1;
     if (this.on) return;
     this.on = true;
     this.changed();
@@ -33,6 +35,8 @@ export class Insisting {
     this.changed();
   }
 
-  /** A person wants something else. */
-  end() { this.on = false; }
+  /** A person wanted something else, and it was heard. turn: as it was then; a stop that was asked for later goes on. */
+  end(turn) {
+    if (turn === this.turn) this.on = false;
+  }
 }

@@ -18,7 +18,7 @@ const banner = document.getElementById("banner");
 
 const hands = new Hands();
 const stopping = new Insisting("/v1/stop", () => paintBar());
-const ENDS_THE_STOP = new Set(["/v1/mode", "/v1/release"]);
+const endsTheStop = (path, body) => path === "/v1/release" || (path === "/v1/mode" && body.mode !== "park");
 const robot = {
   view: new ViewSocket(), wheel: new Wheel(() => hands.read()), hands, stop, act, command, say,
   driver: () => (driver === "tab" ? "other" : driver), who: () => driver, known: [], status: null,
@@ -42,9 +42,10 @@ async function act(work) {
 
 /** Post something to the robot; what it adds to its yes is shown. True when it was done. */
 function command(path, body = {}) {
-  if (ENDS_THE_STOP.has(path)) stopping.end();
+  const { turn } = stopping;
   return act(async () => {
     const { detail } = (await post(path, body)) ?? {};
+    if (endsTheStop(path, body)) stopping.end(turn);
     if (detail) toast(sentence(detail), "", "good");
   });
 }
@@ -52,7 +53,7 @@ function command(path, body = {}) {
 /** Stop now, and until it is heard. It never releases: a hand that hits the button twice means it. */
 async function stop() {
   robot.wheel.letGo();
-  await stopping.begin((error) => toast(`The stop was not heard: ${error.message}`, "It is said again until it is. Choosing a mode ends that."));
+  await stopping.begin((error) => toast(`The stop was not heard: ${error.message}`, "It is said again until it is, or until another mode than Park is taken."));
 }
 
 const viewName = () => (VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "drive");

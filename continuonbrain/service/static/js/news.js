@@ -10,7 +10,7 @@ const PERIOD_MS = 4000;
  * probation took back meanwhile is said once. */
 export function follow(robot) {
   let heard = null;
-  let newest = null;
+  let known = null;
   async function look() {
     if (document.hidden || !robot.view.linked) return;
     const status = await ask("/v1/status");
@@ -20,11 +20,13 @@ export function follow(robot) {
     const { entries } = await ask("/v1/history");
     heard = status.last_event;
     // By the history and not by what drives: what was promoted and taken back between two looks changed nothing else.
-    const since = newest;
-    newest = Math.max(0, ...entries.map((entry) => entry.at_unix_s));
-    if (since === null) return;
-    for (const { event, at_unix_s: at, from, to, reason } of entries)
-      if (event === "revert" && at > since) toast(`${from ? `Adapter ${from}` : "What drove"} was taken back on probation.`, `${reason ? `${reasonOf(reason)} ` : ""}Now ${to || "the base alone"} drives; Learn has the history.`, "warn");
+    // And by its order, as a robot's clock may go back.
+    const told = entries.map(({ event, at_unix_s: at, from, to }) => [event, at, from, to].join(" "));
+    const last = known;
+    known = told.at(-1) ?? "";
+    const since = last === null || (last && !told.includes(last)) ? entries.length : told.lastIndexOf(last) + 1;
+    for (const { event, from, to, reason } of entries.slice(since))
+      if (event === "revert") toast(`${from ? `Adapter ${from}` : "What drove"} was taken back on probation.`, `${reason ? `${reasonOf(reason)} ` : ""}Now ${to || "the base alone"} drives; Learn has the history.`, "warn");
   }
   const again = () => look().catch(() => {}).finally(() => setTimeout(again, PERIOD_MS));
   again();

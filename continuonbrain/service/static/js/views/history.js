@@ -11,7 +11,7 @@ const EVENTS = {
 
 export function history(entries, adapters) {
   if (!entries.length) return el("p", { class: "soft" }, "Nothing was promoted yet: the base alone drives.");
-  const newest = [...entries].sort((a, b) => b.at_unix_s - a.at_unix_s);
+  const newest = [...entries].reverse();
   return el("ol", { class: "timeline" }, newest.map((entry) => {
     const [words, tone] = EVENTS[entry.event] ?? [entry.event, ""];
     const name = entry.to || "the base alone";

@@ -259,7 +259,7 @@ function onBase({ slot = "", previous = null, state = "", ...p }) {
 function nothingDrives(entries) {
   const promoted = entries.filter((entry) => entry.event === "promote");
   if (!promoted.length) return "Nothing was promoted yet.";
-  const last = [...entries].sort((a, b) => a.at_unix_s - b.at_unix_s).at(-1);
+  const last = entries.at(-1);
   if (last.event === "revert") return `What drove was taken back on probation. ${reasonOf(last.reason)}`.trim();
   return last.event === "rollback" ? "What drove was rolled back." : "What was promoted drives no more: the history says why.";
 }
