@@ -11,6 +11,7 @@ from rich.console import Console
 
 from continuonbrain.cli.episodes_common import disk_errors, print_json
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
+from continuonbrain.errors import installing
 
 if TYPE_CHECKING:
     from continuonbrain.cloud_train.recipe import Recipe
@@ -216,9 +217,7 @@ def _print_trained(out: Path, done: dict[str, Any]) -> None:
         console.print(f"left out: {words}", style="yellow", markup=False, soft_wrap=True)
     _print_fit(done["fit"])
     if not done["tensorboard"]:
-        console.print(
-            "no TensorBoard files: pip install 'continuonbrain[cloud]'", markup=False, soft_wrap=True
-        )
+        console.print(f"no TensorBoard files: {installing('cloud')}", markup=False, soft_wrap=True)
     if done["adapter"]:
         console.print(f"adapter: {out / done['adapter']}", markup=False, soft_wrap=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.table import Column, Table
 from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.episodes_common import print_json
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
+from continuonbrain.storage.key_counter import CounterLostError
 from continuonbrain.storage.public_key import checked_name, parse_public_key
 from continuonbrain.storage.trusted_keys import PrivateKeys, TrustedKeys
 
@@ -67,7 +68,7 @@ def trust(
 
 @app.command("list")
 def list_keys(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> None:
-    """List trusted, revoked and own keys. Exit 1: a trusted key's counter is lost."""
+    """List trusted, revoked and own keys. Exit 1: a key's counter is lost."""
     layout = open_brain(root).layout
     known = TrustedKeys(layout).list()
     own = PrivateKeys(layout)
@@ -81,10 +82,7 @@ def list_keys(root: RootOption = DEFAULT_ROOT, as_json: JsonOption = False) -> N
         }
         for status in known
     ]
-    rows += [
-        {"name": n, "key_id": own.key_id(n), "state": "own", "last_counter": None, "problem": ""}
-        for n in own.names()
-    ]
+    rows += [_own_row(own, name) for name in own.names()]
     if as_json:
         print_json({"keys": rows})
     elif not rows:
@@ -120,6 +118,30 @@ def revoke(
         f"revoked: {gone.name}  {gone.key_id}\nwhat came from it names it in its card: continuonbrain adapters show "
         f"--root {root}"
     )
+
+
+@app.command()
+def recount(
+    name: Annotated[str, typer.Argument(help="A key of this root.")],
+    counter: Annotated[int, typer.Option("--counter", min=0, help="The last one that was signed with it.")],
+    root: RootOption = DEFAULT_ROOT,
+    as_json: JsonOption = False,
+) -> None:
+    """After a loss: say which counter an own key has signed last. Whoever took a bundle of it knows."""
+    key = PrivateKeys(open_brain(root).layout).recount(name, counter)
+    if as_json:
+        print_json({"name": name, "key_id": key.key_id, "last_counter": counter})
+        return
+    _say(f"key {name} signs with counters above {counter} from now on")
+
+
+def _own_row(own: PrivateKeys, name: str) -> dict[str, Any]:
+    key_id = own.key_id(name)
+    row = {"name": name, "key_id": key_id, "state": "own", "last_counter": None, "problem": ""}
+    try:
+        return {**row, "last_counter": own.last_issued(key_id)}
+    except CounterLostError as error:
+        return {**row, "problem": str(error)}
 
 
 def _say(text: str) -> None:

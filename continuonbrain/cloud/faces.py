@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from continuonbrain.cloud.errors import ExportRefused
 from continuonbrain.cloud.images import Box
+from continuonbrain.errors import installing
 
 MODEL: Final = "haarcascade_frontalface_default.xml"
-_REMEDY = "pip install 'continuonbrain[blur]'; or leave pictures out: --frames none"
 _SCALE, _NEIGHBOURS = 1.1, 3
 _SMALLEST: Final = 20
 """Pixels. The model itself was trained on 24."""
@@ -39,18 +39,17 @@ class FaceFinder:
 
 def face_finder() -> FaceFinder:
     """The one there is. Raises ExportRefused: no OpenCV, or one without the model."""
+    remedy = f"{installing('blur')}; or leave pictures out: --frames none"
     try:
         cv2: Any = importlib.import_module("cv2")
     except ImportError as error:
         raise ExportRefused(
-            f"faces are found by OpenCV, which cannot be loaded here ({error})", remedy=_REMEDY
+            f"faces are found by OpenCV, which cannot be loaded here ({error})", remedy=remedy
         ) from error
     data = getattr(getattr(cv2, "data", None), "haarcascades", "")
     model = Path(data) / MODEL
     if not hasattr(cv2, "CascadeClassifier") or not model.is_file():
-        raise ExportRefused(
-            f"OpenCV {cv2.__version__} comes without {MODEL}; OpenCV 4 has it", remedy=_REMEDY
-        )
+        raise ExportRefused(f"OpenCV {cv2.__version__} comes without {MODEL}; OpenCV 4 has it", remedy=remedy)
     cascade = cv2.CascadeClassifier(str(model))
 
     def find(pixels: NDArray[np.uint8]) -> list[Box]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -240,7 +241,8 @@ class PrivateKeys:
         self._layout = layout
         self._issued = KeyCounters(
             layout.issued_counters_dir,
-            remedy="look up the last counter that was signed (with whoever took it), then export with --counter LAST+1",
+            remedy="look up the last counter that was signed (with whoever took it), then: continuonbrain keys recount "
+            f"NAME --counter LAST --root {layout.root}",
         )
 
     def new(self, name: str) -> PublicKey:
@@ -327,6 +329,24 @@ class PrivateKeys:
     def issue(self, key_id: str, counter: int) -> None:
         """Use up a counter, durably. Raises CounterLostError, OSError."""
         self._issued.write(key_id, counter)
+
+    def last_issued(self, key_id: str) -> int:
+        """The last counter that was signed. Raises CounterLostError, FileNotSafeError."""
+        return self._issued.last(key_id)
+
+    def recount(self, name: str, counter: int) -> PublicKey:
+        """Sign only with counters above this one from now on. Raises OldCounterError where a later one is known, and as
+        `load`."""
+        key = PublicKey(name, public_key_of(self.load(name)))
+        with TrustedKeys(self._layout).lock("set a counter"):
+            with suppress(CounterLostError):
+                if counter < (last := self._issued.last(key.key_id)):
+                    raise OldCounterError(
+                        f"counter {counter} is below {last}, the last one signed with key {name}",
+                        remedy="nothing to do: that one is known",
+                    )
+            self._issued.write(key.key_id, counter)
+        return key
 
     def public_path(self, name: str) -> Path:
         """The file to hand to others."""

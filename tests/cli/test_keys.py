@@ -49,6 +49,24 @@ def said(*args: object, code: int = 0) -> dict[str, object]:
     return value
 
 
+def test_a_lost_counter_of_an_own_key_is_told_and_set(roots: tuple[Path, Path], tmp_path: Path) -> None:
+    there, _ = roots
+    made = said("keys", "new", "shop", "--root", there)
+    (there / "keys/issued" / f"{made['key_id']}.json").unlink()
+    out = tmp_path / "a.bundle"
+    told = run("adapters", "export", "candidate", out, "--key", "shop", "--root", there, code=2).stderr
+    assert f"keys recount NAME --counter LAST --root {there}" in told
+    (row,) = said("keys", "list", "--root", there, code=1)["keys"]  # type: ignore[misc]
+    assert "recount" in row["problem"]
+    done = said("keys", "recount", "shop", "--counter", "7", "--root", there)
+    assert done == {"name": "shop", "key_id": made["key_id"], "last_counter": 7}
+    (row,) = said("keys", "list", "--root", there)["keys"]  # type: ignore[misc]
+    assert (row["last_counter"], row["problem"]) == (7, "")
+    done = said("adapters", "export", "candidate", out, "--key", "shop", "--root", there)
+    assert done["counter"] == 8
+    assert "below 8" in run("keys", "recount", "shop", "--counter", "7", "--root", there, code=2).stderr
+
+
 def test_the_whole_way_in_json(roots: tuple[Path, Path], tmp_path: Path) -> None:
     there, here = roots
     out = tmp_path / "a.bundle"

@@ -40,6 +40,7 @@ ENTRIES = (
     Entry("keys trust {robot}/keys/public/second.pub --root {other}"),
     Entry("keys trust {robot}/keys/public/robot.pub --root {other}"),
     Entry("keys list --root {other}"),
+    Entry("keys recount second --counter 3 --root {robot}"),
     Entry("episodes import-tub {tub} --root {robot}"),
     Entry("episodes list --root {robot}"),
     Entry("episodes show NAME-OF:{robot}/rlds/episodes/*-taught-0 --root {robot}"),

@@ -259,6 +259,15 @@ def test_own_counters_are_used_up_once(layout: BrainLayout) -> None:
     with pytest.raises(CounterLostError, match="missing"):
         own.next_counter(made.key_id)
     assert own.next_counter(made.key_id, counter=51) == 51
+    with pytest.raises(CounterLostError, match="keys recount NAME --counter LAST"):
+        own.last_issued(made.key_id)
+    assert own.recount("shop", 50) == made
+    assert own.last_issued(made.key_id) == 50
+    assert own.next_counter(made.key_id) == 51
+    with pytest.raises(OldCounterError, match="below 50"):
+        own.recount("shop", 49)
+    own.recount("shop", 50)
+    assert own.next_counter(made.key_id) == 51
     with pytest.raises(KeyFileError, match="already"):
         own.new("shop")
 
