@@ -175,6 +175,10 @@ def fit(
         print_json(told)
         return
     _print_fit(told)
+    beside = (
+        ", ".join(told["with"]) or "no reflex head and no calibration: a robot that has a head refuses it"
+    )
+    Console(highlight=False).print(f"with {beside}", markup=False, soft_wrap=True)
     if out is not None:
         Console(highlight=False).print(f"written: {out}", markup=False, soft_wrap=True)
 

@@ -28,6 +28,11 @@ _EXPORT_PROMPTS, _EXPORT_ROADS = 12, range(960_000, 960_008)
 
 
 _CONTEXT = 1024
+_HEADS = {
+    "adapter": "its reflex head is the adapter's",
+    "base": "its reflex head is the old base's: the adapter has none",
+    "": "it has no reflex head",
+}
 """Tokens of a conversation; what the phone apps of flutter_gemma ask for at least."""
 
 
@@ -270,6 +275,7 @@ def merge_command(
                     "modules": made.modules,
                     "max_logit_diff": made.max_logit_diff,
                     "moved": made.moved,
+                    "reflex": made.reflex,
                 }
             )
         )
@@ -277,7 +283,7 @@ def merge_command(
     Console(highlight=False).print(
         f"{made.path}: base {made.base_sha256[:16]}, {made.modules} modules merged\n"
         f"beside base and adapter logits differ by at most {made.max_logit_diff:.2g}; the adapter moves them by "
-        f"{made.moved:.2g}\nits graphs: continuonbrain model export {made.path}",
+        f"{made.moved:.2g}\n{_HEADS[made.reflex]}\nits graphs: continuonbrain model export {made.path}",
         markup=False,
         soft_wrap=True,
     )

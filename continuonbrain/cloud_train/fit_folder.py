@@ -9,7 +9,7 @@ from typing import Any
 from continuonbrain.cloud_train.errors import FitRefused
 from continuonbrain.cloud_train.fit import CONFIG, WEIGHTS, Elsewhere, fit
 from continuonbrain.cloud_train.shape import config_of, shape_of
-from continuonbrain.storage.adapter_version import BEHAVIOURAL_FILES, CARD_FILE, REFLEX_FILE
+from continuonbrain.storage.adapter_version import BEHAVIOURAL_FILES, CARD_FILE
 from continuonbrain.storage.durable import write_directory_durably
 from continuonbrain.storage.plain_json import load_plain
 
@@ -20,8 +20,9 @@ _LARGEST_CARD = 16 << 20
 def fit_folder(
     folder: Path, robot: Path, *, out: Path | None, base: Path | None, elsewhere: Elsewhere
 ) -> dict[str, Any]:
-    """Fit an adapter for a robot; what was done to it. The other files of the adapter go with it, but not a reflex
-    head: that one was taught what the adapter was before.
+    """Fit an adapter for a robot; what was done to it. What else belongs to the adapter goes with it: the reflex head,
+    which was taught the same lessons (a robot that has one takes no adapter without), and the servo's calibration; the
+    robot's verdict is on all of it together. `with` in what is told names these files.
 
     Args:
         folder: of `cloud train` (what was trained is taken, not what was fitted already), or an adapter's.
@@ -48,15 +49,15 @@ def fit_folder(
             f"{robot} does not say which layers the base shares", remedy="give the base: --base FOLDER"
         )
     fitted = fit(source, shape_of(config, where), elsewhere=elsewhere)
-    told = fitted.told()
+    beside = {
+        name: found
+        for name in BEHAVIOURAL_FILES
+        if name not in fitted.files
+        and (found := next((p for p in (source / name, folder / "adapter" / name) if p.is_file()), None))
+    }
+    told = fitted.told() | {"with": sorted(beside)}
     if out is not None:
-        files = dict(fitted.files)
-        kept = [
-            n for n in BEHAVIOURAL_FILES if n not in files and (n != REFLEX_FILE or told["how"] == "as it is")
-        ]
-        for name in kept:
-            if (source / name).is_file():
-                files[name] = (source / name).read_bytes()
+        files = {**fitted.files, **{name: path.read_bytes() for name, path in beside.items()}}
         files[CARD_FILE] = (json.dumps(_card(source, folder) | {"fit": told}, indent=2) + "\n").encode()
         write_directory_durably(out, files)
     return told

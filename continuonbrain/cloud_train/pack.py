@@ -27,6 +27,11 @@ def pack(folder: Path, out: Path, signer: BrainRoot, *, key_name: str, base: Pat
         ExportRefused, KeyFileError, OSError.
     """
     source = folder / "adapter" if (folder / "adapter").is_dir() else folder
+    if (folder / "full").is_dir() and source == folder:
+        raise FitRefused(
+            f"{folder} holds no adapter in a robot's shape",
+            remedy=f"continuonbrain cloud fit {folder} --for ROBOT --out ADAPTER, and pack that",
+        )
     if missing := [n for n in REQUIRED_FILES if not (source / n).is_file()]:
         raise FitRefused(
             f"{source} has no {missing[0]}: there is no adapter that a robot takes",

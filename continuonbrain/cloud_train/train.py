@@ -31,8 +31,8 @@ from continuonbrain.cloud_train.sample_store import store_sha256, write_samples
 from continuonbrain.cloud_train.shape import config_of, shape_of
 from continuonbrain.config.brain import BrainConfig
 from continuonbrain.errors import BrainError
-from continuonbrain.model.base_identity import base_sha256
-from continuonbrain.storage.adapter_version import CARD_FILE, adapter_sha256
+from continuonbrain.model.base_identity import BaseModelError, base_sha256
+from continuonbrain.storage.adapter_version import CARD_FILE, REFLEX_FILE, adapter_sha256
 from continuonbrain.storage.content_hash import sha256_of_json
 from continuonbrain.storage.durable import write_directory_durably, write_json_durably
 from continuonbrain.storage.lock import ProcessLock
@@ -83,7 +83,12 @@ def train(asked: Asked, say: Callable[[str], None] = lambda _: None) -> dict[str
     """
     if not asked.bundles:
         raise TrainRefused("no bundle was given", remedy="give what `cloud export` wrote")
-    sha256 = base_sha256(asked.base)
+    try:
+        sha256 = base_sha256(asked.base)
+    except BaseModelError as error:
+        raise TrainRefused(
+            error.message, remedy="give the robots' base: a copy of the folder model/base_model of their root"
+        ) from error
     asked.out.mkdir(parents=True, exist_ok=True)
     with ProcessLock(asked.out / ".lock", purpose=f"train into {asked.out}"):
         return _train(asked, sha256, say)
@@ -112,6 +117,8 @@ def _train(asked: Asked, sha256: str, say: Callable[[str], None]) -> dict[str, A
             "elsewhere": asked.elsewhere,
         }
     )
+    if (asked.out / TRAINING).exists():
+        shutil.rmtree(unfinished, ignore_errors=True)  # the pictures that were unpacked to be looked at
     if (done := _done(asked, asked_for)) is not None:
         return done
     prepared = _prepared(asked, bundles, config, unfinished, asked_for, say)
@@ -294,12 +301,19 @@ def _finish(
         "tensorboard": figures["tensorboard"],
     }
     errors: dict[str, Any] = {}
-    extra: dict[str, Any] = {}
+    full = {p.name: p.read_bytes() for p in plan.adapter_dir.iterdir()}
     try:
         fitted = in_shape(plan, shape, asked.elsewhere)
     except FitRefused as error:
-        training["fit"] = {"how": "refused", "why": error.message, "remedy": error.remedy}
+        why = error.message.replace(str(plan.adapter_dir), str(asked.out / FULL))
+        remedy = (
+            f"merge it into a base of its own: continuonbrain model merge BASE GROWN --adapter {asked.out / FULL}; or "
+            f"drop them and look at the error: continuonbrain cloud fit {asked.out} --for ROBOT --out ADAPTER "
+            "--elsewhere drop"
+        )
+        training["fit"] = {"how": "refused", "why": why, "remedy": remedy}
         training["adapter"] = None
+        reflex = b""  # an engine drives no such adapter, and a head is taught by what drives
     else:
         training["fit"] = fitted.told()
         reflex, extra = reflex_for(plan, fitted.files, say)
@@ -311,7 +325,7 @@ def _finish(
         files[CARD_FILE] = (json.dumps(training, indent=2) + "\n").encode()
         _replace(asked.out / ADAPTER, files)
     if training["fit"]["how"] != "as it is":
-        _replace(asked.out / FULL, {p.name: p.read_bytes() for p in plan.adapter_dir.iterdir()})
+        _replace(asked.out / FULL, full | ({REFLEX_FILE: reflex} if reflex else {}))
     metrics = {
         name: figures[name]
         for name in (

@@ -42,7 +42,8 @@ class MergeError(BrainError):
 @dataclass(frozen=True, slots=True)
 class Merged:
     """What was written. max_logit_diff: largest difference of a logit between the merged base and base and adapter;
-    moved: the same between the base alone and with the adapter."""
+    moved: the same between the base alone and with the adapter; reflex: whose reflex head it has, "adapter", "base" or
+    "" for none."""
 
     path: Path
     base_sha256: str
@@ -51,6 +52,7 @@ class Merged:
     modules: int
     max_logit_diff: float
     moved: float
+    reflex: str
 
 
 def merge_adapter(base: Path, adapter: Path, out: Path) -> Merged:
@@ -86,7 +88,8 @@ def merge_adapter(base: Path, adapter: Path, out: Path) -> Merged:
                 remedy="use an adapter with smaller numbers",
             )
         merged = base_sha256(making)
-    return Merged(out, merged, sha256, adapter_sha256, len(lora.pairs), differs, moved)
+    whose = "" if head is None else "adapter" if head.parent == adapter else "base"
+    return Merged(out, merged, sha256, adapter_sha256, len(lora.pairs), differs, moved, whose)
 
 
 def _merged(base: Path, lora: PlainLora) -> dict[str, Tensor]:

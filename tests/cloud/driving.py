@@ -90,7 +90,7 @@ def asked(given: Given, out: Path, **how: Any) -> Asked:
         "save_every": 2,
         "eval_every": 3,
     }
-    return Asked(base=BASE, out=out, recipe=recipe, **{**defaults, **how})
+    return Asked(out=out, recipe=recipe, **{"base": BASE, **defaults, **how})
 
 
 def trained(given: Given, out: Path, **how: Any) -> dict[str, Any]:

@@ -88,6 +88,10 @@ def test_what_a_run_leaves_behind(given: Given, of_two: Path) -> None:
     assert again == told
     with pytest.raises(TrainRefused, match="another training"):
         trained(given, of_two, workers=2, recipe={"steps": 7})
+    assert not (of_two / "unfinished").exists(), "no pictures stay behind"
+    with pytest.raises(TrainRefused, match="model") as refused:
+        trained(given, of_two, base=of_two)
+    assert "model/base_model of their root" in refused.value.remedy
 
 
 @pytest.mark.skipif(not has_board(), reason="TensorBoard is not installed (extra `cloud`)")

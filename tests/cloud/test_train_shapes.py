@@ -16,6 +16,7 @@ from safetensors.numpy import save
 
 from continuonbrain.cloud_train.errors import FitRefused, TrainRefused
 from continuonbrain.cloud_train.fit import fit, is_of_shape
+from continuonbrain.cloud_train.fit_folder import fit_folder
 from continuonbrain.cloud_train.objective import Objective, batch_of, open_model, plain_pool
 from continuonbrain.cloud_train.pack import pack
 from continuonbrain.cloud_train.recipe import recipe_of
@@ -67,7 +68,10 @@ def of_two_robots(
 def of_all_layers(robots: list[Given], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("all") / "out"
     trained(
-        robots[0], out, workers=2, recipe={"rank": 4, "layers": "all", "steps": 4, "mixed_precision": "bf16"}
+        robots[0],
+        out,
+        workers=2,
+        recipe={"rank": 4, "layers": "all", "steps": 4, "mixed_precision": "bf16"},
     )
     return out
 
@@ -105,6 +109,13 @@ def test_a_higher_rank_is_projected_and_the_error_told(of_two_robots: tuple[Path
     assert not is_of_shape(out / "full", SHAPE)
     settings = json.loads((out / "adapter" / "adapter_config.json").read_bytes())
     assert (settings["r"], settings["lora_alpha"]) == (8, 32.0)
+    # The head that was taught goes with what was trained, and with what is fitted for another robot.
+    head = (out / "adapter" / "reflex.safetensors").read_bytes()
+    assert (out / "full" / "reflex.safetensors").read_bytes() == head
+    root = new_root(out.parent / "another").layout.root
+    found = fit_folder(out, root, out=out.parent / "fitted", base=None, elsewhere="refuse")
+    assert found["with"] == ["reflex.safetensors"]
+    assert (out.parent / "fitted" / "reflex.safetensors").read_bytes() == head
 
 
 @pytest.mark.parametrize("alpha", [1e30, 1e200])
@@ -178,8 +189,14 @@ def test_layers_that_a_robot_does_not_adapt_are_refused_or_dropped_with_the_erro
 ) -> None:
     told = json.loads((of_all_layers / "training.json").read_bytes())
     assert told["fit"]["how"] == "refused"
-    assert "model merge" in told["fit"]["remedy"]
+    assert f"model merge BASE GROWN --adapter {of_all_layers / 'full'}" in told["fit"]["remedy"]
+    assert f"cloud fit {of_all_layers} --for ROBOT" in told["fit"]["remedy"]
+    assert str(of_all_layers / "full") in told["fit"]["why"]
+    assert "unfinished" not in told["fit"]["why"]
     assert told["adapter"] is None
+    with pytest.raises(FitRefused, match="no adapter in a robot's shape") as unpacked:
+        pack(of_all_layers, tmp_path / "x.bundle", new_root(tmp_path / "signer"), key_name="k")
+    assert "cloud fit" in unpacked.value.remedy
     assert not (of_all_layers / "adapter").exists()
     with pytest.raises(FitRefused, match="none that the robot adapts"):
         fit(of_all_layers / "full", SHAPE)
@@ -191,6 +208,7 @@ def test_layers_that_a_robot_does_not_adapt_are_refused_or_dropped_with_the_erro
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
+    assert found["with"] == []
     full, near = read_plain(of_all_layers / "full"), read_plain(tmp_path / "fitted")
     lower = sum(
         float(torch.linalg.norm(b @ a)) ** 2 for n, (a, b) in full.pairs.items() if n not in near.pairs
@@ -209,6 +227,7 @@ def test_all_layers_can_be_merged_into_a_base_of_their_own(of_all_layers: Path, 
     done = merge_adapter(BASE, full, tmp_path / "grown")
     assert done.modules == len(read_plain(full).pairs) == 72
     assert done.max_logit_diff < 1e-3 < done.moved
+    assert done.reflex == "base", "no head was taught beside it"
     settings = json.loads((full / "adapter_config.json").read_bytes())
     other = settings | {"base_model_name_or_path": "continuonbrain:" + "0" * 64}
     (full / "adapter_config.json").write_text(json.dumps(other))
