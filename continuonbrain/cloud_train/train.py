@@ -302,6 +302,8 @@ def _finish(
     }
     errors: dict[str, Any] = {}
     full = {p.name: p.read_bytes() for p in plan.adapter_dir.iterdir()}
+    # An engine drives no adapter on other layers than a robot's, and a head is taught by what drives.
+    reflex, extra = b"", dict[str, Any]()
     try:
         fitted = in_shape(plan, shape, asked.elsewhere)
     except FitRefused as error:
@@ -313,7 +315,6 @@ def _finish(
         )
         training["fit"] = {"how": "refused", "why": why, "remedy": remedy}
         training["adapter"] = None
-        reflex = b""  # an engine drives no such adapter, and a head is taught by what drives
     else:
         training["fit"] = fitted.told()
         reflex, extra = reflex_for(plan, fitted.files, say)

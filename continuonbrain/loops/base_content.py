@@ -9,7 +9,7 @@ from continuonbrain.errors import BrainError
 from continuonbrain.loops.adapter_import import ImportRefused
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.model.serving.spec import DrivingSpec
-from continuonbrain.model.weight_shapes import ShapeError, not_finite, other_shapes
+from continuonbrain.model.weight_shapes import LARGEST_WEIGHT, ShapeError, odd_number, other_shapes
 from continuonbrain.policy.reflex import REFLEX_FILE, Reflex
 from continuonbrain.storage.adapter_version import CARD_FILE
 from continuonbrain.storage.base_files import PRECISIONS, SERVING, files_refusal, graph_files
@@ -17,6 +17,8 @@ from continuonbrain.storage.plain_json import load_strict
 from continuonbrain.storage.signing import KIND_BASE, Document, GrownFrom, SignedFile
 
 _COMPARED = ("model.safetensors", "connector.safetensors")
+_ALIKE = ("config.json", "connector.json", "tokenizer.json")
+"""What merging an adapter leaves as it was: of another size a model may not fit the robot's memory."""
 _AGAIN = "have it packed again: continuonbrain cloud pack-base"
 
 
@@ -35,8 +37,11 @@ def content_refusal(base: Path, document: Document, grown: Path) -> str:
         for name in document.files:
             if name.endswith(".json"):
                 _check_json(base / name)
-            elif name.endswith(".safetensors") and (odd := not_finite(base / name)):
-                return f"{name}: {odd} holds numbers that are none (infinity or NaN)"
+            elif name.endswith(".safetensors") and (odd := odd_number(base / name)):
+                return f"{name}: {odd} holds numbers that are none (infinity or NaN), or beyond {LARGEST_WEIGHT:g}"
+        for name in _ALIKE:
+            if load_strict((base / name).read_bytes()) != load_strict((grown / name).read_bytes()):
+                return f"{name} is not that of the base it grew from"
         if (told := card_growth(base)) not in (None, document.grown_from):
             signed = short(document.grown_from)
             return f"{CARD_FILE} says that it grew from {short(told)}, what was signed from {signed}"
@@ -49,6 +54,8 @@ def content_refusal(base: Path, document: Document, grown: Path) -> str:
             return f"its files are another base than document.base_sha256 ({document.base_sha256[:8]}) says"
     except (ShapeError, BrainError) as error:
         return error.message
+    except (OSError, ValueError) as error:
+        return f"the base it grew from cannot be read: {error}"
     return graphs_refusal(base, document.base_sha256, document.files)
 
 

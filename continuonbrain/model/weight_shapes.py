@@ -27,13 +27,17 @@ from continuonbrain.storage.plain_json import load_strict
 _FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _MOST_RANK = 1024
 _PIECE = 4 << 20
-_EXPONENTS: dict[str, tuple[np.dtype[Any], int]] = {
-    "F16": (np.dtype("<u2"), 0x7C00),
-    "BF16": (np.dtype("<u2"), 0x7F80),
-    "F32": (np.dtype("<u4"), 0x7F80_0000),
-    "F64": (np.dtype("<u8"), 0x7FF0_0000_0000_0000),
+LARGEST_WEIGHT = 1e6
+"""Of a base's number: real ones are below some hundreds, and what is far beyond overflows in a product."""
+_LARGEST_BITS: dict[str, tuple[np.dtype[Any], int]] = {
+    "F16": (np.dtype("<u2"), 0x7BFF),  # its largest, 65,504
+    "BF16": (np.dtype("<u2"), 0x4974),
+    "F32": (np.dtype("<u4"), 0x4974_2400),
+    "F64": (np.dtype("<u8"), 0x412E_8480_0000_0000),
 }
-"""A floating-point number as bits, and those of its exponent: all of them are set in infinity and in NaN (IEEE 754)."""
+"""`LARGEST_WEIGHT` as bits. Without its sign a number is larger than another where its bits are; infinity and NaN are
+larger than all (IEEE 754)."""
+_WHOLE = frozenset(("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"))
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -51,36 +55,52 @@ def shapes_of(path: Path) -> Shapes:
         raise ShapeError(f"{path} is no safetensors file: {error}", remedy="have it made again") from error
 
 
+def types_of(path: Path) -> dict[str, str]:
+    """Name -> type of every tensor in a file, as the format names it ("F32", "I64"). Raises ShapeError."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: str(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ShapeError(f"{path} is no safetensors file: {error}", remedy="have it made again") from error
+
+
 def other_shapes(own: Path, grown_from: Path) -> str:
     """Why the weights of a base do not have the shapes of those that it grew from, "" when they do. Raises
     ShapeError."""
     mine, theirs = shapes_of(own), shapes_of(grown_from)
+    kinds, before = types_of(own), types_of(grown_from)
     if odd := sorted(mine.keys() ^ theirs.keys()):
         return f"{own.name}: {odd[0]} is in one of the two bases only"
     for name, shape in sorted(mine.items()):
         if shape != theirs[name]:
             return f"{own.name}: {name} is {list(shape)}, {list(theirs[name])} in the base it grew from"
+        if (kinds[name] in _WHOLE) != (before[name] in _WHOLE):
+            return f"{own.name}: {name} holds {kinds[name]}, {before[name]} in the base it grew from"
     return ""
 
 
-def not_finite(path: Path) -> str:
-    """The first tensor in a safetensors file that holds a number that is none (infinity, NaN), "" when there is none.
-    A file of any size is read in pieces. Raises ShapeError for a file that is none."""
+def odd_number(path: Path) -> str:
+    """The first tensor in a safetensors file that holds a number that is none (infinity, NaN), one beyond
+    `LARGEST_WEIGHT`, or numbers of a type that nobody reckons with; "" when there is none. A file of any size is read
+    in pieces. Raises ShapeError for a file that is none."""
     shapes_of(path)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header: dict[str, Any] = json.loads(file.read(length))
         header.pop("__metadata__", None)
         for name, entry in sorted(header.items(), key=lambda item: int(item[1]["data_offsets"][0])):
-            if entry["dtype"] not in _EXPONENTS:
-                continue  # whole numbers
-            kind, exponent = _EXPONENTS[entry["dtype"]]
+            if entry["dtype"] in _WHOLE:
+                continue
+            if entry["dtype"] not in _LARGEST_BITS:
+                return str(name)
+            kind, largest = _LARGEST_BITS[entry["dtype"]]
+            unsigned = kind.type((1 << (8 * kind.itemsize - 1)) - 1)
             begin, end = entry["data_offsets"]
             file.seek(8 + length + begin)
             left = end - begin
             while left:
                 piece = np.frombuffer(file.read(min(left, _PIECE)), kind)
-                if bool(((piece & kind.type(exponent)) == exponent).any()):
+                if bool(((piece & unsigned) > kind.type(largest)).any()):
                     return str(name)
                 left -= piece.nbytes
     return ""

@@ -234,3 +234,29 @@ def test_what_a_killed_import_left_is_gone_after_the_next(pair: BasePair) -> Non
     (left / "model.safetensors").write_bytes(b"half")
     import_bundle(pair.here, pair.packed())
     assert [p.name for p in pair.here.layout.bases_dir.iterdir() if p.name != ".lock"] == [pair.sha256[:16]]
+
+
+@pytest.mark.parametrize("name", ["config.json", "connector.json", "tokenizer.json"])
+def test_what_merging_leaves_as_it_was_has_to_be_as_it_was(pair: BasePair, name: str) -> None:
+    value = json.loads((pair.base / name).read_bytes())
+    (pair.base / name).write_text(json.dumps(value | {"vocab_size": 10**9}))
+    files = pair.contents()
+    bundle = pair.write(zipped(pair.envelope(files), list(files.items())))
+    before = listing(pair.folder)
+    with pytest.raises(ImportRefused, match=f"{name} is not that of the base it grew from"):
+        import_bundle(pair.here, bundle)
+    assert listing(pair.folder) == before
+
+
+def test_whole_numbers_instead_of_weights_are_refused(pair: BasePair) -> None:
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    path = pair.base / "model.safetensors"
+    weights = load_file(path)
+    name = sorted(weights)[3]
+    weights[name] = np.ones(weights[name].shape, np.int8)
+    save_file(weights, path)
+    bundle = pair.packed()
+    with pytest.raises(ImportRefused, match=f"{name} holds I8"):
+        import_bundle(pair.here, bundle)

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save
 
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
-from continuonbrain.model.weight_shapes import ShapeError, adapter_refusal, not_finite, shapes_of
+from continuonbrain.model.weight_shapes import ShapeError, adapter_refusal, odd_number, shapes_of
 
 RANK = 4
 
@@ -98,12 +98,12 @@ def test_settings_that_not_every_reader_reads_alike_are_refused(
 
 
 BITS = {
-    "F16": (np.uint16, 0x7C00, 0x7BFF),
-    "BF16": (np.uint16, 0x7F80, 0x7F7F),
-    "F32": (np.uint32, 0x7F80_0000, 0x7F7F_FFFF),
-    "F64": (np.uint64, 0x7FF0_0000_0000_0000, 0x7FEF_FFFF_FFFF_FFFF),
+    "F16": (np.uint16, 0x7C00, int(np.float16(65504).view(np.uint16))),
+    "BF16": (np.uint16, 0x7F80, int(np.float32(1e6).view(np.uint32)) >> 16),
+    "F32": (np.uint32, 0x7F80_0000, int(np.float32(1e6).view(np.uint32))),
+    "F64": (np.uint64, 0x7FF0_0000_0000_0000, int(np.float64(1e6).view(np.uint64))),
 }
-"""A type's infinity and its largest number."""
+"""A type's infinity, and the largest number that is taken."""
 
 
 def written(path: Path, kind: str, bits: int, at: int, count: int) -> Path:
@@ -128,10 +128,10 @@ def test_a_number_that_is_none_is_found_in_every_type_and_the_largest_is_one(
     monkeypatch.setattr("continuonbrain.model.weight_shapes._PIECE", 64)  # more than one piece
     whole, infinite, largest = BITS[kind]
     sign = 1 << (8 * np.dtype(whole).itemsize - 1)
-    for bits in (infinite, infinite | sign, infinite + 1, (infinite + 1) | sign, sign - 1):
-        assert not_finite(written(tmp_path / "f", kind, bits, at, 100)) == "second"
+    for bits in (infinite, infinite | sign, infinite + 1, sign - 1, largest + 1, (largest + 1) | sign):
+        assert odd_number(written(tmp_path / "f", kind, bits, at, 100)) == "second"
     for bits in (largest, largest | sign, 0, sign, 1):
-        assert not_finite(written(tmp_path / "f", kind, bits, at, 100)) == ""
+        assert odd_number(written(tmp_path / "f", kind, bits, at, 100)) == ""
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e4])
@@ -171,10 +171,17 @@ def test_an_adapter_is_pairs_of_matrices_of_weights_that_the_base_has(
 
 def test_free_metadata_are_no_tensor(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(save({"a": np.ones(3, np.float32)}, {"format": "pt"}))
-    assert not_finite(tmp_path / "f") == ""
+    assert odd_number(tmp_path / "f") == ""
 
 
 def test_a_file_that_is_none_is_told_and_not_read(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes((1 << 40).to_bytes(8, "little") + b"{}")
     with pytest.raises(ShapeError, match="no safetensors file"):
-        not_finite(tmp_path / "f")
+        odd_number(tmp_path / "f")
+
+
+@pytest.mark.parametrize("kind", ["F8_E4M3", "F8_E5M2"])
+def test_numbers_of_a_type_that_nobody_reckons_with_are_odd(tmp_path: Path, kind: str) -> None:
+    text = json.dumps({"a": {"dtype": kind, "shape": [4], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "f").write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    assert odd_number(tmp_path / "f") == "a"
