@@ -154,7 +154,7 @@ def _target(out: Path) -> tuple[Path, bool]:
     """The bundle's own path, and whether it is a zip file."""
     if out.is_dir():
         return out.absolute() / USUAL_NAME, False
-    return out.absolute(), out.suffix == ".zip"
+    return out.absolute(), out.suffix.lower() == ".zip"
 
 
 def _print_preview(brain: BrainRoot, plan: Plan, privacy: Mapping[str, Any], *, as_json: bool) -> None:
@@ -187,6 +187,9 @@ def _print_preview(brain: BrainRoot, plan: Plan, privacy: Mapping[str, Any], *, 
     console.print("changed before it leaves:")
     for field, how in privacy["coarsened"].items():
         console.print(f"  {field}: {how}", markup=False, soft_wrap=True)
+    console.print("leaves as it is:")
+    for what in privacy["kept"]:
+        console.print(f"  {what}", markup=False, soft_wrap=True)
     console.print("never leaves:")
     for what in privacy["dropped"]:
         console.print(f"  {what}", markup=False, soft_wrap=True)
@@ -196,6 +199,11 @@ def _print_preview(brain: BrainRoot, plan: Plan, privacy: Mapping[str, Any], *, 
         soft_wrap=True,
     )
     console.print("nothing was written")
+    if not plan.going:
+        console.print(
+            "no episode may leave now: `continuonbrain episodes share EPISODE --yes` says that one may",
+            style="yellow",
+        )
 
 
 def _print_stays(console: Console, plan: Plan) -> None:

@@ -392,6 +392,9 @@ def regular_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
-        raise ImportRefused(f"{path} is no file", remedy="give the bundle that `adapters export` wrote")
+        raise ImportRefused(
+            f"{path} is no file",
+            remedy="give the one file that `adapters export` or `cloud pack` wrote; pack a training's folder first",
+        )
     with open(descriptor, "rb") as file:
         yield file, found.st_size

@@ -39,6 +39,8 @@ def test_a_dry_run_shows_what_would_leave_and_leaves_nothing(brain: BrainRoot, t
     assert told["bytes"] > 1000
     assert {s["episode"][:8] for s in told["stays"]} == {"20260104", "20260105"}
     table = run("cloud", "export", "--root", brain.layout.root, "--dry-run").stdout
+    assert "leaves as it is:" in table
+    assert "what the robot was told, word for word" in table
     for words in (
         "what would leave",
         "in all",
@@ -105,4 +107,5 @@ def test_share_says_yes_and_no(brain: BrainRoot, tmp_path: Path) -> None:
     told = run("episodes", "share", root, "--no", "--json").stdout
     assert json.loads(told) == {"answer": "no", "episodes": 5, "changed": 5}
     assert json.loads(run(*dry).stdout)["episodes"] == 0
+    assert "episodes share EPISODE --yes" in run(*dry[:-1]).stdout
     assert "yes" in run("episodes", "share", root, code=2).stderr  # no answer is no answer
