@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from continuonbrain.brain_root import BrainRoot
+from continuonbrain.errors import BrainError
 from continuonbrain.loops.adapter_import import Imported, import_adapter, regular_file
 from continuonbrain.loops.base_import import ImportedBase, import_base
 from continuonbrain.model.base_identity import is_driving_base
+from continuonbrain.model.serving.adapter_inputs import inputs_of_files
+from continuonbrain.model.serving.spec import DrivingSpec
 from continuonbrain.model.weight_shapes import adapter_refusal
 from continuonbrain.policy.calibration import Calibration, CalibrationError
 from continuonbrain.policy.reflex import REFLEX_FILE, Reflex, ReflexError
 from continuonbrain.storage.adapter_version import CALIBRATION_FILE
+from continuonbrain.storage.base_files import PRECISIONS, SERVING
 from continuonbrain.storage.large_bundle import is_large
 
 _HEAD = 16
@@ -43,6 +47,18 @@ def import_fitting(brain: BrainRoot, path: Path) -> Imported:
             return error.message
         if not is_driving_base(base):
             return ""
-        return adapter_refusal(files, base, base_sha256=base_sha256)
+        return adapter_refusal(files, base, base_sha256=base_sha256) or _served(files, base, base_sha256)
 
     return import_adapter(brain, path, fits=fits)
+
+
+def _served(files: Mapping[str, bytes], base: Path, base_sha256: str) -> str:
+    """Why the base's graphs take no such adapter; "" where they do, or there are none."""
+    for precision in PRECISIONS:
+        folder = base / SERVING / precision
+        if (folder / DrivingSpec.graph_file).is_file():
+            try:
+                inputs_of_files(files, DrivingSpec.read(folder).lora, base_sha256=base_sha256)
+            except BrainError as error:
+                return f"{error.message} ({error.remedy})"
+    return ""

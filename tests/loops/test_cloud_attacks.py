@@ -51,7 +51,14 @@ def adapter_files(tag: float = 1.0, *, rank: int = 4, width: int = 128) -> Files
         f"{name}.lora_B.weight": np.zeros((128, rank), np.float32),
     }
     named = f"continuonbrain:{base_sha256(tiny_base_folder())}"
-    settings = {"r": rank, "lora_alpha": 8, "base_model_name_or_path": named}
+    settings = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": 8,
+        "target_modules": ["q_proj"],
+        "layers_to_transform": [7],
+        "base_model_name_or_path": named,
+    }
     return {
         "adapter_model.safetensors": save(tensors),
         "adapter_config.json": json.dumps(settings).encode(),
@@ -424,3 +431,33 @@ def test_settings_that_name_another_base_than_what_was_signed(tmp_path: Path) ->
     }
     other = robot.files | {"adapter_config.json": json.dumps(settings).encode()}
     robot.refused(robot.zip(robot.envelope(other), other), "is not this base")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"peft_type": None},
+        {"target_modules": ["v_proj"]},
+        {"target_modules": None},
+        {"use_dora": True},
+        {"bias": "all"},
+        {"modules_to_save": ["lm_head"]},
+        {"rank_pattern": {"q_proj": 2}},
+        {"alpha_pattern": {"q_proj": 1e30}},
+        {"target_modules": "(a+)+$" * 40},
+        {"layers_to_transform": [0]},
+        {"task_type": "SEQ_CLS"},
+        {"init_lora_weights": "pissa"},
+    ],
+)
+def test_settings_of_which_no_engine_makes_an_adapter(tmp_path: Path, changes: dict[str, Any]) -> None:
+    robot = Attacked(tmp_path, "adapter")
+    settings = json.loads(robot.files["adapter_config.json"]) | changes
+    odd = robot.files | {"adapter_config.json": json.dumps(settings).encode()}
+    robot.refused(robot.zip(robot.envelope(odd), odd), "adapter_config.json|is refused")
+
+
+def test_a_rank_that_the_robots_graphs_do_not_take(tmp_path: Path) -> None:
+    robot = Attacked(tmp_path, "adapter")
+    wide = adapter_files(rank=17)
+    robot.refused(robot.zip(robot.envelope(wide), wide), "this bundle takes 16")

@@ -26,6 +26,7 @@ LARGEST_FACTOR = 1e3
 LARGEST_CHANGE = 1e4
 """Of a weight by one row of an adapter: a weight is below ten, and what is far beyond overflows in the graph."""
 _FLOATS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _FORMAT = "continuonbrain adapter inputs 1"
 BASE_PREFIX = "continuonbrain:"
 _TENSOR = re.compile(
@@ -65,12 +66,19 @@ def adapter_inputs(adapter: Path, lora: LoraSpec, *, base_sha256: str) -> dict[s
     """
     if adapter.is_file():
         return _read_inputs(adapter, lora, base_sha256)
-    folder = adapter
-    config = _config(folder / "adapter_config.json", base_sha256)
-    path = folder / "adapter_model.safetensors"
+    files = {name: _read(adapter / name) for name in (_CONFIG, _WEIGHTS)}
+    return inputs_of_files(files, lora, base_sha256=base_sha256, folder=adapter)
+
+
+def inputs_of_files(
+    files: Mapping[str, bytes], lora: LoraSpec, *, base_sha256: str, folder: Path = Path()
+) -> dict[str, F32]:
+    """The same of an adapter whose files are in memory; `folder` names it in errors."""
+    config = _config(files[_CONFIG], folder / _CONFIG, base_sha256)
+    path = folder / _WEIGHTS
     try:
-        tensors = dict(deserialize(path.read_bytes()))  # type: ignore[no-untyped-call]
-    except (OSError, SafetensorError) as error:
+        tensors = dict(deserialize(files[_WEIGHTS]))  # type: ignore[no-untyped-call]
+    except SafetensorError as error:
         raise AdapterInputError(
             f"{path} cannot be read: {error}", remedy="train again, or copy it whole"
         ) from error
@@ -105,7 +113,7 @@ def adapter_inputs(adapter: Path, lora: LoraSpec, *, base_sha256: str) -> dict[s
     if not found:
         raise AdapterInputError(f"{path} holds no LoRA factors", remedy="train again")
     _check_named(
-        folder / "adapter_config.json",
+        folder / _CONFIG,
         config,
         lora,
         modules,
@@ -228,13 +236,18 @@ def _pair(
     return down, up
 
 
-def _config(path: Path, base_sha256: str) -> dict[str, Any]:
+def _read(path: Path) -> bytes:
     try:
-        config = json.loads(path.read_bytes())
+        return path.read_bytes()
     except OSError as error:
         raise AdapterInputError(
-            f"{path} cannot be read: {error.strerror}", remedy="give a PEFT folder"
+            f"{path} cannot be read: {error.strerror}", remedy="give a PEFT folder, whole"
         ) from error
+
+
+def _config(data: bytes, path: Path, base_sha256: str) -> dict[str, Any]:
+    try:
+        config = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise AdapterInputError(
             f"{path} is not JSON: {error}", remedy="train again, or copy it whole"
