@@ -193,6 +193,7 @@ class ControlProcess:
                     change_mode=self._change_mode,
                     take_part=self._take_part,
                     hand_back=self._hand_back,
+                    keep=writer.soon,
                 )
                 self._view = ViewServer(layout.run_dir / VIEW_SOCKET_NAME, self._snapshot.gauges, self._slack)
                 writer.start()

@@ -49,7 +49,7 @@ def until(layout: BrainLayout, true: Any) -> dict[str, Any]:
 
 
 def killed(layout: BrainLayout, process: subprocess.Popen[bytes]) -> None:
-    time.sleep(0.5)  # what is told to the status is in its file
+    """At once: what was acknowledged is in its file."""
     os.kill(process.pid, signal.SIGKILL)
     process.wait(10)
 
@@ -64,7 +64,6 @@ def test_an_emergency_stop_outlives_a_control_process_that_is_killed(layout: Bra
         assert status["emergency_stop"]
         assert status["guarded"] == [0.0, 0.0]
         command_control(layout, {"type": "mode", "mode": "autopilot"})  # a person ends it
-        until(layout, lambda s: not s["emergency_stop"] and s["mode"] == "autopilot")
         killed(layout, process)
     with control(layout):
         assert not read_status(layout)["emergency_stop"]
@@ -76,7 +75,7 @@ def test_a_robot_that_a_person_has_in_hand_does_not_drive_off_by_itself(
 ) -> None:
     with control(layout) as process:
         command_control(layout, {"type": "mode", "mode": mode})
-        until(layout, lambda s: s["mode"] == mode)
+        assert read_status(layout)["mode"] == mode
         killed(layout, process)
     with control(layout):
         assert read_status(layout)["mode"] == "park"
