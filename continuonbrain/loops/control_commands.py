@@ -8,6 +8,9 @@ Messages of `wire`, each answered with an "ack" (`ok`, `detail`):
     {"type": "record", "on": true | false, "what": "lessons" | "drives"}
     {"type": "teleop", "steering": S, "throttle": T, "active": true | false, "for_s": SECONDS}
 
+What has to outlive this process when it is killed (a stop, a mode, a release) holds from the next tick on, and is
+acknowledged when that tick is over and the status on disk says it.
+
 "stop" is an emergency stop; a mode ends it (in "park" it stands anyway), and so does "release", which parks. "teach"
 hands a simulated robot back to its own life, which begins with being taught (`sim_life.py`). In mode
 "teleop" a person drives, by messages some twenty times a second or by the body's own remote control; without a new one
@@ -21,6 +24,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from continuonbrain.loops.body import Body
 from continuonbrain.loops.fast import FastLoop
@@ -35,13 +39,31 @@ _WHENEVER = ("stop", "let_go")
 """Safe, however late."""
 _TEACH = "teach"
 _KNOWN = f"instruct, mode ({', '.join((*MODES, _TEACH))}), stop, release, record (on, what), teleop, let_go"
+_KEPT = ("stop", "mode", "release")
+"""The next process goes on with them."""
+_KEPT_WITHIN_S = 1.0
+"""Less than anybody waits for an answer: a disk that takes nothing keeps nobody from hearing that the robot stops."""
+_NOT_KEPT = (
+    "it holds now, and may be forgotten if the control process is killed: its status cannot be written"
+)
+
+
+class _Waiting(NamedTuple):
+    """An answer that waits for a tick, and then for the disk. is_kept: whether the status says it; None before the
+    tick."""
+
+    peer: Peer
+    detail: str
+    until_s: float
+    is_kept: Callable[[], bool] | None = None
 
 
 class ControlCommands:
     """Takes what has arrived and does it, between two ticks. For the loop's thread.
 
     change_mode, hand_back: give the reason why it stays as it is, "" when it changed. take_part: a person does
-    something that says nothing of a mode.
+    something that says nothing of a mode. keep: have the status on disk say what is true now, without waiting; gives
+    whether it does (`StatusWriter.soon`). clock: monotonic seconds.
     """
 
     def __init__(
@@ -54,19 +76,39 @@ class ControlCommands:
         change_mode: Callable[[Mode], str],
         take_part: Callable[[], None] = lambda: None,
         hand_back: Callable[[], str] = lambda: "",
+        keep: Callable[[], Callable[[], bool]] = lambda: lambda: True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._server, self._loop, self._body, self._remote = server, loop, body, remote
         self._change_mode, self._take_part, self._hand_back = change_mode, take_part, hand_back
+        self._keep, self._clock = keep, clock
+        self._waiting: list[_Waiting] = []
 
     def take(self, *, just_stopped: bool = False) -> None:
         """Obey and answer everything that waits; never waits itself. just_stopped: somebody stopped the robot at its
         own buttons in this tick: what was sent before that does not release it."""
-        for message in self._server.wait(0.0):
+        came = self._server.wait(0.0)
+        self._answer_what_is_kept()
+        for message in came:
             if just_stopped and message.header.get("type") in ("mode", "release"):
                 ok, detail = False, "an emergency stop came at the same moment: ask again to end it"
             else:
                 ok, detail = self._obey(message)
-            self._server.acknowledge(message.peer, ok=ok, detail=detail)
+            if ok and message.header.get("type") in _KEPT:
+                self._waiting.append(_Waiting(message.peer, detail, self._clock() + _KEPT_WITHIN_S))
+            else:
+                self._server.acknowledge(message.peer, ok=ok, detail=detail)
+
+    def _answer_what_is_kept(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            is_kept = one.is_kept or self._keep()
+            if is_kept():
+                self._server.acknowledge(one.peer, ok=True, detail=one.detail)
+            elif self._clock() >= one.until_s:
+                self._server.acknowledge(one.peer, ok=True, detail=one.detail or _NOT_KEPT)
+            else:
+                self._waiting.append(one._replace(is_kept=is_kept))
 
     def _obey(self, message: Message) -> tuple[bool, str]:
         header, peer = message.header, message.peer

@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,7 @@ class ControlProcess:
                     change_mode=self._change_mode,
                     take_part=self._take_part,
                     hand_back=self._hand_back,
+                    keep=writer.soon,
                 )
                 self._view = ViewServer(layout.run_dir / VIEW_SOCKET_NAME, self._snapshot.gauges, self._slack)
                 writer.start()
@@ -203,12 +205,12 @@ class ControlProcess:
                     log.warning("the control loop is less punctual than it could be: %s", refusal)
                 try:
                     until = time.monotonic() + options.seconds if options.seconds is not None else None
-                    if self._life is not None:
-                        self._life.live(until)
-                    else:
-                        self.tick_until(lambda: until is not None and time.monotonic() >= until)
-                except Interrupted:
-                    pass
+                    with suppress(Interrupted):
+                        if self._life is not None:
+                            self._life.live(until)
+                        else:
+                            self.tick_until(lambda: until is not None and time.monotonic() >= until)
+                    self._state.told_to_end = not self.moved  # who fails was not told to
                 finally:
                     notify.stopping()
                     self._state.stopped = True
@@ -232,7 +234,7 @@ class ControlProcess:
             self._take_head_calibration()
         if self._base.moved() and not self.moved:
             log.warning("another base drives now: the robot stops, and this process starts anew")
-            self.moved = self._state.begins_anew = self._stopping = True
+            self.moved = self._stopping = True
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._stopping = True
@@ -267,10 +269,10 @@ class ControlProcess:
             self._commands.take(just_stopped=just_stopped)
 
     def _go_on_as(self, before: Mapping[str, Any]) -> None:
-        """What a person wanted of a control process that was killed, or made way for another base, still holds: an
-        emergency stop, and that the robot does not drive by itself."""
-        if before.get("mode") == "stopped" and before.get("begins_anew") is not True:
-            return  # it was told to end
+        """What a person wanted of a control process that was not told to end (it was killed, failed, or made way for
+        another base) still holds: an emergency stop, and that the robot does not drive by itself."""
+        if before.get("told_to_end") is True:
+            return
         if before.get("emergency_stop") is True:
             self._loop.emergency_stop()
             log.warning("the emergency stop of before is still on")

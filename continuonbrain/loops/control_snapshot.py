@@ -44,14 +44,14 @@ GAUGES = (
 @dataclass(slots=True)
 class ControlState:
     """What only the process knows; it writes here, the status reads. hand: what a person wants; tick: the last one;
-    granted: what its thread got; stopped: it has left its loop; begins_anew: another base drives, and what a person
-    wanted of this process they want of the next."""
+    granted: what its thread got; stopped: it has left its loop; told_to_end: because somebody wanted that. Else what a
+    person wanted of this process they want of the next."""
 
     hand: InHand = field(default_factory=InHand)
     tick: LoopTick | None = None
     granted: Granted = field(default_factory=lambda: Granted("ordinary", None))
-    begins_anew: bool = False
     stopped: bool = False
+    told_to_end: bool = False
 
 
 class ControlSnapshot:
@@ -90,7 +90,8 @@ class ControlSnapshot:
             "schema": 1,
             "pid": os.getpid(),
             "monotonic_s": round(time.monotonic(), 3),
-            "begins_anew": self._state.begins_anew,
+            "told_to_end": self._state.told_to_end,
+            "by_hand": self._state.hand.by_hand is not None,
             **self._driving(tick),
             "round": 0 if life is None else life.rounds,
             "missed_ticks": loop.missed_ticks,

@@ -1,9 +1,11 @@
 """What the control process tells the others: `run/control.json` five times a second, `run/host.json` once.
 
 A thread writes both, in the slack of the control loop (`slack.py`), so that no tick waits for a file system or for the
-interpreter. The files are replaced atomically and
-not synced: after a power cut nobody needs them, and a fsync five times a second would wear out an SD card. Host
-readings carry the time of the control loop's last sign of life, so they go stale when the loop hangs although
+interpreter. The files are replaced atomically and not synced: after a power cut nobody needs them, and a fsync five
+times a second would wear out an SD card. A stop is in the status before it is acknowledged (`StatusWriter.soon`): a
+process that is killed leaves it to the next.
+
+Host readings carry the time of the control loop's last sign of life, so they go stale when the loop hangs although
 this thread lives on: the gates then close. They also carry the number of its ticks, so that a time that somebody
 stamps anew on what the loop no longer says is seen as well.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -68,18 +71,28 @@ class StatusWriter:
         self._housekeeping = housekeeping
         self._slack = slack or Slack()
         self._stopped: tuple[object, object] | None = None
-        self._done = threading.Event()
+        self._done, self._hurry = threading.Event(), threading.Event()
+        self._asked = self._written = 0
         self._fault = ""
         self._thread = threading.Thread(target=self._run, name="control-status", daemon=True)
 
     def start(self) -> None:
-        """Begin. What a process before this one left is removed: it must not look alive."""
-        self._path.unlink(missing_ok=True)
+        """Begin. What a process before this one left is replaced in one step: it must not look alive, and what it says
+        of a stop must be read by whoever follows if this process is killed now, or finds no room on the disk."""
+        self._guarded(self._write_shot)
         self._thread.start()
+
+    def soon(self) -> Callable[[], bool]:
+        """Write what is true now without waiting for the next turn; what is returned says whether that is done. For
+        the loop's thread, which waits for nothing."""
+        self._asked = asked = self._asked + 1
+        self._hurry.set()
+        return lambda: self._written >= asked
 
     def close(self) -> None:
         """Write a last time and end the thread."""
         self._done.set()
+        self._hurry.set()
         if self._thread.is_alive():
             self._thread.join(5.0)
         self._write(with_host=True)
@@ -91,7 +104,14 @@ class StatusWriter:
             self._guarded(self._housekeeping)
             self._write(with_host=count % _HOST_EVERY == 0)
             count += 1
-            self._done.wait(_PERIOD_S)
+            until_s = time.monotonic() + _PERIOD_S
+            while (left_s := until_s - time.monotonic()) > 0 and self._hurry.wait(left_s):
+                if self._done.is_set():
+                    return
+                self._hurry.clear()
+                # It was asked for at the end of a tick, so this is the slack. Nothing else is done here: a gauge may be
+                # slow to read.
+                self._guarded(self._write_shot)
 
     def _write(self, *, with_host: bool) -> None:
         # The machine first: a gauge is read here, and a full disk must not look like one that is silent.
@@ -101,8 +121,10 @@ class StatusWriter:
         self._guarded(self._write_shot)
 
     def _write_shot(self) -> None:
+        asked = self._asked  # before it looks
         shot = self._snapshot()
         replace_file(self._path, (json.dumps(shot, allow_nan=False) + "\n").encode())
+        self._written = asked
         self._note_stop(shot)
 
     def _guarded(self, work: Callable[[], Told]) -> Told | None:

@@ -342,7 +342,7 @@ class FastLoop:
             decided.foreseen,
             surprise,
         )
-        self._record(tick)
+        self._record(tick, driven=is_driven(tick, absent=absent))
         profile.over("record")
         return tick
 
@@ -395,7 +395,7 @@ class FastLoop:
             log.error("teleop: %s: %s", type(error).__name__, error)
         return (0.0, 0.0), inf
 
-    def _record(self, tick: LoopTick) -> None:
+    def _record(self, tick: LoopTick, *, driven: bool) -> None:
         kind = self.recorded_as()
         if self._keeper is None or self._astray or not kind:
             return
@@ -407,7 +407,7 @@ class FastLoop:
         except EpisodeError as error:  # what no reader would take; the robot drives on without it
             self._keeper.lose(error)
             return
-        kept, ended = self._attended.take(step, driven=is_driven(tick))
+        kept, ended = self._attended.take(step, driven=driven)
         for one in kept:
             self._keeper.append(one, kind)
         if ended:

@@ -39,10 +39,10 @@ class InHand:
         self.taken, self.parked, self.by_hand = False, False, None
 
     def go_on_as(self, before: Mapping[str, Any]) -> None:
-        """before: the status of a control process that was killed. What a person had in hand stands until they say so
-        again."""
+        """before: the status of a control process that was not told to end. What a person had in hand stands until they
+        say so again."""
         self.taken = before.get("life") == "taken"
-        if before.get("held") is True or before.get("mode") in _BY_HAND:
+        if before.get("held") is True or before.get("by_hand") is True:
             self.taken = self.parked = True
 
     def mode(self, *, driving: bool) -> Mode:

@@ -9,8 +9,9 @@
 Lessons begin switched off: who tries the wheel teaches nothing. They stay on over a change of the mode, until the
 process ends: whoever drives sees it, and a gamepad has no key for it.
 
-An episode is what somebody drove (`Attended`): while nobody has the wheel nothing is recorded, and where that lasts, or
-the robot is put somewhere else, the episode ends and the next one begins when it is driven again.
+An episode is what somebody drove (`Attended`): while nobody has the wheel, or something holds the robot of a person who
+has it, nothing is recorded, and where that lasts, or the robot is put somewhere else, the episode ends and the next one
+begins when it is driven again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Final, Literal
 
 from continuonbrain.loops.loop_tick import LoopTick, Mode
 from continuonbrain.rlds.step import Step
-from continuonbrain.safety.reasons import Reason
+from continuonbrain.safety.reasons import NOBODY_DRIVES, Reason
 
 Part = Literal["lessons", "drives"]
 PARTS: tuple[Part, ...] = ("lessons", "drives")
@@ -57,11 +58,13 @@ class Recording:
         return self.able and kind != "" and (self.lessons if kind == "lesson" else self.drives)
 
 
-def is_driven(tick: LoopTick) -> bool:
-    """Whether somebody drives: not a hand that is off, and not a person whose robot an emergency stop holds."""
-    if Reason.DEADMAN in tick.guarded.reasons:
-        return False
-    return tick.mode != "teleop" or Reason.EMERGENCY_STOP not in tick.guarded.reasons
+def is_driven(tick: LoopTick, *, absent: bool = False) -> bool:
+    """Whether somebody drives: not a hand that is off, and not a person whose robot is held, whatever holds it (an
+    emergency stop, an empty battery, a camera that is gone: then nobody asks where their hand is). absent: nobody is
+    there to assist, which the guard does not say either while something else holds the robot."""
+    if tick.mode == "teleop":
+        return not NOBODY_DRIVES.intersection(tick.guarded.reasons)
+    return not absent and Reason.DEADMAN not in tick.guarded.reasons
 
 
 @dataclass(slots=True)

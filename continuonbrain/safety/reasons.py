@@ -51,6 +51,9 @@ CORRECTIONS: frozenset[Reason] = frozenset(
 STOPS: frozenset[Reason] = frozenset(Reason) - CORRECTIONS
 """Reasons that give the safe stop."""
 
+NOBODY_DRIVES: frozenset[Reason] = STOPS - {Reason.INSTRUCTION_STOP}
+"""Stops in which no person drives, whatever they ask for: what holds the robot is not what it was told."""
+
 HEADS: frozenset[Reason] = frozenset(
     {Reason.SAFETY_HEAD_WARN, Reason.SAFETY_HEAD_BLOCK, Reason.WORLD_HEAD_VETO}
 )

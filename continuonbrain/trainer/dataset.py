@@ -27,11 +27,10 @@ from continuonbrain.policy.calibration import Calibration, MotionLog, fit_calibr
 from continuonbrain.policy.codec import CURVATURE_BINS, CURVATURE_KNOTS_M, QUERIES, SPEED_KNOTS_S
 from continuonbrain.rlds.reader import open_episode
 from continuonbrain.robot.protocol import CONTROL_DT_S, FRAME_SHAPE
-from continuonbrain.safety.reasons import STOPS, Reason
+from continuonbrain.safety.reasons import NOBODY_DRIVES
 from continuonbrain.trainer.look import Look, unwatched
 
 HUMAN = "human"
-_NOBODY = frozenset(str(reason) for reason in STOPS - {Reason.INSTRUCTION_STOP})
 """Sources of labels start with this: "human_teleop_xr", "human_teleop"."""
 _ACCELERATION, _DRAG = 3.0, 1.2
 _MOVING_MPS = 0.1
@@ -183,7 +182,7 @@ def _commanded_speed(throttle: F64) -> F64:
 def _is_driven(step: Moment) -> bool:
     """Whether a person drove it. Where the guard stands the robot still, whatever they ask for, nobody does: an
     emergency stop teaches no instruction."""
-    return step.source.startswith(HUMAN) and not _NOBODY.intersection(step.reasons)
+    return step.source.startswith(HUMAN) and not NOBODY_DRIVES.intersection(step.reasons)
 
 
 def read_drive(path: Path, look: Look = unwatched) -> Drive:

@@ -31,8 +31,9 @@ class Told:
         self.answers: list[tuple[bool, str]] = []
         self.heard: list[str] = []
         self.has_a_life = True
+        self.now_s, self.on_disk = 100.0, True
         server: Any = SimpleNamespace(
-            wait=lambda _s: [SimpleNamespace(header=self.header, peer=SimpleNamespace(open=True))],
+            wait=lambda _s: self.come,
             acknowledge=lambda _peer, *, ok, detail: self.answers.append((ok, detail)),
         )
         self.commands = ControlCommands(
@@ -43,6 +44,8 @@ class Told:
             change_mode=self._change,
             take_part=lambda: self.heard.append("takes part"),
             hand_back=self._hand_back,
+            keep=lambda: lambda: self.on_disk,
+            clock=lambda: self.now_s,
         )
 
     def _change(self, mode: Mode) -> str:
@@ -55,9 +58,19 @@ class Told:
         return "" if self.has_a_life else "nobody but a person teaches this robot"
 
     def say(self, **header: object) -> tuple[bool, str]:
-        self.header = header
-        self.commands.take()
+        self.hear(**header)
+        self.later()
         return self.answers[-1]
+
+    def hear(self, **header: object) -> None:
+        """One tick."""
+        self.come = [SimpleNamespace(header=header, peer=SimpleNamespace(open=True))]
+        self.commands.take()
+
+    def later(self, seconds: float = 0.05) -> None:
+        """A tick in which nothing comes."""
+        self.come, self.now_s = [], self.now_s + seconds
+        self.commands.take()
 
 
 @pytest.mark.parametrize(
@@ -77,6 +90,47 @@ def test_who_drives_records_or_stops_takes_part(said: dict[str, Any], heard: lis
     told = Told("teach")
     told.say(**said)
     assert told.heard == heard
+
+
+KEPT = [{"type": "stop"}, {"type": "mode", "mode": "park"}, {"type": "release"}]
+
+
+@pytest.mark.parametrize("said", KEPT)
+def test_what_outlives_a_kill_is_done_at_once_and_acknowledged_when_it_is_on_disk(
+    said: dict[str, Any],
+) -> None:
+    told = Told("drive")
+    told.on_disk = False
+    told.hear(**said)
+    guard = told.loop.pilot.guard
+    assert (guard.emergency_stopped, told.loop.mode) == (
+        (True, "autopilot") if said["type"] == "stop" else (False, "park")
+    )
+    told.hear(type="record", on=True)  # what has nothing to keep is not held up
+    assert told.answers == [(True, "")]
+    told.on_disk = True
+    told.later()
+    told.later()
+    assert told.answers == [(True, ""), (True, "")]
+
+
+def test_a_disk_that_takes_nothing_keeps_nobody_from_hearing_that_the_robot_stops() -> None:
+    told = Told("drive")
+    told.on_disk = False
+    told.hear(type="stop")
+    told.later(0.9)
+    assert told.answers == []
+    told.later(0.2)
+    ((ok, detail),) = told.answers
+    assert ok
+    assert "may be forgotten" in detail
+
+
+def test_what_is_refused_waits_for_no_disk() -> None:
+    told = Told("drive")
+    told.on_disk, told.pressed = False, "emergency stop: the switch"
+    told.hear(type="release")
+    assert told.answers == [(False, told.pressed)]
 
 
 def test_a_robot_without_a_simulated_life_cannot_be_handed_back_to_it() -> None:

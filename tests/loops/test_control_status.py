@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from continuonbrain.loops import control_status
 from continuonbrain.loops.control_status import CONTROL_STATUS_NAME, StatusWriter
 from continuonbrain.loops.sim_machine import SimulatedMachine
 from continuonbrain.robot.host import MACHINE_READINGS, FileHost
@@ -109,3 +112,74 @@ def test_a_housekeeping_that_fails_is_said_once_and_done_again_and_the_status_go
     assert len(done) >= 3
     assert json.loads((tmp_path / CONTROL_STATUS_NAME).read_bytes())["looks"] == len(done)
     assert caplog.text.count("ZeroDivisionError: oops") == 1
+
+
+class Writes:
+    """A writer of a status that is a number."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.number = folder / CONTROL_STATUS_NAME, 0
+        machine: Any = SimpleNamespace(read=lambda: None)
+        self.writer = StatusWriter(
+            folder, lambda: {"number": self.number}, machine, EventLog(folder / "events")
+        )
+
+    def on_disk(self) -> int:
+        return int(json.loads(self.path.read_bytes())["number"])
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20.0
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def test_what_is_wanted_soon_is_said_to_be_written_when_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_status, "_PERIOD_S", 60.0)  # its turn does not come in this test
+    writes = Writes(tmp_path)
+    writes.writer.start()
+    try:
+        for number in range(1, 6):
+            writes.number = number
+            is_kept = writes.writer.soon()
+            until(is_kept)
+            assert writes.on_disk() == number
+    finally:
+        writes.writer.close()
+
+
+def test_what_cannot_be_written_is_not_said_to_be(tmp_path: Path) -> None:
+    writes = Writes(tmp_path)
+    writes.writer.start()
+    try:
+        writes.path.unlink()
+        writes.path.mkdir()
+        is_kept = writes.writer.soon()
+        time.sleep(0.6)
+        assert not is_kept()
+        writes.path.rmdir()
+        until(is_kept)
+    finally:
+        writes.writer.close()
+
+
+def test_what_a_process_before_left_stands_until_it_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes = Writes(tmp_path)
+    before = b'{"number": 7, "emergency_stop": true}'
+    writes.path.write_bytes(before)
+    monkeypatch.setattr(writes.writer._thread, "start", lambda: None)
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(control_status, "replace_file", full)
+        writes.writer.start()
+    assert writes.path.read_bytes() == before
+    writes.writer.start()
+    assert writes.on_disk() == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,57 @@ def test_an_emergency_stop_is_no_part_of_a_lesson() -> None:
 
     r.run(120, stop)
     assert ticks_of(r) == [list(range(21))]
+
+
+HOLDS = ["low_battery", "sensor_fault", "clock"]
+
+
+def held_from(what: str, tick: int) -> tuple[Rig, Callable[[Any], None]]:
+    """Something holds the robot from a tick on: its battery, its camera, or that it is late. With what is done at every
+    tick."""
+    r = rig(
+        broken=lambda look: "gone" if what == "sensor_fault" and look >= tick else "",
+        look_s=lambda look: 0.06 if what == "clock" and look >= tick - 3 else 0.002,
+    )
+
+    def hold(done: int) -> None:
+        r.loop.hold("the battery is at 4%" if what == "low_battery" and done >= tick - 1 else "")
+
+    hold(-1)
+    return r, lambda done: hold(done.number)
+
+
+@pytest.mark.parametrize("what", HOLDS)
+def test_a_robot_that_is_held_teaches_nothing_with_no_hand_at_the_wheel(what: str) -> None:
+    r, hold = held_from(what, 0)
+    r.loop.teleop = lambda: ((0.0, 0.0), 9.0)
+    r.loop.set_mode("teleop")
+    r.loop.record("lessons", True)
+    assert r.run(100, hold).recorded_steps == 0
+    assert {reason for tick in r.ticks[10:] for reason in tick.guarded.reasons} == {what}
+    assert r.loop.recorded_as() == "lesson"
+    assert r.loop.recording_waits()
+
+
+@pytest.mark.parametrize("what", HOLDS)
+def test_a_lesson_ends_where_the_robot_is_held(what: str) -> None:
+    r, hold = held_from(what, 60)
+    r.loop.teleop = lambda: ((0.3, 0.4), 0.0)
+    r.loop.set_mode("teleop")
+    r.loop.record("lessons", True)
+    r.run(200, hold)
+    ((*ticks,),) = ticks_of(r)
+    last = ticks[-1]
+    assert ticks == list(range(last + 1))
+    assert 56 <= last < 62
+    assert r.episodes[0].steps[-1].reasons == ()
+
+
+@pytest.mark.parametrize("what", HOLDS)
+def test_assisted_with_nobody_there_records_nothing_also_where_the_robot_is_held(what: str) -> None:
+    r, hold = held_from(what, 50)
+    r.loop.set_mode("assisted")
+    assert r.run(150, hold).recorded_steps == 0
 
 
 def test_assisted_with_nobody_at_the_wheel_records_nothing() -> None:
