@@ -86,6 +86,40 @@ def test_what_a_robot_that_hung_was_refused_does_not_happen_when_it_goes_on(rig:
     until(lambda: not read_status(layout)["emergency_stop"])
 
 
+def test_a_mode_that_was_asked_for_before_a_stop_does_not_take_it_back(rig: Any) -> None:
+    """Two commands keep both threads until they are given up; the third is sent behind the stop."""
+    layout = rig.brain.layout
+    persons = [Person(rig.addresses[1]) for _ in range(4)]
+    pid, told = read_status(layout)["pid"], dict[str, int]()
+
+    def ask(name: str, person: Person, path: str, **body: Any) -> None:
+        told[name] = person.post(path, **body).status_code
+
+    modes = {"mode": "autopilot"}
+    asked = [
+        threading.Thread(
+            target=ask, args=("first", persons[0], "/v1/instruct"), kwargs={"instruction": "drive"}
+        ),
+        threading.Thread(target=ask, args=("second", persons[1], "/v1/mode"), kwargs=modes),
+        threading.Thread(target=ask, args=("third", persons[2], "/v1/mode"), kwargs=modes),
+        threading.Thread(target=ask, args=("stop", persons[3], "/v1/stop")),
+    ]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for thread, pause_s in zip(asked, (0.2, 0.4, 0.6, 1.3), strict=True):
+            thread.start()
+            time.sleep(pause_s)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    for thread in asked:
+        thread.join(10)
+    assert told == {"first": 409, "second": 409, "third": 409, "stop": 200}
+    time.sleep(0.6)
+    status = read_status(layout)
+    assert status["emergency_stop"]
+    assert status["mode"] == "park"
+
+
 def test_a_strangers_large_body_is_not_read(helpers: Any, driving: BrainRoot) -> None:
     with helpers.serving(driving, "--listen", "127.0.0.1", "--tcp", "0") as service:
         page = service.addresses[1]
