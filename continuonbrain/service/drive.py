@@ -35,7 +35,7 @@ from continuonbrain.storage.layout import BrainLayout
 
 _FORGOTTEN_S = 3.0
 """A drive socket that says nothing for so long is closed: its lease keeps others from driving."""
-_HOLD_ANEW = "the connection was away: let go, then take hold again"
+_HOLD_ANEW = "the connection or the robot was away: let go, then take hold again"
 _LOCAL = "local"
 
 
@@ -166,18 +166,19 @@ async def _driven(socket: WebSocket, line: ControlLine, is_turn: Callable[[], bo
                 await socket.close(1008, "no message of a driver")
                 return
             late_s, why = ages.of(said, now_s=heard_s)
-            if not why and late_s is not None and not grip.may_drive(active=said.active, now_s=heard_s):
-                await line.let_go()
-                why = _HOLD_ANEW
-            elif not why and late_s is not None:
-                await line.drive(
-                    said.steering,
-                    said.throttle,
-                    active=said.active,
-                    for_s=good_for_s(late_s),
-                    sent_s=heard_s - late_s,
-                )
-                state, why = "there", line.problem
+            if not why and late_s is not None:
+                if grip.may_drive(active=said.active, now_s=heard_s, obeyed_s=line.answered_s):
+                    await line.drive(
+                        said.steering,
+                        said.throttle,
+                        active=said.active,
+                        for_s=good_for_s(late_s),
+                        sent_s=heard_s - late_s,
+                    )
+                    state, why = "there", line.problem
+                else:
+                    await line.let_go()
+                    why = _HOLD_ANEW
             await socket.send_json({"type": "ack", "t": said.t, "clock": time.monotonic() * 1000})
             if why and why != told:
                 await socket.send_json({"type": "lost", "reason": why, "hold_anew": why == _HOLD_ANEW})

@@ -68,13 +68,41 @@ def test_who_asks_all_the_time_leaves_the_wheel_free_half_of_it() -> None:
 
 
 def test_a_hand_that_held_on_while_the_line_was_away_lets_go_before_it_drives_again() -> None:
+    grip, obeyed_s = Grip(), -inf
+
+    def drives(now_s: float, *, active: bool = True) -> bool:
+        """A message that the robot obeys at once."""
+        nonlocal obeyed_s
+        if grip.may_drive(active=active, now_s=now_s, obeyed_s=obeyed_s):
+            obeyed_s = now_s
+            return True
+        return False
+
+    assert all(drives(0.05 * i) for i in range(20))
+    assert drives(0.95 + 0.4)  # a hiccup
+    assert not any(drives(1.35 + 0.6 + 0.05 * i) for i in range(200))
+    assert drives(20.0, active=False)
+    assert drives(60.0)  # it had let go: there is nothing to hold on to
+    assert not drives(61.0)
+
+
+def test_a_hand_that_held_on_while_the_robot_hung_lets_go_before_it_drives_again() -> None:
     grip = Grip()
-    assert all(grip.may_drive(active=True, now_s=0.05 * i) for i in range(20))
-    assert grip.may_drive(active=True, now_s=0.95 + 0.4)  # a hiccup
-    assert not any(grip.may_drive(active=True, now_s=1.35 + 0.6 + 0.05 * i) for i in range(200))
-    assert grip.may_drive(active=False, now_s=20.0)
-    assert grip.may_drive(active=True, now_s=60.0)  # it had let go: there is nothing to hold on to
-    assert not grip.may_drive(active=True, now_s=61.0)
+    assert all(grip.may_drive(active=True, now_s=0.05 * i, obeyed_s=0.05 * i - 0.1) for i in range(20))
+    # Every message comes in time; the robot has taken none since 0.9 s.
+    assert all(grip.may_drive(active=True, now_s=0.95 + 0.05 * i, obeyed_s=0.9) for i in range(9))
+    assert not grip.may_drive(active=True, now_s=1.45, obeyed_s=0.9)
+    assert not grip.may_drive(active=True, now_s=5.0, obeyed_s=4.95)  # it goes on, and the key is still down
+    assert grip.may_drive(active=False, now_s=5.05, obeyed_s=5.0)
+    assert grip.may_drive(active=True, now_s=5.1, obeyed_s=5.05)
+
+
+def test_a_hand_that_takes_hold_while_the_robot_hangs_is_not_waited_for_longer() -> None:
+    grip = Grip()
+    assert grip.may_drive(active=True, now_s=9.0, obeyed_s=-inf)
+    assert grip.may_drive(active=True, now_s=9.4, obeyed_s=-inf)
+    assert not grip.may_drive(active=True, now_s=9.6, obeyed_s=-inf)
+    assert not grip.may_drive(active=True, now_s=12.0, obeyed_s=11.9)
 
 
 @dataclass
