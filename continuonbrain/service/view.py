@@ -66,7 +66,7 @@ class ViewHub:
         self.newest = b""
         self.tick = NewestTick()
         self.turn = 0
-        """Another when all who watch are sent away."""
+        """Another when all who watch, or listen to events, are sent away."""
 
     def full(self, who: str, *, drives: bool) -> str:
         """Why `who` may not watch, too; "" when they may. Nobody takes all places, and who drives has one."""

@@ -23,6 +23,7 @@ from websockets.sync.client import connect
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.loops.drive_session import read_status
 from continuonbrain.service.door import cookie_of
+from continuonbrain.storage.event_log import EventLog
 from continuonbrain.storage.lock import ProcessLock
 from tests.service.browser_person import Person, control, ends, until
 
@@ -184,6 +185,30 @@ def test_who_was_let_in_can_stop_the_robot_after_the_service_began_anew(
                 assert renewed.status_code == 204
                 assert ends(view)
             assert phone.get("/v1/session").status_code == 401
+
+
+def test_whoever_has_to_pair_anew_hears_no_more_events(helpers: Any, driving: BrainRoot) -> None:
+    log = EventLog(driving.layout.events_dir)
+    with helpers.serving(driving, "--listen", "127.0.0.1", "--tcp", "0") as service:
+        code = driving.layout.pairing_code_path.read_text().strip()
+        let_in = httpx.post(f"{service.addresses[1]}/v1/pair", json={"code": code})
+        with (
+            httpx.Client(base_url=service.addresses[1], cookies=let_in.cookies, timeout=10) as phone,
+            phone.stream("GET", "/v1/events") as theirs,
+            service.client() as robot,
+            robot.stream("GET", "/v1/events") as ours,
+        ):
+            heard, kept = theirs.iter_lines(), ours.iter_lines()
+            assert next(heard) == next(kept) == ": after 0"
+            log.append("gate", {"open": True})
+            assert next(helpers.events(heard))["data"]["data"] == {"open": True}
+            with service.client() as another:
+                renewed = another.post("/v1/pair/renew", json={"forget": True})
+            assert renewed.status_code == 204
+            log.append("gate", {"open": False})
+            assert list(helpers.events(heard)) == []  # it has ended
+            told = helpers.events(kept)
+            assert [next(told)["data"]["data"] for _ in range(2)] == [{"open": True}, {"open": False}]
 
 
 def test_two_robots_of_one_machine_have_cookies_of_their_own(tmp_path: Path) -> None:
