@@ -17,7 +17,9 @@ hands a simulated robot back to its own life, which begins with being taught (`s
 the car stops (`guards.deadman_s`, or `for_s` where the sender gives one; at once when the connection ends). In mode
 "assisted" the policy drives while messages come that are not active, and a person while they are; without any it stops.
 "record" is about a person's lessons where it does not say what (`recording.py`). A message may say "until_s", monotonic
-seconds of this machine: whoever sent it has given up by then, and it is not obeyed any more; but a stop always is.
+seconds of this machine: whoever sent it has given up by then, and it is not obeyed any more; but a stop always is. It
+may say "asked_s", when a person asked for it, by the same clock: what was asked for before an emergency stop does not
+end that one, however late and in whatever order it arrives.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from continuonbrain.storage.plain_text import is_plain
 _LONGEST_INSTRUCTION = 200
 _WHENEVER = ("stop", "let_go")
 """Safe, however late."""
+_ENDS_A_STOP = ("mode", "release")
 _TEACH = "teach"
 _KNOWN = f"instruct, mode ({', '.join((*MODES, _TEACH))}), stop, release, record (on, what), teleop, let_go"
 _KEPT = ("stop", "mode", "release")
@@ -114,6 +117,8 @@ class ControlCommands:
         header, peer = message.header, message.peer
         if header.get("type") not in _WHENEVER and _is_over(header.get("until_s")):
             return False, "it came too late: whoever sent it was told that nothing answers"
+        if header.get("type") in _ENDS_A_STOP and not _is_after(header.get("asked_s"), self._loop.stopped_s):
+            return False, "an emergency stop came after it was asked for: ask again to end it"
         match header.get("type"):
             case "instruct":
                 return self._instruct(header.get("instruction"))
@@ -173,6 +178,11 @@ class ControlCommands:
 def _is_over(until_s: object) -> bool:
     # A comparison that NaN fails, too.
     return until_s is not None and not (isinstance(until_s, int | float) and time.monotonic() <= until_s)
+
+
+def _is_after(asked_s: object, stopped_s: float) -> bool:
+    # A comparison that NaN fails, too.
+    return asked_s is None or (isinstance(asked_s, int | float) and asked_s > stopped_s)
 
 
 def _unless(refusal: str) -> tuple[bool, str]:

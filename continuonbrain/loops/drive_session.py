@@ -43,19 +43,32 @@ def read_status(layout: BrainLayout) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def command_control(layout: BrainLayout, command: Mapping[str, object], *, timeout_s: float = 2.0) -> str:
-    """Send a command to the control process (see `control_process`); returns what it adds to its yes.
+def command_control(
+    layout: BrainLayout,
+    command: Mapping[str, object],
+    *,
+    timeout_s: float = 2.0,
+    asked_s: float | None = None,
+) -> str:
+    """Send a command to the control process (see `control_commands`); returns what it adds to its yes.
+
+    asked_s: when a person asked for it, monotonic seconds; None is now. The timeout begins there.
 
     Raises:
-        DriveError: no control process answers, or it says no.
+        DriveError: no control process answers, or it says no; or the command waited until its time was over.
     """
     path = layout.run_dir / CONTROL_SOCKET_NAME
     # What is told as refused must not happen after all when a process that hung goes on.
-    until_s = time.monotonic() + timeout_s
+    asked_s = time.monotonic() if asked_s is None else asked_s
+    until_s = asked_s + timeout_s
+    left_s = until_s - time.monotonic()
+    if left_s <= 0.0:
+        words = f"{command.get('type')!r} waited for more than {timeout_s:g} s and was not told any more"
+        raise DriveError(f"the control process does not answer: {words}", remedy="ask again")
     try:
-        with contextlib.closing(connect_unix(path, timeout_s)) as sock:
-            send(sock, {**command, "until_s": until_s}, timeout_s=timeout_s)
-            answer, _ = receive(sock, timeout_s)
+        with contextlib.closing(connect_unix(path, left_s)) as sock:
+            send(sock, {**command, "asked_s": asked_s, "until_s": until_s}, timeout_s=left_s)
+            answer, _ = receive(sock, left_s)
     except WireError as error:
         raise DriveError(
             f"the control process does not answer: {error.message}", remedy=error.remedy

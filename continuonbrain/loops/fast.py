@@ -101,6 +101,8 @@ class FastLoop:
         self.instruction = instruction
         self.ticks = 0
         self.missed_ticks = 0
+        self.stopped_s = -inf
+        """When somebody last stopped it for an emergency."""
         self._keeper = (
             None
             if recorder_factory is None
@@ -171,6 +173,7 @@ class FastLoop:
 
     def emergency_stop(self) -> None:
         """Stop until `release`, whatever the policy or a person commands."""
+        self.stopped_s = self._clock()
         self.pilot.guard.emergency_stop()
 
     def release(self) -> None:

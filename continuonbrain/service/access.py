@@ -125,7 +125,11 @@ class Pairing:
 class Sessions:
     """Who was let in; a week without a request ends one, and so do 64 newer ones where it is not in use.
 
-    kept: sessions of before. on_change: gets all that are to be kept, whenever they are others.
+    What is in use is known by the monotonic clock: a wall clock that is set (a Pi starts with the time of its last
+    shutdown) takes the stop from nobody. Of sessions of before that were not used yet only the wall clock knows.
+
+    kept: sessions of before. on_change: gets all that are to be kept, whenever they are others. wall, clock: seconds,
+    of the world and monotonic.
     """
 
     def __init__(
@@ -133,47 +137,67 @@ class Sessions:
         kept: Iterable[KeptSession] = (),
         *,
         on_change: Callable[[list[KeptSession]], None] = lambda _: None,
-        clock: Callable[[], float] = time.time,
+        wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._clock, self._on_change = clock, on_change
+        self._wall, self._clock, self._on_change = wall, clock, on_change
         self._by_key = {session.key: session for session in kept}
+        self._used_s: dict[str, float] = {}
         self._noted = dict(self._by_key)
 
     def begin(self) -> tuple[str, Session]:
         """(token for the cookie, session)."""
         token = secrets.token_urlsafe(32)
-        now, mine = self._clock(), _hashed(token)
-        self._by_key[mine] = KeptSession(mine, secrets.token_hex(4), now)
-        unused = [s for s in self._by_key.values() if not 0 <= now - s.seen_s <= _IN_USE_S]
-        for oldest in sorted(unused, key=lambda s: s.seen_s)[: max(0, len(self._by_key) - _MAX_SESSIONS)]:
-            del self._by_key[oldest.key]
-        session = Session(self._by_key[mine].name, _csrf(token))
+        mine = _hashed(token)
+        session = Session(secrets.token_hex(4), _csrf(token))
+        self._use(mine, session.name)
+        unused = [key for key in self._by_key if not 0 <= self._idle_s(key) <= _IN_USE_S]
+        too_many = max(0, len(self._by_key) - _MAX_SESSIONS)
+        for oldest in sorted(unused, key=self._idle_s, reverse=True)[:too_many]:
+            self._end(oldest)
         if len(self._by_key) > _MOST_SESSIONS:
-            del self._by_key[mine]  # this one, not one that somebody uses
+            self._end(mine)  # this one, not one that somebody uses
         self._note()
         return token, session
 
     def of(self, token: str) -> Session | None:
         """The session of a cookie's token."""
-        key, now = _hashed(token), self._clock()
+        key = _hashed(token)
         kept = self._by_key.get(key)
         if kept is None:
             return None
-        if now - kept.seen_s > _IDLE_S:
-            del self._by_key[key]
+        if self._idle_s(key) > _IDLE_S:
+            self._end(key)
             self._note()
             return None
-        self._by_key[key] = KeptSession(key, kept.name, now)
-        if not 0 <= now - self._noted[key].seen_s <= _NOTED_S:
+        self._use(key, kept.name)
+        if not 0 <= self._wall() - self._noted[key].seen_s <= _NOTED_S:
             self._note()
         return Session(kept.name, _csrf(token))
 
     def forget(self) -> None:
         """Everybody has to pair anew."""
         self._by_key.clear()
+        self._used_s.clear()
         self._note()
 
+    def _use(self, key: str, name: str) -> None:
+        self._by_key[key], self._used_s[key] = KeptSession(key, name, self._wall()), self._clock()
+
+    def _end(self, key: str) -> None:
+        del self._by_key[key]
+        self._used_s.pop(key, None)
+
+    def _idle_s(self, key: str) -> float:
+        """How long it was not used; negative where the wall clock was put back."""
+        used_s = self._used_s.get(key)
+        return self._wall() - self._by_key[key].seen_s if used_s is None else self._clock() - used_s
+
     def _note(self) -> None:
+        # As the wall clock says it now: it may have been set since they were used.
+        for key in self._used_s:
+            kept = self._by_key[key]
+            self._by_key[key] = KeptSession(key, kept.name, self._wall() - self._idle_s(key))
         self._noted = dict(self._by_key)
         self._on_change(list(self._noted.values()))
 

@@ -27,7 +27,7 @@ from continuonbrain.model.base_identity import checkpoint_sha256
 from continuonbrain.robot.host import HOST_FILE_NAME, host_for
 from continuonbrain.service import problems
 from continuonbrain.service.access import Pairing, Sessions
-from continuonbrain.service.door import Door, cookie_of
+from continuonbrain.service.door import Door, cookie_of, session_of
 from continuonbrain.service.drive import add_drive_routes
 from continuonbrain.service.feed import Feed
 from continuonbrain.service.learn import add_learn_routes
@@ -226,6 +226,7 @@ def create_app(
         responses={200: {"content": _events_of(EventOut, Gap)}, **errors(422)},
     )
     async def events(
+        request: Request,
         last_event_id: Annotated[str | None, Header(pattern=r"^\d{0,15}$")] = None,
         after: Annotated[int | None, Query(ge=0, lt=10**15)] = None,
     ) -> AsyncIterator[ServerSentEvent]:
@@ -234,6 +235,7 @@ def create_app(
         `event:` is the kind, `id:` the number, `data:` an `EventOut`. An event "gap" says that some are no longer kept;
         one "reset" that the numbers began anew, and that all that is kept follows.
         """
+        turn, let_in = hub.turn, session_of(request.scope) is not None
         newest = await feed.last()
         begun = feed.begun
         seen = int(last_event_id) if last_event_id else after  # empty: a listener that has seen none yet
@@ -243,7 +245,8 @@ def create_app(
             yield ServerSentEvent(event="reset", data=Gap(after=seen, next=1), id="0")
             seen = 0
         yield ServerSentEvent(comment=f"after {seen}")
-        async for event in feed.follow(seen, begun):
+        # Who was let in hears nothing any more once they have to pair anew; over the Unix socket nobody has to.
+        async for event in feed.follow(seen, begun, lambda: not let_in or hub.turn == turn):
             if event is None:
                 yield ServerSentEvent(event="reset", data=Gap(after=seen, next=1), id="0")
                 seen = 0

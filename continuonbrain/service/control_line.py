@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
+from collections import deque
+from math import inf
 from pathlib import Path
 
 from continuonbrain.loops.wire import WireError, encode
@@ -25,6 +28,10 @@ class ControlLine:
         self._listener: asyncio.Task[None] | None = None
         self.problem = ""
         """Why the last command did not arrive, or was refused; "" when nothing is known against it."""
+        self.answered_s = -inf
+        """When the newest command to drive that was answered was sent, monotonic seconds. What arrives is not what is
+        heard: a control process that hangs takes commands for seconds."""
+        self._unanswered: deque[float] = deque()
 
     async def drive(
         self, steering: float, throttle: float, *, active: bool, for_s: float, sent_s: float
@@ -38,7 +45,8 @@ class ControlLine:
                 "active": active,
                 "for_s": for_s,
                 "sent_s": sent_s,
-            }
+            },
+            drives=True,
         )
 
     async def let_go(self) -> None:
@@ -54,15 +62,17 @@ class ControlLine:
             self._writer.transport.abort() if self._backlog() else self._writer.close()
         self._writer = self._listener = None
 
-    async def _send(self, command: dict[str, object]) -> None:
+    async def _send(self, command: dict[str, object], *, drives: bool = False) -> None:
         try:
             if self._writer is None:
                 reader, self._writer = await asyncio.open_unix_connection(self._path)
-                self._listener = asyncio.create_task(self._listen(reader))
+                self._unanswered = deque()
+                self._listener = asyncio.create_task(self._listen(reader, self._unanswered))
                 self.problem = ""
             if self._backlog() > _MAX_BACKLOG:
                 raise OSError("it takes no commands")
             self._writer.write(encode(command))
+            self._unanswered.append(time.monotonic() if drives else -inf)
         except (OSError, WireError) as error:
             self.close()
             self.problem = f"the control process does not answer: {error}"
@@ -70,11 +80,13 @@ class ControlLine:
     def _backlog(self) -> int:
         return 0 if self._writer is None else self._writer.transport.get_write_buffer_size()
 
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
+    async def _listen(self, reader: asyncio.StreamReader, unanswered: deque[float]) -> None:
         messages = MessageReader()
         with contextlib.suppress(OSError, WireError):
             while data := await reader.read(RECEIVE_BYTES):
                 for header, _ in messages.feed(data):
+                    if unanswered:  # answers come in the order of what was sent
+                        self.answered_s = max(self.answered_s, unanswered.popleft())
                     self.problem = "" if header.get("ok") is True else str(header.get("detail", "refused"))
         self.problem = "the control process has gone"
         self._listener = None

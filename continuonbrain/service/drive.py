@@ -35,7 +35,7 @@ from continuonbrain.storage.layout import BrainLayout
 
 _FORGOTTEN_S = 3.0
 """A drive socket that says nothing for so long is closed: its lease keeps others from driving."""
-_HOLD_ANEW = "the connection was away: let go, then take hold again"
+_HOLD_ANEW = "the connection or the robot was away: let go, then take hold again"
 _LOCAL = "local"
 
 
@@ -53,13 +53,14 @@ def add_drive_routes(app: FastAPI, brain: BrainRoot, wheel: Wheel) -> None:
     # Threads of their own: whatever else is asked of the service, and however often, it is not waited for.
     commands, stops = ThreadPoolExecutor(2, "command"), ThreadPoolExecutor(2, "stop")
 
-    async def told(by: ThreadPoolExecutor, what: dict[str, object]) -> Said:
-        tell = partial(tell_robot, brain.layout, what)
+    async def told(by: ThreadPoolExecutor, what: dict[str, object], asked_s: float | None = None) -> Said:
+        tell = partial(tell_robot, brain.layout, what, asked_s)
         return Said(detail=await asyncio.get_running_loop().run_in_executor(by, tell))
 
     async def command(request: Request, what: dict[str, object]) -> Said:
+        asked_s = time.monotonic()  # not when a thread is free for it: a stop may be heard before that
         require_wheel(wheel, request)
-        return await told(commands, what)
+        return await told(commands, what, asked_s)
 
     @app.post("/v1/driver", responses=errors(403, 409, 422))
     async def driver(asked: DriverIn, request: Request) -> DriverOut:
@@ -116,12 +117,12 @@ def add_drive_routes(app: FastAPI, brain: BrainRoot, wheel: Wheel) -> None:
             wheel.close_socket(turn)
 
 
-def tell_robot(layout: BrainLayout, command: Mapping[str, object]) -> str:
+def tell_robot(layout: BrainLayout, command: Mapping[str, object], asked_s: float | None = None) -> str:
     """`command_control`, and a no at once where there is nobody to hear it. Raises `ServiceError`, `DriveError`."""
     if not (layout.run_dir / CONTROL_SOCKET_NAME).exists():
         remedy = "start it: continuonbrain run (a simulated robot), or systemctl start continuonbrain-control"
         raise ServiceError(409, "the control process does not run", remedy=remedy)
-    return command_control(layout, command)
+    return command_control(layout, command, asked_s=asked_s)
 
 
 def require_wheel(wheel: Wheel, request: Request) -> None:
@@ -165,18 +166,19 @@ async def _driven(socket: WebSocket, line: ControlLine, is_turn: Callable[[], bo
                 await socket.close(1008, "no message of a driver")
                 return
             late_s, why = ages.of(said, now_s=heard_s)
-            if not why and late_s is not None and not grip.may_drive(active=said.active, now_s=heard_s):
-                await line.let_go()
-                why = _HOLD_ANEW
-            elif not why and late_s is not None:
-                await line.drive(
-                    said.steering,
-                    said.throttle,
-                    active=said.active,
-                    for_s=good_for_s(late_s),
-                    sent_s=heard_s - late_s,
-                )
-                state, why = "there", line.problem
+            if not why and late_s is not None:
+                if grip.may_drive(active=said.active, now_s=heard_s, obeyed_s=line.answered_s):
+                    await line.drive(
+                        said.steering,
+                        said.throttle,
+                        active=said.active,
+                        for_s=good_for_s(late_s),
+                        sent_s=heard_s - late_s,
+                    )
+                    state, why = "there", line.problem
+                else:
+                    await line.let_go()
+                    why = _HOLD_ANEW
             await socket.send_json({"type": "ack", "t": said.t, "clock": time.monotonic() * 1000})
             if why and why != told:
                 await socket.send_json({"type": "lost", "reason": why, "hold_anew": why == _HOLD_ANEW})

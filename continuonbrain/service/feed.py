@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from continuonbrain.storage.event_log import Event, EventLog
@@ -45,17 +45,20 @@ class Feed:
         """How often the numbers began anew, as of the last `last`."""
         return self._begun
 
-    async def follow(self, after: int, begun: int) -> AsyncIterator[Event | None]:
-        """Events behind a number, until `close`; what is not kept is left out (`Event.sequence` shows it). None: the
-        numbers began anew since `begun` (somebody emptied the folder), and all that is kept follows."""
-        while not self._closed:
+    async def follow(
+        self, after: int, begun: int, goes_on: Callable[[], bool] = lambda: True
+    ) -> AsyncIterator[Event | None]:
+        """Events behind a number, until `close` or while it `goes_on`; what is not kept is left out (`Event.sequence`
+        shows it). None: the numbers began anew since `begun` (somebody emptied the folder), and all that is kept
+        follows."""
+        while not self._closed and goes_on():
             await self._refresh()
             if begun != self._begun:
                 begun, after = self._begun, 0
                 yield None
             start = bisect_right(self._events, after, key=lambda e: e.sequence)
             for event in self._events[start:]:
-                if begun != self._begun:
+                if begun != self._begun or not goes_on():
                     break
                 after = event.sequence
                 yield event

@@ -76,8 +76,8 @@ def add_session_routes(
 
     @app.post("/v1/pair/renew", status_code=204, responses=errors(403, 409, 422))
     async def renew(asked: RenewIn, request: Request) -> Response:
-        """Another pairing code, and every address is heard again. forget: nobody who was let in drives, watches or
-        asks any more. Over the Unix socket only."""
+        """Another pairing code, and every address is heard again. forget: nobody who was let in drives, watches,
+        listens or asks any more. Over the Unix socket only."""
         if not over_unix(request.scope):
             raise ServiceError(403, "only who stands at the robot may", remedy="ask over the Unix socket")
         if pairing is None:

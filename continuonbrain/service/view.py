@@ -9,6 +9,7 @@ import json
 import struct
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,8 +26,30 @@ _MOST_OF_ONE = 3
 _IN_FLIGHT = 2
 _TICK_S = 0.1
 _RETRY_S = 0.5
+_NOW_S = 1.0
+"""A tick that is older is not what the robot does now: its process hangs, and the car has stopped or is alone."""
 _UNANSWERED_S = 10.0
 _MAX_ACK = 64
+
+
+class NewestTick:
+    """What the robot said last, while that is now."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._tick: dict[str, Any] = {}
+        self._came_s = clock()
+
+    def take(self, tick: dict[str, Any]) -> None:
+        """It has said something. A loop that hangs is told on by the thread beside it, always with the same number;
+        while a simulated robot is taught no tick is counted."""
+        if tick.get("tick") != self._tick.get("tick") or tick.get("phase") == "teach":
+            self._came_s = self._clock()
+        self._tick = tick
+
+    def now(self) -> dict[str, Any]:
+        """{} when it is too old to be told."""
+        return self._tick if self._clock() - self._came_s <= _NOW_S else {}
 
 
 class ViewHub:
@@ -41,9 +64,9 @@ class ViewHub:
         self.frames = 0
         """Frames so far; the newest has this number."""
         self.newest = b""
-        self.tick: dict[str, Any] = {}
+        self.tick = NewestTick()
         self.turn = 0
-        """Another when all who watch are sent away."""
+        """Another when all who watch, or listen to events, are sent away."""
 
     def full(self, who: str, *, drives: bool) -> str:
         """Why `who` may not watch, too; "" when they may. Nobody takes all places, and who drives has one."""
@@ -79,7 +102,7 @@ class ViewHub:
         while True:
             with contextlib.suppress(OSError, WireError):
                 await self._read_once()
-            self.tick = {}
+            self.tick.take({})
             await self._tell()
             await asyncio.sleep(_RETRY_S)
 
@@ -92,7 +115,7 @@ class ViewHub:
                 for header, body in messages.feed(data):
                     tick, exposed = header.get("tick"), header.get("exposed_unix_ms")
                     if isinstance(tick, dict):
-                        self.tick = tick
+                        self.tick.take(tick)
                     if body and isinstance(exposed, int | float):
                         self.newest, self.frames = struct.pack("<d", exposed) + body, self.frames + 1
                 await self._tell()
@@ -134,7 +157,7 @@ class _Watcher:
             now = time.monotonic()
             if now - tick_s >= _TICK_S:
                 tick_s = now
-                await self._socket.send_json({"type": "tick", **hub.tick})
+                await self._socket.send_json({"type": "tick", **hub.tick.now()})
             behind = self.sent - self.acked >= _IN_FLIGHT
             if behind and now - self.progress_s > _UNANSWERED_S:
                 return
@@ -150,7 +173,8 @@ class _Watcher:
 
 def add_view_route(app: FastAPI, hub: ViewHub, wheel: Wheel) -> None:
     """WebSocket `/v1/view?fps=N`: binary messages of 8 bytes (float64, little endian: wall time of the exposure in ms)
-    and a JPEG; the client answers each with {"ack": n}. Between them {"type": "tick", ...} ten times a second."""
+    and a JPEG; the client answers each with {"ack": n}. Between them {"type": "tick", ...} ten times a second, with
+    nothing in it while no control process is heard."""
 
     @app.websocket("/v1/view")
     async def view(socket: WebSocket, fps: Annotated[int, Query(ge=1, le=MAX_FPS)] = MAX_FPS) -> None:

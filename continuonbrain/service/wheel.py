@@ -96,24 +96,24 @@ class Driven:
 
 
 class Grip:
-    """Whether a hand may drive on after the line was away. One that held a key or a stick all the while has not seen
-    what happened: it lets go first, and takes hold anew."""
+    """Whether a hand may drive on after the line was away, or the robot that should have obeyed it. One that held a key
+    or a stick all the while has not seen what happened: it lets go first, and takes hold anew."""
 
     def __init__(self) -> None:
-        self._driven_s: float | None = None
+        self._on_s: float | None = None
         self._must_let_go = False
 
-    def may_drive(self, *, active: bool, now_s: float) -> bool:
-        """Of a message that came in time. active: the hand is on."""
+    def may_drive(self, *, active: bool, now_s: float, obeyed_s: float) -> bool:
+        """Of a message that came in time. active: the hand is on; obeyed_s: the newest time from which a command is
+        known to have been taken by the robot."""
         if not active:
-            self._driven_s, self._must_let_go = None, False
+            self._on_s, self._must_let_go = None, False
             return True
-        if self._driven_s is not None and now_s - self._driven_s > _GAP_S:
+        if self._on_s is None:
+            self._on_s = now_s
+        if now_s - max(self._on_s, obeyed_s) > _GAP_S:
             self._must_let_go = True
-        if self._must_let_go:
-            return False
-        self._driven_s = now_s
-        return True
+        return not self._must_let_go
 
 
 def read_message(text: str) -> Driven:

@@ -159,6 +159,23 @@ def test_every_mode_ends_an_emergency_stop_and_an_instruction_does_not() -> None
         assert not told.loop.pilot.guard.emergency_stopped
 
 
+@pytest.mark.parametrize("asked", [{"type": "mode", "mode": "autopilot"}, {"type": "release"}])
+def test_what_was_asked_for_before_a_stop_does_not_end_it_nor_comes_after_it(asked: dict[str, Any]) -> None:
+    told = Told("drive")
+    told.say(type="mode", mode="park")
+    assert told.say(type="stop") == (True, "")
+    stopped_s = told.loop.stopped_s
+    for before in (stopped_s - 1.0, stopped_s, float("nan"), "now"):
+        ok, why = told.say(**asked, asked_s=before)
+        assert not ok
+        assert "ask again" in why
+        assert told.loop.pilot.guard.emergency_stopped
+    assert told.say(type="release", asked_s=stopped_s + 2.0) == (True, "")  # a person who saw it
+    assert not told.say(**asked, asked_s=stopped_s - 1.0)[0]  # and one who had not
+    assert told.loop.mode == "park"
+    assert told.say(**asked, asked_s=stopped_s + 1.0) == (True, "")
+
+
 def test_release_ends_an_emergency_stop_only_where_the_body_lets_go() -> None:
     told = Told("drive")
     told.say(type="stop")

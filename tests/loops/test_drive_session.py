@@ -20,6 +20,7 @@ from continuonbrain.loops.control_status import CONTROL_SOCKET_NAME
 from continuonbrain.loops.drive_session import CONTROL_MODULE, DriveError, DriveSession, command_control
 from continuonbrain.loops.notices import post_notice
 from continuonbrain.loops.wire import connect_unix, receive, send
+from continuonbrain.loops.wire_stream import WireServer
 from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.robot.host import HOST_FILE_NAME, FileHost
 from continuonbrain.storage.adapters import AdapterStore
@@ -130,6 +131,22 @@ def test_stop_needs_no_policy_process_and_commands_are_checked(layout: BrainLayo
         assert status["reasons"] == []
         assert session.stop().recorded_steps == 0
     assert list_episodes(layout.episodes_dir) == []
+
+
+def test_what_waited_for_longer_than_its_time_is_not_told_any_more(layout: BrainLayout) -> None:
+    with WireServer(layout.run_dir / CONTROL_SOCKET_NAME) as control:
+        with pytest.raises(DriveError, match="waited for more than 2 s"):
+            command_control(layout, {"type": "mode", "mode": "autopilot"}, asked_s=time.monotonic() - 2.1)
+        assert control.wait(0.2) == []
+        assert control.wait(0.0) == []
+        began_s = time.monotonic()
+        with pytest.raises(DriveError, match="no complete message in time"):
+            command_control(layout, {"type": "mode", "mode": "autopilot"}, asked_s=began_s - 1.7)
+        assert time.monotonic() - began_s < 1.5
+        control.wait(0.2)
+        (told,) = control.wait(0.2)
+        assert told.header["asked_s"] == pytest.approx(began_s - 1.7)
+        assert told.header["until_s"] == pytest.approx(began_s + 0.3)
 
 
 def test_a_person_drives_over_the_socket_and_the_car_stops_when_nothing_comes_any_more(

@@ -173,6 +173,40 @@ def test_a_hand_that_never_let_go_drives_nothing_after_a_gap(rig: Any) -> None:
         assert drives(1.0)
 
 
+def test_a_hand_that_never_let_go_drives_nothing_after_the_robot_hung(rig: Any) -> None:
+    """Every message came in time to the service; the robot obeyed none for three seconds."""
+    person = Person(rig.addresses[1])
+    person.post("/v1/driver", want=True)
+    person.post("/v1/mode", mode="teleop")
+    pid = read_status(rig.brain.layout)["pid"]
+    with person.socket("/v1/drive") as socket:
+        hand, told = Hand(socket), list[dict[str, Any]]()
+
+        def drove(seconds: float, **more: Any) -> bool:
+            """Whether the car was driven in the last half of so long."""
+            stopped, half_s = [], time.monotonic() + seconds / 2
+            while time.monotonic() < half_s + seconds / 2:
+                hand.says(**more)
+                told.append(hand.hears())
+                while told[-1]["type"] != "ack":
+                    told.append(hand.hears())
+                if time.monotonic() > half_s:
+                    stopped.append(read_status(rig.brain.layout)["stopped"])
+                time.sleep(0.04)
+            return not all(stopped)
+
+        assert drove(2.0)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            drove(3.0)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert [t for t in told if t.get("hold_anew")]
+        assert not drove(2.0)
+        drove(0.2, active=False)
+        assert drove(2.0)
+
+
 def test_messages_of_which_nobody_knows_how_old_they_are_drive_nothing(rig: Any) -> None:
     person = Person(rig.addresses[1])
     person.post("/v1/driver", want=True)

@@ -16,7 +16,7 @@ import uvicorn
 
 from continuonbrain.brain_root import open_brain
 from continuonbrain.service import server, view
-from continuonbrain.service.view import ViewHub, _Watcher
+from continuonbrain.service.view import NewestTick, ViewHub, _Watcher
 from continuonbrain.storage.layout import init_brain_root
 
 
@@ -41,6 +41,49 @@ def test_websockets_are_pinged_and_messages_are_short(
     assert one.ws_ping_timeout is not None
     assert one.ws_ping_interval + one.ws_ping_timeout <= 10.0  # a phone that is out of reach
     assert one.ws_max_size <= 4096
+
+
+def test_a_tick_is_told_while_it_is_now() -> None:
+    now = 50.0
+    newest = NewestTick(lambda: now)
+    assert newest.now() == {}
+    drives = {"tick": 113, "mode": "autopilot", "phase": "drive"}
+    newest.take(drives)
+    now = 50.9
+    assert newest.now() == drives
+    now = 51.1
+    assert newest.now() == {}  # its process hangs
+    newest.take(drives)
+    assert newest.now() == {}  # its loop hangs, and the thread beside it does not
+    newest.take({**drives, "tick": 114})
+    assert newest.now()["tick"] == 114
+    taught = {"tick": 114, "mode": "teach", "phase": "teach"}
+    now = 55.0
+    newest.take(taught)  # no tick is counted in a lesson
+    assert newest.now() == taught
+    newest.take({})
+    assert newest.now() == {}
+
+
+def test_a_watcher_is_not_told_again_and_again_what_was(tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+
+    async def takes(data: Any) -> None:
+        told.append(data)
+
+    async def watched() -> None:
+        hub = ViewHub(tmp_path / "view.sock")
+        hub.tick.take({"tick": 1, "mode": "autopilot"})
+        socket: Any = SimpleNamespace(send_bytes=takes, send_json=takes)
+        watcher = _Watcher(socket)
+        showing = asyncio.create_task(watcher.show(hub, 20))
+        await asyncio.sleep(1.8)
+        watcher.gone.set()
+        await showing
+
+    asyncio.run(watched())
+    assert told[0] == {"type": "tick", "tick": 1, "mode": "autopilot"}
+    assert told[-1] == {"type": "tick"}
 
 
 def test_a_watcher_that_answers_nothing_loses_its_place(

@@ -23,6 +23,7 @@ from websockets.sync.client import connect
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.loops.drive_session import read_status
 from continuonbrain.service.door import cookie_of
+from continuonbrain.storage.event_log import EventLog
 from continuonbrain.storage.lock import ProcessLock
 from tests.service.browser_person import Person, control, ends, until
 
@@ -84,6 +85,40 @@ def test_what_a_robot_that_hung_was_refused_does_not_happen_when_it_goes_on(rig:
     assert read_status(layout)["emergency_stop"]
     assert person.post("/v1/release").status_code == 200
     until(lambda: not read_status(layout)["emergency_stop"])
+
+
+def test_a_mode_that_was_asked_for_before_a_stop_does_not_take_it_back(rig: Any) -> None:
+    """Two commands keep both threads until they are given up; the third is sent behind the stop."""
+    layout = rig.brain.layout
+    persons = [Person(rig.addresses[1]) for _ in range(4)]
+    pid, told = read_status(layout)["pid"], dict[str, int]()
+
+    def ask(name: str, person: Person, path: str, **body: Any) -> None:
+        told[name] = person.post(path, **body).status_code
+
+    modes = {"mode": "autopilot"}
+    asked = [
+        threading.Thread(
+            target=ask, args=("first", persons[0], "/v1/instruct"), kwargs={"instruction": "drive"}
+        ),
+        threading.Thread(target=ask, args=("second", persons[1], "/v1/mode"), kwargs=modes),
+        threading.Thread(target=ask, args=("third", persons[2], "/v1/mode"), kwargs=modes),
+        threading.Thread(target=ask, args=("stop", persons[3], "/v1/stop")),
+    ]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for thread, pause_s in zip(asked, (0.2, 0.4, 0.6, 1.3), strict=True):
+            thread.start()
+            time.sleep(pause_s)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    for thread in asked:
+        thread.join(10)
+    assert told == {"first": 409, "second": 409, "third": 409, "stop": 200}
+    time.sleep(0.6)
+    status = read_status(layout)
+    assert status["emergency_stop"]
+    assert status["mode"] == "park"
 
 
 def test_a_strangers_large_body_is_not_read(helpers: Any, driving: BrainRoot) -> None:
@@ -150,6 +185,30 @@ def test_who_was_let_in_can_stop_the_robot_after_the_service_began_anew(
                 assert renewed.status_code == 204
                 assert ends(view)
             assert phone.get("/v1/session").status_code == 401
+
+
+def test_whoever_has_to_pair_anew_hears_no_more_events(helpers: Any, driving: BrainRoot) -> None:
+    log = EventLog(driving.layout.events_dir)
+    with helpers.serving(driving, "--listen", "127.0.0.1", "--tcp", "0") as service:
+        code = driving.layout.pairing_code_path.read_text().strip()
+        let_in = httpx.post(f"{service.addresses[1]}/v1/pair", json={"code": code})
+        with (
+            httpx.Client(base_url=service.addresses[1], cookies=let_in.cookies, timeout=10) as phone,
+            phone.stream("GET", "/v1/events") as theirs,
+            service.client() as robot,
+            robot.stream("GET", "/v1/events") as ours,
+        ):
+            heard, kept = theirs.iter_lines(), ours.iter_lines()
+            assert next(heard) == next(kept) == ": after 0"
+            log.append("gate", {"open": True})
+            assert next(helpers.events(heard))["data"]["data"] == {"open": True}
+            with service.client() as another:
+                renewed = another.post("/v1/pair/renew", json={"forget": True})
+            assert renewed.status_code == 204
+            log.append("gate", {"open": False})
+            assert list(helpers.events(heard)) == []  # it has ended
+            told = helpers.events(kept)
+            assert [next(told)["data"]["data"] for _ in range(2)] == [{"open": True}, {"open": False}]
 
 
 def test_two_robots_of_one_machine_have_cookies_of_their_own(tmp_path: Path) -> None:

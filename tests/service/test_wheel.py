@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from continuonbrain.service.access import Sessions
+from continuonbrain.service.access import KeptSession, Sessions
 from continuonbrain.service.lateness import GOOD_S, SILENT_S, Lateness, good_for_s
 from continuonbrain.service.session_file import read_sessions, write_sessions
 from continuonbrain.service.wheel import Grip, Wheel, read_message
@@ -68,13 +68,41 @@ def test_who_asks_all_the_time_leaves_the_wheel_free_half_of_it() -> None:
 
 
 def test_a_hand_that_held_on_while_the_line_was_away_lets_go_before_it_drives_again() -> None:
+    grip, obeyed_s = Grip(), -inf
+
+    def drives(now_s: float, *, active: bool = True) -> bool:
+        """A message that the robot obeys at once."""
+        nonlocal obeyed_s
+        if grip.may_drive(active=active, now_s=now_s, obeyed_s=obeyed_s):
+            obeyed_s = now_s
+            return True
+        return False
+
+    assert all(drives(0.05 * i) for i in range(20))
+    assert drives(0.95 + 0.4)  # a hiccup
+    assert not any(drives(1.35 + 0.6 + 0.05 * i) for i in range(200))
+    assert drives(20.0, active=False)
+    assert drives(60.0)  # it had let go: there is nothing to hold on to
+    assert not drives(61.0)
+
+
+def test_a_hand_that_held_on_while_the_robot_hung_lets_go_before_it_drives_again() -> None:
     grip = Grip()
-    assert all(grip.may_drive(active=True, now_s=0.05 * i) for i in range(20))
-    assert grip.may_drive(active=True, now_s=0.95 + 0.4)  # a hiccup
-    assert not any(grip.may_drive(active=True, now_s=1.35 + 0.6 + 0.05 * i) for i in range(200))
-    assert grip.may_drive(active=False, now_s=20.0)
-    assert grip.may_drive(active=True, now_s=60.0)  # it had let go: there is nothing to hold on to
-    assert not grip.may_drive(active=True, now_s=61.0)
+    assert all(grip.may_drive(active=True, now_s=0.05 * i, obeyed_s=0.05 * i - 0.1) for i in range(20))
+    # Every message comes in time; the robot has taken none since 0.9 s.
+    assert all(grip.may_drive(active=True, now_s=0.95 + 0.05 * i, obeyed_s=0.9) for i in range(9))
+    assert not grip.may_drive(active=True, now_s=1.45, obeyed_s=0.9)
+    assert not grip.may_drive(active=True, now_s=5.0, obeyed_s=4.95)  # it goes on, and the key is still down
+    assert grip.may_drive(active=False, now_s=5.05, obeyed_s=5.0)
+    assert grip.may_drive(active=True, now_s=5.1, obeyed_s=5.05)
+
+
+def test_a_hand_that_takes_hold_while_the_robot_hangs_is_not_waited_for_longer() -> None:
+    grip = Grip()
+    assert grip.may_drive(active=True, now_s=9.0, obeyed_s=-inf)
+    assert grip.may_drive(active=True, now_s=9.4, obeyed_s=-inf)
+    assert not grip.may_drive(active=True, now_s=9.6, obeyed_s=-inf)
+    assert not grip.may_drive(active=True, now_s=12.0, obeyed_s=11.9)
 
 
 @dataclass
@@ -217,22 +245,64 @@ def test_a_week_without_a_request_ends_a_session() -> None:
     assert sessions.of(token) == mine
     now += 7.1 * 24 * 3600
     assert sessions.of(token) is None
+    assert sessions.of(token) is None
+
+
+@pytest.mark.parametrize("leap_s", [9 * 24 * 3600.0, -9 * 24 * 3600.0])
+def test_a_wall_clock_that_is_set_ends_no_session_that_is_in_use(tmp_path: Path, leap_s: float) -> None:
+    path, now = tmp_path / "sessions.json", 1e9
+    leapt_s, noted = 0.0, list[float]()
+
+    def write(kept: list[KeptSession]) -> None:
+        noted.append(max((session.seen_s for session in kept), default=0.0))
+        write_sessions(path, kept)
+
+    def sessions() -> Sessions:
+        return Sessions(
+            read_sessions(path), on_change=write, wall=lambda: now + leapt_s, clock=lambda: now - 1e9
+        )
+
+    first = sessions()
+    (watching, mine), (asleep, its) = first.begin(), first.begin()
+    now, leapt_s = now + 1.0, leap_s  # as a Pi's is, once it has a network
+    assert first.of(watching) == mine
+    assert noted[-1] == now + leapt_s
+    second = sessions()  # and who did not ask just then is not forgotten by the file either
+    assert second.of(watching) == mine
+    assert second.of(asleep) == its
+    now += 8 * 24 * 3600.0
+    assert second.of(watching) is None
+    assert sessions().of(asleep) is None
+
+
+def test_sessions_that_are_in_use_are_not_pushed_out_by_a_clock_that_is_set() -> None:
+    now, leapt_s = 0.0, 0.0
+    sessions = Sessions(wall=lambda: 1e9 + now + leapt_s, clock=lambda: now)
+    token, mine = sessions.begin()
+    leapt_s = -3600.0
+    for _ in range(200):
+        sessions.begin()
+    assert sessions.of(token) == mine
+    now = 60.0
+    for _ in range(200):
+        sessions.begin()
+    assert sessions.of(token) is None  # not in use any more: the oldest
 
 
 def test_sessions_outlive_the_service_and_the_file_opens_nothing(tmp_path: Path) -> None:
     path, now = tmp_path / "run" / "sessions.json", 1e9
-    first = Sessions(read_sessions(path), on_change=partial(write_sessions, path), clock=lambda: now)
+    first = Sessions(read_sessions(path), on_change=partial(write_sessions, path), wall=lambda: now)
     token, mine = first.begin()
     assert path.stat().st_mode & 0o777 == 0o600
     for secret in (token, mine.csrf):
         assert secret not in path.read_text()
     now += 6 * 24 * 3600
-    second = Sessions(read_sessions(path), on_change=partial(write_sessions, path), clock=lambda: now)
+    second = Sessions(read_sessions(path), on_change=partial(write_sessions, path), wall=lambda: now)
     assert second.of(token) == mine
     assert second.of(path.read_text()) is None
     assert all(second.of(kept.key) is None for kept in read_sessions(path))
     now += 6 * 24 * 3600  # in use within the week, which the file knows
-    third = Sessions(read_sessions(path), on_change=partial(write_sessions, path), clock=lambda: now)
+    third = Sessions(read_sessions(path), on_change=partial(write_sessions, path), wall=lambda: now)
     assert third.of(token) == mine
     third.forget()
     assert third.of(token) is None
