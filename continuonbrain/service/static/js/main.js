@@ -53,7 +53,7 @@ function command(path, body = {}) {
 /** Stop now, and until it is heard. It never releases: a hand that hits the button twice means it. */
 async function stop() {
   robot.wheel.letGo();
-  await stopping.begin((error) => toast(`The stop was not heard: ${error.message}`, "It is said again until it is, or until another mode than Park is taken."));
+  await stopping.begin((error) => toast(`The stop was not heard: ${error.message}`, "It is said again until it is. Taking another mode than Park ends that."));
 }
 
 const viewName = () => (VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "drive");
