@@ -20,6 +20,7 @@ SHARD_BYTES: Final = 64 << 20
 UNFINISHED: Final = "it is being recorded, or was never closed"
 REFUSED: Final = "its share says no"
 UNSAID: Final = "its share says nothing"
+MARKED: Final = "a person marked it as bad"
 EARLIER: Final = "it is older than --since, or does not say when it was recorded"
 SENT: Final = "it was in an earlier bundle"
 EMPTY: Final = "it has no step"
@@ -34,6 +35,7 @@ class Candidate:
     Attributes:
         name: its folder's.
         answer: what its `share` says.
+        bad: a person said that nobody should learn from it.
         finished: closed.
         steps, bytes: how many, and on disk.
         start_unix_ms: None where nobody knows.
@@ -49,6 +51,7 @@ class Candidate:
     start_unix_ms: int | None = None
     size: Size | None = None
     problem: str = ""
+    bad: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +152,23 @@ def what_leaves(
     return Plan(tuple(going), tuple(stays), frames)
 
 
+def kept_at_home(answer: Answer, *, bad: bool, share_unmarked: bool) -> str:
+    """Why a person's word keeps an episode at home, "" where none does. One that is marked as bad stays even if it was
+    shared: who trains on a bundle cannot see the mark, and nobody learns from such an episode."""
+    if answer == "no":
+        return REFUSED
+    if answer != "yes" and not share_unmarked:
+        return UNSAID
+    return MARKED if bad else ""
+
+
 def _reason(
     candidate: Candidate, share_unmarked: bool, since_unix_ms: int | None, sent: Collection[str]
 ) -> str:
     """Why it stays. What its owner said comes first: of an episode that may not leave nothing else is told."""
-    if candidate.answer == "no":
-        return REFUSED
-    if candidate.answer != "yes" and not share_unmarked:
-        return UNSAID
+    said = kept_at_home(candidate.answer, bad=candidate.bad, share_unmarked=share_unmarked)
+    if said:
+        return said
     if not candidate.finished:
         return UNFINISHED
     if candidate.problem:
