@@ -26,6 +26,7 @@ from continuonbrain.cloud.journal import Done, Journal
 from continuonbrain.cloud.ledger import Ledger
 from continuonbrain.cloud.manifest import (
     ENVELOPE,
+    EPISODES,
     MANIFEST,
     Contents,
     SignedMember,
@@ -299,7 +300,7 @@ class _Job:
             "base.json": base_paper(self.base_sha256, self.slots),
             "config.json": settings_paper(self.brain),
             "doctor.json": doctor_paper(facts, decoded=decoded),
-            "episodes.jsonl": episodes_paper(facts),
+            EPISODES: episodes_paper(facts, [self.names.episode(c.name) for c in self.plan.in_time()]),
         }
         for name, data in small.items():
             refuse_places(data, self.brain, name)

@@ -39,6 +39,7 @@ class Candidate:
         finished: closed.
         steps, bytes: how many, and on disk.
         start_unix_ms: None where nobody knows.
+        came_ns: when it came to this robot, by which the robot itself orders what it learns from.
         size: of its first frame; None without one.
         problem: why it cannot be read, "" when it can as far as was looked.
     """
@@ -52,6 +53,7 @@ class Candidate:
     size: Size | None = None
     problem: str = ""
     bad: bool = False
+    came_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,10 @@ class Plan:
     def steps(self) -> int:
         """Of what leaves."""
         return sum(c.steps for c in self.going)
+
+    def in_time(self) -> tuple[Candidate, ...]:
+        """What leaves, the oldest first, in the robot's own order: its names may be older than its coming here."""
+        return tuple(sorted(self.going, key=lambda c: (c.came_ns, c.name)))
 
     def reasons(self) -> list[tuple[str, int]]:
         """Why episodes stay, and how many for each reason, the most frequent first."""

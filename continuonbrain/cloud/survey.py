@@ -43,9 +43,10 @@ def _candidate(path: Path) -> Candidate:
         if state is not None and state.state != "closed":
             return Candidate(name, answer, finished=False, start_unix_ms=start, bad=bad)
         size = sum(file.stat().st_size for file in files_of(path))
+        came = (path / METADATA_FILE).stat().st_mtime_ns
         steps = len(open_episode(path)) if state is None else state.steps
         found = _first_size(path) if steps > 0 else None
-        return Candidate(name, answer, True, steps, size, start, found, bad=bad)
+        return Candidate(name, answer, True, steps, size, start, found, bad=bad, came_ns=came)
     except EpisodeError as error:
         # Its metadata may be what is damaged: nobody knows what its share said.
         answer = _answer_or_no(path)

@@ -34,14 +34,21 @@ _REMEDY = "copy it again, whole; if that does not help, have it exported again"
 
 @dataclass(frozen=True)
 class OpenBundle:
-    """A bundle that was checked. folder: where its members lie as files; settings: of the robot, without its texts."""
+    """A bundle that was checked. folder: where its members lie as files; counter: of its key, higher in a later bundle;
+    settings: of the robot, without its texts."""
 
     path: Path
     folder: Path
     key: PublicKey
+    counter: int
     manifest_sha256: str
     contents: Contents
     settings: BrainConfig
+
+    @property
+    def in_time(self) -> tuple[str, int, str]:
+        """Sorts a robot's bundles: the counter of its key is the order in which they were made."""
+        return self.contents.robot, self.counter, self.manifest_sha256
 
     def told(self) -> dict[str, object]:
         """For `training.json`."""
@@ -79,7 +86,7 @@ def open_bundle(path: Path, keys: Sequence[PublicKey], *, base_sha256: str, unfi
         folder = unfinished / checked.manifest_sha256[:16]
         _unpack(path, contents.members, folder)
     settings = _settings(folder / _SETTINGS, path)
-    return OpenBundle(path, folder, checked.key, checked.manifest_sha256, contents, settings)
+    return OpenBundle(path, folder, checked.key, checked.counter, checked.manifest_sha256, contents, settings)
 
 
 def _key_of(path: Path, keys: Sequence[PublicKey]) -> PublicKey:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from continuonbrain.cloud_train.balance import distinct
+from continuonbrain.cloud_train.balance import distinct, in_time
 from continuonbrain.cloud_train.bundles import OpenBundle
 from continuonbrain.cloud_train.episodes import BundledEpisode, episodes_of
 from continuonbrain.cloud_train.errors import TrainRefused
@@ -122,17 +122,18 @@ def _drives(
     bundles: Sequence[OpenBundle], prompts: PromptLayout, out: Prepared, say: Callable[[str], None]
 ) -> list[Drive]:
     found: list[BundledEpisode] = []
-    for bundle in sorted(bundles, key=lambda b: b.manifest_sha256):
+    for bundle in sorted(bundles, key=lambda b: b.in_time):
         say(f"reading {bundle.path.name}")
         for episode in episodes_of(bundle):
             if isinstance(episode, BrainError):
                 out.left_out.append(f"{bundle.path.name}: {episode}")
             else:
                 found.append(episode)
-    kept = set(distinct([e.seen for e in found]))
+    seen = [e.seen for e in found]
+    kept = set(distinct(seen))
     out.duplicates = sorted(f"{e.robot}/{e.name}" for i, e in enumerate(found) if i not in kept)
     drives = []
-    for i in sorted(kept):
+    for i in in_time(seen, kept):
         drive = found[i].drive()
         said = sorted({s for s, d in zip(drive.instructions, drive.labelled, strict=True) if d})
         try:

@@ -97,7 +97,7 @@ def train(asked: Asked, say: Callable[[str], None] = lambda _: None) -> dict[str
 def _train(asked: Asked, sha256: str, say: Callable[[str], None]) -> dict[str, Any]:
     unfinished = asked.out / "unfinished"
     bundles, refused = _opened(asked, sha256, unfinished, say)
-    bundles = sorted({b.manifest_sha256: b for b in bundles}.values(), key=lambda b: b.manifest_sha256)
+    bundles = sorted({b.manifest_sha256: b for b in bundles}.values(), key=lambda b: b.in_time)
     _one_key_each(bundles)
     config = common([b.settings for b in bundles]) if asked.config is None else config_of(asked.config)[0]
     recipe = asked.recipe(config, True)
@@ -106,7 +106,7 @@ def _train(asked: Asked, sha256: str, say: Callable[[str], None]) -> dict[str, A
             f"{asked.workers} workers share passes of {recipe.batch_size} samples",
             remedy="give fewer --workers, or a larger --batch",
         )
-    names = [b.manifest_sha256 for b in bundles]
+    names = sorted(b.manifest_sha256 for b in bundles)
     asked_for = sha256_of_json(
         {
             "bundles": names,

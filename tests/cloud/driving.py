@@ -22,8 +22,10 @@ BASE = tiny_base_folder()
 STEPS, BATCH = 6, 12
 
 
-def drive(brain: BrainRoot, name: str, *, seed: int, steps: int = 60, said: str = "keep left") -> Path:
-    """An episode of a person who drives bends over a picture that shows them."""
+def drive(
+    brain: BrainRoot, name: str, *, seed: int, steps: int = 60, said: str = "keep left", every: int = 1
+) -> Path:
+    """An episode of a person who drives bends over a picture that shows them; of it each `every`-th row and column."""
     random = np.random.default_rng(seed)
     bend = 0.4 * np.sin(np.arange(steps) / 9 + random.uniform(0, 6))
     rows, columns = np.mgrid[:120, :160]
@@ -33,7 +35,7 @@ def drive(brain: BrainRoot, name: str, *, seed: int, steps: int = 60, said: str 
         frame = np.where(road[..., None], 90, 200).astype(np.uint8).repeat(3, -1)
         frame += random.integers(0, 20, frame.shape, dtype=np.uint8)
         return Step(
-            frame=frame,
+            frame=frame[::every, ::every],
             command=(float(bend[tick]), 0.4),
             source=SOURCE_HUMAN,
             instruction=said,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from continuonbrain.cloud_train.balance import Seen, balanced, distinct
+from continuonbrain.cloud_train.balance import Seen, balanced, distinct, in_time
 from continuonbrain.cloud_train.errors import TrainRefused
 from continuonbrain.cloud_train.order import passes_of, rows_of_step, rows_of_worker
 from continuonbrain.cloud_train.projection import ModuleError, projected, total, truncated
@@ -110,6 +110,20 @@ def test_of_one_episode_exported_twice_the_larger_pictures_are_kept() -> None:
     assert distinct([half, whole]) == [1]
     copied = Seen("another", "copy", "whole", 400)
     assert len(distinct([whole, copied])) == 1
+
+
+def test_episodes_are_in_the_order_in_which_they_came() -> None:
+    def some(counter: int, names: str, robot: str = "r") -> list[Seen]:
+        return [Seen(robot, n, robot + n, place=(counter, i)) for i, n in enumerate(names)]
+
+    def order(*parts: list[Seen]) -> str:
+        seen = [e for part in parts for e in part]
+        return "".join(seen[i].episode for i in in_time(seen, distinct(seen)))
+
+    assert order(some(2, "cd"), some(10, "ef"), some(1, "ab")) == "abcdef"
+    assert order(some(1, "cd"), some(2, "abcde")) == "abcde"  # first a part, then all
+    assert order(some(1, "abcd"), some(2, "cd")) == "abcd"
+    assert order(some(7, "yz", "s"), some(9, "ab")) == "abyz"
 
 
 @given(

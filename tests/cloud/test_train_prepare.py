@@ -1,0 +1,93 @@
+"""What becomes samples of several bundles: in which order they are read, and what is left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from continuonbrain.brain_root import BrainRoot
+from continuonbrain.cloud.export import export_bundle
+from continuonbrain.cloud.plan import what_leaves
+from continuonbrain.cloud.secret import pseudonyms_of
+from continuonbrain.cloud.survey import survey
+from continuonbrain.cloud_train.bundles import OpenBundle, open_bundle
+from continuonbrain.cloud_train.prepare import Prepared, prepare
+from continuonbrain.model.base_identity import base_sha256
+from continuonbrain.rlds.reader import list_episodes
+from continuonbrain.rlds.writer import METADATA_FILE
+from continuonbrain.trainer.dataset import read_drive
+from continuonbrain.trainer.held_out import hold_out, instructions_by_name
+
+from .conftest import KEY, new_root, public_key
+from .driving import BASE, drive
+
+SAID = ("keep left", "keep right", "drive", "drive slowly")
+
+
+def opened(brain: BrainRoot, path: Path) -> OpenBundle:
+    """A bundle of a robot, checked."""
+    return open_bundle(
+        path, [public_key(brain)], base_sha256=base_sha256(BASE), unfinished=path.parent / "unpacked"
+    )
+
+
+def prepared(brain: BrainRoot, bundles: Sequence[OpenBundle], tmp_path: Path) -> Prepared:
+    """What the trainer makes of them, with names of the opposite order: chance must not say what is older."""
+    odd = [replace(b, manifest_sha256=f"{9 - i}" * 64) for i, b in enumerate(bundles)]
+    return prepare(odd, BASE, brain.config, tmp_path / "samples")
+
+
+def own_names(brain: BrainRoot, pseudonyms: Sequence[str]) -> list[str]:
+    """What the robot calls these episodes."""
+    names = pseudonyms_of(brain.layout)
+    known = {names.episode(p.name): p.name for p in list_episodes(brain.layout.episodes_dir)}
+    return [known[p.split("/")[-1]] for p in pseudonyms]
+
+
+def held_at_home(brain: BrainRoot) -> list[str]:
+    """What the robot holds out itself, by the time at which its episodes came."""
+    paths = list_episodes(brain.layout.episodes_dir)
+    paths.sort(key=lambda p: ((p / METADATA_FILE).stat().st_mtime_ns, p.name))
+    rules = brain.config.promotion
+    said = instructions_by_name([read_drive(p) for p in paths])
+    _, held = hold_out(paths, tail=rules.eval_tail_episodes, least=rules.min_eval_episodes, said=said)
+    return [p.name for p in held]
+
+
+def test_of_bundles_that_an_outbox_made_the_robots_own_held_out_episodes_are_held_out(tmp_path: Path) -> None:
+    brain = new_root(tmp_path / "one")
+    bundles: list[OpenBundle] = []
+    sent: set[str] = set()
+    for part in range(3):
+        for i in range(8 * part, 8 * part + 8):
+            drive(brain, f"202601{i + 1:02d}T080000Z-aaaa", seed=i, steps=30, said=SAID[i % 4])
+        plan = what_leaves(survey(brain.layout.episodes_dir), share_unmarked=False, sent=sent)
+        out = tmp_path / f"memory-{part + 1}.zip"
+        export_bundle(brain, plan, out, as_zip=True, key_name=KEY)
+        bundles.append(opened(brain, out))
+        sent |= {c.name for c in plan.going}
+    found = prepared(brain, bundles, tmp_path)
+    assert own_names(brain, found.held_out) == held_at_home(brain)
+    learned = own_names(brain, found.trained_on)
+    assert learned == sorted(learned)
+
+
+def test_pictures_of_two_sizes_and_an_old_tub_that_came_last_are_in_the_order_of_their_coming(
+    tmp_path: Path,
+) -> None:
+    brain = new_root(tmp_path / "one")
+    names = [f"202601{i + 1:02d}T080000Z-aaaa" for i in range(11)] + ["20190101T080000Z-tub0"]
+    for i, name in enumerate(names):
+        drive(brain, name, seed=i, steps=30, said=SAID[i % 4], every=2 if i % 3 == 1 else 1)
+    plan = what_leaves(survey(brain.layout.episodes_dir), share_unmarked=False)
+    out = tmp_path / "memory"
+    export_bundle(brain, plan, out, as_zip=False, key_name=KEY)
+    found = prepared(brain, [opened(brain, out)], tmp_path)
+    assert own_names(brain, found.held_out) == held_at_home(brain)
+    learned = own_names(brain, found.trained_on)
+    assert learned == [n for n in names if n in learned]
+    lines = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
+    told = sorted(lines, key=lambda line: int(line["order"]))
+    assert own_names(brain, [line["episode"] for line in told]) == names
