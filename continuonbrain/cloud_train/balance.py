@@ -21,13 +21,14 @@ F64 = NDArray[np.float64]
 @dataclass(frozen=True, slots=True)
 class Seen:
     """An episode as it came. content: names what is in it, whoever sends it; pixels: of its pictures; place: the
-    counter of its bundle and its order there."""
+    counter of its bundle and its order there; words: what was said in it, in their order."""
 
     robot: str
     episode: str
     content: str
     pixels: int = 0
     place: tuple[int, int] = (0, 0)
+    words: tuple[str, ...] = ()
 
 
 def balanced(robots: Sequence[str], instructions: Sequence[str]) -> F64:
@@ -44,10 +45,22 @@ def balanced(robots: Sequence[str], instructions: Sequence[str]) -> F64:
 
 def distinct(episodes: Sequence[Seen]) -> list[int]:
     """Positions of the episodes that are kept, rising: of those with one content, and of those of one robot and name
-    (exported twice, say at two sizes), one; that with the larger pictures. Whatever order they came in."""
+    (exported twice, say at two sizes), one. That with the words of the last bundle that holds it, as a person may have
+    labelled it anew; of these that with the larger pictures, and then the later. Whatever order they came in."""
+    last: dict[tuple[str, str], Seen] = {}
+    for e in episodes:
+        last[e.robot, e.episode] = max(
+            e, last.get((e.robot, e.episode), e), key=lambda s: (s.place, s.words, s.content)
+        )
     order = sorted(
-        range(len(episodes)),
-        key=lambda i: (-episodes[i].pixels, episodes[i].content, episodes[i].robot, episodes[i].episode),
+        (i for i, e in enumerate(episodes) if e.words == last[e.robot, e.episode].words),
+        key=lambda i: (
+            -episodes[i].pixels,
+            *(-n for n in episodes[i].place),
+            episodes[i].content,
+            episodes[i].robot,
+            episodes[i].episode,
+        ),
     )
     known: set[tuple[str, ...]] = set()
     kept = []

@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ class BundledEpisode:
     @property
     def seen(self) -> Seen:
         """What decides whether it came twice."""
-        return Seen(self.robot, self.name, self.content, self.pixels, self.place)
+        words = tuple(said for said, _ in groupby(step.instruction for step in self.steps))
+        return Seen(self.robot, self.name, self.content, self.pixels, self.place, words)
 
     def frame(self, index: int) -> NDArray[np.uint8]:
         """The picture of a step, RGB uint8 `[H, W, 3]`. The record of the last one asked for stays open."""

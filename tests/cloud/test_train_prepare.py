@@ -13,14 +13,16 @@ from continuonbrain.cloud.plan import what_leaves
 from continuonbrain.cloud.secret import pseudonyms_of
 from continuonbrain.cloud.survey import survey
 from continuonbrain.cloud_train.bundles import OpenBundle, open_bundle
-from continuonbrain.cloud_train.prepare import Prepared, prepare
+from continuonbrain.cloud_train.prepare import TRAIN, Prepared, prepare
+from continuonbrain.cloud_train.sample_store import read_samples
 from continuonbrain.model.base_identity import base_sha256
+from continuonbrain.rlds.marking import relabel
 from continuonbrain.rlds.reader import list_episodes
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.trainer.dataset import read_drive
 from continuonbrain.trainer.held_out import hold_out, instructions_by_name
 
-from .conftest import KEY, new_root, public_key
+from .conftest import KEY, export, new_root, public_key
 from .driving import BASE, drive
 
 SAID = ("keep left", "keep right", "drive", "drive slowly")
@@ -72,6 +74,20 @@ def test_of_bundles_that_an_outbox_made_the_robots_own_held_out_episodes_are_hel
     assert own_names(brain, found.held_out) == held_at_home(brain)
     learned = own_names(brain, found.trained_on)
     assert learned == sorted(learned)
+
+
+def test_a_lesson_that_was_labelled_anew_is_learned_with_the_later_words(tmp_path: Path) -> None:
+    brain = new_root(tmp_path / "one")
+    lessons = [drive(brain, f"2026010{i + 1}T080000Z-aaaa", seed=i, steps=30) for i in range(6)]
+    first = export(brain, tmp_path / "first.zip").path
+    for path in lessons:
+        relabel(path, "keep right")
+    second = export(brain, tmp_path / "second.zip", frames="half").path  # and with smaller pictures
+    found = prepared(brain, [opened(brain, second), opened(brain, first)], tmp_path)
+    samples = read_samples(tmp_path / "samples" / TRAIN)
+    assert samples is not None
+    assert set(samples.instructions) == {"keep right"}
+    assert len(found.trained_on) + len(found.held_out) == len(found.duplicates) == 6
 
 
 def test_pictures_of_two_sizes_and_an_old_tub_that_came_last_are_in_the_order_of_their_coming(
