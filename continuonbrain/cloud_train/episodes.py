@@ -28,6 +28,8 @@ from continuonbrain.trainer.dataset import Drive, drive_of
 _ID = re.compile(r"(e-[0-9a-f]{16})(?:\.(\d{1,6}))?")
 _TEXTS = ("language_instruction", "source", "safety_violations")
 _REMEDY = "have the bundle exported again"
+_LARGEST_COMMAND = 2.0
+"""Full lock and full throttle are 1, and recordings of other programs go a little beyond."""
 _LARGEST_LIST = 256 << 20
 _LATEST_NS = 2**62
 """A hundred years after a machine was switched on."""
@@ -210,6 +212,8 @@ def _steps(columns: dict[str, Column], file: Path, clock: int, digest: Any) -> l
         texts[name] = [column.item(i).decode(errors="replace") for i in range(count)]
     if not (np.isfinite(action).all() and np.isfinite(state).all()):
         raise EpisodeError("a number is not finite", file=file, field="action or observation/state")
+    if np.abs(action).max(initial=0) > _LARGEST_COMMAND:
+        raise EpisodeError(f"a command of {np.abs(action).max():.3g}", file=file, field="action")
     pictures = columns.get("steps/observation/image")
     if pictures is not None and pictures.count not in (0, count):
         raise EpisodeError(

@@ -235,7 +235,14 @@ def _prepared(
 
 def _whose_calibration(asked: Asked, prepared: Prepared) -> str | None:
     if asked.robot is None:
-        return prepared.robots[0] if len(prepared.robots) == 1 else None
+        # Of several robots nobody's, also where all others were left out: it would be taken for theirs.
+        alone = len(prepared.robots) == 1 and not prepared.uncalibrated
+        return prepared.robots[0] if alone else None
+    if asked.robot in prepared.uncalibrated:
+        raise TrainRefused(
+            f"no calibration can be fitted to the drives of {asked.robot}",
+            remedy=f"choose from {', '.join(prepared.robots)}",
+        )
     if asked.robot not in prepared.robots:
         raise TrainRefused(
             f"none of the bundles is of {asked.robot}", remedy=f"choose from {', '.join(prepared.robots)}"

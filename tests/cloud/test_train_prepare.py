@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.cloud.export import export_bundle
@@ -13,11 +15,14 @@ from continuonbrain.cloud.plan import what_leaves
 from continuonbrain.cloud.secret import pseudonyms_of
 from continuonbrain.cloud.survey import survey
 from continuonbrain.cloud_train.bundles import OpenBundle, open_bundle
+from continuonbrain.cloud_train.errors import TrainRefused
 from continuonbrain.cloud_train.prepare import TRAIN, Prepared, prepare
 from continuonbrain.cloud_train.sample_store import read_samples
+from continuonbrain.cloud_train.train import Asked, _whose_calibration
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.rlds.marking import relabel
 from continuonbrain.rlds.reader import list_episodes
+from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.trainer.dataset import read_drive
 from continuonbrain.trainer.held_out import hold_out, instructions_by_name
@@ -107,3 +112,49 @@ def test_pictures_of_two_sizes_and_an_old_tub_that_came_last_are_in_the_order_of
     lines = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
     told = sorted(lines, key=lambda line: int(line["order"]))
     assert own_names(brain, [line["episode"] for line in told]) == names
+
+
+def bundle_of(folder: Path, name: str, seed: int, broken: Callable[[Step], Step] = lambda s: s) -> OpenBundle:
+    """What a robot with six lessons exported."""
+    brain = new_root(folder / name)
+    for i in range(6):
+        drive(brain, f"2026010{i + 1}T080000Z-aaaa", seed=seed + i, said=SAID[i % 2], broken=broken)
+    return opened(brain, export(brain, folder / f"{name}.zip").path)
+
+
+def test_a_robot_with_a_broken_gyro_is_left_out_of_a_fleets_run_and_named(tmp_path: Path) -> None:
+    good = bundle_of(tmp_path, "good", 0)
+    gyro = bundle_of(tmp_path, "gyro", 20, lambda s: replace(s, yaw_rate_rps=6 * (s.yaw_rate_rps or 0)))
+    config = good.settings
+    said: list[str] = []
+    found = prepare([gyro, good], BASE, config, tmp_path / "samples", say=said.append)
+    assert found.robots == list(found.calibrations) == [good.contents.robot]
+    assert found.uncalibrated == [gyro.contents.robot]
+    assert {name.split("/")[0] for name in found.trained_on + found.held_out} == {good.contents.robot}
+    (told,) = found.left_out
+    assert told.startswith(f"{gyro.contents.robot} (gyro.zip): calibration: steering_gain")
+    assert f"left out: {told}" in said
+    with pytest.raises(TrainRefused, match=r"\(gyro.zip\): calibration: steering_gain") as refused:
+        prepare([gyro], BASE, config, tmp_path / "alone")
+    assert "the gyro" in refused.value.remedy
+    # The one that is left is not the fleet: its servo's calibration travels only where somebody says so.
+    asked = Asked((), (), BASE, tmp_path, recipe=lambda _config, _measured: pytest.fail("not asked"))
+    assert _whose_calibration(asked, found) is None
+    assert _whose_calibration(replace(asked, robot=good.contents.robot), found) == good.contents.robot
+    with pytest.raises(TrainRefused, match="no calibration can be fitted"):
+        _whose_calibration(replace(asked, robot=gyro.contents.robot), found)
+
+
+def test_an_episode_with_a_command_that_no_car_has_is_left_out(tmp_path: Path) -> None:
+    def huge(step: Step) -> Step:
+        return replace(step, command=(3.4e38, 0.4)) if step.tick == 23 else step
+
+    bundle = bundle_of(tmp_path, "one", 0)
+    brain = new_root(tmp_path / "other")
+    drive(brain, "20260101T080000Z-aaaa", seed=50, broken=huge)
+    odd = opened(brain, export(brain, tmp_path / "odd.zip").path)
+    found = prepare([bundle, odd], BASE, bundle.settings, tmp_path / "samples")
+    assert found.robots == [bundle.contents.robot]
+    (told,) = found.left_out
+    assert told.startswith("odd.zip: ")
+    assert "a command of 3.4e+38" in told
