@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from continuonbrain.cloud_train.train import train
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.storage.adapter_version import adapter_sha256_on_disk
 
-from .conftest import new_root, public_key
+from .conftest import export, new_root, public_key
 from .driving import BASE, BATCH, STEPS, Given, asked, robot_of, trained
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -297,6 +298,38 @@ def test_one_bad_bundle_of_many_ends_a_run_unless_it_may_be_skipped(given: Given
     assert len([words for words in said if words.startswith("left out: ")]) == 2
     with pytest.raises(TrainRefused, match="none of 1 bundles is taken"):
         train(asked(given, tmp_path / "other", bundles=(bad,), skip_refused=True))
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_what_is_no_file_is_a_bundle_that_is_refused(given: Given, tmp_path: Path) -> None:
+    pipe, zero, shard = tmp_path / "pipe.zip", tmp_path / "zero.zip", tmp_path / "folder"
+    os.mkfifo(pipe)
+    zero.symlink_to("/dev/zero")
+    export(given.brain, shard, as_zip=False)
+    (records,) = shard.rglob("*.tfrecord-*")
+    records.unlink()
+    os.mkfifo(records)
+    odd = (pipe, zero, shard, tmp_path / ("n" * 300))
+    for path in odd:
+        with pytest.raises(BundleRefused) as refused:
+            train(asked(given, tmp_path / "out", bundles=(given.bundle, path)))
+        assert str(path) in refused.value.message
+    said: list[str] = []
+    with pytest.raises(Enough):
+        train(asked(given, tmp_path / "out", bundles=(*odd, given.bundle), skip_refused=True), said.append)
+    assert len([words for words in said if words.startswith("left out: ")]) == len(odd)
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_a_full_disk_is_no_fault_of_a_bundle(
+    given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("continuonbrain.cloud_train.bundles._unpack", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(asked(given, tmp_path / "out", skip_refused=True))
 
 
 def test_the_samples_are_those_that_the_robot_makes_itself(given: Given, tmp_path: Path) -> None:
