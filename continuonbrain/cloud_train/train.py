@@ -22,6 +22,7 @@ from typing import Any
 
 from continuonbrain import __version__
 from continuonbrain.cloud_train.bundles import OpenBundle, open_bundle
+from continuonbrain.cloud_train.card import card_of
 from continuonbrain.cloud_train.errors import FitRefused, TrainRefused
 from continuonbrain.cloud_train.fit import Elsewhere
 from continuonbrain.cloud_train.plan import Plan
@@ -120,7 +121,7 @@ def _train(asked: Asked, sha256: str, say: Callable[[str], None]) -> dict[str, A
     if (asked.out / TRAINING).exists():
         shutil.rmtree(unfinished, ignore_errors=True)  # the pictures that were unpacked to be looked at
     if (done := _done(asked, asked_for)) is not None:
-        return done
+        return {**done, "refused": refused}  # now, not then: the same bundles may have come with others
     prepared = _prepared(asked, bundles, config, unfinished, asked_for, say)
     robot = _whose_calibration(asked, prepared)
     recipe = asked.recipe(config, prepared.measured)
@@ -329,7 +330,7 @@ def _finish(
         training["adapter"] = ADAPTER
         say("looking at what was held out")
         errors = figures_on_held_out(plan, prepared, files)
-        files[CARD_FILE] = (json.dumps(training, indent=2) + "\n").encode()
+        files[CARD_FILE] = (json.dumps(card_of(training), indent=2) + "\n").encode()
         _replace(asked.out / ADAPTER, files)
     if training["fit"]["how"] != "as it is":
         _replace(asked.out / FULL, full | ({REFLEX_FILE: reflex} if reflex else {}))

@@ -41,9 +41,9 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
 
 @pytest.fixture(scope="module")
 def of_two(given: Given, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two workers that nobody disturbed."""
+    """A run of two workers that nobody disturbed; one of its bundles is not there."""
     out = tmp_path_factory.mktemp("runs") / "two"
-    trained(given, out, workers=2)
+    trained(given, out, workers=2, bundles=(out.parent / "somebody.zip", given.bundle), skip_refused=True)
     return out
 
 
@@ -78,7 +78,13 @@ def test_what_a_run_leaves_behind(given: Given, of_two: Path) -> None:
     assert told["adapter_sha256"] == adapter_sha256_on_disk(of_two / "adapter")
     names = {p.name for p in (of_two / "adapter").iterdir()}
     assert names == {"adapter_config.json", "adapter_model.safetensors", "calibration.json", "card.json"}
-    assert told["refused"] == []
+    (refused,) = told["refused"]
+    assert str(of_two.parent / "somebody.zip") in refused
+    card = (of_two / "adapter" / "card.json").read_text()  # goes to robots: what lies where here stays here
+    assert "somebody" not in card
+    assert str(of_two.parent) not in card
+    assert str(given.bundle.parent) not in card
+    assert json.loads(card).items() <= told.items()
     metrics = json.loads((of_two / "metrics.json").read_bytes())
     assert [step for step, _ in metrics["held_out_losses"]] == [0, 3, 6]
     (errors,) = metrics["held_out_errors"].values()
@@ -86,13 +92,13 @@ def test_what_a_run_leaves_behind(given: Given, of_two: Path) -> None:
     assert errors["adapter"]["steering"] > 0
     assert not (of_two / "unfinished").exists()
     again = trained(given, of_two, workers=2)  # done already
-    assert again == told
+    assert again == {**told, "refused": []}  # this time all that was given is taken
     with pytest.raises(TrainRefused, match="another training"):
         trained(given, of_two, workers=2, recipe={"steps": 7})
     assert not (of_two / "unfinished").exists(), "no pictures stay behind"
-    with pytest.raises(TrainRefused, match="model") as refused:
+    with pytest.raises(TrainRefused, match="model") as no_base:
         trained(given, of_two, base=of_two)
-    assert "model/base_model of their root" in refused.value.remedy
+    assert "model/base_model of their root" in no_base.value.remedy
 
 
 @pytest.mark.skipif(not has_board(), reason="TensorBoard is not installed (extra `cloud`)")
