@@ -26,6 +26,7 @@ from continuonbrain.cloud.journal import Done, Journal
 from continuonbrain.cloud.ledger import Ledger
 from continuonbrain.cloud.manifest import (
     ENVELOPE,
+    EPISODES,
     MANIFEST,
     Contents,
     SignedMember,
@@ -42,7 +43,7 @@ from continuonbrain.cloud.papers import (
     settings_paper,
     slots_of,
 )
-from continuonbrain.cloud.plan import Dataset, Plan, Stays
+from continuonbrain.cloud.plan import Dataset, Plan, Stays, kept_at_home
 from continuonbrain.cloud.privacy import Pseudonyms, faces_blurred
 from continuonbrain.cloud.secret import pseudonyms_of
 from continuonbrain.cloud.shards import ShardWriter, folder_of, member_of
@@ -50,6 +51,7 @@ from continuonbrain.cloud.sinks import Sink, open_sink, remove_growing
 from continuonbrain.cloud.survey import files_of
 from continuonbrain.errors import BrainError
 from continuonbrain.model.base_identity import checkpoint_sha256
+from continuonbrain.rlds.marking import is_bad
 from continuonbrain.rlds.metadata import EpisodeMetadata
 from continuonbrain.rlds.sharing import answer_of
 from continuonbrain.storage.lock import ProcessLock
@@ -225,7 +227,7 @@ class _Job:
             self.names,
             self.plan.frames,
             faces=self.faces,
-            may_leave=self._may_leave,
+            why_stays=self._why_stays,
             done=one_more,
         )
         done = iter(list(journal.done))
@@ -269,9 +271,12 @@ class _Job:
             self._put(sink, journal, ENVELOPE, [envelope])
         return writer.told
 
-    def _may_leave(self, metadata: EpisodeMetadata) -> bool:
-        unmarked = self.brain.config.cloud.share_unmarked
-        return answer_of(metadata.share) in (("yes", "unsaid") if unmarked else ("yes",))
+    def _why_stays(self, metadata: EpisodeMetadata) -> str:
+        return kept_at_home(
+            answer_of(metadata.share),
+            bad=is_bad(metadata),
+            share_unmarked=self.brain.config.cloud.share_unmarked,
+        )
 
     def _put(self, sink: Sink, journal: Journal, name: str, content: Iterable[bytes]) -> None:
         sink.begin(name)
@@ -295,7 +300,7 @@ class _Job:
             "base.json": base_paper(self.base_sha256, self.slots),
             "config.json": settings_paper(self.brain),
             "doctor.json": doctor_paper(facts, decoded=decoded),
-            "episodes.jsonl": episodes_paper(facts),
+            EPISODES: episodes_paper(facts, [self.names.episode(c.name) for c in self.plan.in_time()]),
         }
         for name, data in small.items():
             refuse_places(data, self.brain, name)

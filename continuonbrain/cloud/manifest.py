@@ -29,6 +29,8 @@ from continuonbrain.storage.zip64 import Member, is_member_name
 FORMAT: Final = "continuonbrain.memory.1"
 KIND_MEMORY: Final = "memory"
 MANIFEST, ENVELOPE = "manifest.json", "bundle.json"
+EPISODES, ORDER = "episodes.jsonl", "order"
+"""The list of a bundle's records, and which field of it says when an episode came."""
 LARGEST_MANIFEST: Final = 16 << 20
 LARGEST_ENVELOPE: Final = 64 << 10
 

@@ -18,6 +18,7 @@ from continuonbrain.cloud.adapter_texts import (
     texts_of,
 )
 from continuonbrain.cloud.errors import ExportRefused
+from continuonbrain.cloud.manifest import ORDER
 from continuonbrain.cloud.plan import Dataset
 from continuonbrain.cloud.privacy import clean_settings
 from continuonbrain.cloud.shards import VERSION, folder_of
@@ -100,9 +101,12 @@ def doctor_paper(facts: Iterable[Mapping[str, Any]], *, decoded: bool) -> bytes:
     )
 
 
-def episodes_paper(facts: Iterable[Mapping[str, Any]]) -> bytes:
-    """`episodes.jsonl`: a line for each record of the datasets, with its sha256."""
-    return b"".join(_line(line) for fact in facts for line in fact.get("episodes", ()))
+def episodes_paper(facts: Iterable[Mapping[str, Any]], in_time: Sequence[str]) -> bytes:
+    """`episodes.jsonl`: a line for each record of the datasets, with its sha256, and its episode's place in time among
+    those of the bundle, which datasets of several sizes do not tell. in_time: pseudonyms of all that leave."""
+    order = {name: i for i, name in enumerate(in_time)}
+    lines = (line for fact in facts for line in fact.get("episodes", ()))
+    return b"".join(_line({**line, ORDER: order[line["episode"]]}) for line in lines)
 
 
 def dataset_papers(dataset: Dataset, facts: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:

@@ -20,6 +20,7 @@ SHARD_BYTES: Final = 64 << 20
 UNFINISHED: Final = "it is being recorded, or was never closed"
 REFUSED: Final = "its share says no"
 UNSAID: Final = "its share says nothing"
+MARKED: Final = "a person marked it as bad"
 EARLIER: Final = "it is older than --since, or does not say when it was recorded"
 SENT: Final = "it was in an earlier bundle"
 EMPTY: Final = "it has no step"
@@ -34,9 +35,11 @@ class Candidate:
     Attributes:
         name: its folder's.
         answer: what its `share` says.
+        bad: a person said that nobody should learn from it.
         finished: closed.
         steps, bytes: how many, and on disk.
         start_unix_ms: None where nobody knows.
+        came_ns: when it came to this robot, by which the robot itself orders what it learns from.
         size: of its first frame; None without one.
         problem: why it cannot be read, "" when it can as far as was looked.
     """
@@ -49,6 +52,8 @@ class Candidate:
     start_unix_ms: int | None = None
     size: Size | None = None
     problem: str = ""
+    bad: bool = False
+    came_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,10 @@ class Plan:
     def steps(self) -> int:
         """Of what leaves."""
         return sum(c.steps for c in self.going)
+
+    def in_time(self) -> tuple[Candidate, ...]:
+        """What leaves, the oldest first, in the robot's own order: its names may be older than its coming here."""
+        return tuple(sorted(self.going, key=lambda c: (c.came_ns, c.name)))
 
     def reasons(self) -> list[tuple[str, int]]:
         """Why episodes stay, and how many for each reason, the most frequent first."""
@@ -149,14 +158,23 @@ def what_leaves(
     return Plan(tuple(going), tuple(stays), frames)
 
 
+def kept_at_home(answer: Answer, *, bad: bool, share_unmarked: bool) -> str:
+    """Why a person's word keeps an episode at home, "" where none does. One that is marked as bad stays even if it was
+    shared: who trains on a bundle cannot see the mark, and nobody learns from such an episode."""
+    if answer == "no":
+        return REFUSED
+    if answer != "yes" and not share_unmarked:
+        return UNSAID
+    return MARKED if bad else ""
+
+
 def _reason(
     candidate: Candidate, share_unmarked: bool, since_unix_ms: int | None, sent: Collection[str]
 ) -> str:
     """Why it stays. What its owner said comes first: of an episode that may not leave nothing else is told."""
-    if candidate.answer == "no":
-        return REFUSED
-    if candidate.answer != "yes" and not share_unmarked:
-        return UNSAID
+    said = kept_at_home(candidate.answer, bad=candidate.bad, share_unmarked=share_unmarked)
+    if said:
+        return said
     if not candidate.finished:
         return UNFINISHED
     if candidate.problem:

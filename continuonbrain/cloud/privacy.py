@@ -36,6 +36,7 @@ PRIVACY: Final[Mapping[str, Any]] = {
         "language_instruction: what the robot was told, word for word",
         "safety_violations: the codes of this project's guard",
         "adapter_sha256",
+        "the order in which episodes came to the robot",
         "metadata: robot_model where it is one of this project's, versions of software, duration_ms, share.cloud",
     ],
     "coarsened": {

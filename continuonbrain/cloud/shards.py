@@ -38,7 +38,8 @@ PART_BYTES: Final = 8 << 20
 VERSION: Final = "1.0.0"
 
 StepsDone = Callable[[int], None]
-MayLeave = Callable[[EpisodeMetadata], bool]
+WhyStays = Callable[[EpisodeMetadata], str]
+"""Why a person's word keeps an episode at home, "" where none does."""
 
 
 @dataclass
@@ -83,11 +84,11 @@ class ShardWriter:
         frames: Frames,
         *,
         faces: FaceFinder | None = None,
-        may_leave: MayLeave,
+        why_stays: WhyStays,
         done: StepsDone,
     ) -> None:
         self._sink, self._dir, self._names, self._frames = sink, episodes_dir, names, frames
-        self._may_leave, self._done, self._faces = may_leave, done, faces
+        self._why_stays, self._done, self._faces = why_stays, done, faces
         self.told: list[tuple[str, str]] = []
 
     def write(self, dataset: Dataset, shard: Shard) -> tuple[Member, dict[str, Any]]:
@@ -149,8 +150,8 @@ class ShardWriter:
 
     def _read(self, path: Path, episode_id: str, size: Size | None, report: _Report) -> Iterator[_Part]:
         episode = open_episode(path)
-        if not self._may_leave(episode.metadata):  # its owner said so after the plan was made
-            raise EpisodeError("its share says no", file=path, field="metadata.share")
+        if why := self._why_stays(episode.metadata):  # it was said after the plan was made
+            raise EpisodeError(why, file=path, field="metadata")
         count, number, order = len(episode), 0, StepOrder()
         steps: list[Step] = []
         pictures: list[bytes] = []

@@ -12,6 +12,7 @@ from continuonbrain.rlds.checked import parse_json
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.files import data_files, open_regular
 from continuonbrain.rlds.limits import MAX_FRAME_BYTES, MAX_LINE_BYTES
+from continuonbrain.rlds.marking import is_bad
 from continuonbrain.rlds.metadata import RecordingState
 from continuonbrain.rlds.reader import list_episodes, open_episode, read_metadata
 from continuonbrain.rlds.sharing import Answer, answer_of
@@ -33,23 +34,26 @@ def files_of(path: Path) -> list[Path]:
 
 def _candidate(path: Path) -> Candidate:
     name = path.name
+    bad = False
     try:
         metadata = read_metadata(path / METADATA_FILE)
-        answer = answer_of(metadata.share)
+        answer, bad = answer_of(metadata.share), is_bad(metadata)
         start = metadata.start_time_unix_ms
         state = RecordingState.of(metadata)
         if state is not None and state.state != "closed":
-            return Candidate(name, answer, finished=False, start_unix_ms=start)
+            return Candidate(name, answer, finished=False, start_unix_ms=start, bad=bad)
         size = sum(file.stat().st_size for file in files_of(path))
+        came = (path / METADATA_FILE).stat().st_mtime_ns
         steps = len(open_episode(path)) if state is None else state.steps
         found = _first_size(path) if steps > 0 else None
-        return Candidate(name, answer, True, steps, size, start, found)
+        return Candidate(name, answer, True, steps, size, start, found, bad=bad, came_ns=came)
     except EpisodeError as error:
         # Its metadata may be what is damaged: nobody knows what its share said.
         answer = _answer_or_no(path)
-        return Candidate(name, answer, problem=f"it is damaged: {error.problem}")
+        return Candidate(name, answer, problem=f"it is damaged: {error.problem}", bad=bad)
     except OSError as error:
-        return Candidate(name, _answer_or_no(path), problem=f"it cannot be read: {error.strerror}")
+        problem = f"it cannot be read: {error.strerror}"
+        return Candidate(name, _answer_or_no(path), problem=problem, bad=bad)
 
 
 def _answer_or_no(path: Path) -> Answer:

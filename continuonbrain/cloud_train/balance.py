@@ -1,4 +1,4 @@
-"""How often each robot and each instruction is drawn, and which episodes came twice. Pure.
+"""How often each robot and each instruction is drawn, which episodes came twice, and in which order they came. Pure.
 
 One robot alone is drawn as it draws itself (`trainer.dataset.sampling_weights`): of an instruction with n samples each
 has a chance in proportion to n^-1/2, so that what is taught a hundred times as often is drawn ten times as often. Among
@@ -7,7 +7,7 @@ robots the same law holds: one with a hundred times the samples is drawn ten tim
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +20,15 @@ F64 = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An episode as it came. content: names what is in it, whoever sends it; pixels: of its pictures."""
+    """An episode as it came. content: names what is in it, whoever sends it; pixels: of its pictures; place: the
+    counter of its bundle and its order there; words: what was said in it, in their order."""
 
     robot: str
     episode: str
     content: str
     pixels: int = 0
+    place: tuple[int, int] = (0, 0)
+    words: tuple[str, ...] = ()
 
 
 def balanced(robots: Sequence[str], instructions: Sequence[str]) -> F64:
@@ -42,10 +45,22 @@ def balanced(robots: Sequence[str], instructions: Sequence[str]) -> F64:
 
 def distinct(episodes: Sequence[Seen]) -> list[int]:
     """Positions of the episodes that are kept, rising: of those with one content, and of those of one robot and name
-    (exported twice, say at two sizes), one; that with the larger pictures. Whatever order they came in."""
+    (exported twice, say at two sizes), one. That with the words of the last bundle that holds it, as a person may have
+    labelled it anew; of these that with the larger pictures, and then the later. Whatever order they came in."""
+    last: dict[tuple[str, str], Seen] = {}
+    for e in episodes:
+        last[e.robot, e.episode] = max(
+            e, last.get((e.robot, e.episode), e), key=lambda s: (s.place, s.words, s.content)
+        )
     order = sorted(
-        range(len(episodes)),
-        key=lambda i: (-episodes[i].pixels, episodes[i].content, episodes[i].robot, episodes[i].episode),
+        (i for i, e in enumerate(episodes) if e.words == last[e.robot, e.episode].words),
+        key=lambda i: (
+            -episodes[i].pixels,
+            *(-n for n in episodes[i].place),
+            episodes[i].content,
+            episodes[i].robot,
+            episodes[i].episode,
+        ),
     )
     known: set[tuple[str, ...]] = set()
     kept = []
@@ -55,3 +70,13 @@ def distinct(episodes: Sequence[Seen]) -> list[int]:
             kept.append(i)
         known |= names
     return sorted(kept)
+
+
+def in_time(episodes: Sequence[Seen], kept: Iterable[int]) -> list[int]:
+    """The positions `kept`, robot by robot, each robot's in the order in which they came to it. What came twice has its
+    place in the last bundle that holds it: whoever exports all after a part tells the whole order there."""
+    places: dict[tuple[str, str], tuple[int, int]] = {}
+    for e in episodes:
+        name = e.robot, e.episode
+        places[name] = max(e.place, places.get(name, e.place))
+    return sorted(kept, key=lambda i: (episodes[i].robot, places[episodes[i].robot, episodes[i].episode], i))

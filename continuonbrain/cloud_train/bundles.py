@@ -6,10 +6,11 @@ it lies. Nothing in a bundle is unpickled: episodes are TFRecords, the rest is J
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +22,7 @@ from continuonbrain.cloud_train.errors import TrainRefused
 from continuonbrain.config.brain import BrainConfig
 from continuonbrain.config.error import ConfigError
 from continuonbrain.config.load import parse_config
+from continuonbrain.errors import BrainError, told_from
 from continuonbrain.rlds.files import open_regular, read_limited
 from continuonbrain.storage.plain_json import load_plain
 from continuonbrain.storage.public_key import PublicKey
@@ -34,14 +36,21 @@ _REMEDY = "copy it again, whole; if that does not help, have it exported again"
 
 @dataclass(frozen=True)
 class OpenBundle:
-    """A bundle that was checked. folder: where its members lie as files; settings: of the robot, without its texts."""
+    """A bundle that was checked. folder: where its members lie as files; counter: of its key, higher in a later bundle;
+    settings: of the robot, without its texts."""
 
     path: Path
     folder: Path
     key: PublicKey
+    counter: int
     manifest_sha256: str
     contents: Contents
     settings: BrainConfig
+
+    @property
+    def in_time(self) -> tuple[str, int, str]:
+        """Sorts a robot's bundles: the counter of its key is the order in which they were made."""
+        return self.contents.robot, self.counter, self.manifest_sha256
 
     def told(self) -> dict[str, object]:
         """For `training.json`."""
@@ -63,11 +72,13 @@ def open_bundle(path: Path, keys: Sequence[PublicKey], *, base_sha256: str, unfi
         unfinished: a folder to unpack a zip in.
 
     Raises:
-        BundleRefused, SignatureRefused, NotSignableError: it is not exactly what an owner of these keys signed.
+        BundleRefused, SignatureRefused, NotSignableError: it is not exactly what an owner of these keys signed, or it
+            cannot be read.
         TrainRefused: nobody's of these keys, or of another base.
-        OSError: it cannot be read, or `unfinished` not written.
+        OSError: `unfinished` cannot be written.
     """
-    checked = check_bundle(path, _key_of(path, keys))
+    with _its_own_errors(path):
+        checked = check_bundle(path, _key_of(path, keys))
     contents = checked.contents
     if contents.base_sha256 != base_sha256:
         raise TrainRefused(
@@ -78,8 +89,20 @@ def open_bundle(path: Path, keys: Sequence[PublicKey], *, base_sha256: str, unfi
     if not path.is_dir():
         folder = unfinished / checked.manifest_sha256[:16]
         _unpack(path, contents.members, folder)
-    settings = _settings(folder / _SETTINGS, path)
-    return OpenBundle(path, folder, checked.key, checked.manifest_sha256, contents, settings)
+    with _its_own_errors(path):
+        settings = _settings(folder / _SETTINGS, path)
+    return OpenBundle(path, folder, checked.key, checked.counter, checked.manifest_sha256, contents, settings)
+
+
+@contextlib.contextmanager
+def _its_own_errors(path: Path) -> Iterator[None]:
+    """Where nothing but a bundle is read: what the system refuses is a fault of that bundle, a pipe under its name say,
+    and no reason to end a run that may go on without it."""
+    try:
+        yield
+    except OSError as error:
+        told = told_from(error) or BrainError(f"{path}: {error}", remedy=_REMEDY)
+        raise BundleRefused(told.message, remedy=told.remedy) from error
 
 
 def _key_of(path: Path, keys: Sequence[PublicKey]) -> PublicKey:

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from continuonbrain.cloud.manifest import EPISODES, ORDER
 from continuonbrain.cloud_train.balance import Seen
 from continuonbrain.cloud_train.bundles import OpenBundle
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.example_view import Column, Record, index_records, view_example
+from continuonbrain.rlds.files import read_limited
 from continuonbrain.rlds.foreign_tfds import read_info
 from continuonbrain.rlds.reader import decode_image
+from continuonbrain.storage.plain_json import load_plain
 from continuonbrain.trainer.dataset import Drive, drive_of
 
 _ID = re.compile(r"(e-[0-9a-f]{16})(?:\.(\d{1,6}))?")
 _TEXTS = ("language_instruction", "source", "safety_violations")
 _REMEDY = "have the bundle exported again"
+_LARGEST_COMMAND = 2.0
+"""Full lock and full throttle are 1, and recordings of other programs go a little beyond."""
+_LARGEST_LIST = 256 << 20
 _LATEST_NS = 2**62
 """A hundred years after a machine was switched on."""
 
@@ -57,12 +65,15 @@ class BundledEpisode:
         robot, name: pseudonyms.
         path: names it in errors and figures; there is no such file.
         content: sha256 of what is in it: who recorded it, and when, is not.
+        place: the counter of its bundle and its order in time there.
     """
 
-    def __init__(self, robot: str, name: str, parts: Sequence[_Place], pixels: int) -> None:
+    def __init__(
+        self, robot: str, name: str, parts: Sequence[_Place], pixels: int, place: tuple[int, int]
+    ) -> None:
         """Read everything but the pictures' pixels. EpisodeError names what is torn or not as declared."""
         self.robot, self.name, self.pixels = robot, name, pixels
-        self.path = Path(robot) / name
+        self.path, self.place = Path(robot) / name, place
         self._parts = tuple(parts)
         self._starts: list[int] = []
         self.steps: list[BundledStep] = []
@@ -84,7 +95,8 @@ class BundledEpisode:
     @property
     def seen(self) -> Seen:
         """What decides whether it came twice."""
-        return Seen(self.robot, self.name, self.content, self.pixels)
+        words = tuple(said for said, _ in groupby(step.instruction for step in self.steps))
+        return Seen(self.robot, self.name, self.content, self.pixels, self.place, words)
 
     def frame(self, index: int) -> NDArray[np.uint8]:
         """The picture of a step, RGB uint8 `[H, W, 3]`. The record of the last one asked for stays open."""
@@ -100,29 +112,55 @@ class BundledEpisode:
 
 
 def episodes_of(bundle: OpenBundle) -> Iterator[BundledEpisode | EpisodeError]:
-    """Every episode of a bundle in the order of its datasets, in which a robot's are in the order of time; or why one
-    cannot be read. Raises EpisodeError where it cannot be said which episodes there are."""
+    """Every episode of a bundle in the order of its datasets, which is that of time for pictures of one size only (its
+    `place` says it for all); or why one cannot be read. Raises EpisodeError where it cannot be said which episodes
+    there are."""
     members = {bundle.folder / member.name for member in bundle.contents.members}
+    with _named(bundle):
+        order = _order(bundle.folder / EPISODES) if bundle.folder / EPISODES in members else {}
+    count = 0
     for folder, told in sorted(bundle.contents.datasets.items()):
         pixels = told["height"] * told["width"]
-        try:
+        with _named(bundle):
             gathered = _gathered(bundle.folder / folder, members)
-        except EpisodeError as error:
-            raise EpisodeError(
-                f"{bundle.path} cannot be used: {error}",
-                remedy="leave that bundle out, or have it exported again",
-            ) from error
         for name, parts in gathered.items():
+            place = bundle.counter, order.get(name, count)
+            count += 1
             if not parts:
                 yield EpisodeError(f"{name} has no first part", file=bundle.path, remedy=_REMEDY)
                 continue
             try:
-                yield BundledEpisode(bundle.contents.robot, name, parts, pixels)
+                yield BundledEpisode(bundle.contents.robot, name, parts, pixels, place)
             except EpisodeError as error:
                 yield error
             except (ArithmeticError, LookupError, TypeError, ValueError) as error:
                 # Signed by somebody who is trusted, and still no numbers of a drive: the others' are learned from.
                 yield EpisodeError(f"{name} holds what no drive has: {error!r}", file=parts[0].file)
+
+
+@contextlib.contextmanager
+def _named(bundle: OpenBundle) -> Iterator[None]:
+    """Of what is wrong inside, say in which bundle: it may be read from a copy of its members."""
+    try:
+        yield
+    except EpisodeError as error:
+        raise EpisodeError(
+            f"{bundle.path} cannot be used: {error}",
+            remedy="leave that bundle out, or have it exported again",
+        ) from error
+
+
+def _order(file: Path) -> dict[str, int]:
+    """Each episode's place in time among those of its bundle, as the export has it; an earlier version's says none."""
+    found = {}
+    try:
+        for text in read_limited(file, _LARGEST_LIST).splitlines():
+            line = load_plain(text)
+            if isinstance(line, dict) and isinstance(line.get(ORDER), int):
+                found[str(line.get("episode"))] = int(line[ORDER])
+    except ValueError as error:
+        raise EpisodeError(f"the list of episodes cannot be read: {error}", file=file) from error
+    return found
 
 
 def _gathered(folder: Path, members: set[Path]) -> dict[str, list[_Place]]:
@@ -174,6 +212,8 @@ def _steps(columns: dict[str, Column], file: Path, clock: int, digest: Any) -> l
         texts[name] = [column.item(i).decode(errors="replace") for i in range(count)]
     if not (np.isfinite(action).all() and np.isfinite(state).all()):
         raise EpisodeError("a number is not finite", file=file, field="action or observation/state")
+    if np.abs(action).max(initial=0) > _LARGEST_COMMAND:
+        raise EpisodeError(f"a command of {np.abs(action).max():.3g}", file=file, field="action")
     pictures = columns.get("steps/observation/image")
     if pictures is not None and pictures.count not in (0, count):
         raise EpisodeError(

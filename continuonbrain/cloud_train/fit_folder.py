@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from continuonbrain.cloud_train.card import card_of
 from continuonbrain.cloud_train.errors import FitRefused
 from continuonbrain.cloud_train.fit import CONFIG, WEIGHTS, Elsewhere, fit
 from continuonbrain.cloud_train.shape import config_of, shape_of
@@ -70,6 +71,6 @@ def _card(source: Path, folder: Path) -> dict[str, Any]:
         except (OSError, ValueError):
             continue
         if isinstance(value, dict):
-            return value
+            return card_of(value)
     named = json.loads((source / CONFIG).read_bytes()).get("base_model_name_or_path", "")
     return {"base_sha256": str(named).removeprefix("continuonbrain:")}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from continuonbrain.cloud_train.balance import distinct
+from continuonbrain.cloud_train.balance import distinct, in_time
 from continuonbrain.cloud_train.bundles import OpenBundle
 from continuonbrain.cloud_train.episodes import BundledEpisode, episodes_of
 from continuonbrain.cloud_train.errors import TrainRefused
@@ -39,8 +39,8 @@ _STRIDE = 3
 
 @dataclass
 class Prepared:
-    """What came of the bundles. robots: in the order of their numbers; episodes: by robot and name, in the order of the
-    samples' numbers."""
+    """What came of the bundles. robots: in the order of their numbers; uncalibrated: robots that are left out because
+    no calibration can be fitted to their drives; episodes: by robot and name, in the order of the samples' numbers."""
 
     robots: list[str] = field(default_factory=list)
     calibrations: dict[str, Calibration] = field(default_factory=dict)
@@ -49,6 +49,7 @@ class Prepared:
     robot_of: list[int] = field(default_factory=list)
     duplicates: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    uncalibrated: list[str] = field(default_factory=list)
     measured: bool = True
     train: int = 0
     held: int = 0
@@ -89,10 +90,7 @@ def prepare(
     rules = config.promotion
     train: list[Drive] = []
     held: list[list[Drive]] = []
-    for robot in sorted({d.episode.path.parent.name for d in drives}):
-        own = [d for d in drives if d.episode.path.parent.name == robot]
-        out.robots.append(robot)
-        out.calibrations[robot] = calibrate(own)
+    for own in _calibrated(bundles, drives, out, say):
         kept = set(
             hold_out(
                 [d.episode.path for d in own],
@@ -103,7 +101,7 @@ def prepare(
         )
         train += [d for d in own if d.episode.path not in kept]
         held.append([d for d in own if d.episode.path in kept])
-    out.measured = all(d.measured for d in drives)
+    out.measured = all(d.measured for own in (train, *held) for d in own)
     say("decoding pictures")
     out.train = write_samples(unfinished / TRAIN, _samples(train, out, out.trained_on))
     if not out.train:
@@ -122,17 +120,18 @@ def _drives(
     bundles: Sequence[OpenBundle], prompts: PromptLayout, out: Prepared, say: Callable[[str], None]
 ) -> list[Drive]:
     found: list[BundledEpisode] = []
-    for bundle in sorted(bundles, key=lambda b: b.manifest_sha256):
+    for bundle in sorted(bundles, key=lambda b: b.in_time):
         say(f"reading {bundle.path.name}")
         for episode in episodes_of(bundle):
             if isinstance(episode, BrainError):
                 out.left_out.append(f"{bundle.path.name}: {episode}")
             else:
                 found.append(episode)
-    kept = set(distinct([e.seen for e in found]))
+    seen = [e.seen for e in found]
+    kept = set(distinct(seen))
     out.duplicates = sorted(f"{e.robot}/{e.name}" for i, e in enumerate(found) if i not in kept)
     drives = []
-    for i in sorted(kept):
+    for i in in_time(seen, kept):
         drive = found[i].drive()
         said = sorted({s for s, d in zip(drive.instructions, drive.labelled, strict=True) if d})
         try:
@@ -143,6 +142,33 @@ def _drives(
         if drive.labelled.any():
             drives.append(drive)
     return drives
+
+
+def _calibrated(
+    bundles: Sequence[OpenBundle], drives: Sequence[Drive], out: Prepared, say: Callable[[str], None]
+) -> list[list[Drive]]:
+    """The drives of each robot to which a calibration can be fitted. One with a broken gyro is left out and named: it
+    must not end the run of a fleet. Raises TrainRefused where no robot is left."""
+    found = []
+    remedy = "record again"
+    for robot in sorted({d.episode.path.parent.name for d in drives}):
+        own = [d for d in drives if d.episode.path.parent.name == robot]
+        try:
+            out.calibrations[robot] = calibrate(own)
+        except (BrainError, ArithmeticError, ValueError) as error:
+            problem, remedy = (
+                (error.message, error.remedy) if isinstance(error, BrainError) else (repr(error), remedy)
+            )
+            names = ", ".join(dict.fromkeys(b.path.name for b in bundles if b.contents.robot == robot))
+            out.uncalibrated.append(robot)
+            out.left_out.append(f"{robot} ({names}): {problem}")
+            say(f"left out: {out.left_out[-1]}")
+            continue
+        out.robots.append(robot)
+        found.append(own)
+    if not found:
+        raise TrainRefused(f"no robot's drives can be understood: {out.left_out[-1]}", remedy=remedy)
+    return found
 
 
 def _samples(drives: Sequence[Drive], out: Prepared, names: list[str]) -> Iterator[Samples]:

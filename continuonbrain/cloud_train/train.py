@@ -22,6 +22,7 @@ from typing import Any
 
 from continuonbrain import __version__
 from continuonbrain.cloud_train.bundles import OpenBundle, open_bundle
+from continuonbrain.cloud_train.card import card_of
 from continuonbrain.cloud_train.errors import FitRefused, TrainRefused
 from continuonbrain.cloud_train.fit import Elsewhere
 from continuonbrain.cloud_train.plan import Plan
@@ -97,7 +98,7 @@ def train(asked: Asked, say: Callable[[str], None] = lambda _: None) -> dict[str
 def _train(asked: Asked, sha256: str, say: Callable[[str], None]) -> dict[str, Any]:
     unfinished = asked.out / "unfinished"
     bundles, refused = _opened(asked, sha256, unfinished, say)
-    bundles = sorted({b.manifest_sha256: b for b in bundles}.values(), key=lambda b: b.manifest_sha256)
+    bundles = sorted({b.manifest_sha256: b for b in bundles}.values(), key=lambda b: b.in_time)
     _one_key_each(bundles)
     config = common([b.settings for b in bundles]) if asked.config is None else config_of(asked.config)[0]
     recipe = asked.recipe(config, True)
@@ -106,7 +107,7 @@ def _train(asked: Asked, sha256: str, say: Callable[[str], None]) -> dict[str, A
             f"{asked.workers} workers share passes of {recipe.batch_size} samples",
             remedy="give fewer --workers, or a larger --batch",
         )
-    names = [b.manifest_sha256 for b in bundles]
+    names = sorted(b.manifest_sha256 for b in bundles)
     asked_for = sha256_of_json(
         {
             "bundles": names,
@@ -120,7 +121,7 @@ def _train(asked: Asked, sha256: str, say: Callable[[str], None]) -> dict[str, A
     if (asked.out / TRAINING).exists():
         shutil.rmtree(unfinished, ignore_errors=True)  # the pictures that were unpacked to be looked at
     if (done := _done(asked, asked_for)) is not None:
-        return done
+        return {**done, "refused": refused}  # now, not then: the same bundles may have come with others
     prepared = _prepared(asked, bundles, config, unfinished, asked_for, say)
     robot = _whose_calibration(asked, prepared)
     recipe = asked.recipe(config, prepared.measured)
@@ -235,7 +236,14 @@ def _prepared(
 
 def _whose_calibration(asked: Asked, prepared: Prepared) -> str | None:
     if asked.robot is None:
-        return prepared.robots[0] if len(prepared.robots) == 1 else None
+        # Of several robots nobody's, also where all others were left out: it would be taken for theirs.
+        alone = len(prepared.robots) == 1 and not prepared.uncalibrated
+        return prepared.robots[0] if alone else None
+    if asked.robot in prepared.uncalibrated:
+        raise TrainRefused(
+            f"no calibration can be fitted to the drives of {asked.robot}",
+            remedy=f"choose from {', '.join(prepared.robots)}",
+        )
     if asked.robot not in prepared.robots:
         raise TrainRefused(
             f"none of the bundles is of {asked.robot}", remedy=f"choose from {', '.join(prepared.robots)}"
@@ -323,7 +331,7 @@ def _finish(
         training["adapter"] = ADAPTER
         say("looking at what was held out")
         errors = figures_on_held_out(plan, prepared, files)
-        files[CARD_FILE] = (json.dumps(training, indent=2) + "\n").encode()
+        files[CARD_FILE] = (json.dumps(card_of(training), indent=2) + "\n").encode()
         _replace(asked.out / ADAPTER, files)
     if training["fit"]["how"] != "as it is":
         _replace(asked.out / FULL, full | ({REFLEX_FILE: reflex} if reflex else {}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,18 @@ BASE = tiny_base_folder()
 STEPS, BATCH = 6, 12
 
 
-def drive(brain: BrainRoot, name: str, *, seed: int, steps: int = 60, said: str = "keep left") -> Path:
-    """An episode of a person who drives bends over a picture that shows them."""
+def drive(
+    brain: BrainRoot,
+    name: str,
+    *,
+    seed: int,
+    steps: int = 60,
+    said: str = "keep left",
+    every: int = 1,
+    broken: Callable[[Step], Step] = lambda step: step,
+) -> Path:
+    """An episode of a person who drives bends over a picture that shows them; of it each `every`-th row and column.
+    broken: what a defect makes of a step."""
     random = np.random.default_rng(seed)
     bend = 0.4 * np.sin(np.arange(steps) / 9 + random.uniform(0, 6))
     rows, columns = np.mgrid[:120, :160]
@@ -32,15 +43,17 @@ def drive(brain: BrainRoot, name: str, *, seed: int, steps: int = 60, said: str 
         road = np.abs(columns - 80 - 60 * bend[tick] * (120 - rows) / 120) < 20
         frame = np.where(road[..., None], 90, 200).astype(np.uint8).repeat(3, -1)
         frame += random.integers(0, 20, frame.shape, dtype=np.uint8)
-        return Step(
-            frame=frame,
-            command=(float(bend[tick]), 0.4),
-            source=SOURCE_HUMAN,
-            instruction=said,
-            speed_mps=0.9,
-            yaw_rate_rps=float(0.9 * np.tan(0.4 * bend[max(0, tick - 2)]) / 0.26),
-            tick=tick,
-            monotonic_ns=step.monotonic_ns,
+        return broken(
+            Step(
+                frame=frame[::every, ::every],
+                command=(float(bend[tick]), 0.4),
+                source=SOURCE_HUMAN,
+                instruction=said,
+                speed_mps=0.9,
+                yaw_rate_rps=float(0.9 * np.tan(0.4 * bend[max(0, tick - 2)]) / 0.26),
+                tick=tick,
+                monotonic_ns=step.monotonic_ns,
+            )
         )
 
     return record_episode(brain, name, steps, change=change)

@@ -21,6 +21,7 @@ from continuonbrain.cloud.export import export_bundle
 from continuonbrain.cloud.sinks import ZipSink
 from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.example_view import index_records
+from continuonbrain.rlds.marking import mark
 from continuonbrain.rlds.memory import open_memory
 from continuonbrain.rlds.reader import open_episode
 from continuonbrain.rlds.sharing import set_answer
@@ -48,6 +49,20 @@ def test_what_nobody_agreed_to_stays(brain: BrainRoot, tmp_path: Path) -> None:
     unmarked = set_config(brain.layout.root, share_unmarked=True)
     assert export(unmarked, tmp_path / "all.zip").names[-1] == "20260105T080000Z-eeee"
     assert "20260104T080000Z-dddd" not in export(unmarked, tmp_path / "again.zip").names
+
+
+def test_what_a_person_marked_as_bad_stays_although_it_is_shared(brain: BrainRoot, tmp_path: Path) -> None:
+    episodes = brain.layout.episodes_dir
+    mark(episodes / "20260101T080000Z-aaaa", bad=True)
+    plan = plan_of(brain)
+    assert ("20260101T080000Z-aaaa", "a person marked it as bad") in [(s.name, s.reason) for s in plan.stays]
+    mark(episodes / "20260102T080000Z-bbbb", bad=True)  # after the plan was made, before it is read
+    done = export_bundle(brain, plan, tmp_path / "out.zip", as_zip=True, key_name=KEY)
+    assert done.names == ("20260103T080000Z-cccc",)
+    assert [s.name for s in done.left_out] == ["20260102T080000Z-bbbb"]
+    assert "a person marked it as bad" in done.left_out[0].reason
+    mark(episodes / "20260101T080000Z-aaaa", bad=False)
+    assert "20260101T080000Z-aaaa" in export(brain, tmp_path / "again.zip").names
 
 
 def test_where_nothing_may_leave_nothing_is_written(

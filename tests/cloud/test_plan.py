@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from continuonbrain.cloud.plan import (
     EARLIER,
+    MARKED,
     NO_ROOM,
     REFUSED,
     SENT,
@@ -32,6 +33,7 @@ candidates = st.lists(
         start_unix_ms=st.none() | st.integers(0, 10**13),
         size=st.none() | st.sampled_from(((24, 32), (120, 160), (121, 160))),
         problem=st.sampled_from(("", "", "it is damaged")),
+        bad=st.booleans(),
     ),
     unique_by=lambda c: c.name,
     max_size=12,
@@ -65,6 +67,7 @@ def test_nothing_leaves_that_may_not_and_every_episode_is_told_of_once(
         assert candidate.answer == "yes" or (unmarked and candidate.answer == "unsaid")
         assert candidate.finished
         assert not candidate.problem
+        assert not candidate.bad
         assert candidate.steps > 0
     names = [c.name for c in plan.going] + [s.name for s in plan.stays]
     assert sorted(names) == sorted(c.name for c in found)
@@ -104,6 +107,8 @@ def test_reasons() -> None:
         Candidate("e", "unsaid"),
         Candidate("f", "yes", finished=False),
         Candidate("g", "yes"),
+        Candidate("h", "yes", bad=True),
+        Candidate("i", "no", bad=True),
     ]
     plan = what_leaves(found, share_unmarked=False, sent={"g"}, most_bytes=100)
     assert [c.name for c in plan.going] == ["a"]
@@ -114,6 +119,8 @@ def test_reasons() -> None:
         "e": UNSAID,
         "f": UNFINISHED,
         "g": SENT,
+        "h": MARKED,
+        "i": REFUSED,
     }
     dated = [
         Candidate("a", "yes", start_unix_ms=5),

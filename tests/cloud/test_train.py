@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from continuonbrain.cloud_train.train import train
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.storage.adapter_version import adapter_sha256_on_disk
 
-from .conftest import new_root, public_key
+from .conftest import export, new_root, public_key
 from .driving import BASE, BATCH, STEPS, Given, asked, robot_of, trained
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -40,9 +41,9 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
 
 @pytest.fixture(scope="module")
 def of_two(given: Given, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two workers that nobody disturbed."""
+    """A run of two workers that nobody disturbed; one of its bundles is not there."""
     out = tmp_path_factory.mktemp("runs") / "two"
-    trained(given, out, workers=2)
+    trained(given, out, workers=2, bundles=(out.parent / "somebody.zip", given.bundle), skip_refused=True)
     return out
 
 
@@ -77,7 +78,13 @@ def test_what_a_run_leaves_behind(given: Given, of_two: Path) -> None:
     assert told["adapter_sha256"] == adapter_sha256_on_disk(of_two / "adapter")
     names = {p.name for p in (of_two / "adapter").iterdir()}
     assert names == {"adapter_config.json", "adapter_model.safetensors", "calibration.json", "card.json"}
-    assert told["refused"] == []
+    (refused,) = told["refused"]
+    assert str(of_two.parent / "somebody.zip") in refused
+    card = (of_two / "adapter" / "card.json").read_text()  # goes to robots: what lies where here stays here
+    assert "somebody" not in card
+    assert str(of_two.parent) not in card
+    assert str(given.bundle.parent) not in card
+    assert json.loads(card).items() <= told.items()
     metrics = json.loads((of_two / "metrics.json").read_bytes())
     assert [step for step, _ in metrics["held_out_losses"]] == [0, 3, 6]
     (errors,) = metrics["held_out_errors"].values()
@@ -85,13 +92,13 @@ def test_what_a_run_leaves_behind(given: Given, of_two: Path) -> None:
     assert errors["adapter"]["steering"] > 0
     assert not (of_two / "unfinished").exists()
     again = trained(given, of_two, workers=2)  # done already
-    assert again == told
+    assert again == {**told, "refused": []}  # this time all that was given is taken
     with pytest.raises(TrainRefused, match="another training"):
         trained(given, of_two, workers=2, recipe={"steps": 7})
     assert not (of_two / "unfinished").exists(), "no pictures stay behind"
-    with pytest.raises(TrainRefused, match="model") as refused:
+    with pytest.raises(TrainRefused, match="model") as no_base:
         trained(given, of_two, base=of_two)
-    assert "model/base_model of their root" in refused.value.remedy
+    assert "model/base_model of their root" in no_base.value.remedy
 
 
 @pytest.mark.skipif(not has_board(), reason="TensorBoard is not installed (extra `cloud`)")
@@ -297,6 +304,38 @@ def test_one_bad_bundle_of_many_ends_a_run_unless_it_may_be_skipped(given: Given
     assert len([words for words in said if words.startswith("left out: ")]) == 2
     with pytest.raises(TrainRefused, match="none of 1 bundles is taken"):
         train(asked(given, tmp_path / "other", bundles=(bad,), skip_refused=True))
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_what_is_no_file_is_a_bundle_that_is_refused(given: Given, tmp_path: Path) -> None:
+    pipe, zero, shard = tmp_path / "pipe.zip", tmp_path / "zero.zip", tmp_path / "folder"
+    os.mkfifo(pipe)
+    zero.symlink_to("/dev/zero")
+    export(given.brain, shard, as_zip=False)
+    (records,) = shard.rglob("*.tfrecord-*")
+    records.unlink()
+    os.mkfifo(records)
+    odd = (pipe, zero, shard, tmp_path / ("n" * 300))
+    for path in odd:
+        with pytest.raises(BundleRefused) as refused:
+            train(asked(given, tmp_path / "out", bundles=(given.bundle, path)))
+        assert str(path) in refused.value.message
+    said: list[str] = []
+    with pytest.raises(Enough):
+        train(asked(given, tmp_path / "out", bundles=(*odd, given.bundle), skip_refused=True), said.append)
+    assert len([words for words in said if words.startswith("left out: ")]) == len(odd)
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_a_full_disk_is_no_fault_of_a_bundle(
+    given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("continuonbrain.cloud_train.bundles._unpack", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(asked(given, tmp_path / "out", skip_refused=True))
 
 
 def test_the_samples_are_those_that_the_robot_makes_itself(given: Given, tmp_path: Path) -> None:

@@ -27,7 +27,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> OpenBundle:
     given = robot_of(folder, episodes=2)
     path = export(given.brain, folder / "folder", as_zip=False).path
     checked = check_bundle(path, public_key(given.brain))
-    return OpenBundle(path, path, checked.key, checked.manifest_sha256, checked.contents, given.brain.config)
+    return OpenBundle(
+        path,
+        path,
+        checked.key,
+        checked.counter,
+        checked.manifest_sha256,
+        checked.contents,
+        given.brain.config,
+    )
 
 
 def renamed(bundle: OpenBundle, into: Path, name: str) -> OpenBundle:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from continuonbrain.cloud_train.balance import Seen, balanced, distinct
+from continuonbrain.cloud_train.balance import Seen, balanced, distinct, in_time
 from continuonbrain.cloud_train.errors import TrainRefused
 from continuonbrain.cloud_train.order import passes_of, rows_of_step, rows_of_worker
 from continuonbrain.cloud_train.projection import ModuleError, projected, total, truncated
@@ -86,7 +86,16 @@ def test_robots_and_instructions_are_balanced(drawn: list[tuple[str, str]]) -> N
 
 
 EPISODES = st.lists(
-    st.builds(Seen, NAMES, NAMES, st.sampled_from(["x", "y", "z", "w"]), st.integers(0, 3)), max_size=12
+    st.builds(
+        Seen,
+        NAMES,
+        NAMES,
+        st.sampled_from(["x", "y", "z", "w"]),
+        st.integers(0, 3),
+        st.tuples(st.integers(0, 2), st.integers(0, 2)),
+        st.sampled_from([("left",), ("right",)]),
+    ),
+    max_size=12,
 )
 
 
@@ -103,6 +112,9 @@ def test_of_what_came_twice_one_is_kept_whatever_the_order(
     assert sorted(map(repr, (shuffled[i] for i in distinct(shuffled)))) == sorted(map(repr, kept))
     names = {e.content for e in episodes} | {e.robot + "/" + e.episode for e in episodes}
     assert bool(kept) == bool(names)
+    for e in kept:  # nobody learns words that a later bundle does not have
+        same = [o for o in episodes if (o.robot, o.episode) == (e.robot, e.episode)]
+        assert e.words in {o.words for o in same if o.place == max(o.place for o in same)}
 
 
 def test_of_one_episode_exported_twice_the_larger_pictures_are_kept() -> None:
@@ -110,6 +122,32 @@ def test_of_one_episode_exported_twice_the_larger_pictures_are_kept() -> None:
     assert distinct([half, whole]) == [1]
     copied = Seen("another", "copy", "whole", 400)
     assert len(distinct([whole, copied])) == 1
+
+
+def test_the_words_of_the_later_bundle_win_over_larger_pictures() -> None:
+    before = Seen("r", "e", "a", 400, (1, 0), ("keep left",))
+    after = Seen("r", "e", "b", 100, (2, 0), ("keep right",))
+    large = Seen("r", "e", "c", 400, (2, 0), ("keep right",))
+    larger_before = Seen("r", "e", "d", 900, (1, 0), ("keep right",))
+    assert distinct([before, after]) == distinct([before, after, before]) == [1]
+    assert distinct([after, before, large]) == [2]
+    assert distinct([larger_before, after]) == [0]  # the same words: the larger pictures
+    later = Seen("r", "e", "a again", 400, (3, 0), ("keep left",))
+    assert distinct([before, after, large, later]) == [3]
+
+
+def test_episodes_are_in_the_order_in_which_they_came() -> None:
+    def some(counter: int, names: str, robot: str = "r") -> list[Seen]:
+        return [Seen(robot, n, robot + n, place=(counter, i)) for i, n in enumerate(names)]
+
+    def order(*parts: list[Seen]) -> str:
+        seen = [e for part in parts for e in part]
+        return "".join(seen[i].episode for i in in_time(seen, distinct(seen)))
+
+    assert order(some(2, "cd"), some(10, "ef"), some(1, "ab")) == "abcdef"
+    assert order(some(1, "cd"), some(2, "abcde")) == "abcde"  # first a part, then all
+    assert order(some(1, "abcd"), some(2, "cd")) == "abcd"
+    assert order(some(7, "yz", "s"), some(9, "ab")) == "abyz"
 
 
 @given(

@@ -116,6 +116,8 @@ def test_a_higher_rank_is_projected_and_the_error_told(of_two_robots: tuple[Path
     found = fit_folder(out, root, out=out.parent / "fitted", base=None, elsewhere="refuse")
     assert found["with"] == ["reflex.safetensors"]
     assert (out.parent / "fitted" / "reflex.safetensors").read_bytes() == head
+    card = json.loads((out.parent / "fitted" / "card.json").read_bytes())
+    assert not {"refused", "left_out"} & card.keys()  # they name files of this machine
 
 
 @pytest.mark.parametrize("alpha", [1e30, 1e200])
