@@ -42,15 +42,18 @@ class BelongsToAnotherError(BrainError):
         self.owner = owner
 
 
-def told_from(error: OSError) -> BrainError | None:
+def told_from(error: OSError, about: Path | None = None) -> BrainError | None:
     """The last net for what the operating system refused: the file and a remedy, or None for a defect of ours.
 
-    A full disk is told without a file too, because a write knows none.
+    A full disk is told without a file too, because a write knows none. about: what was being read or written, where the
+    error itself does not say.
     """
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if error.filename is None and not full:
-        return None
     name = error.filename.decode(errors="replace") if isinstance(error.filename, bytes) else error.filename
+    if name is None and about is not None:
+        name = str(about)
+    if name is None and not full:
+        return None
     where = "" if name is None else f"{name}: "
     if full:
         remedy = "free some space on that disk, or raise the quota"
@@ -60,6 +63,8 @@ def told_from(error: OSError) -> BrainError | None:
         if name is not None and (another := belongs_to_another(Path(name))) is not None:
             return another
         remedy = "make it readable and writable for this user"
+    elif error.errno in (errno.ENOENT, errno.ENOTDIR):
+        remedy = "check that path: there is nothing of that name"
     else:
         remedy = "check that path and its disk"
     return BrainError(f"{where}{error.strerror or error}", remedy=remedy)

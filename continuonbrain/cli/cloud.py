@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -16,14 +17,16 @@ from rich.text import Text
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.cli import cloud_train
 from continuonbrain.cli.cloud_import import import_bundle, pack_base
-from continuonbrain.cli.episodes_common import disk_errors, print_json, progress_bar
+from continuonbrain.cli.episodes_common import counted, disk_errors, print_json, progress_bar
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.cloud.check import USUAL_NAME, check_bundle
-from continuonbrain.cloud.export import Exported, export_bundle, key_for, refuse_without_opt_in
+from continuonbrain.cloud.export import Exported, export_bundle
 from continuonbrain.cloud.faces import face_finder
+from continuonbrain.cloud.manifest import Blurred
 from continuonbrain.cloud.plan import Plan, what_leaves
 from continuonbrain.cloud.preview import preview
 from continuonbrain.cloud.privacy import faces_blurred, privacy_with
+from continuonbrain.cloud.refusals import key_for, refuse_nothing, refuse_without_opt_in
 from continuonbrain.cloud.survey import survey
 from continuonbrain.errors import BrainError
 from continuonbrain.storage.public_key import parse_public_key
@@ -102,6 +105,7 @@ def export(
     if dry_run:
         privacy = privacy_with("" if faces is None else faces_blurred(faces.told))
         _print_preview(brain, plan, privacy, as_json=as_json)
+        refuse_nothing(plan, brain.layout)
         return
     target, as_zip = _target(out)
     with disk_errors(target), progress_bar("exporting steps", hidden=as_json) as progress:
@@ -137,6 +141,7 @@ def verify(
                 "bytes": found.bytes,
                 "frames": contents.frames,
                 "faces": contents.faces,
+                "faces_blurred": None if contents.blurred is None else asdict(contents.blurred),
                 "datasets": contents.datasets,
                 "adapters": contents.adapters,
             }
@@ -144,10 +149,19 @@ def verify(
         return
     Console(highlight=False).print(
         f"whole, and signed by {public.name} (counter {found.counter})\n"
-        f"{contents.episodes} episodes, {contents.steps} steps of {contents.robot}, {found.bytes:,} bytes",
+        f"{counted(contents.episodes, 'episode')}, {counted(contents.steps, 'step')} of {contents.robot}, "
+        f"{found.bytes:,} bytes{_faces(contents.blurred)}",
         markup=False,
         soft_wrap=True,
     )
+
+
+def _faces(blurred: Blurred | None) -> str:
+    """A line more, where faces were looked for."""
+    if blurred is None:
+        return ""
+    found = f"{counted(blurred.faces, 'face')} found and blurred, in {blurred.in_pictures}"
+    return f"\n{found} of {counted(blurred.of_pictures, 'picture')}; some may have been missed"
 
 
 def _target(out: Path) -> tuple[Path, bool]:
@@ -182,7 +196,7 @@ def _print_preview(brain: BrainRoot, plan: Plan, privacy: Mapping[str, Any], *, 
     for name in [c.name for c in plan.going[:_NAMED]]:
         console.print(f"  {name}", markup=False, soft_wrap=True)
     if len(plan.going) > _NAMED:
-        console.print(f"  and {len(plan.going) - _NAMED} more episodes")
+        console.print(f"  and {counted(len(plan.going) - _NAMED, 'more episode')}")
     _print_stays(console, plan)
     console.print("changed before it leaves:")
     for field, how in privacy["coarsened"].items():
@@ -199,16 +213,11 @@ def _print_preview(brain: BrainRoot, plan: Plan, privacy: Mapping[str, Any], *, 
         soft_wrap=True,
     )
     console.print("nothing was written")
-    if not plan.going:
-        console.print(
-            "no episode may leave now: `continuonbrain episodes share EPISODE --yes` says that one may",
-            style="yellow",
-        )
 
 
 def _print_stays(console: Console, plan: Plan) -> None:
     for reason, count in plan.reasons():
-        console.print(f"{count} episodes stay: {reason}", markup=False, soft_wrap=True)
+        console.print(f"{counted(count, 'episode')} left at home: {reason}", markup=False, soft_wrap=True)
 
 
 def _print_done(done: Exported, plan: Plan, brain: BrainRoot, *, as_json: bool) -> None:
@@ -222,6 +231,7 @@ def _print_done(done: Exported, plan: Plan, brain: BrainRoot, *, as_json: bool) 
                 "robot": done.robot,
                 "key_id": done.key_id,
                 "resumed_members": done.resumed,
+                "faces_blurred": None if done.blurred is None else asdict(done.blurred),
                 "left_out": [{"episode": s.name, "reason": s.reason} for s in done.left_out],
                 "stays": [{"episode": s.name, "reason": s.reason} for s in plan.stays],
             }
@@ -229,7 +239,8 @@ def _print_done(done: Exported, plan: Plan, brain: BrainRoot, *, as_json: bool) 
         return
     console = Console(highlight=False)
     console.print(
-        f"{done.episodes} episodes, {done.steps} steps, {done.bytes:,} bytes -> {done.path}",
+        f"{counted(done.episodes, 'episode')}, {counted(done.steps, 'step')}, {done.bytes:,} bytes -> {done.path}"
+        f"{_faces(done.blurred)}",
         markup=False,
         soft_wrap=True,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from continuonbrain.cli.episodes_common import disk_errors, print_json
+from continuonbrain.cli.episodes_common import counted, disk_errors, print_json
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.errors import installing
 
@@ -211,9 +211,15 @@ def pack(
 
 def _print_trained(out: Path, done: dict[str, Any]) -> None:
     console = Console(highlight=False)
+    own = done.get("samples_of_bundles")  # an earlier release did not say
+    of_them = (
+        "" if own is None else f", {own} of them the bundles', the others mirrored or what the base knows"
+    )
     console.print(
-        f"{done['steps']} steps ({done['ended']}) on {done['samples']} samples of {len(done['robots'])} robots, "
-        f"{len(done['held_out'])} episodes held out, {len(done['duplicates'])} came twice",
+        f"{counted(done['steps'], 'step')} ({done['ended']}) on {counted(done['samples'], 'sample')}{of_them}\n"
+        f"{counted(len(done['robots']), 'robot')}, "
+        f"{counted(len(done['held_out']), 'episode')} held out, "
+        f"{len(done['duplicates'])} came twice",
         markup=False,
         soft_wrap=True,
     )

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from continuonbrain.brain_root import BrainRoot
-from continuonbrain.cli.doctor import Check
+from continuonbrain.cli.doctor_check import Check
 from continuonbrain.errors import BrainError, installing
 from continuonbrain.robot.donkey.i2c import RetryingBus, asked_chip, open_bus
 from continuonbrain.robot.donkey.ina219 import CONFIGURATION

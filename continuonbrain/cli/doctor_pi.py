@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from continuonbrain.cli.doctor import Check
+from continuonbrain.cli.doctor_check import Check
 
 _LEAST_AVAILABLE_MIB = 700
 _FULL_SUPPLY_MA = 5000

@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from continuonbrain.cli.doctor import Check
+from continuonbrain.cli.doctor_check import Check
 
 _LATE = 3
 """Times `slow.every_h` after which a robot was not docked for too long."""

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from continuonbrain.errors import BrainError
+from continuonbrain.errors import told_from
 from continuonbrain.storage.layout import BrainLayout
 
 
@@ -45,16 +45,18 @@ def progress_bar(title: str, *, hidden: bool) -> Iterator[Reporter]:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """An `OSError` as a `BrainError` that names the file, or `path`."""
+    """An `OSError` as a `BrainError` that names the file, or `path`, and what to do about that."""
     try:
         yield
     except OSError as error:
-        raise BrainError(
-            f"{error.filename or path}: {error.strerror or error}",
-            remedy="check the disk's space and permissions",
-        ) from error
+        raise told_from(error, path) or error from error
 
 
 def print_json(value: object) -> None:
     """For programs: on stdout, without NaN."""
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def counted(count: int, what: str) -> str:
+    """A number with its noun: "1 episode", "2 episodes"."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from continuonbrain.cli.episodes_common import disk_errors, found, print_json
+from continuonbrain.cli.episodes_common import counted, disk_errors, found, print_json
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.rlds.doctor import is_episode_folder
 from continuonbrain.rlds.errors import EpisodeError
@@ -38,7 +38,8 @@ def share(
         print_json({"answer": answer, "episodes": len(episodes), "changed": changed})
         return
     Console(highlight=False).print(
-        f"{len(episodes)} episodes say {answer} ({changed} said something else before)", soft_wrap=True
+        f"{answer} is now the answer of {counted(len(episodes), 'episode')} ({changed} said something else before)",
+        soft_wrap=True,
     )
 
 

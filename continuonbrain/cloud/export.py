@@ -28,6 +28,7 @@ from continuonbrain.cloud.manifest import (
     ENVELOPE,
     EPISODES,
     MANIFEST,
+    Blurred,
     Contents,
     SignedMember,
     document_of,
@@ -45,6 +46,7 @@ from continuonbrain.cloud.papers import (
 )
 from continuonbrain.cloud.plan import Dataset, Plan, Stays, kept_at_home
 from continuonbrain.cloud.privacy import Pseudonyms, faces_blurred
+from continuonbrain.cloud.refusals import refuse_nothing, refuse_without_opt_in
 from continuonbrain.cloud.secret import pseudonyms_of
 from continuonbrain.cloud.shards import ShardWriter, folder_of, member_of
 from continuonbrain.cloud.sinks import Sink, open_sink, remove_growing
@@ -73,6 +75,7 @@ class Exported:
         names: the episodes that are in it, by the names that they have here.
         left_out: what was to leave and could not be read.
         resumed: members that an earlier, killed export had written.
+        blurred: faces that were found, None where none were looked for.
     """
 
     path: Path
@@ -85,33 +88,7 @@ class Exported:
     names: tuple[str, ...]
     left_out: tuple[Stays, ...]
     resumed: int = 0
-
-
-def refuse_without_opt_in(brain: BrainRoot) -> None:
-    """Nothing leaves a robot whose owner did not say so. Raises ExportRefused."""
-    if not brain.config.cloud.opt_in:
-        raise ExportRefused(
-            f"nothing leaves this robot: cloud.opt_in is false in {brain.layout.config_path}",
-            remedy='set "opt_in": true in its group "cloud"; then say of episodes that they may leave: '
-            "continuonbrain episodes share EPISODE --yes",
-        )
-
-
-def key_for(brain: BrainRoot, named: str | None) -> str:
-    """The key that signs: the one that is named, the one of the settings, or the only one. Raises ExportRefused."""
-    if wanted := named or brain.config.cloud.key:
-        return wanted
-    names = PrivateKeys(brain.layout).names()
-    if len(names) == 1:
-        return names[0]
-    if not names:
-        raise ExportRefused(
-            "a bundle is signed, and this root has no key",
-            remedy=f"continuonbrain keys new robot --root {brain.layout.root}",
-        )
-    raise ExportRefused(
-        f"this root has {len(names)} keys: {', '.join(names)}", remedy="name one: --key NAME, or cloud.key"
-    )
+    blurred: Blurred | None = None
 
 
 def export_bundle(
@@ -141,8 +118,7 @@ def export_bundle(
         OSError: the disk refused; what was written stays and is gone on with.
     """
     refuse_without_opt_in(brain)
-    if not plan.going:
-        raise NothingToExport(_nothing(plan), remedy="continuonbrain episodes share EPISODE --yes")
+    refuse_nothing(plan, brain.layout)
     if not out.parent.is_dir():
         raise ExportRefused(f"there is no folder {out.parent}", remedy="make it, or plug the stick in")
     layout = brain.layout
@@ -167,11 +143,6 @@ def export_bundle(
 def journal_of(out: Path) -> Journal:
     """The journal of the bundle that becomes `out`."""
     return Journal(out.with_name(f"{out.name}.journal"))
-
-
-def _nothing(plan: Plan) -> str:
-    why = "; ".join(f"{count}: {reason}" for reason, count in plan.reasons()[:4])
-    return f"no episode may leave ({why or 'there is none'})"
 
 
 @dataclass
@@ -330,8 +301,14 @@ class _Job:
                 adapters={slot.name: slot.told() for slot in self.slots},
                 members=tuple(SignedMember(m.name, m.bytes, m.sha256) for m in members),
                 faces="" if self.faces is None else faces_blurred(self.faces.told),
+                blurred=self._blurred(found for _, found in shards),
             )
         )
+
+    def _blurred(self, done: Iterable[Done]) -> Blurred | None:
+        if self.faces is None:
+            return None
+        return sum((Blurred(**d.facts["blurred"]) for d in done if "blurred" in d.facts), Blurred())
 
     def _ended(
         self, journal: Journal, told: list[tuple[str, str]], resumed: int, delivered: Delivered
@@ -360,6 +337,7 @@ class _Job:
             names=tuple(names),
             left_out=tuple(left_out),
             resumed=resumed,
+            blurred=self._blurred(journal.done),
         )
         delivered(exported)
         journal.remove()

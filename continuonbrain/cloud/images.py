@@ -63,8 +63,9 @@ def half_image(data: bytes) -> tuple[bytes, Size]:
 
 def blurred_image(
     data: bytes, find: Callable[[NDArray[np.uint8]], Sequence[Box]], *, half: bool
-) -> tuple[bytes, Size]:
-    """The picture with what `find` finds in it blurred, and its size; as `bare_image` where that is nothing.
+) -> tuple[bytes, Size, int]:
+    """The picture with what `find` finds in it blurred, its size, and how many were found; as `bare_image` where that
+    is nothing.
 
     Args:
         find: takes uint8 `[height, width, 3]`.
@@ -76,10 +77,10 @@ def blurred_image(
     pixels = decode_image(data)
     boxes = find(pixels)
     if not boxes:
-        return half_image(data) if half else bare_image(data)
+        return *(half_image if half else bare_image)(data), 0
     image = Image.fromarray(blurred(pixels, boxes))
     out = np.asarray(image.reduce(2) if half else image, dtype=np.uint8)
-    return bare_image(encode_jpeg(out, quality=HALF_QUALITY))
+    return *bare_image(encode_jpeg(out, quality=HALF_QUALITY)), len(boxes)
 
 
 def blurred(pixels: NDArray[np.uint8], boxes: Sequence[Box]) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from continuonbrain import __version__
@@ -46,6 +46,22 @@ class SignedMember:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class Blurred:
+    """How many faces were found and blurred, in how many of the pictures that leave, and how many those are."""
+
+    faces: int = 0
+    in_pictures: int = 0
+    of_pictures: int = 0
+
+    def __add__(self, other: Blurred) -> Blurred:
+        return Blurred(
+            self.faces + other.faces,
+            self.in_pictures + other.in_pictures,
+            self.of_pictures + other.of_pictures,
+        )
+
+
 @dataclass(frozen=True)
 class Contents:
     """What a manifest says.
@@ -58,6 +74,7 @@ class Contents:
         datasets: by their folder: height and width of the pictures (none: 0, 0), records, steps.
         adapters: of the slots "current" and "slow" what there is: version and sha256.
         faces: what was done to faces in pictures, "" for nothing.
+        blurred: to how many, None where none were looked for, or nobody counted (an older bundle).
         members: every file but the manifest and its signature, in their order.
     """
 
@@ -70,6 +87,7 @@ class Contents:
     adapters: Mapping[str, Mapping[str, str]]
     members: tuple[SignedMember, ...]
     faces: str = ""
+    blurred: Blurred | None = None
 
 
 def manifest_bytes(contents: Contents) -> bytes:
@@ -87,6 +105,7 @@ def manifest_bytes(contents: Contents) -> bytes:
             "adapters": contents.adapters,
             "privacy": privacy_with(contents.faces),
             "members": [{"name": m.name, "bytes": m.bytes, "sha256": m.sha256} for m in contents.members],
+            **({} if contents.blurred is None else {"blurred": asdict(contents.blurred)}),
         }
     )
 
@@ -129,6 +148,7 @@ def parse_manifest(data: bytes, *, what: str) -> Contents:
             {_text(n): {k: _text(v) for k, v in a.items()} for n, a in raw["adapters"].items()},
             members,
             _text(raw.get("privacy", {}).get("coarsened", {}).get(FACES, "")),
+            _blurred(raw.get("blurred")),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BundleRefused(f"{what}: manifest.json is not one ({error!r})", remedy=_REMEDY) from error
@@ -188,6 +208,14 @@ def _text(value: object) -> str:
     if not isinstance(value, str) or len(value) > 256:
         raise ValueError(f"{str(value)[:40]!r} is no text")
     return value
+
+
+def _blurred(value: object) -> Blurred | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise ValueError(f"{str(value)[:40]!r} says of no faces how many")
+    return Blurred(*(_count(value[name]) for name in ("faces", "in_pictures", "of_pictures")))
 
 
 def _count(value: object) -> int:

@@ -23,9 +23,10 @@ from typing import Literal
 
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.cloud.errors import ExportRefused, NothingToExport
-from continuonbrain.cloud.export import Exported, export_bundle, journal_of, key_for, refuse_without_opt_in
+from continuonbrain.cloud.export import Exported, export_bundle, journal_of
 from continuonbrain.cloud.ledger import Ledger
 from continuonbrain.cloud.plan import NO_ROOM, SENT, TOO_LARGE, Candidate, Plan, what_leaves
+from continuonbrain.cloud.refusals import key_for, refuse_without_opt_in
 from continuonbrain.cloud.secret import pseudonyms_of
 from continuonbrain.cloud.sinks import remove_growing
 from continuonbrain.cloud.survey import survey
@@ -91,7 +92,7 @@ def fill_outbox(brain: BrainRoot) -> Outcome:
         made = export_bundle(brain, plan, out, as_zip=True, key_name=key_name, delivered=note)
     except NothingToExport as nothing:
         return Outcome("nothing", nothing.message)
-    detail = f"{made.episodes} episodes in {made.path.name}"
+    detail = f"{made.episodes} {'episode' if made.episodes == 1 else 'episodes'} in {made.path.name}"
     if made.left_out:
         detail += f"; {len(made.left_out)} cannot be read"
     rest = dict(plan.reasons()).get(NO_ROOM, 0)

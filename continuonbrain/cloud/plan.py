@@ -132,7 +132,7 @@ def what_leaves(
     sent: Collection[str] = (),
     most_bytes: int | None = None,
 ) -> Plan:
-    """Decide. That the owner has opted in is asked elsewhere, and first (`export.refuse_without_opt_in`).
+    """Decide. That the owner has opted in is asked elsewhere, and first (`refusals.refuse_without_opt_in`).
 
     Args:
         share_unmarked: whether an episode leaves whose `share` says nothing. One whose `share` says no never does.

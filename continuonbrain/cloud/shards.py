@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from continuonbrain.cloud.faces import FaceFinder
 from continuonbrain.cloud.images import bare_image, blurred_image, half_image
+from continuonbrain.cloud.manifest import Blurred
 from continuonbrain.cloud.plain_jpeg import Size
 from continuonbrain.cloud.plan import Dataset, Frames, Shard
 from continuonbrain.cloud.privacy import Pseudonyms, clean_features, clean_field, clean_metadata
@@ -52,11 +53,12 @@ class _Report:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One record: its name, its steps, its bytes."""
+    """One record: its name, its steps, its bytes, and what was blurred in it."""
 
     name: str
     steps: int
     data: bytes
+    blurred: Blurred
 
 
 def folder_of(dataset: Dataset) -> str:
@@ -92,8 +94,8 @@ class ShardWriter:
         self.told: list[tuple[str, str]] = []
 
     def write(self, dataset: Dataset, shard: Shard) -> tuple[Member, dict[str, Any]]:
-        """Write one shard. Its facts: `examples` and `bytes` as TFDS counts them, a line for each of `episodes`, and
-        what the doctor says.
+        """Write one shard. Its facts: `examples` and `bytes` as TFDS counts them, a line for each of `episodes`, what
+        the doctor says, and `blurred` where faces are looked for.
 
         Raises:
             OSError: the bundle cannot be written.
@@ -102,13 +104,14 @@ class ShardWriter:
         self._sink.begin(name)
         lines: list[dict[str, Any]] = []
         doctor: list[dict[str, Any]] = []
-        total = 0
+        total, blurred = 0, Blurred()
         for candidate in shard.episodes:
             report = _Report()
             episode_id = self._names.episode(candidate.name)
             for part in self._parts(self._dir / candidate.name, episode_id, dataset.size, report):
                 self._sink.write(frame_record(part.data))
                 total += len(part.data)
+                blurred += part.blurred
                 lines.append(
                     {
                         "id": part.name,
@@ -131,6 +134,8 @@ class ShardWriter:
             "episodes": lines,
             "doctor": doctor,
         }
+        if self._faces is not None:
+            facts["blurred"] = asdict(blurred)
         return self._sink.end(), facts
 
     def _parts(self, path: Path, episode_id: str, size: Size | None, report: _Report) -> Iterator[_Part]:
@@ -155,14 +160,16 @@ class ShardWriter:
         count, number, order = len(episode), 0, StepOrder()
         steps: list[Step] = []
         pictures: list[bytes] = []
-        held = 0
+        held, blurred = 0, Blurred()
         for index in range(count):
             step = episode.step(index)
             report.findings.extend(order.take(index, path, step))
             steps.append(step)
             if self._frames != "none":
-                picture = self._picture(episode, step, index, size)
-                if picture is not None:
+                taken = self._picture(episode, step, index, size)
+                if taken is not None:
+                    picture, faces = taken
+                    blurred += Blurred(faces, int(faces > 0), 1)
                     pictures.append(picture)
                     held += len(picture)
             is_end = index == count - 1
@@ -174,15 +181,18 @@ class ShardWriter:
                 features = clean_features(plain, steps)
                 if size is not None:
                     features["steps/observation/image"] = pictures
-                yield _Part(name, len(steps), encode_example(features))
+                yield _Part(name, len(steps), encode_example(features), blurred)
                 number += 1
-                steps, pictures, held = [], [], 0
+                steps, pictures, held, blurred = [], [], 0, Blurred()
         state = RecordingState.of(episode.metadata)
         cut = state is not None and (state.closed_by == "recovery" or bool(state.fault))
         report.findings.extend(order.finish(count, cut=cut))
 
-    def _picture(self, episode: Episode, step: Step, index: int, size: Size | None) -> bytes | None:
-        """The picture of a step as it leaves; None in a dataset without. Raises EpisodeError."""
+    def _picture(
+        self, episode: Episode, step: Step, index: int, size: Size | None
+    ) -> tuple[bytes, int] | None:
+        """The picture of a step as it leaves, and how many faces were blurred in it; None in a dataset without. Raises
+        EpisodeError."""
         if size is None:
             if step.frame_ref is None:
                 return None
@@ -191,7 +201,7 @@ class ShardWriter:
             )
         data = episode.jpeg_of(step, index)
         try:
-            picture, found = self._leaves(data)
+            picture, found, faces = self._leaves(data)
         except EpisodeError as error:
             raise error.at(file=episode.path, step=index) from error
         if found != size:
@@ -201,13 +211,13 @@ class ShardWriter:
                 step=index,
                 field="observation.frame",
             )
-        return picture
+        return picture, faces
 
-    def _leaves(self, data: bytes) -> tuple[bytes, Size]:
+    def _leaves(self, data: bytes) -> tuple[bytes, Size, int]:
         half = self._frames == "half"
         if self._faces is not None:
             return blurred_image(data, self._faces.find, half=half)
-        return (half_image if half else bare_image)(data)
+        return *(half_image if half else bare_image)(data), 0
 
 
 def _told(episode_id: str, report: _Report) -> list[dict[str, Any]]:

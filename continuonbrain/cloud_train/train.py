@@ -143,7 +143,7 @@ def _train(asked: Asked, sha256: str, say: Callable[[str], None]) -> dict[str, A
     )
     plan.write()
 
-    say(f"training on {prepared.train} samples with {asked.workers} workers")
+    say(f"training on {prepared.train} samples of the bundles, with {asked.workers} workers")
     figures = run_workers(plan, asked.workers)
     return _finish(asked, plan, prepared, bundles, config, figures, robot, asked_for, refused, say)
 
@@ -297,6 +297,7 @@ def _finish(
         "seed": plan.recipe.seed,
         "recipe": plan.recipe.to_json(),
         "samples": figures["samples"],
+        "samples_of_bundles": prepared.train,
         "samples_sha256": plan.samples_sha256,
         "robots": prepared.robots,
         "calibrations": {r: asdict(c) for r, c in prepared.calibrations.items()},

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from continuonbrain.brain_root import BrainRoot, open_brain
@@ -16,7 +17,13 @@ from continuonbrain.loops.wire import WireError
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.base_slot_rule import BaseEvent, BaseState, Switch
-from continuonbrain.storage.base_slots import CALIBRATION_FILE, BaseSlot, BaseSlotError, BaseSlots
+from continuonbrain.storage.base_slots import (
+    CALIBRATION_FILE,
+    VERDICT_FILE,
+    BaseSlot,
+    BaseSlotError,
+    BaseSlots,
+)
 from continuonbrain.storage.base_verdict_rule import switch_refusal
 from continuonbrain.storage.boot import boot_id
 from continuonbrain.storage.driving_record import read_record
@@ -93,7 +100,7 @@ def switch_base(
             if why:
                 raise SwitchRefused(
                     f"base {slot_id} does not drive: {why}",
-                    remedy=f"continuonbrain base verdict {slot_id} --root {layout.root}",
+                    remedy=_judging(slot, verdict, layout.root),
                 )
         new = slots.change(
             Switch(slot_id, _terms(brain, slot_id, boot), again), {"by": "person", "reason": "verdict"}
@@ -155,6 +162,17 @@ def announce_base(brain: BrainRoot, *, policy: bool = True) -> BaseChange:
         with contextlib.suppress(OSError):  # a full disk: it is told once more
             write_bytes_durably(layout.base_announced_path, f"{state.change}\n".encode())
     return BaseChange(state.current, event.get("event", ""), answer.listening, words)
+
+
+def _judging(slot: BaseSlot, verdict: Mapping[str, Any] | None, root: Path) -> str:
+    """What to do about a base that may not drive. One that was judged, and found worse, would be again."""
+    command = f"continuonbrain base verdict {slot.slot} --root {root}"
+    if verdict is None or verdict.get("passed") is True:
+        return command
+    return (
+        f"what each check asked and found is in {slot.path / VERDICT_FILE}; it is worth judging again only when "
+        f"something else drives, or more was recorded: {command}"
+    )
 
 
 def drives_sha256(brain: BrainRoot) -> str:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Query, Request
-from fastapi.responses import JSONResponse, Response
-from fastapi.sse import EventSourceResponse, ServerSentEvent, format_sse_event
-from pydantic import BaseModel
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot
@@ -27,23 +22,13 @@ from continuonbrain.model.base_identity import checkpoint_sha256
 from continuonbrain.robot.host import HOST_FILE_NAME, host_for
 from continuonbrain.service import problems
 from continuonbrain.service.access import Pairing, Sessions
-from continuonbrain.service.door import Door, cookie_of, session_of
+from continuonbrain.service.answers import add_answer_routes
+from continuonbrain.service.door import Door, cookie_of
 from continuonbrain.service.drive import add_drive_routes
 from continuonbrain.service.feed import Feed
 from continuonbrain.service.learn import add_learn_routes
 from continuonbrain.service.minds import Minds
-from continuonbrain.service.models import (
-    ActIn,
-    ActOut,
-    AdapterOut,
-    AdaptersOut,
-    ChatIn,
-    ChatOut,
-    ChatPiece,
-    EventOut,
-    Gap,
-    StatusOut,
-)
+from continuonbrain.service.models import AdapterOut, AdaptersOut, EventOut, Gap, StatusOut, events_of
 from continuonbrain.service.page import add_page_routes
 from continuonbrain.service.problems import ServiceError, errors
 from continuonbrain.service.session_file import SESSION_FILE, read_sessions, write_sessions
@@ -58,75 +43,7 @@ from continuonbrain.storage.lock import is_held
 from continuonbrain.storage.plain_json import load_plain, plain
 from continuonbrain.trainer.build_gates import gates_from_config
 
-log = logging.getLogger(__name__)
-
 LOOPBACK_NAMES = ("127.0.0.1", "localhost")
-_WAITING = 4
-"""Requests that may wait for the model; more are told to come back."""
-_STILL_THERE_S = 0.5
-_SSE = "text/event-stream"
-T = TypeVar("T")
-
-
-def _events_of(*models: type[BaseModel]) -> dict[str, Any]:
-    """Server-sent events as OpenAPI 3.2 describes them, their data one of `models` as JSON."""
-    data = {
-        "type": "string",
-        "contentMediaType": "application/json",
-        "contentSchema": {"anyOf": [m.model_json_schema() for m in models]},
-    }
-    text = {"type": "string"}
-    fields = {"event": text, "id": text, "data": data, "retry": {"type": "integer", "minimum": 0}}
-    return {_SSE: {"schema": {"type": "object", "properties": fields}}}
-
-
-class _Model:
-    """The thread that the engines live on, and whose turn it is. An answer keeps its turn to its end: two at once would
-    read each other's conversation away. `ServiceError` 429 when too many wait already."""
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._turn, self._waiting = asyncio.Lock(), 0
-
-    @asynccontextmanager
-    async def turn(self, request: Request) -> AsyncIterator[None]:
-        if self._waiting >= _WAITING:
-            raise ServiceError(
-                429, f"{self._waiting} requests wait for the model already", remedy="try again soon"
-            )
-        self._waiting += 1
-        try:
-            await self._take(request)
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._turn.release()
-
-    async def _take(self, request: Request) -> None:
-        """Wait for the turn, unless whoever asked has left meanwhile: others wait behind."""
-        mine = asyncio.ensure_future(
-            self._turn.acquire()
-        )  # its place in the queue, kept while it is looked after
-        try:
-            while not mine.done():
-                await asyncio.wait({mine}, timeout=_STILL_THERE_S)
-                if not mine.done():
-                    await still_there(request)
-        except BaseException:
-            if not mine.cancel() and not mine.cancelled():
-                self._turn.release()
-            raise
-
-    async def run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-
-async def still_there(request: Request) -> None:
-    """`ServiceError` when the client has gone: nobody reads the answer."""
-    if await request.is_disconnected():
-        raise ServiceError(499, "the client has left", remedy="ask again")
 
 
 def create_app(
@@ -155,7 +72,7 @@ def create_app(
         Door, hosts=hosts, addresses=pairing is not None, sessions=sessions, pairing=pairing, cookie=cookie
     )
     layout, store, minds = brain.layout, AdapterStore(brain.layout), Minds(brain)
-    feed, model = Feed(layout.events_dir), _Model()
+    feed = Feed(layout.events_dir)
     app.state.feed = feed
     gates = gates_from_config(brain.config)
     host = host_for(brain.config.robot.kind, host_file=layout.run_dir / HOST_FILE_NAME, disk_path=layout.root)
@@ -223,7 +140,7 @@ def create_app(
     @app.get(
         "/v1/events",
         response_class=EventSourceResponse,
-        responses={200: {"content": _events_of(EventOut, Gap)}, **errors(422)},
+        responses={200: {"content": events_of(EventOut, Gap)}, **errors(422)},
     )
     async def events(
         request: Request,
@@ -235,7 +152,7 @@ def create_app(
         `event:` is the kind, `id:` the number, `data:` an `EventOut`. An event "gap" says that some are no longer kept;
         one "reset" that the numbers began anew, and that all that is kept follows.
         """
-        turn, let_in = hub.turn, session_of(request.scope) is not None
+        heard = hub.while_let_in(request.scope)
         newest = await feed.last()
         begun = feed.begun
         seen = int(last_event_id) if last_event_id else after  # empty: a listener that has seen none yet
@@ -245,8 +162,7 @@ def create_app(
             yield ServerSentEvent(event="reset", data=Gap(after=seen, next=1), id="0")
             seen = 0
         yield ServerSentEvent(comment=f"after {seen}")
-        # Who was let in hears nothing any more once they have to pair anew; over the Unix socket nobody has to.
-        async for event in feed.follow(seen, begun, lambda: not let_in or hub.turn == turn):
+        async for event in feed.follow(seen, begun, heard):
             if event is None:
                 yield ServerSentEvent(event="reset", data=Gap(after=seen, next=1), id="0")
                 seen = 0
@@ -259,55 +175,7 @@ def create_app(
             )
             yield ServerSentEvent(event=event.kind, id=str(event.sequence), data=out)
 
-    @app.post("/v1/act", responses=errors(400, 409, 413, 422, 429))
-    async def act(asked: ActIn, request: Request) -> ActOut:
-        """Decide on a frame with the current adapter. It moves nothing."""
-        async with model.turn(request):
-            return await model.run(lambda: minds.act(asked))
-
-    @app.post(
-        "/v1/chat",
-        response_model=ChatOut,
-        responses={
-            200: {"content": _events_of(ChatPiece, ChatOut)},
-            **errors(400, 409, 413, 422, 429),
-        },
-    )
-    async def chat(asked: ChatIn, request: Request) -> Response:
-        """Answer in words with the current adapter: events "piece" (`ChatPiece`), then one "done" (`ChatOut`); with
-        `stream: false` the `ChatOut` alone."""
-
-        told: asyncio.Queue[ChatPiece | ChatOut | Exception | None] = asyncio.Queue()
-
-        async def tell() -> None:
-            """Answer into `told`: whoever reads slowly, or not at all, keeps nobody else waiting. First None: it will
-            be answered."""
-            try:
-                async with model.turn(request):
-                    pieces = await model.run(lambda: minds.answer(asked))
-                    told.put_nowait(None)
-                    while (item := await model.run(lambda: next(pieces, None))) is not None:
-                        told.put_nowait(item)
-                        if not asked.stream:  # a stream ends with its client by itself
-                            await still_there(request)
-            except Exception as error:
-                told.put_nowait(error)
-
-        teller = asyncio.create_task(tell())
-        try:
-            first = await told.get()  # what it is refused for comes before the first byte
-            if isinstance(first, Exception):
-                raise first
-            if asked.stream:
-                return EventSourceResponse(_events(told, teller))
-            while not isinstance(item := await told.get(), ChatOut):
-                if isinstance(item, Exception):
-                    raise item
-            return JSONResponse(item.model_dump())
-        except BaseException:
-            teller.cancel()
-            raise
-
+    add_answer_routes(app, minds, hub)
     add_session_routes(app, brain, sessions, pairing, wheel, hub)
     add_drive_routes(app, brain, wheel)
     add_view_route(app, hub, wheel)
@@ -317,24 +185,6 @@ def create_app(
     add_system_routes(app, brain, host, shelf)
     add_page_routes(app)
     return app
-
-
-async def _events(
-    told: asyncio.Queue[ChatPiece | ChatOut | Exception | None], teller: asyncio.Task[None]
-) -> AsyncIterator[bytes]:
-    try:
-        while True:
-            item = await told.get()
-            if isinstance(item, ChatOut):
-                yield format_sse_event(event="done", data_str=item.model_dump_json())
-                return
-            if isinstance(item, Exception):
-                log.error("an answer broke off", exc_info=item)
-                return
-            if item is not None:
-                yield format_sse_event(event="piece", data_str=item.model_dump_json())
-    finally:
-        teller.cancel()
 
 
 def _json_file(path: Any) -> dict[str, Any]:

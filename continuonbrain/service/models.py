@@ -156,3 +156,15 @@ class ChatOut(_Model):
     base_sha256: str
     adapter_sha256: str
     note: str = ""
+
+
+def events_of(*models: type[BaseModel]) -> dict[str, Any]:
+    """Server-sent events as OpenAPI 3.2 describes them, their data one of `models` as JSON."""
+    data = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"anyOf": [m.model_json_schema() for m in models]},
+    }
+    text = {"type": "string"}
+    fields = {"event": text, "id": text, "data": data, "retry": {"type": "integer", "minimum": 0}}
+    return {"text/event-stream": {"schema": {"type": "object", "properties": fields}}}

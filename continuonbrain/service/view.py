@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, WebSocket, WebSocketDisconnect
+from starlette.types import Scope
 
 from continuonbrain.loops.view import MAX_FPS
 from continuonbrain.loops.wire import WireError, encode
 from continuonbrain.loops.wire_stream import RECEIVE_BYTES, MessageReader
+from continuonbrain.service.door import session_of
 from continuonbrain.service.drive import who_is
 from continuonbrain.service.wheel import Wheel
 
@@ -66,7 +68,13 @@ class ViewHub:
         self.newest = b""
         self.tick = NewestTick()
         self.turn = 0
-        """Another when all who watch, or listen to events, are sent away."""
+        """Another when all who watch, listen to events or are being answered are sent away."""
+
+    def while_let_in(self, scope: Scope) -> Callable[[], bool]:
+        """Whether whoever asks now may still hear: who was let in not any more once everybody has to pair anew; over
+        the Unix socket nobody has to."""
+        turn, let_in = self.turn, session_of(scope) is not None
+        return lambda: not let_in or self.turn == turn
 
     def full(self, who: str, *, drives: bool) -> str:
         """Why `who` may not watch, too; "" when they may. Nobody takes all places, and who drives has one."""

@@ -56,6 +56,7 @@ from continuonbrain.storage.promotion_rule import (
     StaleVerdict,
     is_of_older_version,
     promotion_refusal,
+    refusal_remedy,
     rival_refusal,
 )
 
@@ -344,7 +345,13 @@ class AdapterStore(AdapterReader):
             raise (StaleVerdict if older else PromotionRefused)(
                 version.version_id,
                 reason or "it has no verdict",
-                remedy="train and judge it again on this base",
+                remedy=refusal_remedy(
+                    verdict,
+                    version.path,
+                    root=self._layout.root,
+                    whole=sha256.startswith(version.sha8),
+                    is_candidate=self._links.own_id(self._layout.candidate) == version.version_id,
+                ),
             )
         return verdict
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from continuonbrain.storage.promotion_rule import failed_checks
+
 BASE_VERDICT_VERSION = 1
 
 
@@ -31,7 +33,7 @@ def switch_refusal(
     if version != BASE_VERDICT_VERSION or isinstance(version, bool):
         return f"its verdict is of version {version!r}, this software switches on {BASE_VERDICT_VERSION}"
     if verdict.get("passed") is not True:
-        return "its verdict says that it did not pass"
+        return f"its verdict says that it did not pass{failed_checks(verdict)}"
     checks = verdict.get("checks")
     if not isinstance(checks, list) or not checks:
         return "its verdict has no checks: nothing was proved"

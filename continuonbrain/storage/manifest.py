@@ -8,13 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from continuonbrain.storage.brain_paths import BrainLayout
 from continuonbrain.storage.durable import write_json_durably
-
-if TYPE_CHECKING:  # layout.py writes the first manifest, so it imports this module
-    from continuonbrain.storage.layout import BrainLayout
-
 
 APP_BUNDLES = {"plain_bundle": "plain.litertlm", "merged_bundle": "merged.litertlm"}
 """What `continuonbrain model export-app` leaves in the base's folder for flutter_gemma, by its name among the paths."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from continuonbrain.errors import BrainError
 
@@ -11,6 +12,7 @@ VERDICT_VERSION = 3
 """What `verdict.json` is written as. 1: point estimates; 2: intervals, by cluster, and more hashes; 3: speeds, every
 lesson, and the best that was reached. Older ones are shown and promote nothing any more."""
 _OLDER_VERSIONS = (1, 2)
+_NAMED = 5
 
 
 class PromotionRefused(BrainError):
@@ -57,7 +59,7 @@ def promotion_refusal(
     if type(version) is not int or version not in (*_OLDER_VERSIONS, VERDICT_VERSION):
         return f"its verdict is of version {version!r}, this software promotes on version {VERDICT_VERSION}"
     if verdict.get("passed") is not True:
-        return "its verdict says that it did not pass"
+        return f"its verdict says that it did not pass{failed_checks(verdict)}"
     if is_of_older_version(verdict):
         return f"its verdict is of version {version}, which is only shown: this software promotes on {VERDICT_VERSION}"
     checks = verdict.get("checks")
@@ -92,6 +94,31 @@ def promotion_refusal(
     return None
 
 
+def refusal_remedy(
+    verdict: Mapping[str, object] | None, version: Path, *, root: Path, whole: bool, is_candidate: bool
+) -> str:
+    """What to do where `promotion_refusal` has something against an adapter.
+
+    Args:
+        verdict: beside it.
+        version: its folder, named as it is.
+        root: of the brain.
+        whole: its bytes are those that were staged.
+        is_candidate: it is what the next round of learning looks at.
+    """
+    train = f"continuonbrain train --root {root}"
+    if not whole:
+        return f"do not use it; have it packed and import it again, or train another one: {train} --again"
+    if verdict is not None and verdict.get("passed") is not True:
+        return (
+            f"what was asked and found: continuonbrain adapters show {version.name} --full --root {root}, from "
+            f"{version / 'verdict.json'}; another one: {train} --again"
+        )
+    if is_candidate and (verdict is None or is_of_older_version(verdict)):
+        return f"have it judged beside what drives now: {train}"
+    return f"train another one: {train} --again"
+
+
 def rival_refusal(verdict: Mapping[str, object], *, candidate_sha256: str, current_sha256: str) -> str | None:
     """Why a verdict says nothing about now, or None: the candidate was found better than what drove then.
 
@@ -107,6 +134,15 @@ def rival_refusal(verdict: Mapping[str, object], *, candidate_sha256: str, curre
     if judged == current_sha256 or current_sha256 == candidate_sha256:
         return None
     return f"it was judged against {_rival(judged)}, {_rival(current_sha256)} drives now"
+
+
+def failed_checks(verdict: Mapping[str, object]) -> str:
+    """The checks that a verdict says failed, as the end of a sentence; "" where it names none."""
+    checks = verdict.get("checks")
+    listed = [c for c in checks if isinstance(c, Mapping)] if isinstance(checks, list) else []
+    names = [str(c.get("name"))[:40] for c in listed if c.get("passed") is not True]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f" (failed: {', '.join(names[:_NAMED])}{more})" if names else ""
 
 
 def is_of_older_version(verdict: Mapping[str, object]) -> bool:

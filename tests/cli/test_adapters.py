@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from benchmarks.small_verdict import judged
 from continuonbrain.cli.adapters import app
-from continuonbrain.cli.doctor import check_history
+from continuonbrain.cli.doctor_brain import check_history
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.notices import NoticeAnswer
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion

@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks.small_verdict import judged
 from continuonbrain.brain_root import open_brain
-from continuonbrain.cli.doctor import check_adapter, check_brain, check_engine, check_safety_head, check_words
+from continuonbrain.cli.doctor import check_brain
+from continuonbrain.cli.doctor_brain import check_adapter, check_engine, check_safety_head, check_words
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 from continuonbrain.storage.layout import BrainLayout, init_brain_root

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from continuonbrain.cli import doctor_pi
-from continuonbrain.cli.doctor import Check
+from continuonbrain.cli.doctor_check import Check
 from continuonbrain.cli.doctor_pi import pi_checks
 
 ROOT = Path("/opt/continuonos/brain")

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from continuonbrain.cli.doctor import Check
 from continuonbrain.cli.doctor_car import check_car
+from continuonbrain.cli.doctor_check import Check
 from continuonbrain.cli.main import app
 from continuonbrain.loops.control_status import CONTROL_SOCKET_NAME
 from continuonbrain.loops.wire_stream import WireServer

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from continuonbrain.brain_root import BrainRoot
+from continuonbrain.brain_root import BrainRoot, open_brain
 
-from .conftest import set_config, tree
+from .conftest import MakeRoot, Record, set_config, tree
 
 
 def run(*args: object, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -44,7 +44,7 @@ def test_a_dry_run_shows_what_would_leave_and_leaves_nothing(brain: BrainRoot, t
     for words in (
         "what would leave",
         "in all",
-        "1 episodes stay: its share says no",
+        "1 episode left at home: its share says no",
         "GPS",
         "manifest.json",
         "dataset_info.json",
@@ -106,6 +106,55 @@ def test_share_says_yes_and_no(brain: BrainRoot, tmp_path: Path) -> None:
     assert json.loads(run(*dry).stdout)["episodes"] == 5
     told = run("episodes", "share", root, "--no", "--json").stdout
     assert json.loads(told) == {"answer": "no", "episodes": 5, "changed": 5}
-    assert json.loads(run(*dry).stdout)["episodes"] == 0
-    assert "episodes share EPISODE --yes" in run(*dry[:-1]).stdout
+    assert json.loads(run(*dry, code=2).stdout)["episodes"] == 0
     assert "yes" in run("episodes", "share", root, code=2).stderr  # no answer is no answer
+
+
+def test_a_dry_run_where_nothing_may_leave_says_and_ends_as_the_export_would(
+    make_root: MakeRoot, record: Record, tmp_path: Path
+) -> None:
+    root = make_root().layout.root
+    export = ("cloud", "export", "--root", root, "--out", tmp_path / "o.zip")
+    for record_one, message, remedy in (
+        (lambda: None, "there is no episode in", f"continuonbrain run --root {root}"),
+        (
+            lambda: record(open_brain(root), "20260101T080000Z-aaaa", share=None),
+            "no episode may leave (1: its share says nothing)",
+            f"continuonbrain episodes share --root {root} EPISODE --yes",
+        ),
+    ):
+        record_one()
+        real, dry = run(*export, code=2), run(*export, "--dry-run", code=2)
+        assert " ".join(real.stderr.split()) == " ".join(dry.stderr.split())
+        assert message in dry.stderr
+        assert remedy in " ".join(dry.stderr.split())
+        assert "nothing was written" in dry.stdout
+        assert json.loads(run(*export, "--dry-run", "--json", code=2).stdout)["episodes"] == 0
+    since = run(*export, "--since", "2100-01-01", code=2).stderr
+    assert "share says nothing" in since
+    run("episodes", "share", "20260101T080000Z-aaaa", "--yes", "--root", root)
+    assert "give an earlier --since" in run(*export, "--since", "2100-01-01", code=2).stderr
+
+
+def test_one_thing_is_told_as_one(make_root: MakeRoot, record: Record, tmp_path: Path) -> None:
+    root = make_root().layout.root
+    record(open_brain(root), "20260101T080000Z-aaaa", 1)
+    said = run("episodes", "share", root, "--yes").stdout
+    assert "the answer of 1 episode (0 said something else before)" in said
+    assert "1 episode, 1 step, " in run("cloud", "export", "--root", root, "--out", tmp_path / "o.ZIP").stdout
+    key = root / "keys" / "public" / "robot.pub"
+    assert "1 episode, 1 step of robot-" in run("cloud", "verify", tmp_path / "o.ZIP", "--key", key).stdout
+    assert (tmp_path / "o.ZIP").is_file()
+
+
+def test_a_bundle_that_is_not_there_is_told_so(brain: BrainRoot, tmp_path: Path) -> None:
+    key = brain.layout.public_keys_dir / "robot.pub"
+    missing = tmp_path / "nothere.zip"
+    for command in (
+        ("cloud", "verify", missing, "--key", key),
+        ("cloud", "verify", missing, "--key", tmp_path / "nothere.pub"),
+        ("cloud", "import", missing, "--root", brain.layout.root),
+    ):
+        told = " ".join(run(*command, code=2).stderr.split())
+        assert "nothere" in told
+        assert "check that path: there is nothing of that name" in told

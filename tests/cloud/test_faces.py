@@ -22,7 +22,7 @@ from continuonbrain.cloud.errors import ExportRefused
 from continuonbrain.cloud.export import Exported, export_bundle
 from continuonbrain.cloud.faces import MODEL, FaceFinder, face_finder
 from continuonbrain.cloud.images import Box, blurred
-from continuonbrain.cloud.manifest import MANIFEST
+from continuonbrain.cloud.manifest import MANIFEST, Blurred
 from continuonbrain.rlds.memory import open_memory
 
 from .conftest import KEY, MakeRoot, Record, files_in, plan_of, public_key, tree
@@ -146,6 +146,30 @@ def test_the_bundle_says_so_and_has_the_same_bytes_again(visited: BrainRoot, tmp
     assert check_bundle(plain.path, public_key(visited)).contents.faces == ""
 
 
+def test_how_many_were_blurred_is_told_and_signed(
+    make_root: MakeRoot, record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two datasets, one episode of which goes in parts and breaks off: what is counted is what is in the bundle."""
+    monkeypatch.setattr("continuonbrain.cloud.shards.PART_STEPS", 2)
+    brain = make_root()
+    for name, size in (("20260101T080000Z-aaaa", (24, 32)), ("20260102T080000Z-bbbb", (36, 48))):
+        folder = record(brain, name, 5, size=size)
+    (blob,) = (folder / "blobs").iterdir()
+    data = bytearray(blob.read_bytes())
+    data[-30] ^= 1  # the last frame is damaged
+    blob.write_bytes(data)
+    finder = FaceFinder("a test", lambda pixels: [(2, 2, 8, 8)] * (pixels.shape[0] // 12 - 1))
+    done = leave(brain, tmp_path / "a", finder)
+    assert done.blurred == Blurred(faces=1 * 5 + 2 * 4, in_pictures=9, of_pictures=9)
+    assert done.steps == 9
+    assert check_bundle(done.path, public_key(brain)).contents.blurred == done.blurred
+    nobody = leave(brain, tmp_path / "b", FaceFinder("a test", lambda _: []))
+    assert nobody.blurred == Blurred(0, 0, 9)
+    plain = leave(brain, tmp_path / "c", None)
+    assert plain.blurred is None
+    assert check_bundle(plain.path, public_key(brain)).contents.blurred is None
+
+
 @pytest.mark.parametrize(
     ("module", "words"),
     [
@@ -175,7 +199,14 @@ def test_the_command(visited: BrainRoot, tmp_path: Path) -> None:
     told = json.loads(run("cloud", "export", "--root", root, "--blur-faces", "--dry-run", "--json").stdout)
     assert "OpenCV" in told["privacy"]["coarsened"]["faces in images"]
     assert tree(tmp_path) == before
-    run("cloud", "export", "--root", root, "--blur-faces", "--out", tmp_path / "o.zip")
+    said = run("cloud", "export", "--root", root, "--blur-faces", "--out", tmp_path / "o.zip").stdout
+    words = "2 faces found and blurred, in 2 of 4 pictures; some may have been missed"
+    assert words in said
     key = root / "keys" / "public" / "robot.pub"
     checked = json.loads(run("cloud", "verify", tmp_path / "o.zip", "--key", key, "--json").stdout)
     assert "it misses some" in checked["faces"]
+    counts = {"faces": 2, "in_pictures": 2, "of_pictures": 4}
+    assert checked["faces_blurred"] == counts
+    assert words in run("cloud", "verify", tmp_path / "o.zip", "--key", key).stdout
+    again = run("cloud", "export", "--root", root, "--blur-faces", "--out", tmp_path / "p.zip", "--json")
+    assert json.loads(again.stdout)["faces_blurred"] == counts

@@ -78,8 +78,12 @@ def test_the_senders_verdict_does_not_make_it_drive_here(
         pair.here,
         pair.export(**{"card.json": json.dumps(card).encode(), "verdict.json": json.dumps(verdict).encode()}),
     )
-    with pytest.raises(PromotionRefused, match="no verdict"):
+    with pytest.raises(PromotionRefused, match="no verdict") as told:
         promote_candidate(pair.here)
+    assert (
+        f"judged beside what drives now: continuonbrain train --root {pair.here.layout.root}"
+        in told.value.remedy
+    )
     assert pair.store.current() is None
 
 

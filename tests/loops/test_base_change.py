@@ -119,6 +119,15 @@ def test_without_a_verdict_of_these_two_nothing_is_switched(robot: Robot) -> Non
         assert not robot.brain.layout.base_slot_path.exists()
 
 
+def test_after_a_no_it_is_told_which_checks_failed_and_where_the_verdict_is(robot: Robot) -> None:
+    checks = [{"name": "completion", "passed": True}, {"name": "slow_reflex", "passed": False}]
+    robot.passes(passed=False, checks=checks)
+    with pytest.raises(SwitchRefused, match=r"did not pass \(failed: slow_reflex\)") as told:
+        switch_base(robot.brain, robot.slot)
+    assert str(robot.entry.path / "verdict.json") in told.value.remedy
+    assert "only when something else drives, or more was recorded" in told.value.remedy
+
+
 def test_a_verdict_grows_stale_when_another_adapter_drives(robot: Robot) -> None:
     robot.passes()
     robot.adapter("newer")

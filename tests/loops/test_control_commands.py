@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,6 +33,7 @@ class Told:
         self.heard: list[str] = []
         self.has_a_life = True
         self.now_s, self.on_disk = 100.0, True
+        self.remote = RemoteControl()
         server: Any = SimpleNamespace(
             wait=lambda _s: self.come,
             acknowledge=lambda _peer, *, ok, detail: self.answers.append((ok, detail)),
@@ -40,7 +42,7 @@ class Told:
             server,
             self.loop,
             body,
-            RemoteControl(),
+            self.remote,
             change_mode=self._change,
             take_part=lambda: self.heard.append("takes part"),
             hand_back=self._hand_back,
@@ -112,6 +114,27 @@ def test_what_outlives_a_kill_is_done_at_once_and_acknowledged_when_it_is_on_dis
     told.later()
     told.later()
     assert told.answers == [(True, ""), (True, "")]
+
+
+def test_what_is_safe_is_done_however_late_and_nothing_else_is() -> None:
+    told, late = Told("drive"), time.monotonic() - 1.0
+    told.remote.take({"steering": 0.1, "throttle": 0.2})
+    for said in (
+        {"type": "teleop", "steering": 0.0, "throttle": 0.9},
+        {"type": "mode", "mode": "teleop"},
+        {"type": "release"},
+        {"type": "instruct", "instruction": "drive"},
+        {"type": "record", "on": True},
+    ):
+        ok, why = told.say(**said, until_s=late)
+        assert not ok
+        assert "too late" in why
+    assert told.remote()[0] == (0.1, 0.2)
+    assert told.remote.hand() == "drives"
+    assert told.say(type="let_go", until_s=late) == (True, "")
+    assert told.remote.hand() == "gone"
+    assert told.say(type="stop", until_s=late) == (True, "")
+    assert told.loop.pilot.guard.emergency_stopped
 
 
 def test_a_disk_that_takes_nothing_keeps_nobody_from_hearing_that_the_robot_stops() -> None:

@@ -192,17 +192,22 @@ def test_one_root_has_one_driver_and_a_killed_one_loses_no_acknowledged_step(lay
         second = control("--root", str(layout.root))
         assert second.returncode == 2
         assert f"process {session.control.pid} is already doing this" in second.stderr
-        assert FileHost(layout.run_dir / HOST_FILE_NAME).read().idle_s.value == pytest.approx(0.0, abs=0.5)
+        host = FileHost(layout.run_dir / HOST_FILE_NAME)
+        # While the second one took the machine, this one may have stood still.
+        wait_for(session, lambda _s: (idle_s := host.read().idle_s.value) is not None and idle_s < 0.5)
+        # Ticks that came late end an episode, and the next one begins.
+        told = wait_for(session, lambda s: s["recording"]["steps"] > 5)["recording"]
         time.sleep(0.5)
         os.kill(session.control.pid, signal.SIGKILL)
         with pytest.raises(DriveError, match="control process ended"):
             wait_for(session, lambda _s: False)
     again = control("--root", str(layout.root), "--seconds", "0.2")
     assert again.returncode == 0, again.stderr
-    (episode,) = list_episodes(layout.episodes_dir)
-    assert len(open_episode(episode)) > 5
+    held = {path.name: len(open_episode(path)) for path in list_episodes(layout.episodes_dir)}
+    assert held[told["episode"]] >= told["steps"]
     report = json.loads((layout.run_dir / "control_report.json").read_text())
-    assert report["reasons"] == {"no_path": report["ticks"]}
+    late = report["overrun_stops"]  # on a machine with other work; the clock stops these
+    assert report["reasons"] == {"no_path": report["ticks"] - late} | ({"clock": late} if late else {})
 
 
 def test_a_policy_process_that_cannot_start_is_told_with_the_end_of_its_log(layout: BrainLayout) -> None:

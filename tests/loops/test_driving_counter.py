@@ -108,6 +108,15 @@ def test_where_somebody_left_it_is_blamed_once_until_it_has_driven() -> None:
     assert counter.records()[NEW].incidents["block"] == 7
 
 
+def test_a_tick_that_is_nobodys_does_not_make_another_spot_of_it() -> None:
+    counter = DrivingCounter()
+    now = drive(counter, 1.0, mode="teleop")
+    for _ in range(10):
+        now = drive(counter, 1.0, start_s=now, reasons=(Reason.SAFETY_HEAD_BLOCK,))
+        now = drive(counter, 0.05, start_s=now, reasons=(Reason.CLOCK,))
+    assert counter.records()[NEW].incidents == {"block": 1}
+
+
 def test_a_path_of_no_use_is_its_own_fault_wherever_it_stands() -> None:
     counter = DrivingCounter()
     drive(counter, 10.0, reasons=(Reason.NOT_FINITE,))

@@ -197,3 +197,21 @@ def test_after_a_body_that_refused_the_throttle_comes_up_from_rest() -> None:
     before = len(r.body.sent)
     r.run(3)
     assert r.body.sent[before][1] <= 0.11
+
+
+def test_what_a_body_refused_is_not_believed_to_drive_it() -> None:
+    """Of a robot without a speed sensor: what it took is all that is known of how it moves."""
+    r = rig()
+    r.body.speed_mps = None
+    r.run(30)
+
+    def refuse(_steering: float, _throttle: float) -> None:
+        raise OSError("arming")
+
+    r.body.act = refuse  # type: ignore[method-assign]
+    r.run(1)
+    assert r.ticks[-1].guarded.throttle > 0.3
+    before = r.loop.pilot.odometry.speed_mps
+    assert before > 0.3
+    r.run(1)
+    assert r.loop.pilot.odometry.speed_mps < before

@@ -90,6 +90,17 @@ def test_a_persons_mode_is_the_mode_whatever_a_life_was_at(tmp_path: Path, phase
         assert (process._loop.mode, process._snapshot.take()["life"]) == ("park", "alone")
 
 
+def test_a_robot_that_is_handed_back_stands_for_nobodys_stop_and_obeys_nobodys_hand(tmp_path: Path) -> None:
+    with process_of(tmp_path, cycle=True) as process:
+        assert process._change_mode("teleop") == ""
+        assert process._remote.take({"steering": 0.5, "throttle": 0.5}) == ""
+        process._loop.emergency_stop()
+        assert process._remote.hand() == "drives"
+        assert process._hand_back() == ""
+        assert not process._loop.pilot.guard.emergency_stopped
+        assert process._remote.hand() == "gone"
+
+
 def test_a_stop_or_a_recording_while_it_is_taught_leaves_it_standing(tmp_path: Path) -> None:
     with process_of(tmp_path, cycle=True) as process:
         assert process._life is not None

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from continuonbrain.brain_root import open_brain
-from continuonbrain.cli.doctor import check_world_head
+from continuonbrain.cli.doctor_brain import check_world_head
 from continuonbrain.config import ConfigError
 from continuonbrain.errors import BrainError
 from continuonbrain.loops.control_process import ControlOptions, ControlProcess

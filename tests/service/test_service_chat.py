@@ -134,6 +134,49 @@ def test_who_never_reads_its_answer_keeps_nobody_waiting_longer_than_the_answer_
             sock.close()
 
 
+_SLOWLY = """
+import sys, time
+from continuonbrain.cli.main import run
+from continuonbrain.policy.chat import Chat
+answer = Chat.answer
+def slowly(*asked):
+    for piece in answer(*asked):
+        yield piece
+        time.sleep(0.1)
+Chat.answer = slowly
+run()
+"""
+"""The service with a model that takes its time, as a large one does."""
+
+
+def test_whoever_has_to_pair_anew_is_answered_no_further(helpers: Any, talking: BrainRoot) -> None:
+    """In the middle of a stream, and behind it in the queue; the model is free then."""
+    lan = ("--listen", "127.0.0.1", "--tcp", "0")
+    with helpers.serving(talking, *lan, program=("-c", _SLOWLY)) as running:
+        code = talking.layout.pairing_code_path.read_text().strip()
+        let_in = httpx.post(f"{running.addresses[1]}/v1/pair", json={"code": code})
+        turns = [{"role": "user", "content": "hello"}]
+        long = {"messages": turns, "temperature": 2.0, "max_tokens": 4000, "seed": 146}  # a hundred pieces
+        behind: list[httpx.Response] = []
+        with (
+            httpx.Client(base_url=running.addresses[1], cookies=let_in.cookies, timeout=30) as phone,
+            running.client() as robot,
+        ):
+            waits = threading.Thread(
+                target=lambda: behind.append(phone.post("/v1/chat", json=long | {"stream": False}))
+            )
+            with phone.stream("POST", "/v1/chat", json=long) as answer:
+                told = helpers.events(answer.iter_lines())
+                assert next(told)["event"] == "piece"
+                waits.start()
+                time.sleep(0.1)
+                assert robot.post("/v1/pair/renew", json={"forget": True}).status_code == 204
+                assert "done" not in [e["event"] for e in told]  # and it ends
+            waits.join(30)
+            assert "this session has ended" in is_problem(behind[0], 401)["detail"]
+            assert said(robot, "hello")["text"] == "Hello! I am a small robot."
+
+
 def test_an_answer_of_any_length_can_be_sent_back(helpers: Any, talking: BrainRoot) -> None:
     with helpers.serving(talking) as running, running.client() as client:
         turns = [
@@ -166,7 +209,7 @@ def test_too_many_that_wait_are_told_to_come_back(helpers: Any, talking: BrainRo
 def test_the_model_is_asked_in_the_order_in_which_requests_came() -> None:
     import asyncio
 
-    from continuonbrain.service import app as module
+    from continuonbrain.service import answers as module
 
     class There:
         async def is_disconnected(self) -> bool:

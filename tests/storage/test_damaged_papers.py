@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.adapters import app
-from continuonbrain.cli.doctor import check_adapter, check_history
+from continuonbrain.cli.doctor_brain import check_adapter, check_history
 from continuonbrain.loops.mid import MidLoop, watch
 from continuonbrain.robot.simulated_host import SimulatedHost
 from continuonbrain.storage.adapters import AdapterError, AdapterStore, PromotionRefused

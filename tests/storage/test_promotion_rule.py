@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,12 @@ from hypothesis import strategies as st
 from benchmarks.small_verdict import small_verdict
 from continuonbrain.storage.adapters import BEHAVIOURAL_FILES, adapter_sha256, promotion_refusal
 from continuonbrain.storage.content_hash import sha256_of_contents, sha256_of_files
-from continuonbrain.storage.promotion_rule import VERDICT_VERSION, rival_refusal
+from continuonbrain.storage.promotion_rule import (
+    VERDICT_VERSION,
+    failed_checks,
+    refusal_remedy,
+    rival_refusal,
+)
 from continuonbrain.trainer.checks import Check
 from continuonbrain.trainer.evidence import Evidence
 from continuonbrain.trainer.verdict import Verdict
@@ -130,3 +136,32 @@ def test_the_hash_is_the_same_in_memory_and_on_disk(tmp_path: Path) -> None:
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     assert sha256_of_files(tmp_path, ["b", "a"]) == sha256_of_contents(files)
+
+
+def test_a_verdict_that_says_no_says_which_checks_failed() -> None:
+    checks = [{"name": f"check_{i}", "passed": i % 2 == 0} for i in range(6)]
+    verdict = small_verdict(SHA, BASE) | {"passed": False, "checks": checks}
+    refusal = promotion_refusal(verdict, candidate_sha256=SHA, staged_sha8=SHA[:8], base_sha256=BASE)
+    assert refusal == "its verdict says that it did not pass (failed: check_1, check_3, check_5)"
+    many = [{"name": "x" * 100, "passed": False}] * 7
+    assert failed_checks({"checks": many}) == f" (failed: {', '.join(['x' * 40] * 5)} and 2 more)"
+    for strange in (None, [], "no", [1, None], [{"passed": True}]):
+        assert failed_checks({"checks": strange}) == ""
+
+
+def test_what_is_to_be_done_is_for_what_speaks_against_it() -> None:
+    version, root = Path("/brain/versions/000001-aa"), Path("/brain")
+    good = small_verdict(SHA, BASE)
+    train = "continuonbrain train --root /brain"
+
+    def remedy(verdict: dict[str, Any] | None, *, whole: bool = True, is_candidate: bool = True) -> str:
+        return refusal_remedy(verdict, version, root=root, whole=whole, is_candidate=is_candidate)
+
+    judging = f"have it judged beside what drives now: {train}"
+    assert remedy(None) == remedy(good | {"version": 2}) == judging
+    again = f"train another one: {train} --again"
+    assert remedy(None, is_candidate=False) == remedy(good) == again  # of another base, say
+    no = remedy(good | {"passed": False})
+    assert "continuonbrain adapters show 000001-aa --full --root /brain" in no
+    assert "/brain/versions/000001-aa/verdict.json" in no
+    assert remedy(good, whole=False).startswith("do not use it")

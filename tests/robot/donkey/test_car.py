@@ -10,14 +10,16 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from bus_models import ModelBus, Pca9685Model
+from drive_rig import Rig as TrainRig
 
 from continuonbrain.config import BrainConfig, DonkeyConfig
 from continuonbrain.errors import BrainError
 from continuonbrain.robot.donkey.camera import Camera
-from continuonbrain.robot.donkey.car import DonkeyCar, need_calibration
+from continuonbrain.robot.donkey.car import SILENCES, DonkeyCar, need_calibration
 from continuonbrain.robot.donkey.drive_train import DriveTrain
 from continuonbrain.robot.donkey.emergency_stop import EmergencyStop
 from continuonbrain.robot.donkey.i2c import RetryingBus
+from continuonbrain.robot.donkey.throttle_watchdog import Throttle
 from continuonbrain.robot.protocol import RobotFault
 
 CONFIG = (
@@ -165,3 +167,80 @@ def test_an_uncalibrated_car_does_not_drive() -> None:
     with pytest.raises(BrainError, match=r"c\.json: donkey\.calibrated = false.*continuonbrain calibrate"):
         need_calibration(DonkeyConfig(), "c.json")
     need_calibration(CONFIG, "c.json")
+
+
+class Sees:
+    """A camera that always sees something new."""
+
+    def start(self) -> None: ...
+
+    def wait(self, patience_s: float) -> None: ...
+
+    def newest(self) -> tuple[np.ndarray, float]:
+        return np.zeros((120, 160, 3), np.uint8), 0.0
+
+    def close(self) -> None: ...
+
+
+class Outside:
+    """A process outside that only says how it was ended."""
+
+    def __init__(self) -> None:
+        self.ended: list[bool] = []
+
+    def start(self) -> None: ...
+
+    def wait(self) -> None: ...
+
+    def beat(self) -> None: ...
+
+    def look(self) -> None: ...
+
+    def end(self, *, orderly: bool) -> None:
+        self.ended.append(orderly)
+
+
+def test_the_first_stop_after_a_silence_finds_what_was_switched_off_meanwhile() -> None:
+    """As when all of the process stood, its thread too, and the one outside had to switch off."""
+    model = TrainRig()
+    model.arm()
+    limit_s = 60.0  # the thread inside does not come in this test's time
+    car = DonkeyCar(model.train, Sees(), EmergencyStop(), watchdog_s=limit_s, clock=lambda: model.now)  # type: ignore[arg-type]
+    car.open()
+    try:
+        car.act(0.2, 0.5)
+        assert not model.at_rest()
+        Throttle(model.raw, 0x40, *model.train.rest_registers).off()
+        model.wait(SILENCES * limit_s + 1.0)
+        car.stop()
+        assert model.throttle_us == pytest.approx(1500, abs=5)
+        with pytest.raises(RobotFault, match="arming"):  # it had no pulses, and does not know them yet
+            car.act(0.2, 0.5)
+        assert model.at_rest()
+    finally:
+        car.close()
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_who_could_not_switch_off_leaves_it_to_the_process_outside(works: bool) -> None:
+    model, outside = TrainRig(), Outside()
+    model.arm()
+    car = DonkeyCar(
+        model.train,
+        Sees(),  # type: ignore[arg-type]
+        EmergencyStop(),
+        watchdog_s=60.0,
+        outside=outside,  # type: ignore[arg-type]
+        clock=lambda: model.now,
+    )
+    car.open()
+    car.act(0.2, 0.5)
+
+    def fail(_number: int) -> None:
+        raise OSError(121, "Remote I/O error")
+
+    if not works:
+        model.raw.trouble = fail
+    car.close()
+    assert outside.ended == [works]
+    assert model.at_rest() == works

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,8 +14,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from drive_rig import Rig
 
-from benchmarks.driven_car import LIMIT_S, DrivingProcess, ModelBus, is_alive
+from benchmarks.driven_car import LIMIT_S, ROOT, DrivingProcess, ModelBus, is_alive
 from continuonbrain.robot.donkey.watchdog_process import WatchdogProcess, Watched
 from continuonbrain.robot.protocol import RobotFault
 
@@ -195,6 +198,93 @@ def test_a_car_that_is_closed_ends_it_and_waits_for_it(bus: ModelBus) -> None:
         assert car.process.wait(20) == 0
         assert not is_alive(car.watchdog)
     assert bus.chip.pulse_us(0) is None
+
+
+@pytest.fixture
+def on_the_bus(bus: ModelBus, monkeypatch: pytest.MonkeyPatch) -> ModelBus:
+    """Where this process and its children find the bus."""
+    monkeypatch.setenv("MODEL_BUS", str(bus.path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT / "benchmarks" / "model_bus"), str(ROOT))))
+    return bus
+
+
+def test_it_leaves_the_core_of_the_control_loop(on_the_bus: ModelBus) -> None:
+    cores = os.sched_getaffinity(0)
+    if len(cores) < 2:
+        pytest.skip("this machine has one core for everything")
+    for core in sorted(cores)[:2]:
+        process = WatchdogProcess(Watched(1, 0x40, 0x06, bytes(4)), limit_s=60.0, not_cpu=core)
+        process.start()
+        try:
+            process.wait(20)
+            assert process.pid is not None
+            assert core not in os.sched_getaffinity(process.pid)
+        finally:
+            process.end(orderly=True)
+
+
+_FORKS = """
+import os, sys, time
+from continuonbrain.robot.donkey.watchdog_process import WatchdogProcess, Watched
+process = WatchdogProcess(Watched(1, 0x40, int(sys.argv[1]), bytes.fromhex(sys.argv[2])), limit_s=60.0)
+process.start()
+process.wait(20)
+process.beat()
+copy = os.fork()
+if not copy:
+    time.sleep(60)
+    os._exit(0)
+print(process.pid, copy, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_forked_copy_of_the_pipe_does_not_hide_that_control_is_gone(on_the_bus: ModelBus) -> None:
+    rig = Rig()
+    rig.arm()
+    rig.drive(0.2, 0.5, ticks=3)
+    on_the_bus.chip = rig.chip
+    register, rest = rig.train.rest_registers
+    command = [sys.executable, "-c", _FORKS, str(register), rest.hex()]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as control:
+        try:
+            assert control.stdout is not None
+            watchdog, copy = map(int, control.stdout.readline().split())
+            assert not rig.at_rest()
+        finally:
+            control.kill()
+    try:
+        until(lambda: not is_alive(watchdog))
+        assert is_alive(copy), "it ended by the pipe"
+        assert rig.chip.pulse_us(0) is None
+        assert rig.chip.seen[0][-2] == pytest.approx(1500, abs=5)
+    finally:
+        os.kill(copy, signal.SIGKILL)
+
+
+def test_one_that_never_gets_ready_is_given_up_and_another_is_started() -> None:
+    now = [0.0]
+    process = WatchdogProcess(
+        Watched(1, 0x40, 0x06, bytes(4)),
+        limit_s=0.6,
+        clock=lambda: now[0],
+        command=[sys.executable, "-c", "import time; time.sleep(60)"],
+    )
+    process.start()
+    first = process._process
+    assert first is not None
+    now[0] = 9.9
+    process.look()
+    assert process._process is first
+    now[0] = 10.1
+    process.look()
+    assert first.wait(10) == -signal.SIGKILL
+    with pytest.raises(RobotFault, match="not ready within 10 s"):
+        process.beat()
+    now[0] = 10.4
+    process.look()
+    assert process._process not in (None, first)
+    process.end(orderly=True)
 
 
 def test_a_bus_that_it_cannot_open_is_told() -> None:
