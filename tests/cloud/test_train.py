@@ -24,7 +24,7 @@ from continuonbrain.cloud_train.train import train
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.storage.adapter_version import adapter_sha256_on_disk
 
-from .conftest import export, new_root, public_key
+from .conftest import Enough, export, new_root, public_key
 from .driving import BASE, BATCH, STEPS, Given, asked, robot_of, trained
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -244,18 +244,6 @@ def test_a_bundle_of_nobody_known_or_altered_is_refused_before_anything_is_unpac
         trained(given, tmp_path / "out", workers=64)
     found = [p for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name != ".lock"]
     assert {p.relative_to(tmp_path / "out").parts[:2] for p in found} <= {("unfinished", "bundles")}
-
-
-class Enough(Exception):
-    """The run has come to where workers would start."""
-
-
-@pytest.fixture
-def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: object) -> None:
-        raise Enough
-
-    monkeypatch.setattr("continuonbrain.cloud_train.launch.run_workers", stop)
 
 
 @pytest.mark.usefixtures("no_workers")
