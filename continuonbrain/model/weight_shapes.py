@@ -6,7 +6,6 @@ The format: 8 bytes of length (little-endian), that much JSON, then the numbers
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,7 +85,12 @@ def odd_number(path: Path) -> str:
     shapes_of(path)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(length))
+        try:
+            header: dict[str, Any] = load_strict(file.read(length))
+        except ValueError as error:
+            raise ShapeError(
+                f"{path}: its header is no JSON ({error})", remedy="have it made again"
+            ) from error
         header.pop("__metadata__", None)
         for name, entry in sorted(header.items(), key=lambda item: int(item[1]["data_offsets"][0])):
             if entry["dtype"] in _WHOLE:

@@ -13,7 +13,7 @@ import pytest
 from continuonbrain.model.base_identity import checkpoint_sha256, tiny_base_folder
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
-from tests.loops.test_cloud_attacks import adapter_files
+from tests.loops.attacked import adapter_files
 
 
 @pytest.fixture

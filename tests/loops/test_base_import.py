@@ -149,6 +149,20 @@ def test_a_base_whose_json_not_everybody_reads_is_refused(pair: BasePair, spelle
     assert listing(pair.folder) == before
 
 
+@pytest.mark.parametrize("name", ["config.json", "connector.json", "tokenizer.json", "card.json"])
+def test_a_base_with_a_key_that_is_there_twice_is_refused(pair: BasePair, name: str) -> None:
+    """Of two values one reader takes the first and another the last: what was compared is not what is used."""
+    path = pair.base / name
+    key = next(iter(json.loads(path.read_bytes())))
+    path.write_text(f'{{"{key}": 1000000000, ' + path.read_text().lstrip().removeprefix("{"))
+    files = pair.contents()
+    bundle = pair.write(zipped(pair.envelope(files), list(files.items())))
+    before = listing(pair.folder)
+    with pytest.raises(ImportRefused, match=f"{name} is no JSON .*'{key}' is there twice"):
+        import_bundle(pair.here, bundle)
+    assert listing(pair.folder) == before
+
+
 def test_a_base_whose_card_says_something_else_than_what_was_signed_is_not_packed_and_not_taken(
     pair: BasePair,
 ) -> None:
