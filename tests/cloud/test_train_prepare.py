@@ -19,6 +19,7 @@ from continuonbrain.cloud_train.errors import TrainRefused
 from continuonbrain.cloud_train.prepare import TRAIN, Prepared, prepare
 from continuonbrain.cloud_train.sample_store import read_samples
 from continuonbrain.cloud_train.train import Asked, _whose_calibration
+from continuonbrain.loops.at_work import Sidecar
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.rlds.marking import relabel
 from continuonbrain.rlds.reader import list_episodes
@@ -112,6 +113,22 @@ def test_pictures_of_two_sizes_and_an_old_tub_that_came_last_are_in_the_order_of
     lines = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
     told = sorted(lines, key=lambda line: int(line["order"]))
     assert own_names(brain, [line["episode"] for line in told]) == names
+
+
+def test_what_the_policy_drove_is_no_lesson_here_as_on_the_robot_whoever_its_steps_name(
+    tmp_path: Path,
+) -> None:
+    brain = new_root(tmp_path / "one")
+    for i in range(8):
+        role = "autonomous" if i % 3 == 1 else "human_teleop"
+        drive(brain, f"2026010{i + 1}T080000Z-aaaa", seed=i, steps=30, said=SAID[i % 2], control_role=role)
+    out = export(brain, tmp_path / "memory.zip")
+    assert out.episodes == 8
+    found = prepared(brain, [opened(brain, out.path)], tmp_path)
+    own, _ = Sidecar(brain).new_episodes()
+    assert len(own) == 5
+    assert sorted(own_names(brain, found.trained_on + found.held_out)) == [p.name for p in own]
+    assert found.left_out == []
 
 
 def bundle_of(folder: Path, name: str, seed: int, broken: Callable[[Step], Step] = lambda s: s) -> OpenBundle:
