@@ -70,7 +70,7 @@ class Exported:
     Attributes:
         episodes, steps: that are in it.
         members: of the bundle, with manifest and signature.
-        names: the episodes that are in it, by the names that they have here.
+        contents: by the names that they have here what the steps of the episodes in it were; see `Journal.contents_of`.
         left_out: what was to leave and could not be read.
         resumed: members that an earlier, killed export had written.
     """
@@ -82,7 +82,7 @@ class Exported:
     robot: str
     key_id: str
     members: tuple[Member, ...]
-    names: tuple[str, ...]
+    contents: Mapping[str, str]
     left_out: tuple[Stays, ...]
     resumed: int = 0
 
@@ -337,8 +337,6 @@ class _Job:
         self, journal: Journal, told: list[tuple[str, str]], resumed: int, delivered: Delivered
     ) -> Exported:
         lines = [line for d in journal.done for line in d.facts.get("episodes", ())]
-        in_it = {line["episode"] for line in lines}
-        names = [c.name for c in self.plan.going if self.names.episode(c.name) in in_it]
         why = dict(told)
         bad = {
             line["episode"] for d in journal.done for line in d.facts.get("doctor", ()) if "left_out" in line
@@ -357,7 +355,7 @@ class _Job:
             robot=self.names.root,
             key_id=self.key_id,
             members=tuple(d.member for d in journal.done),
-            names=tuple(names),
+            contents=journal.contents_of(self.plan.going, self.names),
             left_out=tuple(left_out),
             resumed=resumed,
         )

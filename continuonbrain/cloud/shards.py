@@ -11,6 +11,7 @@ parts before the damage stay.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from continuonbrain.cloud.plain_jpeg import Size
 from continuonbrain.cloud.plan import Dataset, Frames, Shard
 from continuonbrain.cloud.privacy import Pseudonyms, clean_features, clean_field, clean_metadata
 from continuonbrain.cloud.sinks import Sink
+from continuonbrain.cloud.survey import content_of
 from continuonbrain.rlds.doctor_steps import StepOrder
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.finding import Findings
@@ -92,8 +94,8 @@ class ShardWriter:
         self.told: list[tuple[str, str]] = []
 
     def write(self, dataset: Dataset, shard: Shard) -> tuple[Member, dict[str, Any]]:
-        """Write one shard. Its facts: `examples` and `bytes` as TFDS counts them, a line for each of `episodes`, and
-        what the doctor says.
+        """Write one shard. Its facts: `examples` and `bytes` as TFDS counts them, a line for each of `episodes`, what
+        the doctor says, and which `contents` the episodes had before they were read.
 
         Raises:
             OSError: the bundle cannot be written.
@@ -102,10 +104,13 @@ class ShardWriter:
         self._sink.begin(name)
         lines: list[dict[str, Any]] = []
         doctor: list[dict[str, Any]] = []
+        contents: dict[str, str] = {}
         total = 0
         for candidate in shard.episodes:
             report = _Report()
             episode_id = self._names.episode(candidate.name)
+            with contextlib.suppress(EpisodeError, OSError):  # reading it says why
+                contents[episode_id] = content_of(self._dir / candidate.name, self._names)
             for part in self._parts(self._dir / candidate.name, episode_id, dataset.size, report):
                 self._sink.write(frame_record(part.data))
                 total += len(part.data)
@@ -130,6 +135,7 @@ class ShardWriter:
             "bytes": total,
             "episodes": lines,
             "doctor": doctor,
+            "contents": contents,
         }
         return self._sink.end(), facts
 

@@ -11,6 +11,7 @@ import pytest
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.cloud.export import export_bundle
+from continuonbrain.cloud.outbox import fill_outbox
 from continuonbrain.cloud.plan import what_leaves
 from continuonbrain.cloud.secret import pseudonyms_of
 from continuonbrain.cloud.survey import survey
@@ -94,6 +95,29 @@ def test_a_lesson_that_was_labelled_anew_is_learned_with_the_later_words(tmp_pat
     assert samples is not None
     assert set(samples.instructions) == {"keep right"}
     assert len(found.trained_on) + len(found.held_out) == len(found.duplicates) == 6
+
+
+def test_what_an_outbox_sends_again_with_new_words_stays_where_it_was_in_time(tmp_path: Path) -> None:
+    brain = new_root(tmp_path / "one")
+    lessons: list[Path] = []
+    bundles: list[OpenBundle] = []
+    for part in range(3):
+        for i in range(8 * part, 8 * part + 8):
+            lessons.append(
+                drive(brain, f"202601{i + 1:02d}T080000Z-aaaa", seed=i, steps=30, said=SAID[i % 4])
+            )
+        if part:
+            relabel(lessons[3 * part], "drive slowly, keep left")
+        bundles.append(opened(brain, Path(fill_outbox(brain).path)))
+    assert [b.contents.episodes for b in bundles] == [8, 9, 9]
+    found = prepared(brain, bundles, tmp_path)
+    assert own_names(brain, found.held_out) == held_at_home(brain)
+    learned = own_names(brain, found.trained_on)
+    assert learned == sorted(learned)
+    samples = read_samples(tmp_path / "samples" / TRAIN)
+    assert samples is not None
+    words = {learned[e]: said for e, said in zip(samples.episode.tolist(), samples.instructions, strict=True)}
+    assert {words[lessons[i].name] for i in (3, 6) if lessons[i].name in words} == {"drive slowly, keep left"}
 
 
 def test_pictures_of_two_sizes_and_an_old_tub_that_came_last_are_in_the_order_of_their_coming(
