@@ -44,8 +44,7 @@ from continuonbrain.cloud.papers import (
     slots_of,
 )
 from continuonbrain.cloud.plan import Dataset, Plan, Stays, kept_at_home
-from continuonbrain.cloud.privacy import Pseudonyms, faces_blurred
-from continuonbrain.cloud.secret import pseudonyms_of
+from continuonbrain.cloud.privacy import faces_blurred
 from continuonbrain.cloud.shards import ShardWriter, folder_of, member_of
 from continuonbrain.cloud.sinks import Sink, open_sink, remove_growing
 from continuonbrain.cloud.survey import files_of
@@ -55,6 +54,7 @@ from continuonbrain.rlds.marking import is_bad
 from continuonbrain.rlds.metadata import EpisodeMetadata
 from continuonbrain.rlds.sharing import answer_of
 from continuonbrain.storage.lock import ProcessLock
+from continuonbrain.storage.pseudonyms import Pseudonyms, pseudonyms_of
 from continuonbrain.storage.trusted_keys import PrivateKeys
 from continuonbrain.storage.zip64 import Member
 

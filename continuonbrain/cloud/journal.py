@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from continuonbrain.cloud.plan import Candidate
-from continuonbrain.cloud.privacy import Pseudonyms
 from continuonbrain.storage.durable import append_line_durably, read_whole_lines, remove_durably
+from continuonbrain.storage.pseudonyms import Pseudonyms
 from continuonbrain.storage.zip64 import Member
 
 

@@ -26,13 +26,12 @@ from continuonbrain.cloud.errors import ExportRefused, NothingToExport
 from continuonbrain.cloud.export import Exported, export_bundle, journal_of, key_for, refuse_without_opt_in
 from continuonbrain.cloud.ledger import Ledger
 from continuonbrain.cloud.plan import NO_ROOM, SENT, TOO_LARGE, Candidate, Plan, what_leaves
-from continuonbrain.cloud.privacy import Pseudonyms
-from continuonbrain.cloud.secret import pseudonyms_of
 from continuonbrain.cloud.sinks import remove_growing
 from continuonbrain.cloud.survey import content_of, survey
 from continuonbrain.errors import BrainError, told_from
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.reader import open_episode
+from continuonbrain.storage.pseudonyms import Pseudonyms, pseudonyms_of
 
 _BUNDLE = re.compile(r"memory-(\d{6,})\.zip")
 _FREE_BYTES = 256 << 20

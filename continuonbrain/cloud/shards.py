@@ -22,7 +22,7 @@ from continuonbrain.cloud.faces import FaceFinder
 from continuonbrain.cloud.images import bare_image, blurred_image, half_image
 from continuonbrain.cloud.plain_jpeg import Size
 from continuonbrain.cloud.plan import Dataset, Frames, Shard
-from continuonbrain.cloud.privacy import Pseudonyms, clean_features, clean_field, clean_metadata
+from continuonbrain.cloud.privacy import clean_features, clean_field, clean_metadata
 from continuonbrain.cloud.sinks import Sink
 from continuonbrain.cloud.survey import content_of
 from continuonbrain.rlds.doctor_steps import StepOrder
@@ -33,6 +33,7 @@ from continuonbrain.rlds.reader import Episode, open_episode
 from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.tfds import episode_features, shard_name
 from continuonbrain.rlds.tfrecord import encode_example, frame_record
+from continuonbrain.storage.pseudonyms import Pseudonyms
 from continuonbrain.storage.zip64 import Member
 
 PART_STEPS: Final = 4096

@@ -9,7 +9,6 @@ from pathlib import Path
 from continuonbrain.cloud.images import bare_image
 from continuonbrain.cloud.plain_jpeg import Size
 from continuonbrain.cloud.plan import Candidate
-from continuonbrain.cloud.privacy import Pseudonyms
 from continuonbrain.rlds.checked import parse_json
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.files import data_files, open_regular
@@ -21,6 +20,7 @@ from continuonbrain.rlds.sharing import Answer, answer_of
 from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.tfrecord import read_record
 from continuonbrain.rlds.writer import METADATA_FILE
+from continuonbrain.storage.pseudonyms import Pseudonyms
 
 
 def survey(episodes_dir: Path) -> list[Candidate]:

@@ -13,7 +13,6 @@ from continuonbrain.brain_root import BrainRoot
 from continuonbrain.cloud.export import export_bundle
 from continuonbrain.cloud.outbox import fill_outbox
 from continuonbrain.cloud.plan import what_leaves
-from continuonbrain.cloud.secret import pseudonyms_of
 from continuonbrain.cloud.survey import survey
 from continuonbrain.cloud_train.bundles import OpenBundle, open_bundle
 from continuonbrain.cloud_train.errors import TrainRefused
@@ -26,6 +25,7 @@ from continuonbrain.rlds.marking import relabel
 from continuonbrain.rlds.reader import list_episodes
 from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.writer import METADATA_FILE
+from continuonbrain.storage.pseudonyms import pseudonyms_of
 from continuonbrain.trainer.dataset import read_drive
 from continuonbrain.trainer.held_out import hold_out, instructions_by_name
 
