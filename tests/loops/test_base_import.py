@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,22 @@ def test_a_base_comes_whole_into_a_slot_and_does_not_drive(pair: BasePair) -> No
     assert BaseSlots(pair.here.layout).state().current == ""
     (status,) = TrustedKeys(pair.here.layout).list()
     assert status.last == 1
+
+
+def test_how_far_an_import_is_can_be_told_at_any_time(
+    pair: BasePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of gigabytes each piece is told: written, looked at for numbers, and hashed for what base it is."""
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr("continuonbrain.model.weight_shapes._PIECE", 1 << 16)
+    bundle = pair.packed()
+    import_bundle(pair.here, bundle, progress=lambda done, total: told.append((done, total)))
+    done, (total,) = [d for d, _ in told], {t for _, t in told}
+    assert done == sorted(done)
+    assert max(b - a for a, b in itertools.pairwise([0, *done])) <= 1 << 20
+    size = sum(len(data) for data in pair.contents().values())
+    assert size < total <= 3 * size
+    assert 0.95 * total < done[-1] <= total
 
 
 def test_graphs_come_along_in_their_folders(pair: BasePair) -> None:
