@@ -32,6 +32,7 @@ from continuonbrain.cloud_train.sample_store import store_sha256, write_samples
 from continuonbrain.cloud_train.shape import config_of, shape_of
 from continuonbrain.config.brain import BrainConfig
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.adapter_origin import CALIBRATION_OF
 from continuonbrain.model.base_identity import BaseModelError, base_sha256
 from continuonbrain.storage.adapter_version import CARD_FILE, REFLEX_FILE, adapter_sha256
 from continuonbrain.storage.content_hash import sha256_of_json
@@ -326,7 +327,7 @@ def _finish(
         "samples_sha256": plan.samples_sha256,
         "robots": prepared.robots,
         "calibrations": {r: asdict(c) for r, c in prepared.calibrations.items()},
-        "calibration_of": robot,
+        CALIBRATION_OF: robot,
         "episodes": prepared.trained_on,
         "held_out": prepared.held_out,
         "duplicates": prepared.duplicates,

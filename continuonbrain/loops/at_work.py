@@ -14,7 +14,7 @@ from typing import Any
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
 from continuonbrain.loops import notify
-from continuonbrain.loops.adapter_import import ORIGIN
+from continuonbrain.loops.adapter_origin import ORIGIN
 from continuonbrain.loops.base_watch import refuse_if_moved
 from continuonbrain.loops.owner import owner_gate
 from continuonbrain.loops.spending import Spending
