@@ -41,6 +41,7 @@ def print_imported(taken: Imported, root: Path, *, as_json: bool) -> None:
                 "counter": taken.counter,
                 "signatures_not_verified": list(taken.not_verified),
                 "instead_of": taken.instead_of,
+                "servo": taken.servo,
             }
         )
         return
@@ -49,6 +50,7 @@ def print_imported(taken: Imported, root: Path, *, as_json: bool) -> None:
         said += f"; not verified: {', '.join(taken.not_verified)}"
     if taken.instead_of:
         said += f"\nit took the place of the candidate {taken.instead_of}, which was not promoted; its folder is kept"
+    said += f"\nservo: {taken.servo}"
     said += (
         "\nit does not drive: it has no verdict of this brain. The sidecar of a running brain judges it as soon as the "
         f"robot may learn; now: continuonbrain train --root {root}"

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from continuonbrain.brain_root import open_brain
 from continuonbrain.cli.adapters_exchange import print_imported
-from continuonbrain.cli.episodes_common import disk_errors, print_json
+from continuonbrain.cli.episodes_common import disk_errors, print_json, progress_bar
 from continuonbrain.cli.root_option import DEFAULT_ROOT, JsonOption, RootOption
 from continuonbrain.cloud.check import is_memory
 from continuonbrain.errors import BrainError
@@ -26,13 +26,13 @@ def import_bundle(
     from continuonbrain.loops.cloud_import import import_bundle as take
 
     brain = open_brain(root)
-    with disk_errors(file):
+    with disk_errors(file), progress_bar("importing MiB", hidden=as_json) as bar:
         if is_memory(file):
             raise BrainError(
                 f"{file} is a robot's memory: there is no adapter or base in it to take",
                 remedy="train on it: continuonbrain cloud train BUNDLE; what comes of that is packed, and imported",
             )
-        taken = take(brain, file)
+        taken = take(brain, file, progress=lambda done, total: bar(done >> 20, total >> 20))
     if isinstance(taken, Imported):
         print_imported(taken, brain.layout.root, as_json=as_json)
         return

@@ -175,9 +175,9 @@ def fit(
         print_json(told)
         return
     _print_fit(told)
-    beside = (
-        ", ".join(told["with"]) or "no reflex head and no calibration: a robot that has a head refuses it"
-    )
+    beside = ", ".join(told["with"]) or "nothing else: a robot that has a reflex head refuses it without"
+    if told["calibration"]:
+        beside += f"\ncalibration: {told['calibration']}; the robot drives it with its own"
     Console(highlight=False).print(f"with {beside}", markup=False, soft_wrap=True)
     if out is not None:
         Console(highlight=False).print(f"written: {out}", markup=False, soft_wrap=True)

@@ -45,9 +45,8 @@ from continuonbrain.cloud.papers import (
     slots_of,
 )
 from continuonbrain.cloud.plan import Dataset, Plan, Stays, kept_at_home
-from continuonbrain.cloud.privacy import Pseudonyms, faces_blurred
+from continuonbrain.cloud.privacy import faces_blurred
 from continuonbrain.cloud.refusals import refuse_nothing, refuse_without_opt_in
-from continuonbrain.cloud.secret import pseudonyms_of
 from continuonbrain.cloud.shards import ShardWriter, folder_of, member_of
 from continuonbrain.cloud.sinks import Sink, open_sink, remove_growing
 from continuonbrain.cloud.survey import files_of
@@ -57,6 +56,7 @@ from continuonbrain.rlds.marking import is_bad
 from continuonbrain.rlds.metadata import EpisodeMetadata
 from continuonbrain.rlds.sharing import answer_of
 from continuonbrain.storage.lock import ProcessLock
+from continuonbrain.storage.pseudonyms import Pseudonyms, pseudonyms_of
 from continuonbrain.storage.trusted_keys import PrivateKeys
 from continuonbrain.storage.zip64 import Member
 
@@ -72,7 +72,7 @@ class Exported:
     Attributes:
         episodes, steps: that are in it.
         members: of the bundle, with manifest and signature.
-        names: the episodes that are in it, by the names that they have here.
+        contents: by the names that they have here what the steps of the episodes in it were; see `Journal.contents_of`.
         left_out: what was to leave and could not be read.
         resumed: members that an earlier, killed export had written.
         blurred: faces that were found, None where none were looked for.
@@ -85,7 +85,7 @@ class Exported:
     robot: str
     key_id: str
     members: tuple[Member, ...]
-    names: tuple[str, ...]
+    contents: Mapping[str, str]
     left_out: tuple[Stays, ...]
     resumed: int = 0
     blurred: Blurred | None = None
@@ -314,8 +314,6 @@ class _Job:
         self, journal: Journal, told: list[tuple[str, str]], resumed: int, delivered: Delivered
     ) -> Exported:
         lines = [line for d in journal.done for line in d.facts.get("episodes", ())]
-        in_it = {line["episode"] for line in lines}
-        names = [c.name for c in self.plan.going if self.names.episode(c.name) in in_it]
         why = dict(told)
         bad = {
             line["episode"] for d in journal.done for line in d.facts.get("doctor", ()) if "left_out" in line
@@ -334,7 +332,7 @@ class _Job:
             robot=self.names.root,
             key_id=self.key_id,
             members=tuple(d.member for d in journal.done),
-            names=tuple(names),
+            contents=journal.contents_of(self.plan.going, self.names),
             left_out=tuple(left_out),
             resumed=resumed,
             blurred=self._blurred(journal.done),

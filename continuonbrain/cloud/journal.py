@@ -7,11 +7,14 @@ member that is whole on the disk, with what the manifest will have to say of it.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from continuonbrain.cloud.plan import Candidate
 from continuonbrain.storage.durable import append_line_durably, read_whole_lines, remove_durably
+from continuonbrain.storage.pseudonyms import Pseudonyms
 from continuonbrain.storage.zip64 import Member
 
 
@@ -59,6 +62,14 @@ class Journal:
         """Note a member, once it is on the disk. Raises OSError."""
         append_line_durably(self.path, json.dumps({"member": asdict(member), "facts": facts}))
         self.done.append(Done(member, facts))
+
+    def contents_of(self, known: Iterable[Candidate], names: Pseudonyms) -> dict[str, str]:
+        """Of the episodes in the bundle, by the names that they have here, what their steps were
+        (`survey.content_of`), "" where it does not say. known: those that it may know, by their pseudonyms."""
+        in_it = {line["episode"] for d in self.done for line in d.facts.get("episodes", ())}
+        told = {e: str(content) for d in self.done for e, content in d.facts.get("contents", {}).items()}
+        pseudonyms = {c.name: names.episode(c.name) for c in known}
+        return {name: told.get(e, "") for name, e in pseudonyms.items() if e in in_it}
 
     def remove(self) -> None:
         """The bundle has its name. Raises OSError."""

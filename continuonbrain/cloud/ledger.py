@@ -1,16 +1,17 @@
 """What left in bundles: `trainer/exports.jsonl`, one JSON line each, appended durably. It stays on the robot.
 
     {"signed": sha256 of the manifest, "key_id": ..., "counter": ...}      before the signature is seen by anybody
-    {"delivered": name of the file in the outbox, "episodes": [...]}       when the file has its name
+    {"delivered": name of the file in the outbox, "episodes": {...}}       when the file has its name
 
 The first kind gives the same content the same counter again, so that an export that is made anew, or goes on after it
-was killed, ends with the same bytes. The second says which episodes need not go into the outbox once more.
+was killed, ends with the same bytes. The second says which episodes need not go into the outbox once more, each
+by its name and a name of its content (`survey.content_of`): one that was labelled anew goes again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from continuonbrain.storage.durable import append_line_durably, read_whole_lines
@@ -26,17 +27,25 @@ class Ledger:
         self._layout = layout
         self._path = layout.exports_path
 
-    def delivered(self) -> frozenset[str]:
-        """Names of the episodes that were in a bundle of the outbox."""
-        return frozenset(str(name) for line in self._lines() for name in line.get("episodes", ()))
+    def delivered(self) -> dict[str, str]:
+        """The episodes that were in a bundle of the outbox, and which content each had in the last one; "" where that
+        is not known: an earlier version did not note it."""
+        found: dict[str, str] = {}
+        for line in self._lines():
+            told = line.get("episodes", {})
+            found |= {
+                str(n): str(c)
+                for n, c in (told if isinstance(told, dict) else dict.fromkeys(told, "")).items()
+            }
+        return found
 
     def deliveries(self) -> int:
         """How many bundles the outbox has had."""
         return sum("delivered" in line for line in self._lines())
 
-    def note_delivery(self, file_name: str, episodes: Iterable[str]) -> None:
-        """Say that a bundle is in the outbox. Raises OSError."""
-        self._append({"delivered": file_name, "episodes": sorted(episodes)})
+    def note_delivery(self, file_name: str, episodes: Mapping[str, str]) -> None:
+        """Say that a bundle is in the outbox, with these episodes of these contents. Raises OSError."""
+        self._append({"delivered": file_name, "episodes": dict(sorted(episodes.items()))})
 
     def signed(self, key_name: str, manifest_sha256: str, document: Document) -> bytes:
         """The envelope of `document`, whose counter is replaced by the one that belongs to this content.

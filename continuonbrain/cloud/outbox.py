@@ -1,9 +1,9 @@
 """`python -m continuonbrain.cloud.outbox --root ROOT`: what the docked slow loop runs where the owner has opted in.
 
-One bundle of the episodes that were in none before goes into `ROOT/outbox/`, as `memory-000001.zip` and so on. As
-long as `cloud.outbox_bundles` of them wait there, none is made; whoever takes one away makes room. None holds more
-than `cloud.outbox_mib` of the memory; the next one takes the rest. Nothing is deleted here, but for what a killed run
-began.
+One bundle of the episodes that were in none before, or were labelled anew since, goes into `ROOT/outbox/`, as
+`memory-000001.zip` and so on. As long as `cloud.outbox_bundles` of them wait there, none is made; whoever takes one
+away makes room. None holds more than `cloud.outbox_mib` of the memory; the next one takes the rest. Nothing is deleted
+here, but for what a killed run began.
 
 On stdout comes one line of JSON: {"outcome": "done" or "nothing", "detail", "path", "episodes", "bytes"}, exit code
 0. What a person must put right is one line on stderr, exit code 2.
@@ -27,10 +27,12 @@ from continuonbrain.cloud.export import Exported, export_bundle, journal_of
 from continuonbrain.cloud.ledger import Ledger
 from continuonbrain.cloud.plan import NO_ROOM, SENT, TOO_LARGE, Candidate, Plan, what_leaves
 from continuonbrain.cloud.refusals import key_for, refuse_without_opt_in
-from continuonbrain.cloud.secret import pseudonyms_of
 from continuonbrain.cloud.sinks import remove_growing
-from continuonbrain.cloud.survey import survey
+from continuonbrain.cloud.survey import content_of, survey
 from continuonbrain.errors import BrainError, told_from
+from continuonbrain.rlds.errors import EpisodeError
+from continuonbrain.rlds.reader import open_episode
+from continuonbrain.storage.pseudonyms import Pseudonyms, pseudonyms_of
 
 _BUNDLE = re.compile(r"memory-(\d{6,})\.zip")
 _FREE_BYTES = 256 << 20
@@ -70,7 +72,7 @@ def fill_outbox(brain: BrainRoot) -> Outcome:
         found,
         share_unmarked=settings.share_unmarked,
         frames=settings.frames,
-        sent=ledger.delivered(),
+        sent=_sent(brain, found, ledger),
         most_bytes=settings.outbox_mib << 20,
     )
     if not plan.going:
@@ -86,7 +88,7 @@ def fill_outbox(brain: BrainRoot) -> Outcome:
         )
 
     def note(exported: Exported) -> None:
-        ledger.note_delivery(exported.path.name, exported.names)
+        ledger.note_delivery(exported.path.name, exported.contents)
 
     try:
         made = export_bundle(brain, plan, out, as_zip=True, key_name=key_name, delivered=note)
@@ -99,6 +101,33 @@ def fill_outbox(brain: BrainRoot) -> Outcome:
     if rest:
         detail += f"; {rest} wait for the next"
     return Outcome("done", detail, str(made.path), made.episodes, made.bytes)
+
+
+def _sent(brain: BrainRoot, found: Sequence[Candidate], ledger: Ledger) -> set[str]:
+    """The episodes that are in a bundle as they are now. One that was labelled anew is not: whoever trains on bundles
+    learns the words of the last that holds it."""
+    delivered = ledger.delivered()
+    names = pseudonyms_of(brain.layout)
+    episodes = brain.layout.episodes_dir
+    return {
+        c.name
+        for c in found
+        if (content := delivered.get(c.name)) is not None
+        and not (content and _is_new(episodes / c.name, content, names))
+    }
+
+
+def _is_new(path: Path, content: str, names: Pseudonyms) -> bool:
+    """Whether an episode's steps are others than they were, and whole: of one that is damaged since, those who have the
+    bundle have it better."""
+    try:
+        if content_of(path, names) == content:
+            return False
+        for _ in open_episode(path):
+            pass
+    except (EpisodeError, OSError):
+        return False
+    return True
 
 
 def bundles(folder: Path) -> list[Path]:
@@ -115,10 +144,8 @@ def _settle(brain: BrainRoot, path: Path, found: Sequence[Candidate]) -> None:
     """A bundle that still has its journal was made by a run that was killed before it noted it."""
     journal = journal_of(path)
     if journal.read() and journal.done:
-        names = pseudonyms_of(brain.layout)
-        in_it = {line["episode"] for d in journal.done for line in d.facts.get("episodes", ())}
-        known = [c.name for c in found if names.episode(c.name) in in_it]
-        Ledger(brain.layout).note_delivery(path.name, known)
+        contents = journal.contents_of(found, pseudonyms_of(brain.layout))
+        Ledger(brain.layout).note_delivery(path.name, contents)
         journal.remove()
 
 

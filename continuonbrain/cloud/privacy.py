@@ -4,17 +4,13 @@ Everything that is not named here stays: what leaves is built anew from fields t
 into an episode beside them is never looked at. `PRIVACY` is the list for people; it stands in every bundle's
 manifest.
 
-A pseudonym is HMAC-SHA-256 (RFC 2104) of the name under a secret that never leaves the robot. The same name has the
-same pseudonym in every bundle of a root, so that a receiver can count robots and find an episode that came twice.
+Names leave as pseudonyms (`storage/pseudonyms.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -25,9 +21,9 @@ from continuonbrain.rlds.sharing import CLOUD
 from continuonbrain.rlds.step import SOURCE_AUTOPILOT, SOURCE_HUMAN, Step
 from continuonbrain.rlds.tfrecord import FeatureIn
 from continuonbrain.safety.reasons import Reason
+from continuonbrain.storage.pseudonyms import Pseudonyms
 
 DAY_MS: Final = 86_400_000
-SECRET_BYTES: Final = 32
 OTHER: Final = "other"
 
 PRIVACY: Final[Mapping[str, Any]] = {
@@ -125,29 +121,6 @@ _SETTINGS_TEXTS = frozenset(
     )
 )
 """Settings whose text is one of a known list; every other text stays."""
-
-
-@dataclass(frozen=True)
-class Pseudonyms:
-    """Names under a secret of `SECRET_BYTES`; `repr` does not show it."""
-
-    secret: bytes
-
-    def __repr__(self) -> str:
-        return "Pseudonyms(...)"
-
-    def of(self, kind: str, name: str) -> str:
-        """16 hex digits; the kinds are kept apart."""
-        return hmac.new(self.secret, f"{kind}\0{name}".encode(), hashlib.sha256).hexdigest()[:16]
-
-    @property
-    def root(self) -> str:
-        """Of the robot that this root belongs to."""
-        return "robot-" + self.of("root", "")
-
-    def episode(self, name: str) -> str:
-        """Of an episode, by its folder's name."""
-        return "e-" + self.of("episode", name)
 
 
 def clean_metadata(

@@ -11,6 +11,7 @@ parts before the damage stay.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -22,8 +23,9 @@ from continuonbrain.cloud.images import bare_image, blurred_image, half_image
 from continuonbrain.cloud.manifest import Blurred
 from continuonbrain.cloud.plain_jpeg import Size
 from continuonbrain.cloud.plan import Dataset, Frames, Shard
-from continuonbrain.cloud.privacy import Pseudonyms, clean_features, clean_field, clean_metadata
+from continuonbrain.cloud.privacy import clean_features, clean_field, clean_metadata
 from continuonbrain.cloud.sinks import Sink
+from continuonbrain.cloud.survey import content_of
 from continuonbrain.rlds.doctor_steps import StepOrder
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.finding import Findings
@@ -32,6 +34,7 @@ from continuonbrain.rlds.reader import Episode, open_episode
 from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.tfds import episode_features, shard_name
 from continuonbrain.rlds.tfrecord import encode_example, frame_record
+from continuonbrain.storage.pseudonyms import Pseudonyms
 from continuonbrain.storage.zip64 import Member
 
 PART_STEPS: Final = 4096
@@ -95,7 +98,8 @@ class ShardWriter:
 
     def write(self, dataset: Dataset, shard: Shard) -> tuple[Member, dict[str, Any]]:
         """Write one shard. Its facts: `examples` and `bytes` as TFDS counts them, a line for each of `episodes`, what
-        the doctor says, and `blurred` where faces are looked for.
+        the doctor says, which `contents` the episodes had before they were read, and `blurred` where faces are looked
+        for.
 
         Raises:
             OSError: the bundle cannot be written.
@@ -104,10 +108,13 @@ class ShardWriter:
         self._sink.begin(name)
         lines: list[dict[str, Any]] = []
         doctor: list[dict[str, Any]] = []
+        contents: dict[str, str] = {}
         total, blurred = 0, Blurred()
         for candidate in shard.episodes:
             report = _Report()
             episode_id = self._names.episode(candidate.name)
+            with contextlib.suppress(EpisodeError, OSError):  # reading it says why
+                contents[episode_id] = content_of(self._dir / candidate.name, self._names)
             for part in self._parts(self._dir / candidate.name, episode_id, dataset.size, report):
                 self._sink.write(frame_record(part.data))
                 total += len(part.data)
@@ -133,6 +140,7 @@ class ShardWriter:
             "bytes": total,
             "episodes": lines,
             "doctor": doctor,
+            "contents": contents,
         }
         if self._faces is not None:
             facts["blurred"] = asdict(blurred)

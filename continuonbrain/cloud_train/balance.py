@@ -73,10 +73,33 @@ def distinct(episodes: Sequence[Seen]) -> list[int]:
 
 
 def in_time(episodes: Sequence[Seen], kept: Iterable[int]) -> list[int]:
-    """The positions `kept`, robot by robot, each robot's in the order in which they came to it. What came twice has its
-    place in the last bundle that holds it: whoever exports all after a part tells the whole order there."""
-    places: dict[tuple[str, str], tuple[int, int]] = {}
+    """The positions `kept`, robot by robot, each robot's in the order in which they came to it, as far as its bundles
+    tell it together: one may hold a part of another, or a few old lessons that were labelled anew beside new ones."""
+    bundles: dict[tuple[str, int], dict[str, int]] = {}
     for e in episodes:
-        name = e.robot, e.episode
-        places[name] = max(e.place, places.get(name, e.place))
-    return sorted(kept, key=lambda i: (episodes[i].robot, places[episodes[i].robot, episodes[i].episode], i))
+        of_it = bundles.setdefault((e.robot, e.place[0]), {})
+        of_it[e.episode] = max(e.place[1], of_it.get(e.episode, 0))
+    orders: dict[str, list[str]] = {}
+    for (robot, _), places in sorted(bundles.items()):
+        told = sorted(places, key=lambda name: (places[name], name))
+        orders[robot] = _one_order(orders.get(robot, []), told)
+    ranks = {(robot, name): i for robot, names in orders.items() for i, name in enumerate(names)}
+    return sorted(kept, key=lambda i: (episodes[i].robot, ranks[episodes[i].robot, episodes[i].episode]))
+
+
+def _one_order(before: Sequence[str], told: Sequence[str]) -> list[str]:
+    """Of what earlier bundles told of an order, and a later one. What both name is in the later one's order. What is
+    new stands before the next that both name, and behind all where none follows: it came since."""
+    known, again = set(before), set(told)
+    ahead: dict[str, list[str]] = {}
+    new: list[str] = []
+    for name in told:
+        if name in known:
+            ahead[name], new = new, []
+        else:
+            new.append(name)
+    both = iter([name for name in told if name in known])
+    out: list[str] = []
+    for name in (next(both) if name in again else name for name in before):
+        out += [*ahead.get(name, ()), name]
+    return out + new

@@ -17,15 +17,18 @@ from numpy.typing import NDArray
 from continuonbrain.cloud.manifest import EPISODES, ORDER
 from continuonbrain.cloud_train.balance import Seen
 from continuonbrain.cloud_train.bundles import OpenBundle
+from continuonbrain.rlds.checked import parse_json
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.example_view import Column, Record, index_records, view_example
 from continuonbrain.rlds.files import read_limited
 from continuonbrain.rlds.foreign_tfds import read_info
+from continuonbrain.rlds.metadata import EpisodeMetadata
 from continuonbrain.rlds.reader import decode_image
 from continuonbrain.storage.plain_json import load_plain
 from continuonbrain.trainer.dataset import Drive, drive_of
 
 _ID = re.compile(r"(e-[0-9a-f]{16})(?:\.(\d{1,6}))?")
+_METADATA = "metadata_json"
 _TEXTS = ("language_instruction", "source", "safety_violations")
 _REMEDY = "have the bundle exported again"
 _LARGEST_COMMAND = 2.0
@@ -63,6 +66,7 @@ class BundledEpisode:
 
     Attributes:
         robot, name: pseudonyms.
+        metadata: as they left the robot.
         path: names it in errors and figures; there is no such file.
         content: sha256 of what is in it: who recorded it, and when, is not.
         place: the counter of its bundle and its order in time there.
@@ -82,6 +86,8 @@ class BundledEpisode:
         for part in self._parts:
             self._starts.append(len(self.steps))
             columns = view_example(Record(part.file, part.offset))
+            if part is self._parts[0]:
+                self.metadata = _metadata(columns, part.file)
             found = _steps(columns, part.file, clock, digest)
             self.steps += found
             clock = found[-1].monotonic_ns + 1 if found else clock
@@ -187,6 +193,16 @@ def _gathered(folder: Path, members: set[Path]) -> dict[str, list[_Place]]:
         name: [parts[i] for i in range(len(parts)) if all(j in parts for j in range(i + 1))]
         for name, parts in found.items()
     }
+
+
+def _metadata(columns: dict[str, Column], file: Path) -> EpisodeMetadata:
+    column = columns.get(f"episode_metadata/{_METADATA}")
+    if column is None or column.count != 1:
+        raise EpisodeError("one text is needed", file=file, field=_METADATA, remedy=_REMEDY)
+    try:
+        return EpisodeMetadata.from_json(parse_json(column.item(0)))
+    except EpisodeError as error:
+        raise error.at(file=file) from error
 
 
 def _steps(columns: dict[str, Column], file: Path, clock: int, digest: Any) -> list[BundledStep]:

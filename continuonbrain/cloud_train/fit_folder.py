@@ -10,9 +10,12 @@ from continuonbrain.cloud_train.card import card_of
 from continuonbrain.cloud_train.errors import FitRefused
 from continuonbrain.cloud_train.fit import CONFIG, WEIGHTS, Elsewhere, fit
 from continuonbrain.cloud_train.shape import config_of, shape_of
-from continuonbrain.storage.adapter_version import BEHAVIOURAL_FILES, CARD_FILE
+from continuonbrain.loops.adapter_origin import CALIBRATION_OF, is_own_servo, whose_servo
+from continuonbrain.storage.adapter_version import BEHAVIOURAL_FILES, CALIBRATION_FILE, CARD_FILE
 from continuonbrain.storage.durable import write_directory_durably
+from continuonbrain.storage.layout import BrainLayout
 from continuonbrain.storage.plain_json import load_plain
+from continuonbrain.storage.pseudonyms import known_as
 
 _TRAINED = ("full", "adapter")
 _LARGEST_CARD = 16 << 20
@@ -22,8 +25,9 @@ def fit_folder(
     folder: Path, robot: Path, *, out: Path | None, base: Path | None, elsewhere: Elsewhere
 ) -> dict[str, Any]:
     """Fit an adapter for a robot; what was done to it. What else belongs to the adapter goes with it: the reflex head,
-    which was taught the same lessons (a robot that has one takes no adapter without), and the servo's calibration; the
-    robot's verdict is on all of it together. `with` in what is told names these files.
+    which was taught the same lessons (a robot that has one takes no adapter without), and the servo's calibration where
+    it is of that very robot: on another car it would steer wrongly. `with` in what is told names these files, and
+    `calibration` says why there is none.
 
     Args:
         folder: of `cloud train` (what was trained is taken, not what was fitted already), or an adapter's.
@@ -56,10 +60,18 @@ def fit_folder(
         if name not in fitted.files
         and (found := next((p for p in (source / name, folder / "adapter" / name) if p.is_file()), None))
     }
-    told = fitted.told() | {"with": sorted(beside)}
+    card, servo = _card(source, folder), ""
+    if CALIBRATION_FILE not in beside:
+        servo = "none came along"
+    elif not is_own_servo(card, known_as(BrainLayout(robot)) if robot.is_dir() else ""):
+        beside.pop(CALIBRATION_FILE)
+        servo = f"left out, as {whose_servo(card)}"
+    if servo:
+        card[CALIBRATION_OF] = None
+    told = fitted.told() | {"with": sorted(beside), "calibration": servo}
     if out is not None:
         files = {**fitted.files, **{name: path.read_bytes() for name, path in beside.items()}}
-        files[CARD_FILE] = (json.dumps(_card(source, folder) | {"fit": told}, indent=2) + "\n").encode()
+        files[CARD_FILE] = (json.dumps(card | {"fit": told}, indent=2) + "\n").encode()
         write_directory_durably(out, files)
     return told
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from continuonbrain.cloud_train.errors import TrainInterrupted, TrainRefused
 from continuonbrain.cloud_train.plan import Plan
+from continuonbrain.loops.child_process import launch_command
 
 WORKER = "continuonbrain.cloud_train.worker"
 MEETING = "CONTINUONBRAIN_MEETING"
@@ -42,8 +43,9 @@ def has_accelerator() -> bool:
 
 
 def command(plan: Plan) -> list[str]:
-    """The command line of a worker."""
-    return [sys.executable, "-m", WORKER, str(plan.path)]
+    """The command line of a worker. It ends when this process does, however that ends: nobody else looks after it, and
+    it would keep the next one from going on."""
+    return launch_command(WORKER, [str(plan.path)])
 
 
 def environment(

@@ -22,6 +22,7 @@ from continuonbrain.config.brain import BrainConfig
 from continuonbrain.errors import BrainError
 from continuonbrain.policy.calibration import Calibration
 from continuonbrain.policy.prompt import InstructionError, PromptLayout
+from continuonbrain.rlds.marking import teaches
 from continuonbrain.trainer.dataset import (
     Drive,
     NoLabelsError,
@@ -125,7 +126,7 @@ def _drives(
         for episode in episodes_of(bundle):
             if isinstance(episode, BrainError):
                 out.left_out.append(f"{bundle.path.name}: {episode}")
-            else:
+            elif teaches(episode.metadata):  # the robot's own rule
                 found.append(episode)
     seen = [e.seen for e in found]
     kept = set(distinct(seen))

@@ -32,14 +32,16 @@ from continuonbrain.cloud_train.sample_store import store_sha256, write_samples
 from continuonbrain.cloud_train.shape import config_of, shape_of
 from continuonbrain.config.brain import BrainConfig
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.adapter_origin import CALIBRATION_OF
 from continuonbrain.model.base_identity import BaseModelError, base_sha256
 from continuonbrain.storage.adapter_version import CARD_FILE, REFLEX_FILE, adapter_sha256
 from continuonbrain.storage.content_hash import sha256_of_json
 from continuonbrain.storage.durable import write_directory_durably, write_json_durably
 from continuonbrain.storage.lock import ProcessLock
+from continuonbrain.storage.plain_json import load_strict
 from continuonbrain.storage.public_key import PublicKey
 
-TRAINING, METRICS = "training.json", "metrics.json"
+TRAINING, METRICS, PREPARED = "training.json", "metrics.json", "prepared.json"
 ADAPTER, FULL = "adapter", "full"
 FORMAT = "continuonbrain.cloud_training.1"
 
@@ -206,19 +208,17 @@ def _prepared(
     say: Callable[[str], None],
 ) -> Prepared:
     """Samples on disk: those of before, where they are of the same."""
-    paper = unfinished / "prepared.json"
-    try:
-        known = json.loads(paper.read_bytes())
-        if known["asked_for"] != asked_for:
+    paper = unfinished / PREPARED
+    if paper.exists():
+        known = _told_before(paper)
+        if known.get("asked_for", asked_for) != asked_for:
             raise TrainRefused(
                 f"{asked.out} holds an unfinished training of other bundles, options or settings",
                 remedy=f"go on with what it was given, or give another folder with --out, or remove {unfinished}",
             )
-        if known["samples_sha256"] == _samples_sha256(unfinished):
-            return Prepared.from_json(known["prepared"])
+        if (prepared := _prepared_before(known, unfinished)) is not None:
+            return prepared
         say(f"the samples in {unfinished} are not those that were written there: they are prepared again")
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # nothing was begun, or nothing of it is left
     paper.unlink(missing_ok=True)
     unfinished.mkdir(parents=True, exist_ok=True)
     prepared = prepare(bundles, asked.base, config, unfinished, say=say)
@@ -227,11 +227,38 @@ def _prepared(
     say("drawing what the base knows")
     replay = replay_for(asked.base, asked.recipe(config, True).seed)
     write_samples(unfinished / REPLAY, [] if replay is None else [replay])
-    sha256 = _samples_sha256(unfinished)
+    told = prepared.to_json()
     write_json_durably(
-        paper, {"asked_for": asked_for, "samples_sha256": sha256, "prepared": prepared.to_json()}
+        paper,
+        {
+            "asked_for": asked_for,
+            "samples_sha256": _samples_sha256(unfinished),
+            "prepared": told,
+            "prepared_sha256": sha256_of_json(told),
+        },
     )
     return prepared
+
+
+def _told_before(paper: Path) -> dict[str, Any]:
+    """What a run that was begun says of its samples; {} where that cannot be read."""
+    try:
+        known = load_strict(paper.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _prepared_before(known: dict[str, Any], unfinished: Path) -> Prepared | None:
+    """What was prepared; None where samples, or what is said of them, are not as they were written: calibrations go on
+    to a robot from there."""
+    try:
+        written = known["samples_sha256"], known["prepared_sha256"]
+        if written == (_samples_sha256(unfinished), sha256_of_json(known["prepared"])):
+            return Prepared.from_json(known["prepared"])
+    except (OSError, KeyError, TypeError, AttributeError, BrainError):
+        pass  # something is missing, or another version has written it
+    return None
 
 
 def _whose_calibration(asked: Asked, prepared: Prepared) -> str | None:
@@ -301,7 +328,7 @@ def _finish(
         "samples_sha256": plan.samples_sha256,
         "robots": prepared.robots,
         "calibrations": {r: asdict(c) for r, c in prepared.calibrations.items()},
-        "calibration_of": robot,
+        CALIBRATION_OF: robot,
         "episodes": prepared.trained_on,
         "held_out": prepared.held_out,
         "duplicates": prepared.duplicates,

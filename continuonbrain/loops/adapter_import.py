@@ -13,7 +13,8 @@ version that is nobody's candidate: the bundle has to be exported again, and the
 leave a candidate whose counter was never noted, and the same bundle could come back later.
 
 A candidate does not drive. The sender's verdict is kept in the card and is none here: this brain promotes only on a
-verdict of its own. `lora_adapters.pt` is a pickle; it neither travels nor is taken.
+verdict of its own. Another robot's calibration is not taken (`adapter_origin.py`). `lora_adapters.pt` is a pickle; it
+neither travels nor is taken.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Any, BinaryIO
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.adapter_origin import ORIGIN, with_own_servo
 from continuonbrain.loops.base_watch import refuse_if_moved
 from continuonbrain.model.base_identity import checkpoint_sha256
 from continuonbrain.storage.adapters import (
@@ -61,9 +63,6 @@ from continuonbrain.storage.trusted_keys import KeyRefused, PrivateKeys, Trusted
 PAPERS = (CARD_FILE, VERDICT_FILE)
 """About the adapter; of the sender, so they end up inside this brain's own card."""
 
-ORIGIN = "origin"
-"""The key of a card under which an adapter that came from elsewhere says from where."""
-
 LARGEST_PAPER = 4 << 20
 """Bytes of a card or verdict."""
 
@@ -86,7 +85,7 @@ class ExportRefused(BrainError):
 @dataclass(frozen=True)
 class Imported:
     """What was taken. not_verified: algorithms of further signatures, which count for nothing; instead_of: the
-    candidate whose place it took, "" where there was none."""
+    candidate whose place it took, "" where there was none; servo: whose calibration it is driven with, in words."""
 
     version: AdapterVersion
     sha256: str
@@ -94,6 +93,7 @@ class Imported:
     counter: int
     not_verified: tuple[str, ...]
     instead_of: str = ""
+    servo: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,9 @@ def import_adapter(
         checked = _checked_bundle(path, keys, base_sha256=serving)
         if why := fits(checked.files, serving):
             raise ImportRefused(f"{path} is refused: {why}", remedy="have it exported again, for this base")
-        files = {n: d for n, d in checked.files.items() if n in BEHAVIOURAL_FILES}
-        files[CARD_FILE] = _card(checked, sha256=adapter_sha256(files), base_sha256=serving)
+        behaviour = {n: d for n, d in checked.files.items() if n in BEHAVIOURAL_FILES}
+        files, servo = with_own_servo(brain.layout, behaviour, checked.files.get(CARD_FILE, b"{}"))
+        files[CARD_FILE] = _card(checked, sha256=adapter_sha256(files), base_sha256=serving, servo=servo)
         keys.accept(checked.key, checked.envelope.document.counter)
         try:
             version = store.stage(files)
@@ -156,6 +157,7 @@ def import_adapter(
         checked.envelope.document.counter,
         checked.not_verified,
         before or "",
+        servo,
     )
 
 
@@ -230,7 +232,7 @@ def bundle_refusal(document: Document, *, base_sha256: str) -> tuple[str, str] |
     return None
 
 
-def _card(checked: _Checked, *, sha256: str, base_sha256: str) -> bytes:
+def _card(checked: _Checked, *, sha256: str, base_sha256: str, servo: str) -> bytes:
     """This brain's card of an adapter that it did not train. The sender's papers stand under `origin`, where nothing
     that reads cards (retention of episodes, a resumed training) takes them for this brain's own."""
     document = checked.envelope.document
@@ -249,6 +251,7 @@ def _card(checked: _Checked, *, sha256: str, base_sha256: str) -> bytes:
             "document_sha256": checked.envelope_sha256,
             "signatures_not_verified": list(checked.not_verified),
             "imported_unix_s": round(time.time(), 3),
+            "servo": servo,
         },
         ORIGIN: origin,
     }
@@ -261,26 +264,6 @@ def _card(checked: _Checked, *, sha256: str, base_sha256: str) -> bytes:
             f"the papers are {error}", remedy="have it exported again without them"
         ) from error
     return (json.dumps(card, indent=2) + "\n").encode()
-
-
-def origin_refusal(brain: BrainRoot, version: AdapterVersion) -> str | None:
-    """Why an adapter that came from elsewhere must not go on here, None when it may or was trained here: its key is no
-    longer trusted. What its card does not say is a refusal."""
-    try:
-        card = version.card() or {}
-    except BrainError as error:
-        return error.message
-    if ORIGIN not in card:
-        return None
-    imported = card.get("imported")
-    key_id = imported.get("key_id") if isinstance(imported, dict) else None
-    if not isinstance(key_id, str):
-        return "its card does not say by which key it came"
-    try:
-        TrustedKeys(brain.layout).get(key_id)
-    except (BrainError, OSError) as error:
-        return f"the key that it came with is not trusted: {error}"
-    return None
 
 
 def export_adapter(

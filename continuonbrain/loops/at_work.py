@@ -14,11 +14,11 @@ from typing import Any
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
 from continuonbrain.loops import notify
-from continuonbrain.loops.adapter_import import ORIGIN
+from continuonbrain.loops.adapter_origin import ORIGIN
 from continuonbrain.loops.base_watch import refuse_if_moved
 from continuonbrain.loops.owner import owner_gate
 from continuonbrain.loops.spending import Spending
-from continuonbrain.rlds.marking import is_bad
+from continuonbrain.rlds.marking import teaches
 from continuonbrain.rlds.reader import list_episodes, read_metadata
 from continuonbrain.rlds.writer import METADATA_FILE
 from continuonbrain.robot.host import HOST_FILE_NAME, Host, host_for
@@ -147,8 +147,7 @@ class Sidecar:
         marked as bad. Those that are too short to be waited for (`marking.is_short`) are among them."""
         taught = []
         for path in list_episodes(self.layout.episodes_dir, finished_only=True):
-            metadata = read_metadata(path / METADATA_FILE)
-            if metadata.control_role.startswith("human") and not is_bad(metadata):
+            if teaches(read_metadata(path / METADATA_FILE)):
                 taught.append(path)
         # By when they came to this robot, not by name: an imported tub must not crowd out what is recorded later.
         taught.sort(key=lambda p: ((p / METADATA_FILE).stat().st_mtime_ns, p.name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from continuonbrain.errors import BrainError
@@ -12,7 +12,14 @@ from continuonbrain.model.serving.spec import DrivingSpec
 from continuonbrain.model.weight_shapes import LARGEST_WEIGHT, ShapeError, odd_number, other_shapes
 from continuonbrain.policy.reflex import REFLEX_FILE, Reflex
 from continuonbrain.storage.adapter_version import CARD_FILE
-from continuonbrain.storage.base_files import PRECISIONS, SERVING, files_refusal, graph_files
+from continuonbrain.storage.base_files import (
+    BEHAVIOUR_FILES,
+    OPTIONAL_FILES,
+    PRECISIONS,
+    SERVING,
+    files_refusal,
+    graph_files,
+)
 from continuonbrain.storage.plain_json import load_strict
 from continuonbrain.storage.signing import KIND_BASE, Document, GrownFrom, SignedFile
 
@@ -31,13 +38,16 @@ def base_refusal(document: Document) -> str:
     return files_refusal(document.files)
 
 
-def content_refusal(base: Path, document: Document, grown: Path) -> str:
-    """What speaks against the files of a base, which are those that were signed; "" when nothing does."""
+def content_refusal(
+    base: Path, document: Document, grown: Path, *, on_bytes: Callable[[int], None] = lambda _: None
+) -> str:
+    """What speaks against the files of a base, which are those that were signed; "" when nothing does. on_bytes: called
+    with how many more were read, of `bytes_to_look_at`."""
     try:
         for name in document.files:
             if name.endswith(".json"):
                 _check_json(base / name)
-            elif name.endswith(".safetensors") and (odd := odd_number(base / name)):
+            elif name.endswith(".safetensors") and (odd := odd_number(base / name, on_bytes=on_bytes)):
                 return f"{name}: {odd} holds numbers that are none (infinity or NaN), or beyond {LARGEST_WEIGHT:g}"
         for name in _ALIKE:
             if load_strict((base / name).read_bytes()) != load_strict((grown / name).read_bytes()):
@@ -50,13 +60,19 @@ def content_refusal(base: Path, document: Document, grown: Path) -> str:
         for name in _COMPARED:
             if why := other_shapes(base / name, grown / name):
                 return why
-        if base_sha256(base) != document.base_sha256:
+        if base_sha256(base, on_bytes=on_bytes) != document.base_sha256:
             return f"its files are another base than document.base_sha256 ({document.base_sha256[:8]}) says"
     except (ShapeError, BrainError) as error:
         return error.message
     except (OSError, ValueError) as error:
         return f"the base it grew from cannot be read: {error}"
     return graphs_refusal(base, document.base_sha256, document.files)
+
+
+def bytes_to_look_at(files: Mapping[str, SignedFile]) -> int:
+    """How many `content_refusal` reads, about: weights for their numbers, and what names the base for its identity."""
+    weights = sum(signed.bytes for name, signed in files.items() if name.endswith(".safetensors"))
+    return weights + sum(files[n].bytes for n in (*BEHAVIOUR_FILES, *OPTIONAL_FILES) if n in files)
 
 
 def graphs_refusal(base: Path, sha256: str, files: Mapping[str, SignedFile]) -> str:

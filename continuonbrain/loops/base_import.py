@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import Any
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.loops.adapter_import import ImportRefused, keys_of, regular_file
-from continuonbrain.loops.base_content import base_refusal, content_refusal
+from continuonbrain.loops.base_content import base_refusal, bytes_to_look_at, content_refusal
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.storage.base_slots import SLOT_FILE, BaseSlots
 from continuonbrain.storage.durable import new_directory_durably, remove_staging_leftovers, sync_directory
@@ -60,8 +60,10 @@ class ImportedBase:
     not_verified: tuple[str, ...]
 
 
-def import_base(brain: BrainRoot, path: Path) -> ImportedBase:
-    """Take the base in the bundle `path` as a slot of its own.
+def import_base(
+    brain: BrainRoot, path: Path, *, progress: Callable[[int, int], None] = lambda _done, _total: None
+) -> ImportedBase:
+    """Take the base in the bundle `path` as a slot of its own. progress: called with (bytes read, in all).
 
     Raises:
         BrainError: it is refused, with nothing changed.
@@ -69,6 +71,12 @@ def import_base(brain: BrainRoot, path: Path) -> ImportedBase:
     """
     keys, slots, layout = keys_of(brain), BaseSlots(brain.layout), brain.layout
     found: list[tuple[Envelope, PublicKey, tuple[str, ...], str, Path]] = []
+    done = total = 0
+
+    def on_bytes(more: int) -> None:
+        nonlocal done
+        done += more
+        progress(done, total)
 
     def check(data: bytes) -> Mapping[str, SignedFile]:
         envelope = parse_envelope(data)
@@ -85,6 +93,8 @@ def import_base(brain: BrainRoot, path: Path) -> ImportedBase:
     with slots.lock("import a base"), regular_file(path) as (file, size), ExitStack() as undo:
 
         def begin(count: int) -> Path:
+            nonlocal total
+            total = count + bytes_to_look_at(found[0][0].document.files)
             _make_folder(brain, undo)
             free = shutil.disk_usage(layout.bases_dir).free
             if count + _KEPT_FREE > free:
@@ -97,10 +107,10 @@ def import_base(brain: BrainRoot, path: Path) -> ImportedBase:
             (staging / "base").mkdir()
             return staging / "base"
 
-        base = unpack_large(file, size, check, begin, what=str(path))
+        base = unpack_large(file, size, check, begin, what=str(path), on_bytes=on_bytes)
         envelope, key, not_verified, sha256, grown = found[0]
         document = envelope.document
-        if why := content_refusal(base, document, grown):
+        if why := content_refusal(base, document, grown, on_bytes=on_bytes):
             raise ImportRefused(f"{path} is refused: {why}", remedy=_AGAIN)
         about = _about(document, key, not_verified, sha256)
         (base.parent / SLOT_FILE).write_text(json.dumps(about, indent=2) + "\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from continuonbrain.brain_root import BrainRoot
@@ -22,14 +22,15 @@ from continuonbrain.storage.large_bundle import is_large
 _HEAD = 16
 
 
-def import_bundle(brain: BrainRoot, path: Path) -> Imported | ImportedBase:
+def import_bundle(
+    brain: BrainRoot, path: Path, *, progress: Callable[[int, int], None] = lambda _done, _total: None
+) -> Imported | ImportedBase:
     """Take a bundle of either kind. How it is spelled says which reader checks it, and the reader then checks all of
-    it, the kind as well. Raises as `import_adapter` and `import_base`."""
+    it, the kind as well. progress: of a base, which takes minutes. Raises as `import_adapter` and `import_base`."""
     with regular_file(path) as (file, _):
         head = file.read(_HEAD)
     if is_large(head):
-        return import_base(brain, path)
-
+        return import_base(brain, path, progress=progress)
     return import_fitting(brain, path)
 
 

@@ -26,7 +26,7 @@ from typing import Any
 from continuonbrain import __version__
 from continuonbrain.errors import BrainError, told_from, told_from_import
 from continuonbrain.loops import notify
-from continuonbrain.loops.adapter_import import ORIGIN, origin_refusal
+from continuonbrain.loops.adapter_origin import ORIGIN, origin_refusal
 from continuonbrain.loops.at_work import Sidecar, Status, paper_of
 from continuonbrain.loops.base_watch import MOVED, BaseWatch
 from continuonbrain.loops.give_back import give_memory_back

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
-from continuonbrain.loops.adapter_import import origin_refusal
+from continuonbrain.loops.adapter_origin import origin_refusal
 from continuonbrain.loops.base_watch import refuse_if_moved
 from continuonbrain.loops.notices import NoticeAnswer, ask_notice
 from continuonbrain.loops.wire import WireError

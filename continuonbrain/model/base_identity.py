@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
@@ -87,11 +88,12 @@ def _kept_identity(folder: Path) -> dict[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def base_sha256(folder: Path) -> str:
-    """Identity of the base in `folder`. `BaseModelError` names a missing file."""
+def base_sha256(folder: Path, *, on_bytes: Callable[[int], None] = lambda _: None) -> str:
+    """Identity of the base in `folder`. `BaseModelError` names a missing file. on_bytes: called with how many more were
+    read."""
     try:
         present = [name for name in OPTIONAL_FILES if (folder / name).exists()]
-        return sha256_of_files(folder, [*BEHAVIOUR_FILES, *present])
+        return sha256_of_files(folder, [*BEHAVIOUR_FILES, *present], on_bytes=on_bytes)
     except OSError as error:
         if all((folder / name).exists() for name in REQUIRED_FILES):
             raise BaseModelError(

@@ -6,9 +6,8 @@ The format: 8 bytes of length (little-endian), that much JSON, then the numbers
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +78,19 @@ def other_shapes(own: Path, grown_from: Path) -> str:
     return ""
 
 
-def odd_number(path: Path) -> str:
+def odd_number(path: Path, *, on_bytes: Callable[[int], None] = lambda _: None) -> str:
     """The first tensor in a safetensors file that holds a number that is none (infinity, NaN), one beyond
     `LARGEST_WEIGHT`, or numbers of a type that nobody reckons with; "" when there is none. A file of any size is read
-    in pieces. Raises ShapeError for a file that is none."""
+    in pieces; on_bytes: called with how many more were. Raises ShapeError for a file that is none."""
     shapes_of(path)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(length))
+        try:
+            header: dict[str, Any] = load_strict(file.read(length))
+        except ValueError as error:
+            raise ShapeError(
+                f"{path}: its header is no JSON ({error})", remedy="have it made again"
+            ) from error
         header.pop("__metadata__", None)
         for name, entry in sorted(header.items(), key=lambda item: int(item[1]["data_offsets"][0])):
             if entry["dtype"] in _WHOLE:
@@ -103,6 +107,7 @@ def odd_number(path: Path) -> str:
                 if bool(((piece & unsigned) > kind.type(largest)).any()):
                     return str(name)
                 left -= piece.nbytes
+                on_bytes(piece.nbytes)
     return ""
 
 

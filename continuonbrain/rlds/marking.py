@@ -44,12 +44,16 @@ def is_bad(metadata: EpisodeMetadata) -> bool:
     return BAD in metadata.tags
 
 
+def teaches(metadata: EpisodeMetadata) -> bool:
+    """Whether anybody learns from it, here or elsewhere: a person drove it, and none marked it as bad. What the policy
+    drove is no lesson, also where single steps say that a person did."""
+    return metadata.control_role.startswith("human") and not is_bad(metadata)
+
+
 def counts(metadata: EpisodeMetadata) -> bool:
     """Whether it is one of the episodes that a training waits for: driven by a person, marked by none, and long enough
     where it was driven here. What was imported or driven by the simulator's expert was chosen as it is."""
-    if not metadata.control_role.startswith("human") or is_bad(metadata):
-        return False
-    return not is_short(metadata)
+    return teaches(metadata) and not is_short(metadata)
 
 
 def is_short(metadata: EpisodeMetadata) -> bool:

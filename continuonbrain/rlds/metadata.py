@@ -92,7 +92,7 @@ class EpisodeMetadata:
         }
         for name in _OPTIONAL[1:]:
             value = getattr(self, name)
-            if value not in (None, "", {}):
+            if value not in (None, "", {}) or (name == "share" and value is not None):  # an empty one is a no
                 out[name] = dict(value) if isinstance(value, Mapping) else value
         EpisodeMetadata.from_json(out)
         return out

@@ -2,7 +2,7 @@
 
 `share` is the ecosystem's object for consent; what it asks for there (title, licence, "public") is about publishing.
 This project asks one question of its own, under a key of its own: `share.cloud`, true or false. Only `true` is a yes.
-An episode with a `share` that does not say `cloud: true` says no; one without any `share` says nothing.
+An episode with a `share` that does not say `cloud: true`, an empty one too, says no; one without any says nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Answer: TypeAlias = Literal["yes", "no", "unsaid"]
 
 def answer_of(share: Mapping[str, Any] | None) -> Answer:
     """What an episode's `share` says. Pure."""
-    if not share:
+    if share is None:
         return "unsaid"
     return "yes" if share.get(CLOUD) is True else "no"
 

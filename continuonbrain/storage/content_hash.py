@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 _PIECE_BYTES = 1 << 20
@@ -23,8 +23,13 @@ def sha256_of_contents(files: Mapping[str, bytes]) -> str:
     return digest.hexdigest()
 
 
-def sha256_of_files(directory: Path, names: Iterable[str]) -> str:
+def sha256_of_files(
+    directory: Path, names: Iterable[str], *, on_bytes: Callable[[int], None] = lambda _: None
+) -> str:
     """Hash the named files of a folder, in pieces of 1 MiB. Returns 64 hex digits.
+
+    Args:
+        on_bytes: called with how many more were read.
 
     Raises:
         OSError: a file is missing or cannot be read.
@@ -37,6 +42,7 @@ def sha256_of_files(directory: Path, names: Iterable[str]) -> str:
             digest.update(_header(name, size))
             while piece := file.read(_PIECE_BYTES):
                 digest.update(piece)
+                on_bytes(len(piece))
     return digest.hexdigest()
 
 

@@ -76,6 +76,7 @@ def unpack_large(
     begin: Callable[[int], Path],
     *,
     what: str,
+    on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Path:
     """Read a bundle into a folder, verifying before writing.
 
@@ -86,6 +87,7 @@ def unpack_large(
         begin: given the bytes of all files together, returns the empty folder to write them to. Not called before
             everything but the files' content is known to be right.
         what: names the file in errors.
+        on_bytes: called with how many more bytes of its files were written.
 
     Returns:
         That folder. Its files have the sizes and sha256 that `check` returned, and are on the disk.
@@ -108,7 +110,7 @@ def unpack_large(
     folder = begin(sum(signed.bytes for signed in expected.values()))
     for name in names:
         with _new_file(folder, name) as out:
-            found = reader.entry(name, expected[name].bytes, out)
+            found = reader.entry(name, expected[name].bytes, out, on_bytes)
         if found != expected[name].sha256:
             raise reader.refused(f"{name} is not the file that was signed (its sha256 differs)")
     reader.end()
@@ -159,7 +161,7 @@ class _Reader:
         self._ended(Member(name, size, crc32, ""), zlib.crc32(data))
         return data
 
-    def entry(self, name: str, size: int, out: BinaryIO) -> str:
+    def entry(self, name: str, size: int, out: BinaryIO, on_bytes: Callable[[int], None]) -> str:
         """Copy the next entry, of exactly this size, to `out`; its sha256."""
         told, crc32 = self._header(name)
         if told != size:
@@ -169,6 +171,7 @@ class _Reader:
             digest.update(piece)
             found = zlib.crc32(piece, found)
             out.write(piece)
+            on_bytes(len(piece))
         self._ended(Member(name, size, crc32, ""), found)
         return digest.hexdigest()
 

@@ -1,12 +1,15 @@
 """JSON that others wrote, as everybody can read it on.
 
 A file may hold what is JSON to its reader and to nobody behind it: half of a surrogate pair (a file name that was no
-UTF-8), NaN, a thousand arrays in each other, UTF-16. Whoever passes it on would break at it, each time anew.
+UTF-8), NaN, a thousand arrays in each other, UTF-16. Whoever passes it on would break at it, each time anew. And of a
+key that is there twice one reader takes the first, another the last (RFC 8259, section 4): what was checked would not
+be what is used.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from math import isfinite
 from typing import Any
@@ -19,26 +22,37 @@ def load_plain(data: bytes | str) -> Any:
     """What `data` says, with replacement characters for broken text and null for what is no number.
 
     Raises:
-        ValueError: no JSON, or nested deeper than 64.
+        ValueError: no JSON, nested deeper than 64, or a key is there twice.
     """
-    try:
-        return _plain(json.loads(_text(data)), _DEEPEST)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
+    return _plain(_read(data), _DEEPEST)
 
 
 def load_strict(data: bytes | str) -> Any:
-    """What `data` says, where all of it can be passed on as it is: for what this program wrote itself.
+    """What `data` says, where all of it can be passed on as it is: for what this program wrote itself, and
+    what comes from elsewhere and will be used by other readers.
 
     Raises:
-        ValueError: no JSON, nested deeper than 64, broken text, or a number that is none (NaN, 1e999, 10^400).
+        ValueError: no JSON, nested deeper than 64, a key that is there twice, broken text, or a number that is none
+            (NaN, 1e999, 10^400).
     """
-    try:
-        value = json.loads(_text(data))
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
+    value = _read(data)
     strict(value)
     return value
+
+
+def _read(data: bytes | str) -> Any:
+    try:
+        return json.loads(_text(data), object_pairs_hook=_each_once)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"the key {counts.most_common(1)[0][0]!r} is there twice")
+    return found
 
 
 def _text(data: bytes | str) -> str:

@@ -148,3 +148,18 @@ def unpacked(bundle: Path, into: Path) -> Path:
 def tree(root: Path) -> dict[str, tuple[int, int]]:
     """Size and time of everything below a folder: has anything changed?"""
     return {str(p): (p.lstat().st_size, p.lstat().st_mtime_ns) for p in sorted(root.rglob("*"))}
+
+
+class Enough(Exception):
+    """The run has come to where workers would start."""
+
+
+def enough(*_: object) -> None:
+    """Instead of workers."""
+    raise Enough
+
+
+@pytest.fixture
+def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training ends where workers would start, with `Enough`."""
+    monkeypatch.setattr("continuonbrain.cloud_train.launch.run_workers", enough)

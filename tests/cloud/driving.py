@@ -32,9 +32,10 @@ def drive(
     said: str = "keep left",
     every: int = 1,
     broken: Callable[[Step], Step] = lambda step: step,
+    **fields: Any,
 ) -> Path:
     """An episode of a person who drives bends over a picture that shows them; of it each `every`-th row and column.
-    broken: what a defect makes of a step."""
+    broken: what a defect makes of a step; fields: of its metadata."""
     random = np.random.default_rng(seed)
     bend = 0.4 * np.sin(np.arange(steps) / 9 + random.uniform(0, 6))
     rows, columns = np.mgrid[:120, :160]
@@ -56,7 +57,7 @@ def drive(
             )
         )
 
-    return record_episode(brain, name, steps, change=change)
+    return record_episode(brain, name, steps, change=change, **fields)
 
 
 def config_for(root: Path, **changes: Any) -> None:

@@ -44,11 +44,11 @@ def test_without_opt_in_nothing_leaves(brain: BrainRoot, tmp_path: Path) -> None
 
 def test_what_nobody_agreed_to_stays(brain: BrainRoot, tmp_path: Path) -> None:
     done = export(brain, tmp_path / "out.zip")
-    assert done.names == ("20260101T080000Z-aaaa", "20260102T080000Z-bbbb", "20260103T080000Z-cccc")
+    assert tuple(done.contents) == ("20260101T080000Z-aaaa", "20260102T080000Z-bbbb", "20260103T080000Z-cccc")
     assert (done.episodes, done.steps) == (3, 15)
     unmarked = set_config(brain.layout.root, share_unmarked=True)
-    assert export(unmarked, tmp_path / "all.zip").names[-1] == "20260105T080000Z-eeee"
-    assert "20260104T080000Z-dddd" not in export(unmarked, tmp_path / "again.zip").names
+    assert list(export(unmarked, tmp_path / "all.zip").contents)[-1] == "20260105T080000Z-eeee"
+    assert "20260104T080000Z-dddd" not in export(unmarked, tmp_path / "again.zip").contents
 
 
 def test_what_a_person_marked_as_bad_stays_although_it_is_shared(brain: BrainRoot, tmp_path: Path) -> None:
@@ -58,11 +58,11 @@ def test_what_a_person_marked_as_bad_stays_although_it_is_shared(brain: BrainRoo
     assert ("20260101T080000Z-aaaa", "a person marked it as bad") in [(s.name, s.reason) for s in plan.stays]
     mark(episodes / "20260102T080000Z-bbbb", bad=True)  # after the plan was made, before it is read
     done = export_bundle(brain, plan, tmp_path / "out.zip", as_zip=True, key_name=KEY)
-    assert done.names == ("20260103T080000Z-cccc",)
+    assert tuple(done.contents) == ("20260103T080000Z-cccc",)
     assert [s.name for s in done.left_out] == ["20260102T080000Z-bbbb"]
     assert "a person marked it as bad" in done.left_out[0].reason
     mark(episodes / "20260101T080000Z-aaaa", bad=False)
-    assert "20260101T080000Z-aaaa" in export(brain, tmp_path / "again.zip").names
+    assert "20260101T080000Z-aaaa" in export(brain, tmp_path / "again.zip").contents
 
 
 def test_where_nothing_may_leave_nothing_is_written(
@@ -165,7 +165,7 @@ def test_a_long_episode_goes_in_parts(
     brain = make_root()
     record(brain, "long", 10)
     done = export(brain, tmp_path / "out", as_zip=False)
-    assert (done.episodes, done.steps, done.names) == (3, 10, ("long",))
+    assert (done.episodes, done.steps, [*done.contents]) == (3, 10, ["long"])
     memory = open_memory(done.path / "rlds" / "episodes_32x24")
     assert [len(e) for e in memory.episodes] == [4, 4, 2]
     assert [memory.step(e, -1).is_terminal for e in range(3)] == [False, False, True]
@@ -199,7 +199,7 @@ def test_a_no_that_comes_after_the_plan_is_heard(brain: BrainRoot, tmp_path: Pat
     plan = plan_of(brain)
     set_answer(brain.layout.episodes_dir / "20260102T080000Z-bbbb", yes=False)
     done = export_bundle(brain, plan, tmp_path / "out.zip", as_zip=True, key_name=KEY)
-    assert done.names == ("20260101T080000Z-aaaa", "20260103T080000Z-cccc")
+    assert tuple(done.contents) == ("20260101T080000Z-aaaa", "20260103T080000Z-cccc")
     assert [s.name for s in done.left_out] == ["20260102T080000Z-bbbb"]
 
 

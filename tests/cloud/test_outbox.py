@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,10 +17,17 @@ from continuonbrain.brain_root import BrainRoot
 from continuonbrain.cloud.check import check_bundle
 from continuonbrain.cloud.ledger import Ledger
 from continuonbrain.cloud.outbox import bundles, fill_outbox
+from continuonbrain.cloud_train.bundles import open_bundle
+from continuonbrain.cloud_train.episodes import BundledEpisode, episodes_of
+from continuonbrain.model.base_identity import checkpoint_sha256, tiny_base_folder
+from continuonbrain.rlds.marking import mark, relabel
+from continuonbrain.rlds.reader import list_episodes
+from continuonbrain.rlds.sharing import set_answer
+from continuonbrain.rlds.writer import STEPS_FILE
 from continuonbrain.storage.public_key import parse_public_key
 from continuonbrain.storage.trusted_keys import PrivateKeys
 
-from .conftest import KEY, MakeRoot, Record, set_config
+from .conftest import KEY, MakeRoot, Record, public_key, set_config
 
 
 def run(brain: BrainRoot) -> subprocess.CompletedProcess[str]:
@@ -119,6 +127,79 @@ def test_killed_when_the_bundle_has_its_name(
     assert made.read_bytes() == whole
     assert len(Ledger(brain.layout).delivered()) == 4
     assert [p.suffix for p in sorted(brain.layout.outbox_dir.iterdir())] == [".zip", ".zip"]
+
+
+def told_of(brain: BrainRoot, path: str, into: Path) -> set[str]:
+    """What a trainer reads of a bundle: the words."""
+    bundle = open_bundle(
+        Path(path), [public_key(brain)], base_sha256=checkpoint_sha256(tiny_base_folder()), unfinished=into
+    )
+    found = list(episodes_of(bundle))
+    assert all(isinstance(e, BundledEpisode) for e in found)
+    return {step.instruction for e in found if isinstance(e, BundledEpisode) for step in e.steps}
+
+
+def test_what_was_labelled_anew_goes_again_and_nothing_else_does(brain: BrainRoot, tmp_path: Path) -> None:
+    episodes = list_episodes(brain.layout.episodes_dir)
+    assert fill_outbox(brain).episodes == 3
+    mark(episodes[0], bad=True)
+    mark(episodes[0], bad=False)
+    set_answer(episodes[0], yes=False)
+    set_answer(episodes[0], yes=True)
+    relabel(episodes[0], "keep left")  # as it was
+    os.utime(episodes[0] / STEPS_FILE)
+    assert fill_outbox(brain).outcome == "nothing"
+
+    relabel(episodes[1], "keep right")
+    again = fill_outbox(brain)
+    assert (again.outcome, again.episodes) == ("done", 1)
+    assert told_of(brain, again.path, tmp_path / "again") == {"keep right"}
+    assert "3 episodes were in earlier bundles" in fill_outbox(brain).detail
+
+    relabel(episodes[1], "keep left")  # they have the other words now
+    back = fill_outbox(brain)
+    assert (back.outcome, back.episodes) == ("done", 1)
+    assert told_of(brain, back.path, tmp_path / "back") == {"keep left"}
+    for path in bundles(brain.layout.outbox_dir):
+        path.unlink()
+    relabel(episodes[1], "keep right")
+    mark(episodes[1], bad=True)
+    assert fill_outbox(brain).outcome == "nothing"
+
+
+def test_what_is_damaged_since_it_was_sent_does_not_go_again(brain: BrainRoot) -> None:
+    fill_outbox(brain)
+    steps = list_episodes(brain.layout.episodes_dir)[0] / STEPS_FILE
+    lines = steps.read_bytes().splitlines(keepends=True)
+    steps.write_bytes(b"".join([*lines[:-1], lines[-1].replace(b"keep left", b"keep lefu")]))
+    assert "3 episodes were in earlier bundles" in fill_outbox(brain).detail
+
+
+def test_what_was_labelled_anew_after_a_killed_run_had_sent_it_goes_again(
+    brain: BrainRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("continuonbrain.cloud.ledger.Ledger.note_delivery", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fill_outbox(brain)
+    relabel(list_episodes(brain.layout.episodes_dir)[2], "keep right")
+    after = fill_outbox(brain)
+    assert (after.outcome, after.episodes, Path(after.path).name) == ("done", 1, "memory-000002.zip")
+    assert fill_outbox(brain).outcome == "nothing"
+
+
+def test_what_an_earlier_version_has_sent_stays_sent(brain: BrainRoot) -> None:
+    """It noted names alone: nobody knows what they were called then, and not all of it should go once more."""
+    names = [p.name for p in list_episodes(brain.layout.episodes_dir)[:2]]
+    brain.layout.exports_path.parent.mkdir(exist_ok=True)
+    brain.layout.exports_path.write_text(
+        json.dumps({"delivered": "memory-000001.zip", "episodes": names}) + "\n"
+    )
+    made = fill_outbox(brain)
+    assert (made.episodes, Path(made.path).name) == (1, "memory-000002.zip")
 
 
 def test_one_episode_that_cannot_be_read_makes_no_bundle(make_root: MakeRoot, record: Record) -> None:

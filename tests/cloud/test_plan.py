@@ -44,7 +44,7 @@ candidates = st.lists(
     ("share", "answer"),
     [
         (None, "unsaid"),
-        ({}, "unsaid"),
+        ({}, "no"),
         ({"cloud": True}, "yes"),
         ({"cloud": False}, "no"),
         ({"cloud": 1}, "no"),

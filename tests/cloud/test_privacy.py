@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from continuonbrain import __version__
-from continuonbrain.cloud.privacy import PRIVACY, SIM_WORLDS, Pseudonyms, clean_features, clean_metadata
+from continuonbrain.cloud.privacy import PRIVACY, SIM_WORLDS, clean_features, clean_metadata
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
 from continuonbrain.rlds.metadata import EpisodeMetadata, Software
 from continuonbrain.robot.sim.shifts import SHIFTS
 from continuonbrain.safety.reasons import Reason
+from continuonbrain.storage.pseudonyms import Pseudonyms
 
 NAMES = Pseudonyms(b"s" * 32)
 FREE = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -23,8 +24,9 @@ from continuonbrain.cloud_train.errors import TrainRefused
 from continuonbrain.cloud_train.train import train
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.storage.adapter_version import adapter_sha256_on_disk
+from continuonbrain.storage.lock import is_held
 
-from .conftest import export, new_root, public_key
+from .conftest import Enough, export, new_root, public_key
 from .driving import BASE, BATCH, STEPS, Given, asked, robot_of, trained
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -205,6 +207,32 @@ def test_a_killed_worker_costs_no_bit_of_the_result(command: list[str], of_two: 
     assert len(losses[0]) == STEPS
 
 
+def test_workers_end_with_whoever_started_them(command: list[str], tmp_path: Path) -> None:
+    """Killed, it can end nobody; what they hold would keep the same command from going on."""
+    out = tmp_path / "out"
+    state, lock = out / "unfinished" / "job.state", out / "unfinished" / "job.lock"
+    run = subprocess.Popen([*command, "--steps", "100000", "--out", str(out)], stderr=subprocess.DEVNULL)
+    workers: list[psutil.Process] = []
+    try:
+        deadline = time.monotonic() + 200
+        while not state.exists():
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        workers = workers_below(psutil.Process(run.pid))
+        assert len(workers) == 2
+        assert is_held(lock)
+        run.kill()
+        run.wait()
+        _, alive = psutil.wait_procs(workers, timeout=20)
+        assert alive == []
+        assert not is_held(lock)
+    finally:
+        for process in (run, *workers):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
 def test_a_run_ends_alike_with_a_cache_and_without_and_in_one_pass_or_two(
     given: Given, of_two: Path, tmp_path: Path
 ) -> None:
@@ -244,18 +272,6 @@ def test_a_bundle_of_nobody_known_or_altered_is_refused_before_anything_is_unpac
         trained(given, tmp_path / "out", workers=64)
     found = [p for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name != ".lock"]
     assert {p.relative_to(tmp_path / "out").parts[:2] for p in found} <= {("unfinished", "bundles")}
-
-
-class Enough(Exception):
-    """The run has come to where workers would start."""
-
-
-@pytest.fixture
-def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: object) -> None:
-        raise Enough
-
-    monkeypatch.setattr("continuonbrain.cloud_train.launch.run_workers", stop)
 
 
 @pytest.mark.usefixtures("no_workers")

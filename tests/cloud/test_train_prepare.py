@@ -11,19 +11,21 @@ import pytest
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.cloud.export import export_bundle
+from continuonbrain.cloud.outbox import fill_outbox
 from continuonbrain.cloud.plan import what_leaves
-from continuonbrain.cloud.secret import pseudonyms_of
 from continuonbrain.cloud.survey import survey
 from continuonbrain.cloud_train.bundles import OpenBundle, open_bundle
 from continuonbrain.cloud_train.errors import TrainRefused
 from continuonbrain.cloud_train.prepare import TRAIN, Prepared, prepare
 from continuonbrain.cloud_train.sample_store import read_samples
 from continuonbrain.cloud_train.train import Asked, _whose_calibration
+from continuonbrain.loops.at_work import Sidecar
 from continuonbrain.model.base_identity import base_sha256
 from continuonbrain.rlds.marking import relabel
 from continuonbrain.rlds.reader import list_episodes
 from continuonbrain.rlds.step import Step
 from continuonbrain.rlds.writer import METADATA_FILE
+from continuonbrain.storage.pseudonyms import pseudonyms_of
 from continuonbrain.trainer.dataset import read_drive
 from continuonbrain.trainer.held_out import hold_out, instructions_by_name
 
@@ -95,6 +97,29 @@ def test_a_lesson_that_was_labelled_anew_is_learned_with_the_later_words(tmp_pat
     assert len(found.trained_on) + len(found.held_out) == len(found.duplicates) == 6
 
 
+def test_what_an_outbox_sends_again_with_new_words_stays_where_it_was_in_time(tmp_path: Path) -> None:
+    brain = new_root(tmp_path / "one")
+    lessons: list[Path] = []
+    bundles: list[OpenBundle] = []
+    for part in range(3):
+        for i in range(8 * part, 8 * part + 8):
+            lessons.append(
+                drive(brain, f"202601{i + 1:02d}T080000Z-aaaa", seed=i, steps=30, said=SAID[i % 4])
+            )
+        if part:
+            relabel(lessons[3 * part], "drive slowly, keep left")
+        bundles.append(opened(brain, Path(fill_outbox(brain).path)))
+    assert [b.contents.episodes for b in bundles] == [8, 9, 9]
+    found = prepared(brain, bundles, tmp_path)
+    assert own_names(brain, found.held_out) == held_at_home(brain)
+    learned = own_names(brain, found.trained_on)
+    assert learned == sorted(learned)
+    samples = read_samples(tmp_path / "samples" / TRAIN)
+    assert samples is not None
+    words = {learned[e]: said for e, said in zip(samples.episode.tolist(), samples.instructions, strict=True)}
+    assert {words[lessons[i].name] for i in (3, 6) if lessons[i].name in words} == {"drive slowly, keep left"}
+
+
 def test_pictures_of_two_sizes_and_an_old_tub_that_came_last_are_in_the_order_of_their_coming(
     tmp_path: Path,
 ) -> None:
@@ -112,6 +137,22 @@ def test_pictures_of_two_sizes_and_an_old_tub_that_came_last_are_in_the_order_of
     lines = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
     told = sorted(lines, key=lambda line: int(line["order"]))
     assert own_names(brain, [line["episode"] for line in told]) == names
+
+
+def test_what_the_policy_drove_is_no_lesson_here_as_on_the_robot_whoever_its_steps_name(
+    tmp_path: Path,
+) -> None:
+    brain = new_root(tmp_path / "one")
+    for i in range(8):
+        role = "autonomous" if i % 3 == 1 else "human_teleop"
+        drive(brain, f"2026010{i + 1}T080000Z-aaaa", seed=i, steps=30, said=SAID[i % 2], control_role=role)
+    out = export(brain, tmp_path / "memory.zip")
+    assert out.episodes == 8
+    found = prepared(brain, [opened(brain, out.path)], tmp_path)
+    own, _ = Sidecar(brain).new_episodes()
+    assert len(own) == 5
+    assert sorted(own_names(brain, found.trained_on + found.held_out)) == [p.name for p in own]
+    assert found.left_out == []
 
 
 def bundle_of(folder: Path, name: str, seed: int, broken: Callable[[Step], Step] = lambda s: s) -> OpenBundle:

@@ -147,6 +147,10 @@ def test_episodes_are_in_the_order_in_which_they_came() -> None:
     assert order(some(2, "cd"), some(10, "ef"), some(1, "ab")) == "abcdef"
     assert order(some(1, "cd"), some(2, "abcde")) == "abcde"  # first a part, then all
     assert order(some(1, "abcd"), some(2, "cd")) == "abcd"
+    # A few old lessons, labelled anew, stand before what came since; where two bundles differ the later one is right.
+    assert order(some(1, "abcdef"), some(2, "cegh"), some(3, "bhij"), some(4, "j")) == "abcdefghij"
+    assert order(some(1, "abcd"), some(2, "efgh"), some(3, "cfij")) == "abcdefghij"
+    assert order(some(1, "abcd"), some(2, "dxb")) == "adcxb"
     assert order(some(7, "yz", "s"), some(9, "ab")) == "abyz"
 
 

@@ -43,8 +43,8 @@ def adapter(tag: str = "a", **changes: bytes) -> dict[str, bytes]:
 
 
 def taken(files: dict[str, bytes]) -> dict[str, bytes]:
-    """What of an adapter decides how it behaves."""
-    return {n: d for n, d in files.items() if n not in ("lora_adapters.pt", "card.json")}
+    """What of an adapter decides how it behaves on another robot: its servo is none of that."""
+    return {n: d for n, d in files.items() if n not in ("lora_adapters.pt", "card.json", "calibration.json")}
 
 
 class Pair:

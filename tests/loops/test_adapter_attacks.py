@@ -91,3 +91,18 @@ def test_a_rank_that_the_robots_graphs_do_not_take(tmp_path: Path) -> None:
     robot = Attacked(tmp_path, "adapter")
     wide = adapter_files(rank=17)
     robot.refused(robot.zip(robot.envelope(wide), wide), "this bundle takes 16")
+
+
+@pytest.mark.parametrize(
+    ("name", "twice"),
+    [
+        ("adapter_config.json", b'{"r": 400, '),
+        ("calibration.json", b'{"steering_trim_rad": 0.2, '),
+        ("card.json", b'{"calibration_of": "robot", '),
+    ],
+)
+def test_a_key_that_is_there_twice(tmp_path: Path, name: str, twice: bytes) -> None:
+    robot = Attacked(tmp_path, "adapter")
+    files = {"card.json": b'{"calibration_of": null}', **robot.files}
+    odd = files | {name: twice + files[name].removeprefix(b"{")}
+    robot.refused(robot.zip(robot.envelope(odd), odd), f"{name} is no JSON .* is there twice")

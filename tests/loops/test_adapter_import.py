@@ -42,10 +42,10 @@ def test_an_adapter_goes_from_one_brain_to_another_and_waits_there(pair: Pair) -
     done = import_adapter(pair.here, pair.export(**{"verdict.json": b'{"passed": true}'}))
     assert pair.store.candidate() == done.version
     assert pair.store.current() is None
-    assert done.sha256 == done.version.compute_sha256() == adapter_sha256(adapter())
+    assert done.sha256 == done.version.compute_sha256() == adapter_sha256(taken(adapter()))
     on_disk = {p.name: p.read_bytes() for p in done.version.path.iterdir()}
     card = json.loads(on_disk.pop("card.json"))
-    assert on_disk == taken(adapter()), "no pickle, no verdict"
+    assert on_disk == taken(adapter()), "no pickle, no verdict, no other car's servo"
     assert card["imported"]["key_name"] == "shop"
     assert card["imported"]["key_id"] == pair.key.key_id
     assert card["imported"]["counter"] == 1
@@ -95,7 +95,7 @@ def test_what_was_imported_can_be_exported_on(pair: Pair) -> None:
     TrustedKeys(pair.there.layout).trust(
         parse_public_key(PrivateKeys(pair.here.layout).public_path("robot").read_bytes(), what="")
     )
-    assert import_adapter(pair.there, out).sha256 == adapter_sha256(adapter())
+    assert import_adapter(pair.there, out).sha256 == adapter_sha256(taken(adapter()))
 
 
 def test_a_second_signature_is_told_as_not_verified(pair: Pair) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,22 @@ def test_a_base_comes_whole_into_a_slot_and_does_not_drive(pair: BasePair) -> No
     assert BaseSlots(pair.here.layout).state().current == ""
     (status,) = TrustedKeys(pair.here.layout).list()
     assert status.last == 1
+
+
+def test_how_far_an_import_is_can_be_told_at_any_time(
+    pair: BasePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of gigabytes each piece is told: written, looked at for numbers, and hashed for what base it is."""
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr("continuonbrain.model.weight_shapes._PIECE", 1 << 16)
+    bundle = pair.packed()
+    import_bundle(pair.here, bundle, progress=lambda done, total: told.append((done, total)))
+    done, (total,) = [d for d, _ in told], {t for _, t in told}
+    assert done == sorted(done)
+    assert max(b - a for a, b in itertools.pairwise([0, *done])) <= 1 << 20
+    size = sum(len(data) for data in pair.contents().values())
+    assert size < total <= 3 * size
+    assert 0.95 * total < done[-1] <= total
 
 
 def test_graphs_come_along_in_their_folders(pair: BasePair) -> None:
@@ -107,17 +124,18 @@ def test_a_full_disk_is_told_before_anything_is_written(
     assert listing(pair.folder) == before
 
 
-def test_a_base_of_other_shapes_is_refused(pair: BasePair) -> None:
+@pytest.mark.parametrize("file", ["model.safetensors", "connector.safetensors"])
+def test_a_base_of_other_shapes_is_refused(pair: BasePair, file: str) -> None:
     from safetensors.numpy import load_file, save_file
 
-    path = pair.base / "model.safetensors"
+    path = pair.base / file
     weights = load_file(path)
-    name = sorted(weights)[3]
+    name = next(n for n, weight in sorted(weights.items()) if weight.ndim > 1)
     weights[name] = weights[name].reshape(-1)
     save_file(weights, path)
     bundle = pair.packed()
     before = listing(pair.folder)
-    with pytest.raises(ImportRefused, match="in the base it grew from"):
+    with pytest.raises(ImportRefused, match=f"{file}: {name} is .* in the base it grew from"):
         import_bundle(pair.here, bundle)
     assert listing(pair.folder) == before
 
@@ -145,6 +163,20 @@ def test_a_base_whose_json_not_everybody_reads_is_refused(pair: BasePair, spelle
     bundle = pair.packed()
     before = listing(pair.folder)
     with pytest.raises(ImportRefused, match=r"connector.json is no JSON"):
+        import_bundle(pair.here, bundle)
+    assert listing(pair.folder) == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "connector.json", "tokenizer.json", "card.json"])
+def test_a_base_with_a_key_that_is_there_twice_is_refused(pair: BasePair, name: str) -> None:
+    """Of two values one reader takes the first and another the last: what was compared is not what is used."""
+    path = pair.base / name
+    key = next(iter(json.loads(path.read_bytes())))
+    path.write_text(f'{{"{key}": 1000000000, ' + path.read_text().lstrip().removeprefix("{"))
+    files = pair.contents()
+    bundle = pair.write(zipped(pair.envelope(files), list(files.items())))
+    before = listing(pair.folder)
+    with pytest.raises(ImportRefused, match=f"{name} is no JSON .*'{key}' is there twice"):
         import_bundle(pair.here, bundle)
     assert listing(pair.folder) == before
 

@@ -12,7 +12,13 @@ import pytest
 from safetensors.numpy import save
 
 from continuonbrain.model.base_identity import base_sha256, tiny_base_folder
-from continuonbrain.model.weight_shapes import ShapeError, adapter_refusal, odd_number, shapes_of
+from continuonbrain.model.weight_shapes import (
+    ShapeError,
+    adapter_refusal,
+    odd_number,
+    other_shapes,
+    shapes_of,
+)
 
 RANK = 4
 
@@ -134,16 +140,57 @@ def test_a_number_that_is_none_is_found_in_every_type_and_the_largest_is_one(
         assert odd_number(written(tmp_path / "f", kind, bits, at, 100)) == ""
 
 
+def with_number(fitting: dict[str, bytes], number: float) -> dict[str, bytes]:
+    """The adapter with one number changed."""
+    from safetensors.numpy import load
+
+    tensors = load(fitting["adapter_model.safetensors"])
+    tensors[sorted(tensors)[1]][-1, -1] = number
+    return {**fitting, "adapter_model.safetensors": save(tensors)}
+
+
+def test_the_largest_numbers_that_an_adapter_may_hold(fitting: dict[str, bytes], sha256: str) -> None:
+    def refusal(files: dict[str, bytes]) -> str:
+        return adapter_refusal(files, tiny_base_folder(), base_sha256=sha256)
+
+    def scaled(alpha: float) -> dict[str, bytes]:
+        settings = json.loads(fitting["adapter_config.json"]) | {"lora_alpha": alpha}
+        return {**fitting, "adapter_config.json": json.dumps(settings).encode()}
+
+    beyond = float(np.nextafter(np.float32(1000), np.float32(np.inf)))
+    for sign in (1, -1):
+        assert refusal(with_number(fitting, sign * 1000.0)) == ""
+        assert "up to 1000" in refusal(with_number(fitting, sign * beyond))
+    assert refusal(scaled(1_000_000)) == refusal(scaled(1e6)) == ""
+    assert "up to 1e+06" in refusal(scaled(1_000_001))
+    assert "up to 1e+06" in refusal(scaled(1e6 + 0.5))
+
+
+def test_a_base_has_exactly_the_tensors_of_that_which_it_grew_from(tmp_path: Path) -> None:
+    def file(name: str, **tensors: Any) -> Path:
+        (tmp_path / name).write_bytes(save(tensors))
+        return tmp_path / name
+
+    one, two = np.ones(3, np.float32), np.ones((2, 3), np.float32)
+    grown_from = file("before", a=one, b=two)
+    assert other_shapes(file("same", a=one + 1, b=two), grown_from) == ""
+    assert other_shapes(file("half", a=one.astype(np.float16), b=two), grown_from) == ""
+    assert (
+        other_shapes(file("more", a=one, b=two, c=one), grown_from)
+        == "more: c is in one of the two bases only"
+    )
+    assert other_shapes(file("less", a=one), grown_from) == "less: b is in one of the two bases only"
+    assert "b is [3, 2], [2, 3] in the base" in other_shapes(
+        file("turned", a=one, b=two.T.copy()), grown_from
+    )
+    assert "a holds I32, F32 in" in other_shapes(file("whole", a=one.astype(np.int32), b=two), grown_from)
+
+
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e4])
 def test_an_adapter_of_numbers_to_which_nothing_can_be_added_is_refused(
     fitting: dict[str, bytes], sha256: str, number: float
 ) -> None:
-    from safetensors.numpy import load
-
-    tensors = load(fitting["adapter_model.safetensors"])
-    name = sorted(tensors)[1]
-    tensors[name][-1, -1] = number
-    files = {**fitting, "adapter_model.safetensors": save(tensors)}
+    files = with_number(fitting, number)
     assert "other than finite" in adapter_refusal(files, tiny_base_folder(), base_sha256=sha256)
 
 

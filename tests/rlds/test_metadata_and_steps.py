@@ -103,6 +103,8 @@ def test_metadata_round_trip() -> None:
         make_metadata_example("e-1"), start_time_unix_ms=5, share={"public": False}, provenance={"a": [1]}
     )
     assert EpisodeMetadata.from_json(json.loads(json.dumps(metadata.to_json()))) == metadata
+    empty = replace(metadata, share={})  # a no, which must not become "nothing was said" when a tag changes
+    assert EpisodeMetadata.from_json(json.loads(json.dumps(empty.to_json()))) == empty
 
 
 def test_a_frame_reference_cannot_leave_the_episode() -> None:

@@ -12,8 +12,9 @@ import pytest
 from continuonbrain.rlds.doctor import examine
 from continuonbrain.rlds.errors import EpisodeError
 from continuonbrain.rlds.examples import make_metadata_example, make_step_example
+from continuonbrain.rlds.marking import mark, relabel
 from continuonbrain.rlds.reader import open_episode
-from continuonbrain.rlds.sharing import set_answer
+from continuonbrain.rlds.sharing import answer_of, set_answer
 from continuonbrain.rlds.writer import EpisodeWriter
 
 RecordEpisode = Callable[..., Path]
@@ -61,3 +62,13 @@ def test_what_is_open_altered_or_none_is_refused(tmp_path: Path, record: RecordE
     assert file.read_bytes() == altered
     with pytest.raises(EpisodeError, match="no place for an answer"):
         set_answer(tmp_path, yes=True)
+
+
+def test_an_empty_share_is_a_no_and_stays_one_whatever_else_is_said(tmp_path: Path) -> None:
+    writer = EpisodeWriter(tmp_path, metadata=replace(make_metadata_example("e"), share={}))
+    writer.write(make_step_example())
+    path = writer.close()
+    assert mark(path, bad=True)
+    assert relabel(path, "keep right") == 1
+    share = open_episode(path).metadata.share
+    assert (share, answer_of(share)) == ({}, "no")

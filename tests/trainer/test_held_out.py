@@ -111,6 +111,10 @@ def test_shares_are_dhondts() -> None:
     episodes, said = told(["a", "a", "b", "a"] * 4)
     _, held = hold_out(episodes, tail=8, least=4, said=said)
     assert Counter(said[p.name] for p in held) == {"a": 3, "b": 1}
+    # Thirteen and three: 13/4 is more than 3. By other divisors (1, 3, 5: Sainte-Lague) it is 13/5 at the third.
+    episodes, said = told(["b" if i in (1, 5, 9) else "a" for i in range(16)])
+    _, held = hold_out(episodes, tail=8, least=4, said=said)
+    assert Counter(said[p.name] for p in held) == {"a": 4}
 
 
 def test_an_episodes_instruction_is_what_a_person_mostly_drove_to() -> None:

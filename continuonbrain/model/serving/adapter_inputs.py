@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from continuonbrain.errors import BrainError
 from continuonbrain.model.peft_patterns import by_pattern, fault_of, is_target
 from continuonbrain.model.serving.spec import LoraSpec
 from continuonbrain.storage.durable import write_bytes_durably
+from continuonbrain.storage.plain_json import load_strict
 
 F32 = NDArray[np.float32]
 LARGEST_ALPHA = 1e6
@@ -247,8 +247,8 @@ def _read(path: Path) -> bytes:
 
 def _config(data: bytes, path: Path, base_sha256: str) -> dict[str, Any]:
     try:
-        config = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        config = load_strict(data)
+    except ValueError as error:
         raise AdapterInputError(
             f"{path} is not JSON: {error}", remedy="train again, or copy it whole"
         ) from error
