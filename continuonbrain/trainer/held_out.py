@@ -35,8 +35,9 @@ def hold_out(
     unseen: names of those that nobody may train on. Of eight or four neighbours one of these is held out before another
     is, so that what was held out for good costs no further lessons; the others of them are in neither list.
     said: an episode's instruction by its name. Of the neighbours the one is held out whose instruction is owed most, by
-    D'Hondt's divisors: who teaches four instructions in turn has a lesson of each judged and three of each learned, and
-    one that was taught once is learned.
+    D'Hondt's divisors: who teaches four instructions in turn has a lesson of each judged and three of each learned. One
+    that was taught once is learned: where all neighbours are such, another lesson of what is owed most is held out
+    instead, an older one rather than a newer, unless nothing was taught twice.
     """
     ordered = list(episodes)
     newest = ordered[::-1]
@@ -46,14 +47,22 @@ def hold_out(
     def pick(stride: int, most: int) -> set[Path]:
         found: set[Path] = set()
         held: Counter[str] = Counter()
+        learned = Counter(told[p] for p in ordered if p.name not in unseen)
         for start in range(0, len(newest) - 3, stride)[:most]:
             block = newest[start : start + stride]
             block = block[3:] + block[2::-1]  # the newest lessons are the last that are not learned
+            middle = start + stride // 2
+            others = newest[middle:] + newest[:middle][::-1]
             least_missed = max(
-                [p for p in block if p.name in unseen] or block,
+                [p for p in block if p.name in unseen and p not in found]
+                or [p for p in block if learned[told[p]] > 1 and p not in found]
+                or [p for p in others if learned[told[p]] > 1 and p not in found and p.name not in unseen]
+                or [p for p in block if p not in found]
+                or [p for p in others if p not in found],
                 key=lambda p: lessons[told[p]] / (held[told[p]] + 1),
             )
             held[told[least_missed]] += 1
+            learned[told[least_missed]] -= least_missed.name not in unseen
             found.add(least_missed)
         return found
 

@@ -88,6 +88,32 @@ def test_what_was_taught_once_is_learned(at: tuple[int, ...]) -> None:
     assert {said[p.name] for p in train} == set(said.values())
 
 
+@pytest.mark.parametrize(
+    "taught",
+    ["a" * 12 + "bcde", "a" * 20 + "bcde", "a" * 16 + "bcdefghi", "aaaabbbbccccdefg", "bcdefghia" + "a" * 8],
+)
+def test_what_was_taught_once_among_others_that_were_is_learned(taught: str) -> None:
+    episodes, said = told(list(taught))
+    train, held = hold_out(episodes, tail=8, least=4, said=said)
+    assert len(held) == len(hold_out(episodes, tail=8, least=4)[1])
+    assert {said[p.name] for p in train} == set(taught)
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=4, max_size=48), st.sets(st.integers(0, 47)))
+def test_no_instruction_is_lost_while_another_was_taught_more_often(
+    taught: list[str], numbers: set[int]
+) -> None:
+    episodes, said = told(taught)
+    unseen = {f"e{i:04}" for i in numbers}
+    train, held = hold_out(episodes, tail=8, least=4, said=said, unseen=unseen)
+    assert not set(train) & set(held)
+    assert len(held) == len(hold_out(episodes, tail=8, least=4)[1])
+    learned = Counter(said[p.name] for p in train)
+    possible = {said[p.name] for p in episodes if p.name not in unseen}
+    if possible - set(learned):
+        assert max(learned.values(), default=0) <= 1
+
+
 def test_of_what_is_taught_more_often_more_is_judged() -> None:
     episodes, said = told((["drive"] * 3 + ["keep left"]) * 8)
     _, held = hold_out(episodes, tail=8, least=8, said=said)
