@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +136,29 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+def test_a_status_waits_for_no_gauge(tmp_path: Path) -> None:
+    """A bus that hangs, in every reading: what is true is on disk all the same, soon and in its turn."""
+    reading, answered = threading.Event(), threading.Event()
+
+    def read() -> None:
+        reading.set()
+        answered.wait(20.0)
+
+    told = {"number": 0}
+    writer = StatusWriter(tmp_path, lambda: told, SimpleNamespace(read=read), EventLog(tmp_path / "events"))
+    writer.start()
+    try:
+        assert reading.wait(20.0)
+        told["number"] = 1
+        until(writer.soon())
+        assert json.loads((tmp_path / CONTROL_STATUS_NAME).read_bytes()) == {"number": 1}
+        told["number"] = 2
+        until(lambda: json.loads((tmp_path / CONTROL_STATUS_NAME).read_bytes()) == {"number": 2})
+    finally:
+        answered.set()
+        writer.close()
+
+
 def test_what_is_wanted_soon_is_said_to_be_written_when_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +197,7 @@ def test_what_a_process_before_left_stands_until_it_is_replaced(
     before = b'{"number": 7, "emergency_stop": true}'
     writes.path.write_bytes(before)
     monkeypatch.setattr(writes.writer._thread, "start", lambda: None)
+    monkeypatch.setattr(writes.writer._host_thread, "start", lambda: None)
 
     def full(*_: object) -> None:
         raise OSError("no space left on device")
