@@ -21,9 +21,10 @@ install: $(STAMP) ## Make .venv and install the project into it
 demo: $(STAMP) ## The whole story on a simulated robot; options: make demo ARGS="--shift trim --seed 3"
 	$(BIN)/continuonbrain demo $(ARGS)
 
-# One thread each for matrix products: the workers share the cores. Many tests start processes: these find modules compiled.
+# One thread each for matrix products, in numpy and in torch: the workers share the cores, and on a busy machine a second
+# thread takes twice the processor time for the same. Many tests start processes: these find modules compiled.
 test: $(STAMP) ## All tests but the longest; options: make test ARGS="-m 'long or slow' -x"
-	PYTHONDONTWRITEBYTECODE= OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	PYTHONDONTWRITEBYTECODE= OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy --strict, import floors
 	$(BIN)/ruff check .

@@ -29,7 +29,10 @@ def silu(x: F32) -> F32:
 def convolve(x: F32, kernel: F32, size: int) -> F32:
     """Stride 2, padding size // 2; x `[B, H, W, C]`, kernel `[size * size * C, outputs]`."""
     edge = size // 2
-    padded = np.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
+    count, rows, across, channels = x.shape
+    # By hand: `np.pad` costs a fifth of a convolution of one frame.
+    padded = np.zeros((count, rows + 2 * edge, across + 2 * edge, channels), x.dtype)
+    padded[:, edge : edge + rows, edge : edge + across] = x
     windows = sliding_window_view(padded, (size, size), axis=(1, 2))[:, ::2, ::2]
     batch, height, width = windows.shape[:3]
     columns = windows.transpose(0, 1, 2, 4, 5, 3).reshape(batch * height * width, -1)

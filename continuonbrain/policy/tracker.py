@@ -33,14 +33,25 @@ _RESTS_MPS, _MUST_MOVE_MPS, _DISBELIEVED_AFTER_S = 0.05, 0.4, 0.25
 _MAX_YAW_RATE_RPS = 35.0  # 2000 degrees/s, the range of a common gyro
 
 
-def _interpolate(x: float, xs: tuple[float, ...], ys: tuple[float, ...]) -> float:
+def _between(x: float, xs: tuple[float, ...]) -> tuple[int, int, float]:
+    """Numbers of the neighbours of x among xs, and its share of the way from the first to the second."""
     if x <= xs[0]:
-        return ys[0]
+        return 0, 0, 0.0
     if x >= xs[-1]:
-        return ys[-1]
+        return len(xs) - 1, len(xs) - 1, 0.0
     i = bisect_left(xs, x)
-    share = (x - xs[i - 1]) / (xs[i] - xs[i - 1])
-    return ys[i - 1] + share * (ys[i] - ys[i - 1])
+    return i - 1, i, (x - xs[i - 1]) / (xs[i] - xs[i - 1])
+
+
+def _interpolate(x: float, xs: tuple[float, ...], ys: tuple[float, ...]) -> float:
+    low, high, share = _between(x, xs)
+    return ys[low] + share * (ys[high] - ys[low])
+
+
+_LAID = tuple(
+    _between(i * _STEP_M, CURVATURE_KNOTS_M) for i in range(round(CURVATURE_KNOTS_M[-1] / _STEP_M) + 1)
+)
+"""Where a path's points are among the chunk's distances."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +152,19 @@ class Path:
 
     def __init__(self, chunk: ActionChunk, start: Pose) -> None:
         self.chunk = chunk
-        count = round(CURVATURE_KNOTS_M[-1] / _STEP_M) + 1
-        self.curvature = [_interpolate(i * _STEP_M, CURVATURE_KNOTS_M, chunk.curvature) for i in range(count)]
-        self.x, self.y, self.heading = [start.x], [start.y], [start.heading]
-        pose = start
-        for bend in self.curvature[:-1]:
-            pose = pose.ahead(_STEP_M, bend)
-            self.x.append(pose.x)
-            self.y.append(pose.y)
-            self.heading.append(pose.heading)
+        bends = chunk.curvature
+        self.curvature = [bends[low] + share * (bends[high] - bends[low]) for low, high, share in _LAID]
+        x, y, heading = start.x, start.y, start.heading
+        self.x, self.y, self.heading = [x], [y], [heading]
+        for bend in self.curvature[:-1]:  # `Pose.ahead`, without a pose for each of 60 points
+            turned = _STEP_M * bend
+            middle = heading + turned / 2
+            x += _STEP_M * math.cos(middle)
+            y += _STEP_M * math.sin(middle)
+            heading += turned
+            self.x.append(x)
+            self.y.append(y)
+            self.heading.append(heading)
         self._progress = 0
 
     def nearest(self, pose: Pose) -> int:

@@ -20,6 +20,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from benchmarks import bad_candidates
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.cli.main import app
 from continuonbrain.loops import learning
@@ -31,7 +32,6 @@ from continuonbrain.rlds.reader import list_episodes, open_episode
 from continuonbrain.robot.sim.shifts import world
 from continuonbrain.safety.guards import Limits
 from continuonbrain.storage.adapters import AdapterStore
-from continuonbrain.trainer.course import Course
 
 from .driving import config_for
 
@@ -71,13 +71,8 @@ def as_it_was() -> Iterator[None]:
 
 @pytest.fixture
 def short_course(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two tracks of each measure, one for all instructions: the judging is whole, its evidence small."""
-
-    def course(where: Any) -> Course:
-        pairs = [(first, first + 1) for first in (40_000, 40_100, 40_200, 40_300, 40_400)]
-        return Course(where, *pairs)
-
-    monkeypatch.setattr(learning, "Course", course)
+    """Two tracks of each measure, one for each instruction: the judging is whole, its evidence small."""
+    monkeypatch.setattr(learning, "Course", lambda _world: bad_candidates.short_course(SHIFT))
 
 
 def taught_robot(root: Path) -> BrainRoot:

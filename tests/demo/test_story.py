@@ -8,31 +8,45 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from continuonbrain.demo import processes
 from continuonbrain.demo.narrator import Narrator
 from continuonbrain.demo.settings import DemoSettings
 from continuonbrain.demo.story import Demo
 from continuonbrain.errors import BrainError
+from continuonbrain.loops.child_process import launch_command
 from continuonbrain.loops.control_status import CONTROL_REPORT_NAME
 from continuonbrain.loops.drive_session import read_status
 from continuonbrain.storage.adapters import AdapterStore
 from continuonbrain.storage.layout import BrainLayout
 from continuonbrain.storage.lock import ProcessLock
 
-# Two and a half minutes on two idle cores; a busy machine must not turn that into a failure.
+# Two and a half minutes of one core; a busy machine must not turn that into a failure.
 pytestmark = pytest.mark.timeout(1200)
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """The candidate is judged on fewer tracks than a robot's (see `tests/short_course.py`)."""
+
+    def on_a_short_course(module: str, arguments: Sequence[str]) -> list[str]:
+        if "--once" not in arguments:  # it only promotes
+            return launch_command(module, arguments)
+        return launch_command("tests.short_course", [module, *arguments])
+
     out = tmp_path_factory.mktemp("demo")
     settings = DemoSettings(tracks=2, follow_tracks=1, live_s=3.0, max_steps=200)
-    return Demo(settings, out, Narrator()).play(), out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)  # the sidecar is to find the tests
+        patch.setattr(processes, "launch_command", on_a_short_course)
+        return Demo(settings, out, Narrator()).play(), out
 
 
 def test_the_shifted_robot_drives_badly_before_and_well_after(played: tuple[dict[str, Any], Path]) -> None:

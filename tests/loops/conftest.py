@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from continuonbrain.loops import judging
+from continuonbrain.loops import at_work, judging
 from continuonbrain.loops.teach import lessons, record_expert
 from continuonbrain.robot.sim.shifts import BASE
 from continuonbrain.safety.guards import Limits
@@ -21,6 +21,13 @@ def torch_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round passes each of its samples through the frozen layers, and none of these tests is about how many they
+    are: from as many lessons, fewer steps of each."""
+    monkeypatch.setattr(at_work, "_MAX_SAMPLES", 48)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ QUICK = {
     "max_wall_time_s": 600,
     "training.rank": 2,
     "training.threads": 1,
+    "promotion.max_eval_steps": 48,
 }
 QUICK_SLOW = QUICK | {
     "training.reflex_steps": 0,

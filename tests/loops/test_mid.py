@@ -143,7 +143,7 @@ def test_gates_are_looked_at_while_episodes_are_read_and_samples_built(
 def test_judging_looks_at_the_gates_in_every_batch_of_recorded_steps(
     brain: Brain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = loop(brain(), SimulatedHost())
+    trainer = loop(brain(**{"promotion.max_eval_steps": 1024}), SimulatedHost())
     looked: list[str] = []
 
     def look(*_: Any) -> float:

@@ -128,6 +128,7 @@ def test_the_engine_that_will_serve_judges_the_bytes(
     root = make_brain(
         tmp_path / "b", tiny_base_folder(), taught, **{"policy.engine": engine, "training.reflex_steps": 0}
     )
+    monkeypatch.setattr("continuonbrain.loops.learning._REPLAY_STATES", 32)  # enough to be mixed in
     gathered = judging.gather_evidence
     judges: list[Any] = []
 

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from benchmarks.small_verdict import judged  # noqa: E402
 from continuonbrain.brain_root import BrainRoot  # noqa: E402
 from continuonbrain.errors import BrainError  # noqa: E402
-from continuonbrain.loops import learning, training_log  # noqa: E402
+from continuonbrain.loops import at_work, learning, training_log  # noqa: E402
 from continuonbrain.loops.mid import MidLoop, Status  # noqa: E402
 from continuonbrain.loops.promotion import promote_candidate  # noqa: E402
 from continuonbrain.model.base_identity import base_sha256  # noqa: E402
@@ -67,6 +67,7 @@ def refused(
     seen: list[Status] = []
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(at_work, "_MAX_SAMPLES", 48)
         patch.setattr(
             learning,
             "Course",

@@ -247,6 +247,17 @@ def test_no_path_is_no_command() -> None:
     assert PathTracker(Calibration()).command(now_s=0.0, odometry=Odometry(Calibration())) is None
 
 
+def test_a_path_is_laid_as_its_bends_say_to_the_bit() -> None:
+    bends = (0.3, -0.2, 0.9, 1.1, -1.3, 0.0, 0.7, -0.4)
+    pose = Pose(1.5, -2.0, 0.7)
+    path = Path(chunk(bends), pose)
+    assert path.curvature == pytest.approx(np.interp(np.arange(61) * 0.05, CURVATURE_KNOTS_M, bends).tolist())
+    assert (path.curvature[0], path.curvature[-1]) == (bends[0], bends[-1])
+    for i, bend in enumerate(path.curvature):
+        assert (path.x[i], path.y[i], path.heading[i]) == (pose.x, pose.y, pose.heading)
+        pose = pose.ahead(0.05, bend)
+
+
 def test_a_path_is_as_long_as_its_last_knot_and_never_goes_back() -> None:
     path = Path(chunk(0.0), Pose())
     assert path.x[-1] == pytest.approx(3.0)
