@@ -14,7 +14,6 @@ from typing import Final
 
 from continuonbrain.brain_root import BrainRoot
 from continuonbrain.errors import BrainError
-from continuonbrain.policy.calibration import Calibration
 from continuonbrain.storage.adapter_version import CALIBRATION_FILE
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 from continuonbrain.storage.layout import BrainLayout
@@ -73,6 +72,8 @@ def with_own_servo(
         CalibrationError, SecretError: this robot's own cannot be used.
         AdapterError, FileNotSafeError, OSError.
     """
+    from continuonbrain.policy.calibration import Calibration  # brings numpy, which most commands spare
+
     told = load_plain(card)
     if CALIBRATION_FILE in files and is_own_servo(told, known_as(layout)):
         return dict(files), "its calibration is of this robot"
