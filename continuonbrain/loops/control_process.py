@@ -44,6 +44,7 @@ from continuonbrain.loops.in_hand import InHand
 from continuonbrain.loops.loop_report import FastReport
 from continuonbrain.loops.loop_tick import LoopTick, Mode
 from continuonbrain.loops.open_body import body_of
+from continuonbrain.loops.own_stop import OwnStop
 from continuonbrain.loops.policy_client import PolicyClient
 from continuonbrain.loops.realtime import lift_other_threads, prefer_this_thread, stay_in_memory
 from continuonbrain.loops.recording import Kind
@@ -154,6 +155,7 @@ class ControlProcess:
         self._pulse = notify.Pulse()
         self._head_fault, self._looks = "", 0
         self._stopping = False
+        self._own_stop = OwnStop(self._body.presses)
         self._base = BaseWatch(brain.layout)
         self.moved = False
         """Another base drives now: this process has to be started anew."""
@@ -256,12 +258,15 @@ class ControlProcess:
         self._body.ticked(tick)
         self._loop.astray(self._body.astray != "")
         self._loop.hold(self._body.unfit())
-        asked, stood = self._body.asked(), self._loop.pilot.guard.emergency_stopped
-        if asked == "stop":
+        asked, is_obeyed = self._body.asked(), self._loop.pilot.guard.emergency_stopped
+        just_stopped = self._own_stop.just_pressed(
+            self._body.presses, is_on=asked == "stop", is_obeyed=is_obeyed
+        )
+        if just_stopped:
             self._loop.emergency_stop()
-        elif asked is not None and (refusal := self._change_mode(asked)):
+        elif asked is not None and asked != "stop" and (refusal := self._change_mode(asked)):
             log.warning("mode %s: %s", asked, refusal)
-        self._obey(just_stopped=asked == "stop" and not stood)
+        self._obey(just_stopped=just_stopped)
         self._slack.begin()
 
     def _obey(self, *, just_stopped: bool = False) -> None:
