@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from continuonbrain.config import BrainConfig, DonkeyConfig
 from continuonbrain.loops.loop_tick import LoopTick, Mode, Teleop
+from continuonbrain.robot.donkey.absence import Absence
 from continuonbrain.robot.donkey.camera import Camera
 from continuonbrain.robot.donkey.camera_backends import backend_for
 from continuonbrain.robot.donkey.car import SILENCES, DonkeyCar, need_calibration
@@ -73,6 +74,7 @@ class DonkeyBody:
             disk_path, Ina219(bus, donkey.gauge) if gauged else None, watch=self._battery
         )
         self._mode: Mode = "park"
+        self._ticks = Absence()
         self._wanted: tuple[Mode, int] | None = None
         """What the mode button asked for, and how often the emergency stop had been pressed by then."""
 
@@ -96,8 +98,13 @@ class DonkeyBody:
         """Nothing here goes by it."""
 
     def ticked(self, tick: LoopTick) -> None:
-        """Remember the mode, which the gamepad's button changes."""
+        """Remember the mode, which the gamepad's button changes. What it asked for while the loop hung is nobody's
+        wish any more."""
         self._mode = tick.mode
+        if self._ticks.is_over(time.monotonic()):
+            self._wanted = None
+        if self._pad is not None:
+            self._pad.ticked()
 
     def asked(self) -> Mode | Literal["stop"] | None:
         """See `Body.asked`."""
