@@ -59,6 +59,11 @@ class Body(Protocol):
         """Bring it up, at rest; may take seconds. Raises `BrainError`, with all released again, when it cannot be."""
         ...
 
+    @property
+    def presses(self) -> int:
+        """How often its own emergency stop was pressed, also while it was on. Looked at after `asked`."""
+        ...
+
     def asked(self) -> Mode | Literal["stop"] | None:
         """What a person asked for since the last time, at the body itself: a mode, or an emergency stop (said as long
         as it is on). Must be quick."""

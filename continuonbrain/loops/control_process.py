@@ -13,15 +13,14 @@ mode, as hardware always does.
 
 from __future__ import annotations
 
-import argparse
 import logging
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from continuonbrain.brain_root import BrainRoot, open_brain
@@ -31,6 +30,7 @@ from continuonbrain.loops.base_watch import MOVED, BaseWatch
 from continuonbrain.loops.body import Body
 from continuonbrain.loops.child_process import exit_code
 from continuonbrain.loops.control_commands import ControlCommands
+from continuonbrain.loops.control_options import ControlOptions, options_of
 from continuonbrain.loops.control_snapshot import ControlSnapshot, ControlState
 from continuonbrain.loops.control_status import (
     CONTROL_REPORT_NAME,
@@ -44,6 +44,7 @@ from continuonbrain.loops.in_hand import InHand
 from continuonbrain.loops.loop_report import FastReport
 from continuonbrain.loops.loop_tick import LoopTick, Mode
 from continuonbrain.loops.open_body import body_of
+from continuonbrain.loops.own_stop import OwnStop
 from continuonbrain.loops.policy_client import PolicyClient
 from continuonbrain.loops.realtime import lift_other_threads, prefer_this_thread, stay_in_memory
 from continuonbrain.loops.recording import Kind
@@ -72,23 +73,8 @@ from continuonbrain.storage.lock import ProcessLock
 
 log = logging.getLogger("continuonbrain.control")
 
-TRACK_SEED = 9001
 _RECALIBRATE_EVERY = 10
 """Looks of the status thread, five a second."""
-
-
-@dataclass(frozen=True, slots=True)
-class ControlOptions:
-    """What the command line says. shift None: as config.json says. seconds None: until told to stop."""
-
-    shift: str | None = None
-    track: int = TRACK_SEED
-    seed: int = 0
-    instruction: str = "drive"
-    seconds: float | None = None
-    record: bool = True
-    cycle: bool = False
-    park: bool = False
 
 
 class ControlProcess:
@@ -153,7 +139,8 @@ class ControlProcess:
             )
         self._pulse = notify.Pulse()
         self._head_fault, self._looks = "", 0
-        self._stopping = False
+        self._stopping, self._parent = False, os.getppid()
+        self._own_stop = OwnStop(self._body.presses)
         self._base = BaseWatch(brain.layout)
         self.moved = False
         """Another base drives now: this process has to be started anew."""
@@ -210,7 +197,9 @@ class ControlProcess:
                             self._life.live(until)
                         else:
                             self.tick_until(lambda: until is not None and time.monotonic() >= until)
-                    self._state.told_to_end = not self.moved  # who fails was not told to
+                    # Who fails was not told to; nor who is asked by the kernel because its parent has died
+                    # (`child_process`): then nobody wanted anything.
+                    self._state.told_to_end = not self.moved and os.getppid() == self._parent
                 finally:
                     notify.stopping()
                     self._state.stopped = True
@@ -256,12 +245,15 @@ class ControlProcess:
         self._body.ticked(tick)
         self._loop.astray(self._body.astray != "")
         self._loop.hold(self._body.unfit())
-        asked, stood = self._body.asked(), self._loop.pilot.guard.emergency_stopped
-        if asked == "stop":
+        asked, is_obeyed = self._body.asked(), self._loop.pilot.guard.emergency_stopped
+        just_stopped = self._own_stop.just_pressed(
+            self._body.presses, is_on=asked == "stop", is_obeyed=is_obeyed
+        )
+        if just_stopped:
             self._loop.emergency_stop()
-        elif asked is not None and (refusal := self._change_mode(asked)):
+        elif asked is not None and asked != "stop" and (refusal := self._change_mode(asked)):
             log.warning("mode %s: %s", asked, refusal)
-        self._obey(just_stopped=asked == "stop" and not stood)
+        self._obey(just_stopped=just_stopped)
         self._slack.begin()
 
     def _obey(self, *, just_stopped: bool = False) -> None:
@@ -269,8 +261,8 @@ class ControlProcess:
             self._commands.take(just_stopped=just_stopped)
 
     def _go_on_as(self, before: Mapping[str, Any]) -> None:
-        """What a person wanted of a control process that was not told to end (it was killed, failed, or made way for
-        another base) still holds: an emergency stop, and that the robot does not drive by itself."""
+        """What a person wanted of a control process that was not told to end (it was killed, failed, lost its parent,
+        or made way for another base) still holds: an emergency stop, and that the robot does not drive by itself."""
         if before.get("told_to_end") is True:
             return
         if before.get("emergency_stop") is True:
@@ -365,36 +357,12 @@ class ControlProcess:
 
 def main(arguments: list[str] | None = None, *, open_body: Callable[..., Body] = body_of) -> int:
     """Command line; exit 2 when a person must put something right. open_body: see `ControlProcess`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m continuonbrain.loops.control_process", description=__doc__
-    )
-    parser.add_argument("--root", type=Path, required=True, help="brain root")
-    parser.add_argument(
-        "--shift", help="how the simulated robot differs (default: robot.shift of the config)"
-    )
-    parser.add_argument("--track", type=int, default=TRACK_SEED, help="seed of the track")
-    parser.add_argument("--seed", type=int, default=0, help="seed of noise and lessons")
-    parser.add_argument("--instruction", default="drive")
-    parser.add_argument("--seconds", type=float, help="stop after so long")
-    parser.add_argument("--no-record", action="store_true", help="do not write episodes of what is driven")
-    parser.add_argument("--cycle", action="store_true", help="teach, park and learn, drive, and again")
-    parser.add_argument("--park", action="store_true", help="stand until a person gives it a mode")
-    given = parser.parse_args(arguments)
+    root, options = options_of(arguments, description=__doc__)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    options = ControlOptions(
-        given.shift,
-        given.track,
-        given.seed,
-        given.instruction,
-        given.seconds,
-        not given.no_record,
-        given.cycle,
-        given.park,
-    )
     moved: list[bool] = []
 
     def drive() -> None:
-        process = ControlProcess(open_brain(given.root), options, open_body=open_body)
+        process = ControlProcess(open_brain(root), options, open_body=open_body)
         process.run()
         moved.append(process.moved)
 

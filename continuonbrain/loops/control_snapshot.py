@@ -44,8 +44,8 @@ GAUGES = (
 @dataclass(slots=True)
 class ControlState:
     """What only the process knows; it writes here, the status reads. hand: what a person wants; tick: the last one;
-    granted: what its thread got; stopped: it has left its loop; told_to_end: because somebody wanted that. Else what a
-    person wanted of this process they want of the next."""
+    granted: what its thread got; stopped: it has left its loop; told_to_end: because somebody wanted that, and not
+    because its parent died. Else what a person wanted of this process they want of the next."""
 
     hand: InHand = field(default_factory=InHand)
     tick: LoopTick | None = None

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from continuonbrain.config import BrainConfig, DonkeyConfig
 from continuonbrain.loops.loop_tick import LoopTick, Mode, Teleop
+from continuonbrain.robot.donkey.absence import Absence
 from continuonbrain.robot.donkey.camera import Camera
 from continuonbrain.robot.donkey.camera_backends import backend_for
 from continuonbrain.robot.donkey.car import SILENCES, DonkeyCar, need_calibration
@@ -73,13 +74,19 @@ class DonkeyBody:
             disk_path, Ina219(bus, donkey.gauge) if gauged else None, watch=self._battery
         )
         self._mode: Mode = "park"
-        self._wanted: tuple[Mode, bool] | None = None
-        """What the mode button asked for, and whether the emergency stop was on then."""
+        self._ticks = Absence()
+        self._wanted: tuple[Mode, int] | None = None
+        """What the mode button asked for, and how often the emergency stop had been pressed by then."""
 
     @property
     def teleop(self) -> Teleop | None:
         """The gamepad."""
         return self._pad
+
+    @property
+    def presses(self) -> int:
+        """See `Body.presses`."""
+        return self._stop.presses
 
     def open(self) -> None:
         """Some seconds: the ESC arms. Raises `RobotFault` when a part does not come up."""
@@ -91,13 +98,18 @@ class DonkeyBody:
         """Nothing here goes by it."""
 
     def ticked(self, tick: LoopTick) -> None:
-        """Remember the mode, which the gamepad's button changes."""
+        """Remember the mode, which the gamepad's button changes. What it asked for while the loop hung is nobody's
+        wish any more."""
         self._mode = tick.mode
+        if self._ticks.is_over(time.monotonic()):
+            self._wanted = None
+        if self._pad is not None:
+            self._pad.ticked()
 
     def asked(self) -> Mode | Literal["stop"] | None:
         """See `Body.asked`."""
         wanted, self._wanted = self._wanted, None
-        if self._stop.why and (wanted is None or not wanted[1]):
+        if self._stop.why and (wanted is None or wanted[1] != self._stop.presses):
             # A stop that came after the mode button, of the pad or of the switch, wins: nothing is released then.
             return "stop"
         return None if wanted is None else wanted[0]
@@ -128,7 +140,7 @@ class DonkeyBody:
             self._wanted = None
             self._stop.press("the gamepad's stop button")
         else:
-            stopped = bool(self._stop.why)
+            presses, stopped = self._stop.presses, bool(self._stop.why)
             # What ends an emergency stop never drives off by itself: by hand the car waits for a hand.
             mode: Mode = "autopilot" if self._mode == "teleop" and not stopped else "teleop"
-            self._wanted = mode, stopped
+            self._wanted = mode, presses

@@ -37,7 +37,7 @@ from continuonbrain.loops.loop_report import Durations, FastReport, Profile
 from continuonbrain.loops.loop_tick import PARKED, LoopTick, Mode, PathSource, Teleop
 from continuonbrain.loops.policy_client import Answer
 from continuonbrain.loops.realtime import quiet_collector, sleep_punctually
-from continuonbrain.loops.recording import Attended, Kind, Part, Recording, is_driven, kind_of
+from continuonbrain.loops.recording import Attended, Driven, Kind, Part, Recording, kind_of
 from continuonbrain.loops.reflex_keeper import ReflexSource
 from continuonbrain.loops.remote import Hand
 from continuonbrain.loops.robot_link import RobotLink
@@ -121,7 +121,7 @@ class FastLoop:
         self._heads = Heads(pilot, reflexes, self._tally)
         self._link = RobotLink(robot, pilot, self._tally, forget=self._forget, clock=clock)
         self._driven = False
-        self._attended, self._astray = Attended(), False
+        self._attended, self._is_driven, self._astray = Attended(), Driven(), False
         pilot.instruct(instruction)
 
     # What may be told between two ticks (from `on_tick` or `should_stop`, which run on the loop's thread).
@@ -345,7 +345,7 @@ class FastLoop:
             decided.foreseen,
             surprise,
         )
-        self._record(tick, driven=is_driven(tick, absent=absent))
+        self._record(tick, driven=self._is_driven.by_somebody(tick, absent=absent))
         profile.over("record")
         return tick
 

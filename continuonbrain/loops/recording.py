@@ -9,9 +9,10 @@
 Lessons begin switched off: who tries the wheel teaches nothing. They stay on over a change of the mode, until the
 process ends: whoever drives sees it, and a gamepad has no key for it.
 
-An episode is what somebody drove (`Attended`): while nobody has the wheel, or something holds the robot of a person who
-has it, nothing is recorded, and where that lasts, or the robot is put somewhere else, the episode ends and the next one
-begins when it is driven again.
+An episode is what somebody drove (`Attended`): while nobody has the wheel, or something holds the robot of whoever has
+it, nothing is recorded, and where that lasts, or the robot is put somewhere else, the episode ends and the next one
+begins when it is driven again. Of what stops the policy the first step is part of its drive: how that ended is what a
+safety head learns from (`trainer/safety_evidence.py`).
 """
 
 from __future__ import annotations
@@ -58,13 +59,24 @@ class Recording:
         return self.able and kind != "" and (self.lessons if kind == "lesson" else self.drives)
 
 
-def is_driven(tick: LoopTick, *, absent: bool = False) -> bool:
-    """Whether somebody drives: not a hand that is off, and not a person whose robot is held, whatever holds it (an
-    emergency stop, an empty battery, a camera that is gone: then nobody asks where their hand is). absent: nobody is
-    there to assist, which the guard does not say either while something else holds the robot."""
-    if tick.mode == "teleop":
-        return not NOBODY_DRIVES.intersection(tick.guarded.reasons)
-    return not absent and Reason.DEADMAN not in tick.guarded.reasons
+@dataclass(slots=True)
+class Driven:
+    """Tells of every tick whether somebody drives it."""
+
+    _stood: bool = True
+    """The guard had stopped it in the tick before."""
+
+    def by_somebody(self, tick: LoopTick, *, absent: bool = False) -> bool:
+        """Not by a hand that is off, nor by a person whose robot is held, whatever holds it (an emergency stop, an
+        empty battery, a camera that is gone: then nobody asks where their hand is); nor by a policy that the guard has
+        stopped, but for the tick in which it does. absent: nobody is there to assist, which the guard does not say
+        either while something else holds the robot."""
+        stood, self._stood = self._stood, tick.guarded.stopped
+        if tick.mode == "teleop":
+            return not NOBODY_DRIVES.intersection(tick.guarded.reasons)
+        if absent or Reason.DEADMAN in tick.guarded.reasons:
+            return False
+        return not (stood and tick.guarded.stopped)
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ class SimBody:
 
     robot_model = "sim-donkeycar"
     teleop: Teleop | None = None
+    presses = 0
 
     def __init__(
         self, world: World, *, shift: str, track: int, seed: int, instruction: str, hz: float, disk_path: Path

@@ -121,6 +121,12 @@ def test_a_training_without_time_says_so_and_a_robot_without_control_process_too
     recorded = "recordedInWords"
     assert "control process" in called(page, "words", recorded, None, True)
     assert "No connection" in called(page, "words", recorded, None, False)
+    for mode in ("autopilot", "assisted"):
+        told = {"on": True, "as": "drive", "waits": False, "able": True, "lessons": False, "drives": True}
+        tick = {"mode": mode, "instruction": "drive", "recording": told}
+        assert called(page, "words", recorded, tick).startswith("Recording what the autopilot drives")
+        told["waits"] = True  # a robot that was stopped
+        assert "nothing is recorded until it drives" in called(page, "words", recorded, tick)
 
 
 def test_a_base_without_words_is_not_asked(fake: Server, open_page: Opener) -> None:

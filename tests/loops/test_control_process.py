@@ -36,6 +36,7 @@ class Switched:
 
     robot_model, environment, off_road, astray = "test", "test", 0, ""
     teleop: Teleop | None = None
+    presses = 0
 
     def __init__(self) -> None:
         self.robot, self.machine = Car(Time()), Machine()

@@ -102,6 +102,27 @@ def test_after_an_emergency_stop_the_mode_button_gives_it_to_the_hand(tmp_path: 
         assert body.asked() == "teleop"
 
 
+def test_what_the_mode_button_asked_for_while_the_loop_hung_is_nobodys_wish_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, now = _body(tmp_path), [100.0]
+    monkeypatch.setattr(donkey_body, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    body._pressed("mode")  # before the first tick: while the car comes up
+    body.ticked(_tick("park"))
+    assert body.asked() == "teleop"
+    for wait_s, wanted in ((0.05, "autopilot"), (0.4, "autopilot"), (0.6, None), (0.05, "autopilot")):
+        body._pressed("mode")
+        body._mode = "teleop"
+        body._pressed("mode")
+        now[0] += wait_s
+        body.ticked(_tick("teleop"))
+        assert body.asked() == wanted
+    body._pressed("stop")
+    now[0] += 5.0
+    body.ticked(_tick("teleop"))
+    assert body.asked() == "stop"  # however late
+
+
 def test_a_car_whose_chips_do_not_answer_does_not_open(tmp_path: Path) -> None:
     body = _body(tmp_path)
     with pytest.raises(BrainError, match="nobody: write of chip 0x40"):

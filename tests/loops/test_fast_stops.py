@@ -76,8 +76,9 @@ def test_a_body_that_must_stand_is_stopped_with_its_reason_in_every_step_and_par
     assert r.ticks[49].guarded.throttle > 0.0
     assert report.sensor_faults == 0
     steps = {step.tick: step for episode in r.episodes for step in episode.steps}
-    assert steps[22].reasons == ("low_battery",)
-    assert steps[22].command[1] == 0.0
+    assert steps[20].reasons == ("low_battery",)  # what ended the drive
+    assert not {21, 22, 23} & set(steps)
+    assert steps[20].command[1] == 0.0
 
 
 def test_a_path_from_before_a_long_blindness_is_forgotten() -> None:

@@ -123,6 +123,49 @@ def test_a_control_process_that_fails_leaves_what_a_person_wanted(
         assert status["mode"] == ("autopilot" if told["type"] == "stop" else "park")
 
 
+PARENT = """
+import sys
+import time
+from pathlib import Path
+from continuonbrain.loops.child_process import ChildProcess
+
+log, *arguments = sys.argv[1:]
+ChildProcess("control", "continuonbrain.loops.control_process", arguments, log_path=Path(log))
+time.sleep(600)
+"""
+
+
+def is_gone(pid: int) -> bool:
+    """A zombie has ended, too."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.parametrize("told", [{"type": "stop"}, {"type": "mode", "mode": "teleop"}])
+def test_a_control_process_whose_parent_is_killed_leaves_what_a_person_wanted(
+    layout: BrainLayout, told: dict[str, Any]
+) -> None:
+    arguments = [str(layout.log_dir / "control.log"), "--no-record", "--root", str(layout.root)]
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, *arguments])
+    try:
+        pid = until(layout, lambda s: s.get("tick", 0) > 3)["pid"]
+        command_control(layout, told)
+    finally:
+        killed(layout, parent)
+    end = time.monotonic() + 30
+    while not is_gone(pid):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert read_status(layout)["mode"] == "stopped"  # in good order: the kernel asked it
+    with control(layout):
+        status = read_status(layout)
+        assert status["emergency_stop"] == (told["type"] == "stop")
+        assert status["guarded"] == [0.0, 0.0]
+        assert status["mode"] == ("autopilot" if told["type"] == "stop" else "park")
+
+
 def test_who_is_told_to_end_leaves_nothing_to_the_next(layout: BrainLayout) -> None:
     with control(layout) as process:
         command_control(layout, {"type": "stop"})

@@ -207,6 +207,71 @@ def test_assisted_with_nobody_there_records_nothing_also_where_the_robot_is_held
     assert r.run(150, hold).recorded_steps == 0
 
 
+def policy_stopped(what: str, ticks: range) -> Rig:
+    """On autopilot; something holds the robot in these ticks. 300 are run."""
+    r = rig(broken=lambda look: "gone" if what == "sensor_fault" and look in ticks else "")
+    if what == "stale_path":
+        r.paths.dies_at_s = r.time.now_s + ticks.start / 20
+
+    def hold(done: Any) -> None:
+        now = done.number + 1
+        if what == "emergency_stop" and now in (ticks.start, ticks.stop):
+            r.loop.emergency_stop() if now == ticks.start else r.loop.release()
+        elif what == "low_battery":
+            r.loop.hold("the battery is at 4%" if now in ticks else "")
+        elif what == "instruction_stop" and now in (ticks.start, ticks.stop):
+            r.body.speed_mps = 0.0 if now == ticks.start else 1.0
+            r.loop.instruct("stop" if now == ticks.start else "drive")
+
+    r.run(300, hold)
+    return r
+
+
+AUTOPILOT_HOLDS = ["emergency_stop", "low_battery", "sensor_fault", "stale_path", "instruction_stop"]
+
+
+@pytest.mark.parametrize("what", AUTOPILOT_HOLDS)
+def test_a_robot_that_is_held_on_autopilot_is_not_recorded_for_as_long_as_it_stands(what: str) -> None:
+    r = policy_stopped(what, range(100, 1000))
+    ticks = [tick for episode in ticks_of(r) for tick in episode]  # another instruction is another episode
+    stands = max(tick.number for tick in r.ticks if not tick.guarded.stopped) + 1
+    assert stands < 150
+    assert ticks == list(range(ticks[0], stands + 1))  # the drive ends with what ended it
+    assert what in r.episodes[-1].steps[-1].reasons
+    assert r.loop.recorded_as() == "drive"
+    assert r.loop.recording_waits()
+
+
+@pytest.mark.parametrize("what", AUTOPILOT_HOLDS[:3])
+def test_where_a_held_robot_drives_on_another_drive_begins(what: str) -> None:
+    first, second = ticks_of(policy_stopped(what, range(100, 200)))
+    assert 100 <= first[-1] <= 102
+    assert 200 <= second[0] <= 203
+    assert second == list(range(second[0], 300))
+
+
+def test_a_moment_in_which_the_policy_is_stopped_is_part_of_its_drive() -> None:
+    (ticks,) = ticks_of(policy_stopped("sensor_fault", range(100, 100 + MOST_OFF)))
+    assert ticks == list(range(ticks[0], 300))
+
+
+def test_a_stop_of_a_robot_that_drives_is_evidence_and_one_of_a_robot_that_stands_is_none() -> None:
+    r = rig()
+
+    def stop(tick: Any) -> None:
+        if tick.number == 50:
+            r.loop.set_mode("park")
+            r.loop.emergency_stop()
+        elif tick.number == 60:
+            r.loop.set_mode("autopilot")
+
+    r.run(150, stop)
+    assert ticks_of(r)[0][-1] == 50
+    assert not any("emergency_stop" in step.reasons for m in r.episodes for step in m.steps)
+    r = policy_stopped("emergency_stop", range(100, 1000))
+    assert [s.tick for m in r.episodes for s in m.steps if "emergency_stop" in s.reasons] == [100]
+
+
 def test_assisted_with_nobody_at_the_wheel_records_nothing() -> None:
     r = rig()
     r.loop.set_mode("assisted")

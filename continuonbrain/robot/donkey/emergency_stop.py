@@ -36,10 +36,13 @@ class EmergencyStop:
         self._pin = pin
         self._lock = threading.Lock()
         self._why = ""
+        self.presses = 0
+        """How often it was pressed, also while it was on; a switch that stays pressed counts once."""
 
     def press(self, why: str) -> None:
         """Stop, and stay stopped. The first reason is kept."""
         with self._lock:
+            self.presses += 1
             if not self._why:
                 self._why = why
                 log.error("emergency stop: %s", why)
@@ -48,7 +51,7 @@ class EmergencyStop:
     def why(self) -> str:
         """Who or what pressed it, after looking at the pin; "" while nobody has."""
         held = self._held()
-        if held:
+        if held and not self._why:
             self.press(held)
         return self._why
 

@@ -3,6 +3,10 @@
 The car moves while the dead-man button is held. What the pad does not say counts as let go: a pad that vanished, one
 that reported nothing for a while (out of reach: the kernel notices that only seconds later), one whose events were
 lost (SYN_DROPPED), and one that has come back, until the button is pressed anew.
+
+So it is where nobody listened for more than a hiccup (`absence.py`): the loop that obeys the pad hung, or the thread
+that reads it, or the whole process. Who held on all the while has not seen what happened. What was pressed meanwhile
+waits in the kernel and is read late: it stops the car, and else does nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from math import inf
 from typing import Literal, Protocol
 
 from continuonbrain.config import GamepadConfig
+from continuonbrain.robot.donkey.absence import Absence
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +29,8 @@ EV_SYN, EV_KEY, EV_ABS, SYN_DROPPED = 0, 1, 3, 3
 _POLL_S = 0.05
 _BACKOFF_S = (0.5, 4.0)
 _DEAD_ZONE = 0.06
+_QUEUED_S = 0.25
+"""In this time after a gap the queue of the kernel is read, some looks of 64 events each."""
 
 Press = Literal["stop", "mode"]
 
@@ -69,23 +76,34 @@ class PadState:
         self._codes, self._ranges, self._quiet_s = codes, ranges, quiet_s
         self._steering = self._throttle = 0.0
         self._held = False
-        self._event_s = -inf
+        self._event_s = self._deaf_until_s = -inf
+        self._looks = Absence()
+
+    def looked(self, now_s: float) -> None:
+        """Events are read now; to be told before they are taken."""
+        if self._looks.is_over(now_s):
+            self.let_go(now_s)
+
+    def let_go(self, now_s: float) -> None:
+        """Nobody listened: whoever holds it presses anew, and not at once, as what was pressed meanwhile is queued."""
+        self._held, self._deaf_until_s = False, now_s + _QUEUED_S
 
     def take(self, event: tuple[int, int, int], now_s: float) -> Press | None:
         """One event. Gives the button that was pressed, where it is one that somebody waits for."""
         kind, code, value = event
-        codes = self._codes
+        codes, is_now = self._codes, now_s >= self._deaf_until_s
         self._event_s = now_s
         if kind == EV_ABS and code == codes.steering:
             self._steering = self._scaled(value, self._ranges[0])
         elif kind == EV_ABS and code == codes.throttle:
             self._throttle = self._scaled(value, self._ranges[1])
         elif kind == EV_KEY and code == codes.deadman:
-            self._held = value != 0
+            if value == 0 or (value == 1 and is_now):  # 2 is one that is held, said again
+                self._held = value == 1
         elif kind == EV_KEY and code == codes.stop and value == 1:
             self._held = False
             return "stop"
-        elif kind == EV_KEY and code == codes.mode and value == 1:
+        elif kind == EV_KEY and code == codes.mode and value == 1 and is_now:
             return "mode"
         elif kind == EV_SYN and code == SYN_DROPPED:
             # Some events are lost, perhaps the one that let go.
@@ -131,6 +149,7 @@ class Gamepad:
         self._lock = threading.Lock()
         self._command = (0.0, 0.0)
         self._alive_s = -inf
+        self._obeyed, self._must_let_go = Absence(), False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gamepad", daemon=True)
         self.connected = False
@@ -142,7 +161,17 @@ class Gamepad:
 
     def __call__(self) -> tuple[tuple[float, float], float]:
         with self._lock:
+            self._look_at_the_loop()
             return self._command, self._clock() - self._alive_s
+
+    def ticked(self) -> None:
+        """The loop that obeys it lives. To be told at every tick, whoever drives."""
+        with self._lock:
+            self._look_at_the_loop()
+
+    def _look_at_the_loop(self) -> None:
+        if self._obeyed.is_over(self._clock()):
+            self._command, self._alive_s, self._must_let_go = (0.0, 0.0), -inf, True
 
     def close(self) -> None:
         """End the thread; nobody drives any more."""
@@ -177,16 +206,21 @@ class Gamepad:
             wait_s = min(self._backoff_s[1], wait_s * 2)
 
     def _follow(self, pad: Pad, state: PadState) -> None:
-        for event in pad.read(_POLL_S):
+        events = pad.read(_POLL_S)
+        state.looked(self._clock())
+        for event in events:
             pressed = state.take(event, self._clock())
             if pressed is not None:
                 self._on_press(pressed)
-        now_s = self._clock()
-        command = state.command(now_s)
-        if command is None:
-            self._let_go()
-        else:
-            with self._lock:
+        with self._lock:
+            now_s = self._clock()
+            if self._must_let_go:
+                self._must_let_go = False
+                state.let_go(now_s)
+            command = state.command(now_s)
+            if command is None:
+                self._command = (0.0, 0.0)
+            else:
                 self._command, self._alive_s = command, now_s
 
     def _let_go(self) -> None:

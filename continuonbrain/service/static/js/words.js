@@ -48,7 +48,7 @@ export function recordedInWords(tick, linked = true, driver = "none") {
     case "lesson": if (told.waits) return `Your lesson ${what} waits: nothing is recorded until somebody drives.`; return `Recording your lesson ${what}: you switched it on, and it teaches.`;
     case "correction": return `Recording your correction to ${what}: it teaches.`;
     case "simulated lesson": return "The simulated teacher drives, and its lessons are recorded.";
-    case "drive": return `Recording what the autopilot drives: it is kept, and teaches nothing.${tick.mode === "assisted" ? " Take the wheel, and that is recorded as a correction, which teaches." : next}`;
+    case "drive": return `${told.waits ? "What the autopilot drives waits: nothing is recorded until it drives." : "Recording what the autopilot drives: it is kept, and teaches nothing."}${tick.mode === "assisted" ? " Take the wheel, and that is recorded as a correction, which teaches." : next}`;
   }
   if (tick.mode === "teleop") return driver === "me" ? "Not recording: nothing that you drive now teaches. Press Record for a lesson." : "Not recording: nothing that is driven by hand now teaches. Press Record, and take the wheel, for a lesson.";
   if (tick.mode === "autopilot" || tick.mode === "assisted") return `Not recording: the autopilot's drives and corrections are switched off under Teach.${next}`;
