@@ -122,10 +122,10 @@ class ChildProcess:
         """None while it runs; negative for a signal."""
         return self._process.poll()
 
-    def ask_to_end(self) -> None:
-        """SIGTERM: end in good order."""
+    def ask_to_end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End in good order, at this signal."""
         with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
+            self._process.send_signal(number)
 
     def end(self, timeout_s: float) -> bool:
         """SIGTERM, and after `timeout_s` SIGKILL; also to whatever it left behind. True: it ended by itself."""
@@ -167,11 +167,13 @@ class ChildProcess:
         return lines[-1] if lines else f"nothing in {self.log_path}"
 
 
-def end_together(children: Sequence[ChildProcess], timeout_s: float) -> list[ChildProcess]:
-    """Ask all to end, wait for all until `timeout_s` is over, kill the rest: these are returned."""
+def end_together(
+    children: Sequence[ChildProcess], timeout_s: float, number: signal.Signals = signal.SIGTERM
+) -> list[ChildProcess]:
+    """Ask all to end by this signal, wait for all until `timeout_s` is over, kill the rest: these are returned."""
     deadline = time.monotonic() + timeout_s
     for child in children:
-        child.ask_to_end()
+        child.ask_to_end(number)
     return [child for child in children if not child.finish(max(0.0, deadline - time.monotonic()))]
 
 

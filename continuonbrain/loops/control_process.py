@@ -5,10 +5,10 @@
 
 One per brain root (a lock says who). It tells how it is in `run/control.json` and `run/host.json`, takes commands
 on `run/control.sock` (`control_commands.py`). What the robot sees is on `run/view.sock` (`view.py`).
-SIGTERM and SIGINT stop the robot, close the recording and leave `run/control_report.json`. With --cycle the simulated
-robot lives: it is taught, stands still until something was learned, drives by itself, and is taught again on other
-tracks; once a person has taken part it does what they say instead. With --park it stands until a person gives it a
-mode, as hardware always does.
+SIGTERM, SIGINT and SIGHUP stop the robot, close the recording and leave `run/control_report.json`. With --cycle the
+simulated robot lives: it is taught, stands still until something was learned, drives by itself, and is taught again
+on other tracks; once a person has taken part it does what they say instead. With --park it stands until a person
+gives it a mode, as hardware always does.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ _RECALIBRATE_EVERY = 10
 
 
 class ControlProcess:
-    """One robot being driven. `run` returns after SIGTERM, SIGINT or `seconds`.
+    """One robot being driven. `run` returns after SIGTERM, SIGINT, SIGHUP or `seconds`.
 
     open_body: makes the body (see `open_body.body_of`); another one is for benchmarks and tests.
     """
@@ -139,7 +139,8 @@ class ControlProcess:
             )
         self._pulse = notify.Pulse()
         self._head_fault, self._looks = "", 0
-        self._stopping, self._parent = False, os.getppid()
+        self._stopping = self._is_hung_up = False
+        self._parent = os.getppid()
         self._own_stop = OwnStop(self._body.presses)
         self._base = BaseWatch(brain.layout)
         self.moved = False
@@ -155,7 +156,7 @@ class ControlProcess:
         layout, options = self._layout, self._options
         layout.run_dir.mkdir(parents=True, exist_ok=True)
         with ProcessLock(layout.brain_lock_path, purpose=f"drive the robot of {layout.root}"):
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, self._on_signal)
             for recovered in recover_unfinished(layout.episodes_dir):
                 log.warning("closed after a crash: %s", recovered)
@@ -198,8 +199,10 @@ class ControlProcess:
                         else:
                             self.tick_until(lambda: until is not None and time.monotonic() >= until)
                     # Who fails was not told to; nor who is asked by the kernel because its parent has died
-                    # (`child_process`): then nobody wanted anything.
-                    self._state.told_to_end = not self.moved and os.getppid() == self._parent
+                    # (`child_process`), nor who was hung up on, by a run that failed or a terminal that is gone:
+                    # then nobody wanted anything.
+                    by_somebody = not self._is_hung_up and os.getppid() == self._parent
+                    self._state.told_to_end = not self.moved and by_somebody
                 finally:
                     notify.stopping()
                     self._state.stopped = True
@@ -225,8 +228,8 @@ class ControlProcess:
             log.warning("another base drives now: the robot stops, and this process starts anew")
             self.moved = self._stopping = True
 
-    def _on_signal(self, _number: int, _frame: object) -> None:
-        self._stopping = True
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self._stopping, self._is_hung_up = True, number == signal.SIGHUP
 
     def _on_tick(self, tick: LoopTick) -> None:
         self._state.tick = tick

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -129,7 +130,7 @@ class Supervisor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        self.stop(failed=kind is not None and issubclass(kind, Exception))
 
     def child(self, name: str) -> ChildProcess:
         """The process of this name as it is now. `KeyError` when there is none."""
@@ -176,14 +177,15 @@ class Supervisor:
         except (BrainError, OSError):  # a damaged store is told by those who need it
             return {}
 
-    def stop(self) -> RunSummary:
-        """End all, robot first. Safe to call again."""
+    def stop(self, *, failed: bool = False) -> RunSummary:
+        """End all, robot first. failed: nobody wanted that, so that what a person wanted of the robot holds for whoever
+        drives it next (`ControlProcess`). Safe to call again."""
         if self._summary is not None:
             return self._summary
         self._probation.close()
         status = read_status(self._layout)
         controls = [w for w in self._watched if w.plan.name == "control"]
-        troubles = self._end(controls, _CONTROL_END_S)
+        troubles = self._end(controls, _CONTROL_END_S, signal.SIGHUP if failed else signal.SIGTERM)
         troubles += self._end([w for w in self._watched if w.plan.name != "control"], _OTHERS_END_S)
         for watched in self._watched:
             watched.heartbeat.close()
@@ -230,9 +232,11 @@ class Supervisor:
             environment=heartbeat.environment,
         )
 
-    def _end(self, watched: list[_Watched], timeout_s: float) -> list[str]:
+    def _end(
+        self, watched: list[_Watched], timeout_s: float, number: signal.Signals = signal.SIGTERM
+    ) -> list[str]:
         """End these; what did not go as it should."""
-        killed = end_together([w.child for w in watched], timeout_s)
+        killed = end_together([w.child for w in watched], timeout_s, number)
         told = [f"{c.name} did not end within {timeout_s:g} s of being asked and was killed" for c in killed]
         return told + [trouble for w in watched if (trouble := self._leave_stopped(w))]
 

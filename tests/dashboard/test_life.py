@@ -168,7 +168,9 @@ def test_a_person_teaches_it_and_takes_back_what_it_learned(
         assert {driver_of(m) for m in told} == {"person"}
 
         page.goto(f"{url}/#learn")
-        page.get_by_text("Waiting for the gates.").wait_for(timeout=60_000)  # a sidecar that starts takes no wish yet
+        page.get_by_text("Waiting for the gates.").wait_for(
+            timeout=60_000
+        )  # a sidecar that starts takes no wish yet
         page.get_by_role("button", name="Start training").click()
         page.get_by_text("it begins when the gates open").wait_for()  # the car is still in a person's hand
         page.get_by_role("button", name="Asked for").wait_for()

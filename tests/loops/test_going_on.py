@@ -166,6 +166,47 @@ def test_a_control_process_whose_parent_is_killed_leaves_what_a_person_wanted(
         assert status["mode"] == ("autopilot" if told["type"] == "stop" else "park")
 
 
+RUN = """
+import sys
+import time
+from pathlib import Path
+from continuonbrain.brain_root import open_brain
+from continuonbrain.loops.child_plan import CONTROL_MODULE, LIMITS, ChildPlan
+from continuonbrain.loops.supervisor import ChildGaveUpError, Supervisor
+
+root = sys.argv[1]
+plan = ChildPlan("control", CONTROL_MODULE, ("--root", root, "--no-record"), LIMITS["control"])
+with Supervisor(open_brain(Path(root)), [plan]) as run:
+    while True:
+        run.poll()
+        if (Path(root) / "fail").exists():
+            raise ChildGaveUpError("the policy process cannot run")
+        if (Path(root) / "end").exists():
+            raise SystemExit(0)
+        time.sleep(0.02)
+"""
+
+
+@pytest.mark.parametrize("told", [{"type": "stop"}, {"type": "mode", "mode": "teleop"}])
+@pytest.mark.parametrize("fails", [True, False], ids=["a run that fails", "one that is ended"])
+def test_a_run_that_fails_leaves_what_a_person_wanted_and_one_that_is_ended_does_not(
+    layout: BrainLayout, told: dict[str, Any], fails: bool
+) -> None:
+    run = subprocess.Popen([sys.executable, "-c", RUN, str(layout.root)], stderr=subprocess.DEVNULL)
+    try:
+        until(layout, lambda s: s.get("tick", 0) > 3)
+        command_control(layout, told)
+        (layout.root / ("fail" if fails else "end")).touch()
+        assert run.wait(30) == (1 if fails else 0)
+    finally:
+        run.kill()
+    assert read_status(layout)["mode"] == "stopped"
+    with control(layout):
+        status = read_status(layout)
+        assert status["emergency_stop"] == (fails and told["type"] == "stop")
+        assert (status["mode"] == "park") == (fails and told["type"] != "stop")
+
+
 def test_who_is_told_to_end_leaves_nothing_to_the_next(layout: BrainLayout) -> None:
     with control(layout) as process:
         command_control(layout, {"type": "stop"})
