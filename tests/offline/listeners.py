@@ -41,20 +41,22 @@ class Listeners:
     def __init__(self) -> None:
         self.local = False
         self._seen: set[str] = set()
-        self._end = threading.Event()
+        self._end, self._looking = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
         while not self._end.wait(_EVERY_S):
-            for kind in _TABLES:
-                table = Path("/proc/net", kind)
-                if table.exists():  # without IPv6 there are two
-                    self._seen |= waiting(kind, table.read_text(), local=self.local)
+            with self._looking:
+                for kind in _TABLES:
+                    table = Path("/proc/net", kind)
+                    if table.exists():  # without IPv6 there are two
+                        self._seen |= waiting(kind, table.read_text(), local=self.local)
 
     def taken(self) -> list[str]:
-        """What was seen since the last call."""
-        found, self._seen = self._seen, set()
+        """What was seen since the last call. A look that has begun ends first: what it saw belongs to this call."""
+        with self._looking:
+            found, self._seen = self._seen, set()
         return sorted(found)
 
     def close(self) -> None:
