@@ -22,7 +22,7 @@ from continuonbrain import __version__
 from continuonbrain.brain_root import BrainRoot, open_brain
 from continuonbrain.cloud.errors import ExportRefused, NothingToExport
 from continuonbrain.cloud.faces import FaceFinder
-from continuonbrain.cloud.journal import Done, Journal
+from continuonbrain.cloud.journal import FORMAT, Done, Journal
 from continuonbrain.cloud.ledger import Ledger
 from continuonbrain.cloud.manifest import (
     ENVELOPE,
@@ -353,7 +353,7 @@ class _Job:
             files[candidate.name] = [[name, s.st_size, s.st_mtime_ns] for name, s in stats]
         settings: Mapping[str, Any] = self.brain.config.model_dump(mode="json")
         value = {
-            "program": [__version__, PIL.__version__],
+            "program": [__version__, PIL.__version__, FORMAT],
             "as_zip": self.as_zip,
             "frames": self.plan.frames,
             "faces": "" if self.faces is None else self.faces.told,

@@ -10,12 +10,16 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from continuonbrain.cloud.plan import Candidate
 from continuonbrain.storage.durable import append_line_durably, read_whole_lines, remove_durably
 from continuonbrain.storage.pseudonyms import Pseudonyms
 from continuonbrain.storage.zip64 import Member
+
+FORMAT: Final = 2
+"""Raised with every new fact of a member, and with everything new in the manifest. An export that an earlier version
+began is then begun anew: else what is signed of the whole would be true of its end only."""
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,10 @@ class AdapterVersion:
         """Hash the behavioural files from the bytes on disk now. Raises AdapterError."""
         return adapter_sha256_on_disk(self.path)
 
+    def learned_sha256(self) -> str:
+        """`compute_sha256` without the servo's calibration, which every round fits anew. Raises AdapterError."""
+        return adapter_sha256_on_disk(self.path, without=CALIBRATION_FILE)
+
     def whole_sha256(self, *, root: Path | None = None) -> str:
         """`compute_sha256`, and that it is what the version is named after. Raises AdapterError.
 
@@ -91,14 +95,14 @@ def adapter_sha256(files: Mapping[str, bytes]) -> str:
     return sha256_of_contents({name: data for name, data in files.items() if name in BEHAVIOURAL_FILES})
 
 
-def adapter_sha256_on_disk(directory: Path) -> str:
-    """The sha256 of the adapter in `directory`, from its bytes. Raises AdapterError."""
+def adapter_sha256_on_disk(directory: Path, *, without: str = "") -> str:
+    """The sha256 of the adapter in `directory`, from its bytes; `without` one of its files. Raises AdapterError."""
     for name in REQUIRED_FILES:
         if not (directory / name).is_file():
             raise AdapterError(
                 f"adapter {directory} has no {name}", remedy="it is damaged: roll back or train a new one"
             )
-    present = [name for name in BEHAVIOURAL_FILES if (directory / name).is_file()]
+    present = [name for name in BEHAVIOURAL_FILES if name != without and (directory / name).is_file()]
     try:
         return sha256_of_files(directory, present)
     except OSError as error:

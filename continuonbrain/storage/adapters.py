@@ -37,6 +37,7 @@ from continuonbrain.storage.history import HistoryEntry
 from continuonbrain.storage.lock import ProcessLock
 from continuonbrain.storage.plain_json import strict
 from continuonbrain.storage.probation_rule import (
+    LEARNED,
     PROBATION,
     Boot,
     Change,
@@ -160,12 +161,14 @@ class AdapterStore(AdapterReader):
             sha256 = version.compute_sha256()
             verdict = self._sound(version, sha256, verdict, base_sha256)
             self._journal.recover()
-            change = self._promotion(verdict, Promote(version_id, sha256, terms, again))
+            learned = version.learned_sha256()
+            change = self._promotion(verdict, Promote(version_id, sha256, terms, again, learned))
             durable.write_json_durably(version.path / VERDICT_FILE, dict(verdict))
             if change is not None:
                 about = {
                     **({} if terms is None else {PROBATION: terms.to_json()}),
                     **({"again": True} if again else {}),
+                    **({LEARNED: learned} if learned != sha256 else {}),
                 }
                 self._journal.change(
                     change.event,
@@ -193,7 +196,8 @@ class AdapterStore(AdapterReader):
         """Raises what `promote` would, as things stand now; changes nothing."""
         sha256 = version.compute_sha256()
         verdict = self._sound(version, sha256, verdict, base_sha256)
-        self._promotion(verdict, Promote(version.version_id, sha256, None, again))
+        learned = version.learned_sha256()
+        self._promotion(verdict, Promote(version.version_id, sha256, None, again, learned))
 
     def set_verdict_aside(self, version: AdapterVersion) -> None:
         """Have a version judged again: its verdict becomes `STALE_VERDICT_FILE`, for people. Raises LockHeldError,

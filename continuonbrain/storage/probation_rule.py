@@ -3,7 +3,8 @@
 - A promotion begins a probation (or, with no terms, is confirmed at once). On probation nothing else is promoted.
 - `revert` restores what was before the promotion: what drove, and what `rollback` would have gone back to. So the
   adapter that was taken back stands in no slot, and a person who rolls back a moment later does not bring it back.
-- An adapter that was taken back while on probation, by whomever, is not promoted again unless a person says so.
+- An adapter that was taken back while on probation, by whomever, is not promoted again unless a person says so; nor is
+  one that learned the same and came with another calibration of the servo, which is fitted anew with every round.
 - A start of the machine while nothing was confirmed reverts: an adapter that takes the power down does not get to
   try twice.
 
@@ -21,6 +22,8 @@ from continuonbrain.storage.history import HistoryEntry
 
 PROBATION = "probation"
 """The key of an entry's `about` under which the terms stand."""
+LEARNED = "learned_sha256"
+"""That under which stands what a promoted adapter is without the servo's calibration, where that is not its sha256."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,8 @@ class Standing:
 
     kind: "base" (alone), "confirmed" or "probation". version_id, sha256: of what drives; None is the base.
     previous: what a rollback goes back to. terms, before: of a probation, and what it goes back to. change: hash of
-    the history's entry that began this. reverted: hashes that were taken back on probation.
+    the history's entry that began this. learned: of a probation, the adapter's hash without the servo's calibration, ""
+    where it has none. reverted: hashes that were taken back on probation, with and without calibration.
     """
 
     kind: Literal["base", "confirmed", "probation"] = "base"
@@ -71,17 +75,20 @@ class Standing:
     terms: Terms | None = None
     before: Standing | None = None
     change: str = ""
+    learned: str = ""
     reverted: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Promote:
-    """terms None: no probation. again: a person wants it although it was taken back once."""
+    """terms None: no probation. again: a person wants it although it was taken back once. learned: its hash without the
+    servo's calibration, "" where it has none."""
 
     version_id: str
     sha256: str
     terms: Terms | None = None
     again: bool = False
+    learned: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +165,12 @@ def _promotion(state: Standing, event: Promote) -> Change | Refused | None:
             "let the robot drive until it is confirmed or taken back; by hand: continuonbrain adapters confirm, or "
             "adapters rollback",
         )
-    if event.sha256 in state.reverted and not event.again:
+    if not event.again and {event.sha256, event.learned} & state.reverted:
+        same = event.sha256 in state.reverted
+        taken = f"its bytes ({event.sha256[:8]})" if same else f"what it learned ({event.learned[:8]})"
         return Refused(
             "reverted",
-            f"its bytes ({event.sha256[:8]}) were taken back while on probation",
+            f"{taken} {'were' if same else 'was'} taken back while on probation",
             f"train another one; a person who knows better: continuonbrain adapters promote {event.version_id} --again",
         )
     return Change("promote", event.version_id, state.version_id)
@@ -189,19 +198,19 @@ def standing(entries: Iterable[HistoryEntry]) -> Standing:
 def after(state: Standing, entry: HistoryEntry) -> Standing:
     """The state after a change that was made."""
     if entry.event == "confirm":
-        kept = state.reverted - {entry.sha256 or ""}
+        kept = state.reverted - {entry.sha256 or "", state.learned}
         return replace(_settled(state, entry), reverted=kept)
     if entry.event == "promote":
-        terms = terms_of(entry)
+        terms, learned = terms_of(entry), str(entry.about.get(LEARNED, ""))
         if terms is None:
-            return replace(_settled(state, entry), reverted=state.reverted - {entry.sha256 or ""})
+            return replace(_settled(state, entry), reverted=state.reverted - {entry.sha256 or "", learned})
         before = replace(state, before=None, terms=None)
         if before.version_id != entry.from_version:  # this history began when something drove already
             kind: Literal["base", "confirmed"] = "base" if entry.from_version is None else "confirmed"
             before = Standing(kind, entry.from_version, reverted=state.reverted)
-        return replace(_settled(state, entry), kind="probation", terms=terms, before=before)
+        return replace(_settled(state, entry), kind="probation", terms=terms, before=before, learned=learned)
     if state.kind == "probation" and state.sha256 is not None:
-        state = replace(state, reverted=state.reverted | {state.sha256})
+        state = replace(state, reverted=(state.reverted | {state.sha256, state.learned}) - {""})
     return _settled(state, entry)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +24,10 @@ from continuonbrain.cloud.errors import ExportRefused
 from continuonbrain.cloud.export import Exported, export_bundle
 from continuonbrain.cloud.faces import MODEL, FaceFinder, face_finder
 from continuonbrain.cloud.images import Box, blurred
+from continuonbrain.cloud.journal import FORMAT, Journal
 from continuonbrain.cloud.manifest import MANIFEST, Blurred
 from continuonbrain.rlds.memory import open_memory
+from continuonbrain.storage.zip64 import Member
 
 from .conftest import KEY, MakeRoot, Record, files_in, plan_of, public_key, tree
 from .test_cli import run
@@ -168,6 +172,54 @@ def test_how_many_were_blurred_is_told_and_signed(
     plain = leave(brain, tmp_path / "c", None)
     assert plain.blurred is None
     assert check_bundle(plain.path, public_key(brain)).contents.blurred is None
+
+
+class _Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+@pytest.mark.parametrize("last", ["the first shard", MANIFEST])
+def test_what_a_version_that_did_not_count_began_is_begun_anew(
+    make_root: MakeRoot, record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    brain = make_root()
+    for name, size in (("20260101T080000Z-aaaa", (24, 32)), ("20260102T080000Z-bbbb", (36, 48))):
+        record(brain, name, 5, size=size)
+    finder = FaceFinder("a test", lambda _: [(2, 2, 8, 8)])
+
+    def uncounted(self: Journal, member: Member, facts: dict[str, Any]) -> None:
+        add(self, member, {k: v for k, v in facts.items() if k != "blurred"})
+        if last in (member.name, "the first shard"):
+            raise _Killed
+
+    add = Journal.add
+    with monkeypatch.context() as before:
+        before.setattr("continuonbrain.cloud.export.FORMAT", 1)
+        before.setattr(Journal, "add", uncounted)
+        with pytest.raises(_Killed):
+            leave(brain, tmp_path / "a", finder)
+    done = leave(brain, tmp_path / "a", finder)
+    assert done.resumed == 0
+    assert done.blurred == Blurred(faces=10, in_pictures=10, of_pictures=10)
+    assert check_bundle(done.path, public_key(brain)).contents.blurred == done.blurred
+
+
+def test_with_every_new_fact_the_journal_has_a_new_format(
+    visited: BrainRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[dict[str, Any]] = []
+    monkeypatch.setattr(Journal, "add", _noting(Journal.add, noted))
+    leave(visited, tmp_path / "a", FaceFinder("a test", lambda _: []))
+    facts = ["blurred", "bytes", "contents", "dataset", "doctor", "episodes", "examples"]
+    assert (FORMAT, sorted(noted[0])) == (2, facts)
+
+
+def _noting(add: Callable[..., None], noted: list[dict[str, Any]]) -> Callable[..., None]:
+    def both(self: Journal, member: Member, facts: dict[str, Any]) -> None:
+        noted.append(facts)
+        add(self, member, facts)
+
+    return both
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,21 @@ def test_json_that_is_no_object_is_refused(pair: BasePair, name: str, value: str
     refused(pair, f"{name} holds no JSON object")
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "match"),
+    [
+        ("model.safetensors", b"\2" + b"\0" * 7 + b"[]", r"is refused: model\.safetensors is no safetensors"),
+        ("serving/int8/bundle.json", b"{}", r"is refused: serving/int8/bundle\.json"),
+    ],
+)
+def test_a_file_that_is_refused_is_named_as_it_is_in_the_bundle(
+    pair: BasePair, name: str, data: bytes, match: str
+) -> None:
+    with_graphs(pair, "int8")
+    (pair.base / name).write_bytes(data)
+    refused(pair, match)
+
+
 def test_graphs_of_another_base_are_refused(pair: BasePair) -> None:
     with_graphs(pair, "int8")
     refused(pair, "serving/int8 holds graphs of base")

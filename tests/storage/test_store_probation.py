@@ -86,6 +86,48 @@ def test_a_revert_is_done_once_and_keeps_the_same_bytes_away(
     assert store.standing().kind == "probation"
 
 
+def test_what_was_taken_back_stays_away_whatever_calibration_it_comes_with(
+    store: AdapterStore, adapters: type
+) -> None:
+    """The servo's calibration is this robot's own, and fitted anew with every round."""
+
+    def offered(
+        gain: bytes | None, *, again: bool = False, tag: str = "fleet", terms: Terms | None = TERMS
+    ) -> None:
+        calibration = {} if gain is None else {"calibration.json": b'{"steering_gain": %s}' % gain}
+        files = {n: d for n, d in adapters.files(tag).items() if n != "calibration.json"}
+        version = store.stage(files | calibration)
+        verdict = adapters.verdict(version)
+        base = {"base_sha256": BASE, "terms": terms}
+        store.may_promote(version, verdict, base_sha256=BASE, again=again)
+        store.promote(version.version_id, verdict, again=again, **base)
+
+    offered(b"1.3")
+    store.revert(sha256=sha256(store))
+    for gain in (b"1.3", b"1.3001", None):
+        with pytest.raises(PromotionRefused, match="taken back while on probation"):
+            offered(gain)
+    with pytest.raises(PromotionRefused, match=r"what it learned \([0-9a-f]{8}\) was taken back"):
+        offered(b"1.2")
+    offered(b"1.2", again=True)
+    store.confirm()  # it has proved itself since, and with it what it learned
+    offered(b"1.1", terms=None)
+    offered(b"1.3", tag="another", terms=None)
+
+
+def test_what_learned_the_same_and_came_without_a_calibration_stays_away(
+    store: AdapterStore, adapters: type
+) -> None:
+    files = {n: d for n, d in adapters.files("fleet").items() if n != "calibration.json"}
+    version = store.stage(files)
+    store.promote(version.version_id, adapters.verdict(version), base_sha256=BASE, terms=TERMS)
+    assert "learned_sha256" not in store.history()[-1].about
+    store.revert(sha256=sha256(store))
+    version = store.stage(files | {"calibration.json": b"{}"})
+    with pytest.raises(PromotionRefused, match="what it learned"):
+        store.promote(version.version_id, adapters.verdict(version), base_sha256=BASE, terms=TERMS)
+
+
 def test_by_hand_it_goes_back_in_every_state(
     store: AdapterStore, adapters: type, try_out: Callable[..., object]
 ) -> None:
