@@ -42,9 +42,9 @@ def base_refusal(document: Document) -> str:
 def content_refusal(
     base: Path, document: Document, grown: Path, *, on_bytes: Callable[[int], None] = lambda _: None
 ) -> str:
-    """What speaks against the files of a base, which are those that were signed; "" when nothing does. They are named as
-    the bundle has them: the folder `base` is gone when this is read. on_bytes: called with how many more were read, of
-    `bytes_to_look_at`."""
+    """What speaks against the files of a base, which are those that were signed; "" when nothing does. They are named
+    as the bundle has them: the folder `base` is gone when this is read. on_bytes: called with how many more were
+    read, of `bytes_to_look_at`."""
     return _content_refusal(base, document, grown, on_bytes).replace(f"{base}{os.sep}", "")
 
 
