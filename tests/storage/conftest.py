@@ -13,6 +13,8 @@ from benchmarks.small_verdict import judged
 from continuonbrain.storage import durable
 from continuonbrain.storage.adapters import AdapterStore, AdapterVersion
 from continuonbrain.storage.layout import BrainLayout, init_brain_root
+from continuonbrain.storage.probation_rule import Terms
+from tests.storage.probation import BASE, TERMS
 
 BASE_SHA256 = "ba5e" * 16
 
@@ -130,3 +132,15 @@ class Adapters:
 @pytest.fixture
 def adapters() -> type[Adapters]:
     return Adapters
+
+
+@pytest.fixture
+def try_out(store: AdapterStore, adapters: type) -> Callable[..., object]:
+    """Stage an adapter and begin its probation."""
+
+    def do(tag: str, *, again: bool = False, terms: Terms | None = TERMS) -> object:
+        version = store.stage(adapters.files(tag))
+        verdict = adapters.verdict(version)
+        return store.promote(version.version_id, verdict, base_sha256=BASE, terms=terms, again=again)
+
+    return do
